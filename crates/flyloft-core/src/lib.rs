@@ -1,0 +1,12 @@
+//! The pure part of Flyloft: names, the life of an environment, manifests, policy and build plans.
+//!
+//! Nothing here knows tokio, files, processes or the clock. Time, randomness and identity are arguments,
+//! so that everything can be tested by calling it.
+
+pub mod app_json;
+pub mod host;
+pub mod lifecycle;
+pub mod name;
+pub mod plan;
+pub mod policy;
+pub mod procfile;

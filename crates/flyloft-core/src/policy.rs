@@ -1,0 +1,48 @@
+//! Policy: how long an environment may idle, and how much of the machine it may take.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What one container may take. Every field is a hard bound.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Bytes of swap beside the memory.
+    pub swap: u64,
+    /// Processes and threads.
+    pub pids: u32,
+    /// Relative CPU weight, 1–10,000; 100 is everybody's fair share.
+    pub cpu_weight: u32,
+    /// Bytes in the writable layer.
+    pub disk: u64,
+    /// Files and directories in the writable layer.
+    pub inodes: u64,
+}
+
+const GIB: u64 = 1 << 30;
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { memory: GIB, swap: GIB, pids: 512, cpu_weight: 100, disk: 5 * GIB, inodes: 500_000 }
+    }
+}
+
+/// When an environment steps down the ladder. `None` is never.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    pub idle: Option<Duration>,
+    pub ttl: Option<Duration>,
+    pub expire: Option<Duration>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            idle: Some(Duration::from_secs(15 * 60)),
+            ttl: Some(Duration::from_secs(4 * 3600)),
+            expire: Some(Duration::from_secs(14 * 24 * 3600)),
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! What runs containers. A narrow trait, so that everything above it works the same on LXC, on a cluster later, and on
+//! the in-memory [`fake`].
+//!
+//! ```text
+//!            derive                 create        start           freeze
+//!   layers ─────────► layers   ∅ ──────────► made ─────► running ───────► frozen
+//!                                   ◄──────────────────── ▲    ◄───────     │
+//!                                          remove  (stop: running → made)   thaw
+//! ```
+//!
+//! Every verb is idempotent: asking for what is already so succeeds. The engine knows nothing of git, URLs or the
+//! store; it keeps what it needs about what it made beside what it made, so that a restarted daemon finds it again.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flyloft_core::policy::Limits;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::exec::ExecError;
+use crate::transcript::Transcript;
+
+/// A container's name within its engine: `[a-z0-9-]`, 50 characters at most, chosen by whoever creates it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ContainerId(pub String);
+
+/// A layer's content address: the hexadecimal SHA-256 of what it is made from, cut to 32 digits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LayerId(pub String);
+
+/// A stack of layers, the lowest first.
+pub type Image = Vec<LayerId>;
+
+/// How to make a layer.
+#[derive(Clone, Debug)]
+pub struct Derivation {
+    pub id: LayerId,
+    /// One line for people: `python-run on debian-13`.
+    pub title: String,
+    /// What is already there while it is made; empty only for [`Recipe::Debian`].
+    pub on: Image,
+    pub recipe: Recipe,
+}
+
+#[derive(Clone, Debug)]
+pub enum Recipe {
+    /// A minimal Debian, made from the mirror that the host itself uses.
+    Debian { suite: String, packages: Vec<String> },
+    /// Debian packages on top of a Debian layer, without what they recommend.
+    Packages { packages: Vec<String> },
+    /// A directory of the host becomes `path` in the container, owned by the app's user (1000:1000). The directory is
+    /// moved, not copied: it must lie in [`Engine::staging`].
+    Tree { from: PathBuf, path: String },
+    /// What a command leaves behind, run as the app's user in a container like any other.
+    Run(Box<Run>),
+}
+
+/// A build step. Runs in a container of its own that sees `on`, the inputs and the caches, and nothing else.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Argv lists, run one after the other in `dir` until one fails.
+    pub commands: Vec<Vec<String>>,
+    pub dir: String,
+    /// All the environment that the commands see, beside `PATH`, `HOME` and `LANG`.
+    pub env: BTreeMap<String, String>,
+    /// Files that are there before the first command: path in the container, content. They stay in the layer.
+    pub files: Vec<(String, Vec<u8>)>,
+    /// Directories of the engine that outlive the step: name of the cache, path in the container. Two steps may use a
+    /// cache at the same time.
+    pub caches: Vec<(CacheId, String)>,
+    /// Paths whose content does not become part of the layer (`/tmp` and `/run` never do).
+    pub scratch: Vec<String>,
+    pub limits: Limits,
+    pub timeout: Duration,
+    pub reach: Reach,
+}
+
+/// `[a-z0-9-]`, 80 characters at most, such as `shop-pip` or `fork-17-shop-pip`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CacheId(pub String);
+
+/// A container that runs an app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    pub id: ContainerId,
+    pub image: Image,
+    pub processes: Vec<Process>,
+    /// What every process sees.
+    pub env: BTreeMap<String, String>,
+    pub limits: Limits,
+    pub reach: Reach,
+}
+
+/// A process that `flyloft-init` keeps running, or an environment variable's worth of one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// `web.1`: prefix of its log lines and value of `DYNO`.
+    pub name: String,
+    /// A line of a Procfile, run by `sh -c` inside the container as the app's user in `/app`.
+    pub command: String,
+    /// Beside [`ContainerSpec::env`].
+    pub env: BTreeMap<String, String>,
+}
+
+/// What a container may open connections to, beside the public internet and DNS. Everything private is closed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reach {
+    /// Addresses and TCP ports that are opened on purpose: a mirror, a database server.
+    pub allow: Vec<SocketAddr>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ContainerState {
+    /// Its writable layer is there, nothing runs.
+    Stopped,
+    Running,
+    Frozen,
+}
+
+/// Addresses at which the host reaches a container. They last until it is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    pub ipv4: Ipv4Addr,
+    pub ipv6: Ipv6Addr,
+}
+
+impl Addresses {
+    pub fn both(self) -> [IpAddr; 2] {
+        [self.ipv4.into(), self.ipv6.into()]
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Observed {
+    pub id: ContainerId,
+    pub state: ContainerState,
+    pub addresses: Addresses,
+    pub image: Image,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Stats {
+    /// Bytes of memory held now, without what is swapped out.
+    pub memory: u64,
+    pub swap: u64,
+    pub pids: u32,
+    pub cpu: Duration,
+    /// Bytes in the writable layer.
+    pub disk: u64,
+}
+
+/// A command inside a running container.
+#[derive(Clone, Debug)]
+pub struct ExecSpec {
+    pub argv: Vec<String>,
+    /// Beside the container's own variables.
+    pub env: BTreeMap<String, String>,
+    /// With a terminal of this many columns and rows; stdout then carries everything.
+    pub terminal: Option<(u16, u16)>,
+}
+
+/// Streams of a command that runs, and its handle. Dropping it ends the command.
+pub struct Exec {
+    pub stdin: Box<dyn AsyncWrite + Send + Unpin>,
+    pub stdout: Box<dyn AsyncRead + Send + Unpin>,
+    pub stderr: Box<dyn AsyncRead + Send + Unpin>,
+    pub control: Box<dyn ExecControl>,
+}
+
+#[async_trait]
+pub trait ExecControl: Send {
+    /// The command's terminal is now this many columns and rows.
+    fn resize(&mut self, columns: u16, rows: u16);
+    /// The exit code; 128 + the signal's number if one ended it.
+    async fn wait(&mut self) -> Result<i32, EngineError>;
+}
+
+/// What an engine can do beyond the verbs. Data, not methods.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Abilities {
+    pub name: &'static str,
+    pub freeze: bool,
+    /// Whether disk and inode limits are enforced by the file system (project quota) or by watching.
+    pub disk_quota: bool,
+}
+
+#[async_trait]
+pub trait Engine: Send + Sync {
+    fn abilities(&self) -> Abilities;
+
+    /// A directory on the file system of the layers, where trees for [`Recipe::Tree`] are made, and the user id that
+    /// they must be made as.
+    fn staging(&self) -> Staging;
+
+    /// Everything that this engine made and still has.
+    async fn observe(&self) -> Result<Vec<Observed>, EngineError>;
+
+    /// The layers that exist, whole.
+    async fn layers(&self) -> Result<Vec<LayerId>, EngineError>;
+
+    /// Makes a layer, or finds it made. Two callers that want the same one wait for the same work. On an error, or
+    /// when the future is dropped, nothing of it stays.
+    async fn derive(&self, derivation: Derivation, transcript: &Transcript) -> Result<(), EngineError>;
+
+    /// Removes a layer that no container uses.
+    async fn forget(&self, layer: &LayerId) -> Result<(), EngineError>;
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<Addresses, EngineError>;
+
+    /// Starts the processes. Returns when the container runs, not when the app answers.
+    async fn start(&self, id: &ContainerId) -> Result<(), EngineError>;
+
+    /// SIGTERM to every process, SIGKILL after `grace`. The writable layer stays.
+    async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError>;
+
+    async fn freeze(&self, id: &ContainerId) -> Result<(), EngineError>;
+
+    async fn thaw(&self, id: &ContainerId) -> Result<(), EngineError>;
+
+    async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<Exec, EngineError>;
+
+    async fn stats(&self, id: &ContainerId) -> Result<Stats, EngineError>;
+
+    /// TCP sockets that listen inside the container.
+    async fn listening(&self, id: &ContainerId) -> Result<Vec<SocketAddr>, EngineError>;
+
+    /// What the container's processes printed: the last `lines`, and what comes when `follow` is set. The stream ends
+    /// with the container, or when it is dropped.
+    async fn logs(
+        &self,
+        id: &ContainerId,
+        lines: usize,
+        follow: bool,
+    ) -> Result<Box<dyn AsyncRead + Send + Unpin>, EngineError>;
+
+    /// Stops it if it runs, and leaves nothing of it: processes, mounts, addresses, rules, directories.
+    async fn remove(&self, id: &ContainerId) -> Result<(), EngineError>;
+}
+
+/// See [`Engine::staging`].
+#[derive(Clone, Debug)]
+pub struct Staging {
+    pub dir: PathBuf,
+    pub user: u32,
+}
+
+pub type SharedEngine = Arc<dyn Engine>;
+
+#[derive(Debug, Error)]
+pub enum EngineError {
+    #[error("no such container `{0}`")]
+    NoContainer(ContainerId),
+    #[error("no such layer `{0}`")]
+    NoLayer(LayerId),
+    #[error("layer `{0}` is in use")]
+    LayerInUse(LayerId),
+    #[error("container `{0}` is not running")]
+    NotRunning(ContainerId),
+    /// A build step ended with this status; its output is in the transcript.
+    #[error("`{command}` failed with status {code}")]
+    StepFailed { command: String, code: i32 },
+    #[error("`{command}` ran out of memory: {limit} bytes are allowed")]
+    OutOfMemory { command: String, limit: u64 },
+    #[error("`{command}` wrote more than the {limit} bytes (or {inodes} files) that are allowed")]
+    OutOfDisk { command: String, limit: u64, inodes: u64 },
+    #[error("`{command}` was stopped after {seconds} s")]
+    TimedOut { command: String, seconds: u64 },
+    /// The machine lacks something: what, and how to mend it.
+    #[error("{what}")]
+    Missing { what: String, hint: String },
+    #[error("failed to {doing}")]
+    Exec { doing: String, source: ExecError },
+    #[error("failed to {doing}")]
+    Io { doing: String, source: std::io::Error },
+}
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for LayerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

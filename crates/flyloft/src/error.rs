@@ -1,0 +1,121 @@
+//! Errors as people meet them: what kind it is, what failed and why, and what to do about it.
+//!
+//! Inside a module, errors are `thiserror` enums with what a caller can act on. Where they leave the module for a
+//! door they become this type. One table, [`Kind`], gives every kind its exit code and HTTP status.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// An error at a door. Reads as: `error: WHAT`, then each cause indented, then the hints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Error {
+    pub kind: Kind,
+    /// What failed: lower case, no final period, names in backticks.
+    pub what: String,
+    /// Why, outermost first.
+    pub causes: Vec<String>,
+    /// What to do, one sentence or command a line.
+    pub hints: Vec<String>,
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// What was asked for was tried and did not work.
+    Failed,
+    /// The arguments make no sense, or a name is malformed.
+    Usage,
+    /// There is no such app, environment, release or key.
+    NotFound,
+    /// It contradicts what is there: a name that is taken, a deploy that is under way.
+    Conflict,
+    /// The caller may not do this.
+    Forbidden,
+    /// The daemon cannot be reached.
+    Unavailable,
+}
+
+impl Kind {
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Kind::Failed | Kind::Conflict | Kind::Forbidden | Kind::Unavailable => 1,
+            Kind::Usage => 2,
+            Kind::NotFound => 20,
+        }
+    }
+}
+
+impl Error {
+    pub fn new(kind: Kind, what: impl fmt::Display) -> Self {
+        Self { kind, what: what.to_string(), causes: Vec::new(), hints: Vec::new() }
+    }
+
+    pub fn failed(what: impl fmt::Display) -> Self {
+        Self::new(Kind::Failed, what)
+    }
+
+    pub fn usage(what: impl fmt::Display) -> Self {
+        Self::new(Kind::Usage, what)
+    }
+
+    pub fn not_found(what: impl fmt::Display) -> Self {
+        Self::new(Kind::NotFound, what)
+    }
+
+    pub fn conflict(what: impl fmt::Display) -> Self {
+        Self::new(Kind::Conflict, what)
+    }
+
+    pub fn forbidden(what: impl fmt::Display) -> Self {
+        Self::new(Kind::Forbidden, what)
+    }
+
+    /// `what` failed because of `error`, whose own sources become the causes.
+    pub fn because(what: impl fmt::Display, error: impl std::error::Error) -> Self {
+        Self::failed(what).cause(error)
+    }
+
+    pub fn cause(mut self, error: impl std::error::Error) -> Self {
+        self.causes.push(error.to_string());
+        let mut source = error.source();
+        while let Some(error) = source {
+            let text = error.to_string();
+            if self.causes.last() != Some(&text) {
+                self.causes.push(text);
+            }
+            source = error.source();
+        }
+        self
+    }
+
+    pub fn hint(mut self, hint: impl fmt::Display) -> Self {
+        self.hints.push(hint.to_string());
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        for cause in &self.causes {
+            write!(f, ": {cause}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// `result.or_failed(|| format!("failed to …"))?`: the short way from a module's error to one at a door.
+pub trait OrFailed<T> {
+    fn or_failed<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T>;
+}
+
+impl<T, E: std::error::Error> OrFailed<T> for std::result::Result<T, E> {
+    fn or_failed<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T> {
+        self.map_err(|error| Error::because(what(), error))
+    }
+}

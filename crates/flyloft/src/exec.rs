@@ -1,0 +1,302 @@
+//! The one door for processes. Argv only: nothing here ever goes through a shell.
+//!
+//! An error keeps the argv, the status and the tail of stderr, so that whoever shows it can say what happened.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::Child;
+
+use crate::transcript::Transcript;
+
+/// A process to be: program, arguments and surroundings.
+#[derive(Clone, Debug)]
+pub struct Cmd {
+    program: OsString,
+    args: Vec<OsString>,
+    env: BTreeMap<OsString, OsString>,
+    clear_env: bool,
+    dir: Option<PathBuf>,
+    user: Option<u32>,
+    stdin: Vec<u8>,
+    timeout: Option<Duration>,
+}
+
+/// What a process left behind that ended with status 0.
+#[derive(Clone, Debug, Default)]
+pub struct Output {
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+}
+
+#[derive(Debug, Error)]
+pub enum ExecError {
+    #[error("failed to start `{program}`")]
+    Start { program: String, source: std::io::Error },
+    #[error("`{argv}` {ending}{}", tail_as_suffix(.tail))]
+    Status { argv: String, ending: String, code: Option<i32>, tail: String },
+    #[error("`{argv}` was stopped after {seconds} s")]
+    Timeout { argv: String, seconds: u64, tail: String },
+    #[error("failed to talk to `{argv}`")]
+    Pipe { argv: String, source: std::io::Error },
+}
+
+impl ExecError {
+    /// The exit status, where the process ran and ended with one.
+    pub fn code(&self) -> Option<i32> {
+        match self {
+            ExecError::Status { code, .. } => *code,
+            _ => None,
+        }
+    }
+
+    /// The last lines that it wrote to stderr.
+    pub fn tail(&self) -> &str {
+        match self {
+            ExecError::Status { tail, .. } | ExecError::Timeout { tail, .. } => tail,
+            _ => "",
+        }
+    }
+}
+
+/// Bytes of stderr that an error keeps.
+const TAIL: usize = 4096;
+
+impl Cmd {
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        Self {
+            program: program.as_ref().to_owned(),
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            clear_env: false,
+            dir: None,
+            user: None,
+            stdin: Vec::new(),
+            timeout: None,
+        }
+    }
+
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.insert(name.as_ref().to_owned(), value.as_ref().to_owned());
+        self
+    }
+
+    /// The process sees only what [`Cmd::env`] says.
+    pub fn clear_env(mut self) -> Self {
+        self.clear_env = true;
+        self
+    }
+
+    pub fn dir(mut self, dir: impl AsRef<Path>) -> Self {
+        self.dir = Some(dir.as_ref().to_owned());
+        self
+    }
+
+    /// Runs as this user id and the group id of the same number, with no supplementary groups.
+    pub fn user(mut self, id: u32) -> Self {
+        self.user = Some(id);
+        self
+    }
+
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = bytes.into();
+        self
+    }
+
+    /// [`Cmd::run`] and [`Cmd::stream`] kill the process, and what it started in its process group, after this time.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Runs to the end and gives what it printed; a status other than 0 is an error.
+    pub async fn run(&self) -> Result<Output, ExecError> {
+        let mut child = self.spawn(Stdio::piped(), Stdio::piped(), Stdio::piped())?;
+        let group = Group(child.id());
+        let (mut stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let mut output = Output::default();
+        let work = async {
+            let feed = async {
+                // The process may end without reading: its status tells more than the broken pipe.
+                if let Some(mut stdin) = stdin.take() {
+                    let _ = stdin.write_all(&self.stdin).await;
+                }
+            };
+            let (_, out, err) =
+                tokio::join!(feed, read_all(stdout, &mut output.stdout), read_all(stderr, &mut output.stderr));
+            out.and(err)?;
+            child.wait().await
+        };
+        let status = self.within(work).await;
+        group.settle(status.is_ok());
+        let tail = String::from_utf8_lossy(&output.stderr).into_owned();
+        self.judge(status, &tail)?;
+        Ok(output)
+    }
+
+    /// Runs to the end, with each line of stdout and stderr going to the transcript as detail.
+    pub async fn stream(&self, transcript: &Transcript) -> Result<(), ExecError> {
+        let mut child = self.spawn(Stdio::null(), Stdio::piped(), Stdio::piped())?;
+        let group = Group(child.id());
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let mut tail = String::new();
+        let work = async {
+            let mut ignored = String::new();
+            let (out, err) =
+                tokio::join!(tell_lines(stdout, transcript, &mut ignored), tell_lines(stderr, transcript, &mut tail));
+            out.and(err)?;
+            child.wait().await
+        };
+        let status = self.within(work).await;
+        group.settle(status.is_ok());
+        self.judge(status, &tail)
+    }
+
+    /// Starts the process in a process group of its own and hands it over. It is killed when the handle is dropped.
+    #[allow(clippy::disallowed_methods, reason = "this is the door")]
+    pub fn spawn(&self, stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Child, ExecError> {
+        let mut command = tokio::process::Command::new(&self.program);
+        command.args(&self.args).stdin(stdin).stdout(stdout).stderr(stderr).kill_on_drop(true).process_group(0);
+        if self.clear_env {
+            command.env_clear();
+        }
+        command.envs(&self.env);
+        if let Some(dir) = &self.dir {
+            command.current_dir(dir);
+        }
+        if let Some(id) = self.user {
+            // std drops the supplementary groups itself when root changes the user id.
+            command.uid(id).gid(id);
+        }
+        command.spawn().map_err(|source| ExecError::Start { program: self.program.to_string_lossy().into(), source })
+    }
+
+    async fn within<T>(&self, work: impl Future<Output = std::io::Result<T>>) -> Result<T, Ended> {
+        match self.timeout {
+            None => work.await.map_err(Ended::Pipe),
+            Some(limit) => match tokio::time::timeout(limit, work).await {
+                Ok(done) => done.map_err(Ended::Pipe),
+                Err(_) => Err(Ended::Late(limit)),
+            },
+        }
+    }
+
+    fn judge(&self, status: Result<ExitStatus, Ended>, stderr: &str) -> Result<(), ExecError> {
+        let argv = || self.to_string();
+        let tail = || last_bytes(stderr.trim_end(), TAIL).to_owned();
+        match status {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => {
+                Err(ExecError::Status { argv: argv(), ending: ending(status), code: status.code(), tail: tail() })
+            }
+            Err(Ended::Late(limit)) => Err(ExecError::Timeout { argv: argv(), seconds: limit.as_secs(), tail: tail() }),
+            Err(Ended::Pipe(source)) => Err(ExecError::Pipe { argv: argv(), source }),
+        }
+    }
+}
+
+/// As a person would type it, for messages only.
+impl std::fmt::Display for Cmd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.program.to_string_lossy())?;
+        for arg in &self.args {
+            write!(f, " {}", arg.to_string_lossy())?;
+        }
+        Ok(())
+    }
+}
+
+enum Ended {
+    Late(Duration),
+    Pipe(std::io::Error),
+}
+
+/// The process group of a child. What the child started dies with it when it did not end by itself, also when the
+/// future that waits for it is dropped.
+struct Group(Option<u32>);
+
+impl Group {
+    fn settle(mut self, ended: bool) {
+        if ended {
+            self.0 = None;
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(id) = self.0 {
+            let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(id as i32), nix::sys::signal::SIGKILL);
+        }
+    }
+}
+
+/// "failed with status 2", "was killed by signal 9".
+pub fn ending(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("failed with status {code}"),
+        (None, Some(signal)) => format!("was killed by signal {signal}"),
+        (None, None) => "ended in an unknown way".to_owned(),
+    }
+}
+
+fn tail_as_suffix(tail: &str) -> String {
+    if tail.is_empty() { String::new() } else { format!(": {tail}") }
+}
+
+fn last_bytes(text: &str, count: usize) -> &str {
+    let mut from = text.len().saturating_sub(count);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    &text[from..]
+}
+
+async fn read_all(from: Option<impl AsyncRead + Unpin>, to: &mut Vec<u8>) -> std::io::Result<()> {
+    match from {
+        Some(mut from) => from.read_to_end(to).await.map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Tells each line as detail, and keeps the last of them in `tail`.
+async fn tell_lines(
+    from: Option<impl AsyncRead + Unpin>,
+    transcript: &Transcript,
+    tail: &mut String,
+) -> std::io::Result<()> {
+    let Some(from) = from else { return Ok(()) };
+    let mut from = BufReader::new(from);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        // A line without end is told in pieces, so that it cannot fill the memory.
+        if (&mut from).take(8192).read_until(b'\n', &mut line).await? == 0 {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end_matches(['\n', '\r']);
+        transcript.detail(if text.is_empty() { " " } else { text });
+        tail.push_str(text);
+        tail.push('\n');
+        if tail.len() > 2 * TAIL {
+            *tail = last_bytes(tail, TAIL).to_owned();
+        }
+    }
+}
