@@ -98,7 +98,7 @@ pub struct ContainerSpec {
     pub reach: Reach,
 }
 
-/// A process that `flyloft-init` keeps running, or an environment variable's worth of one.
+/// A process that `flyloft-init` keeps running.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// `web.1`: prefix of its log lines and value of `DYNO`.
