@@ -1,0 +1,7 @@
+//! The parts of the one binary. A library only so that benchmarks and integration tests can reach them.
+
+pub mod edge;
+pub mod engine;
+pub mod error;
+pub mod exec;
+pub mod transcript;
