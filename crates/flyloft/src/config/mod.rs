@@ -1,0 +1,327 @@
+//! The daemon's configuration: one TOML file, every key of which has a default that works.
+//!
+//! Everything is checked while it is parsed, so that an error names the line, the column and the key, and whoever holds
+//! a [`Config`] need not check it again. `flyloft.example.toml` documents every key; a test holds it to this file.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use flyloft_core::policy::{Limits, Policy};
+use serde::Deserialize;
+use thiserror::Error;
+
+mod prefix;
+mod value;
+
+pub use prefix::{Ipv4Prefix, Ipv6Prefix};
+
+/// Where [`Config::load`] looks when it is not told; it may be missing there.
+pub const DEFAULT_FILE: &str = "/etc/flyloft/flyloft.toml";
+
+/// Where Debian keeps the certificates that the host trusts, its administrator's own included.
+const HOST_CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Everything the daemon keeps. Two daemons must not share one.
+    #[serde(deserialize_with = "value::absolute_path")]
+    pub state_dir: PathBuf,
+    /// Environments are served at `APP-ENV.DOMAIN`.
+    #[serde(deserialize_with = "value::domain")]
+    pub domain: String,
+    #[serde(deserialize_with = "value::absolute_path")]
+    pub socket: PathBuf,
+    /// Whose members may talk to the socket, beside root.
+    #[serde(deserialize_with = "value::group")]
+    pub group: String,
+    pub http: Http,
+    pub ssh: Ssh,
+    pub edge: Edge,
+    pub build: Build,
+    #[serde(deserialize_with = "value::limits")]
+    pub limits: Limits,
+    #[serde(deserialize_with = "value::policy")]
+    pub policy: Policy,
+    pub network: Network,
+    pub disk: Disk,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    #[serde(deserialize_with = "value::some_addresses")]
+    pub listen: Vec<SocketAddr>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ssh {
+    #[serde(deserialize_with = "value::some_addresses")]
+    pub listen: Vec<SocketAddr>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Edge {
+    pub kind: EdgeKind,
+}
+
+/// What takes HTTP from the world.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EdgeKind {
+    /// The daemon itself.
+    #[default]
+    Embedded,
+}
+
+/// What build steps see of the host's surroundings, and what they may take.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Build {
+    /// Certificate authorities in PEM that build steps trust beside Debian's.
+    #[serde(deserialize_with = "value::absolute_path")]
+    pub ca_bundle: PathBuf,
+    /// Environment variables for every build step: a proxy, a mirror. They are part of a layer's identity.
+    #[serde(deserialize_with = "value::variables")]
+    pub variables: BTreeMap<String, String>,
+    /// Private addresses that build steps may reach.
+    pub allow: Vec<SocketAddr>,
+    /// The stack of apps that pin none.
+    #[serde(deserialize_with = "value::label")]
+    pub stack: String,
+    /// How long one step may take.
+    #[serde(deserialize_with = "value::duration")]
+    pub time: Duration,
+    #[serde(deserialize_with = "value::size")]
+    pub memory: u64,
+    #[serde(deserialize_with = "value::size")]
+    pub swap: u64,
+    pub pids: u32,
+    #[serde(deserialize_with = "value::size")]
+    pub disk: u64,
+    pub inodes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Network {
+    /// Containers get one address each out of these. Daemons on one machine may share them.
+    pub ipv4: Ipv4Prefix,
+    pub ipv6: Ipv6Prefix,
+    /// Resolvers for containers; empty: the host's own.
+    pub dns: Vec<IpAddr>,
+}
+
+/// How much is kept. What is in use is kept in any case.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Disk {
+    /// Bytes that stay free for everything else on the file system.
+    #[serde(deserialize_with = "value::size")]
+    pub floor: u64,
+    /// Bytes of layers that no release uses, before the longest unused go.
+    #[serde(deserialize_with = "value::size")]
+    pub layers: u64,
+    /// Bytes of package caches of all apps together.
+    #[serde(deserialize_with = "value::size")]
+    pub caches: u64,
+    /// Bytes of output kept for one environment.
+    #[serde(deserialize_with = "value::size")]
+    pub logs: u64,
+    /// Releases of one environment that stay for a rollback, beside the one that serves.
+    pub releases: u32,
+}
+
+/// What the command line says instead of the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+pub struct Overrides {
+    /// Directory for everything the daemon keeps
+    #[arg(long, value_name = "DIR", value_parser = value::parse_absolute_path)]
+    pub state_dir: Option<PathBuf>,
+    /// Environments are served at APP-ENV.DOMAIN
+    #[arg(long, value_name = "DOMAIN", value_parser = value::parse_domain)]
+    pub domain: Option<String>,
+    /// Address and port for HTTP; [::]:PORT is IPv4 and IPv6
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub http: Vec<SocketAddr>,
+    /// Address and port for SSH; [::]:PORT is IPv4 and IPv6
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub ssh: Vec<SocketAddr>,
+    /// Unix socket of the daemon
+    #[arg(long, value_name = "PATH", env = "FLYLOFT_SOCKET", value_parser = value::parse_absolute_path)]
+    pub socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    #[error("failed to read `{}`", .path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{}:{line}:{column}: {}{message}", .path.display(), key_prefix(.key))]
+    Parse {
+        path: PathBuf,
+        line: usize,
+        column: usize,
+        /// The dotted key that it is about, where there is one.
+        key: Option<String>,
+        message: String,
+    },
+}
+
+fn key_prefix(key: &Option<String>) -> String {
+    key.as_ref().map(|key| format!("`{key}`: ")).unwrap_or_default()
+}
+
+impl Config {
+    /// Reads `path`, or [`DEFAULT_FILE`] if there is one, and lets `overrides` have the last word.
+    pub fn load(path: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
+        let default = path.is_none();
+        let path = path.unwrap_or(Path::new(DEFAULT_FILE));
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if default && error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
+        };
+        Ok(Self::parse(&text, path)?.with(overrides))
+    }
+
+    /// `path` is where the text came from, for messages.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            let (line, column) = position(text, at);
+            let message = error.message().replace('\n', ", ");
+            ConfigError::Parse { path: path.to_owned(), line, column, key: key_at(text, at), message }
+        })
+    }
+
+    fn with(mut self, overrides: Overrides) -> Self {
+        let Overrides { state_dir, domain, http, ssh, socket } = overrides;
+        if let Some(state_dir) = state_dir {
+            self.state_dir = state_dir;
+        }
+        if let Some(domain) = domain {
+            self.domain = domain;
+        }
+        if let Some(socket) = socket {
+            self.socket = socket;
+        }
+        if !http.is_empty() {
+            self.http.listen = http;
+        }
+        if !ssh.is_empty() {
+            self.ssh.listen = ssh;
+        }
+        self
+    }
+}
+
+impl Build {
+    /// What one build step may take.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            memory: self.memory,
+            swap: self.swap,
+            pids: self.pids,
+            cpu_weight: Limits::default().cpu_weight,
+            disk: self.disk,
+            inodes: self.inodes,
+        }
+    }
+}
+
+/// Line and column, counted from 1 in characters, of a byte.
+fn position(text: &str, at: usize) -> (usize, usize) {
+    let before = text.get(..at).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+/// The dotted key whose line `at` is on. A value that spans lines gives the key of none; the position still says where.
+fn key_at(text: &str, at: usize) -> Option<String> {
+    let start = text.get(..at)?.rfind('\n').map_or(0, |newline| newline + 1);
+    let line = text[start..].lines().next()?.trim();
+    let (key, _) = line.split_once('=')?;
+    let table = text[..start]
+        .lines()
+        .rev()
+        .find_map(|line| line.trim().strip_prefix('[')?.split_once(']').map(|(table, _)| table.trim()));
+    Some(match table {
+        Some(table) => format!("{table}.{}", key.trim()),
+        None => key.trim().to_owned(),
+    })
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state_dir: "/var/lib/flyloft".into(),
+            domain: "localhost".to_owned(),
+            socket: "/run/flyloft/flyloft.sock".into(),
+            group: "flyloft".to_owned(),
+            http: Http::default(),
+            ssh: Ssh::default(),
+            edge: Edge::default(),
+            build: Build::default(),
+            limits: Limits::default(),
+            policy: Policy::default(),
+            network: Network::default(),
+            disk: Disk::default(),
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { listen: vec![on_every_address(80)] }
+    }
+}
+
+impl Default for Ssh {
+    fn default() -> Self {
+        Self { listen: vec![on_every_address(2222)] }
+    }
+}
+
+/// `[::]:port`, which is every address of both families.
+fn on_every_address(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
+}
+
+impl Default for Build {
+    fn default() -> Self {
+        Self {
+            ca_bundle: HOST_CA_BUNDLE.into(),
+            variables: BTreeMap::new(),
+            allow: Vec::new(),
+            stack: "debian-13".to_owned(),
+            time: Duration::from_secs(15 * 60),
+            memory: 2 * GIB,
+            swap: 2 * GIB,
+            pids: 1024,
+            disk: 10 * GIB,
+            inodes: 1_000_000,
+        }
+    }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self { ipv4: Ipv4Prefix::DEFAULT, ipv6: Ipv6Prefix::DEFAULT, dns: Vec::new() }
+    }
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self { floor: 2 * GIB, layers: 20 * GIB, caches: 10 * GIB, logs: 10 * MIB, releases: 5 }
+    }
+}
+
+#[cfg(test)]
+mod tests;

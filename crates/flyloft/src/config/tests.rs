@@ -1,0 +1,133 @@
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../../../flyloft.example.toml");
+
+/// The example with every key switched on: `#key = …` without its `#`. Prose starts with `# `.
+fn uncommented() -> String {
+    let on = |line: &str| match line.strip_prefix('#') {
+        Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) => key.to_owned(),
+        _ => line.to_owned(),
+    };
+    EXAMPLE.lines().map(on).collect::<Vec<_>>().join("\n")
+}
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, Path::new("flyloft.toml"))
+}
+
+fn refusal(text: &str) -> String {
+    parse(text).expect_err(text).to_string()
+}
+
+#[test]
+fn an_empty_file_and_the_example_as_it_is_are_the_defaults() {
+    assert_eq!(parse("").unwrap(), Config::default());
+    assert_eq!(parse(EXAMPLE).unwrap(), Config::default());
+}
+
+#[test]
+fn every_value_in_the_example_is_the_default() {
+    assert_eq!(parse(&uncommented()).unwrap(), Config::default());
+}
+
+/// What serde accepts is learnt from its own message about a key that it does not know.
+#[test]
+fn every_key_is_in_the_example() {
+    let mut accepted = BTreeSet::new();
+    for table in ["", "http", "ssh", "edge", "build", "limits", "policy", "network", "disk"] {
+        let header = if table.is_empty() { String::new() } else { format!("[{table}]\n") };
+        let message = refusal(&format!("{header}no-such-key = 1"));
+        let known = message.split_once("expected ").expect(&message).1;
+        let keys = known.split('`').skip(1).step_by(2).map(|key| format!("{table}.{key}"));
+        accepted.extend(keys.filter(|key| !key.ends_with(".no-such-key")));
+    }
+    let documented: toml::Table = uncommented().parse().unwrap();
+    let mut found = BTreeSet::new();
+    for (key, value) in &documented {
+        found.insert(format!(".{key}"));
+        if let Some(table) = value.as_table() {
+            found.extend(table.keys().map(|inner| format!("{key}.{inner}")));
+        }
+    }
+    assert_eq!(accepted, found);
+    assert!(accepted.len() > 30, "{accepted:?}");
+}
+
+#[test]
+fn an_error_names_file_line_column_and_key() {
+    let wrong = [
+        "domain = \"localhost\"\n\n[limits]\nmemory = \"lots\"\n",
+        "[limits]\nmemroy = \"1GiB\"\n",
+        "[http]\nlisten = []\n",
+        "[http]\nlisten = [\"80\"]\n",
+        "state_dir = \"var\"\n",
+        "domain = \"a b\"\n",
+        "[limits]\ncpu_weight = 0\n",
+        "[policy]\nidle = \"15\"\n",
+        "[edge]\nkind = \"apache\"\n",
+        "[build.variables]\n\"A B\" = \"x\"\n",
+        "[network]\nipv4 = \"8.8.8.0/24\"\n",
+        "[build\n",
+    ];
+    insta::assert_snapshot!(wrong.map(refusal).join("\n"), @r#"
+    flyloft.toml:4:10: `limits.memory`: `lots` is not a size such as 512MiB or 5GiB
+    flyloft.toml:2:1: `limits.memroy`: unknown field `memroy`, expected one of `memory`, `swap`, `pids`, `cpu_weight`, `disk`, `inodes`
+    flyloft.toml:2:10: `http.listen`: at least one address is needed, such as "[::]:80"
+    flyloft.toml:2:11: `http.listen`: invalid socket address syntax
+    flyloft.toml:1:13: `state_dir`: `var` is not an absolute path
+    flyloft.toml:1:10: `domain`: `a b` is not a domain name such as staging.example.org
+    flyloft.toml:2:14: `limits.cpu_weight`: 0 is not between 1 and 10000
+    flyloft.toml:2:8: `policy.idle`: `15` is not a duration such as 90s, 15m, 4h or 14d
+    flyloft.toml:2:8: `edge.kind`: unknown variant `apache`, expected `embedded`
+    flyloft.toml:1:1: `A B` is not the name of an environment variable
+    flyloft.toml:2:8: `network.ipv4`: `8.8.8.0/24` is not a private range (RFC 1918)
+    flyloft.toml:1:7: unclosed table, expected `]`
+    "#);
+}
+
+#[test]
+fn never_and_units_are_understood() {
+    let config =
+        parse("[policy]\nidle = \"90s\"\nttl = \"never\"\n[limits]\nmemory = \"256MiB\"\ndisk = \"1GB\"\n").unwrap();
+    assert_eq!(config.policy.idle, Some(Duration::from_secs(90)));
+    assert_eq!(config.policy.ttl, None);
+    assert_eq!(config.policy.expire, Policy::default().expire);
+    assert_eq!(config.limits.memory, 256 << 20);
+    assert_eq!(config.limits.disk, 1_000_000_000);
+    assert_eq!(config.limits.pids, Limits::default().pids);
+}
+
+#[test]
+fn a_value_cannot_carry_a_second_line() {
+    refusal("state_dir = \"/var/lib/x\\nlxc.hook.start = /bin/sh\"\n");
+    refusal("[build.variables]\nA = \"1\\nlxc.hook.start = /bin/sh\"\n");
+    refusal("group = \"a\\nb\"\n");
+}
+
+#[test]
+fn the_command_line_has_the_last_word() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("flyloft.toml");
+    std::fs::write(&file, "domain = \"a.example.org\"\n[ssh]\nlisten = [\"127.0.0.1:22\"]\n").unwrap();
+    let overrides = Overrides {
+        state_dir: Some("/srv/loft".into()),
+        domain: Some("b.example.org".into()),
+        http: vec!["[::]:8080".parse().unwrap()],
+        ..Overrides::default()
+    };
+    let config = Config::load(Some(&file), overrides).unwrap();
+    assert_eq!(config.state_dir, Path::new("/srv/loft"));
+    assert_eq!(config.domain, "b.example.org");
+    assert_eq!(config.http.listen, ["[::]:8080".parse().unwrap()]);
+    assert_eq!(config.ssh.listen, ["127.0.0.1:22".parse().unwrap()], "the file's");
+    assert_eq!(config.socket, Config::default().socket);
+}
+
+#[test]
+fn a_file_that_was_asked_for_must_be_there() {
+    let error = Config::load(Some(Path::new("/nonexistent/flyloft.toml")), Overrides::default()).unwrap_err();
+    assert_eq!(error.to_string(), "failed to read `/nonexistent/flyloft.toml`");
+}
