@@ -5,4 +5,5 @@ pub mod edge;
 pub mod engine;
 pub mod error;
 pub mod exec;
+pub mod store;
 pub mod transcript;

@@ -1,0 +1,204 @@
+//! Environments: what each follows, its life, and what serves it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use flyloft_core::name::{AppName, EnvName, EnvRef, Origin, ReleaseNumber};
+use rusqlite::{OptionalExtension, Row, params};
+
+use super::{Store, StoreError, name, parse, print};
+use crate::engine::ContainerId;
+
+/// Of one environment, and never of another: an environment that is made again after it was destroyed has a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EnvId(pub i64);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnvRow {
+    pub id: EnvId,
+    pub name: EnvRef,
+    pub host: String,
+    pub origin: Origin,
+    /// The life cycle's state, as its own JSON.
+    pub state: String,
+    /// How many of each process type were asked for.
+    pub formation: BTreeMap<String, u32>,
+    pub live: Option<LiveRow>,
+    pub created_at: i64,
+    pub used_at: i64,
+}
+
+/// What serves an environment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveRow {
+    pub release: ReleaseNumber,
+    pub container: ContainerId,
+    /// None where the app has no web process.
+    pub upstream: Option<SocketAddr>,
+}
+
+const ENVIRONMENT: &str = "SELECT id, app, name, host, origin, state, formation, live, container, upstream,
+    created_at, used_at FROM environments";
+
+impl Store {
+    /// Makes an environment, or finds it. `Err` names who has the host name, or what else the name stands for.
+    pub async fn ensure_environment(
+        &self,
+        env: &EnvRef,
+        host: &str,
+        origin: &Origin,
+        state: &str,
+        now: i64,
+    ) -> Result<Result<EnvRow, EnvRow>, StoreError> {
+        let (env, host, origin, state) = (env.clone(), host.to_owned(), origin.clone(), state.to_owned());
+        self.call(move |t| {
+            let sql = format!("{ENVIRONMENT} WHERE host = ?1 OR (app = ?2 AND name = ?3)");
+            let mut query = t.prepare(&sql)?;
+            let mut rows = query.query(params![host, env.app.as_str(), env.env.as_str()])?;
+            if let Some(row) = rows.next()? {
+                let found = EnvRow::from_row(row)?;
+                return Ok(if found.name == env && found.origin == origin { Ok(found) } else { Err(found) });
+            }
+            drop(rows);
+            t.execute(
+                "INSERT INTO environments (app, name, host, origin, state, created_at, used_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)",
+                params![env.app.as_str(), env.env.as_str(), host, print(&origin), state, now],
+            )?;
+            let id = EnvId(t.last_insert_rowid());
+            let formation = BTreeMap::new();
+            Ok(Ok(EnvRow { id, name: env, host, origin, state, formation, live: None, created_at: now, used_at: now }))
+        })
+        .await
+    }
+
+    pub async fn environment(&self, env: &EnvRef) -> Result<Option<EnvRow>, StoreError> {
+        let env = env.clone();
+        self.call(move |t| {
+            let mut query = t.prepare(&format!("{ENVIRONMENT} WHERE app = ?1 AND name = ?2"))?;
+            let mut rows = query.query(params![env.app.as_str(), env.env.as_str()])?;
+            rows.next()?.map(EnvRow::from_row).transpose()
+        })
+        .await
+    }
+
+    /// All of them, or those of an app.
+    pub async fn environments(&self, app: Option<&AppName>) -> Result<Vec<EnvRow>, StoreError> {
+        let app = app.map(|app| app.to_string());
+        self.call(move |t| {
+            let mut query = t.prepare(&format!("{ENVIRONMENT} WHERE ?1 IS NULL OR app = ?1 ORDER BY app, name"))?;
+            let mut rows = query.query([app])?;
+            let mut all = Vec::new();
+            while let Some(row) = rows.next()? {
+                all.push(EnvRow::from_row(row)?);
+            }
+            Ok(all)
+        })
+        .await
+    }
+
+    pub async fn set_state(&self, id: EnvId, state: &str, now: i64) -> Result<(), StoreError> {
+        let state = state.to_owned();
+        self.call(move |t| {
+            let sql = "UPDATE environments SET state = ?2, used_at = ?3 WHERE id = ?1";
+            t.execute(sql, params![id.0, state, now])?;
+            Ok(())
+        })
+        .await
+    }
+
+    pub async fn set_formation(&self, id: EnvId, formation: &BTreeMap<String, u32>) -> Result<(), StoreError> {
+        let formation = print(formation);
+        self.call(move |t| {
+            t.execute("UPDATE environments SET formation = ?2 WHERE id = ?1", params![id.0, formation])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The number of the environment's next container, counted from 1 and never given twice.
+    pub async fn next_container(&self, id: EnvId) -> Result<u32, StoreError> {
+        self.call(move |t| {
+            let sql = "UPDATE environments SET containers = containers + 1 WHERE id = ?1 RETURNING containers";
+            Ok(t.query_row(sql, [id.0], |row| row.get(0))?)
+        })
+        .await
+    }
+
+    /// From here on `live` is what serves: the moment at which a deploy has happened. The release that served until
+    /// now is retired in the same transaction.
+    pub async fn set_live(&self, id: EnvId, live: &LiveRow, now: i64) -> Result<(), StoreError> {
+        let LiveRow { release, container, upstream } = live.clone();
+        self.call(move |t| {
+            t.execute(
+                "UPDATE releases SET status = 'retired' WHERE environment = ?1 AND status = 'live'",
+                params![id.0],
+            )?;
+            t.execute(
+                "UPDATE releases SET status = 'live', ended_at = ?3 WHERE environment = ?1 AND number = ?2",
+                params![id.0, release.0, now],
+            )?;
+            t.execute(
+                "UPDATE environments SET live = ?2, container = ?3, upstream = ?4, used_at = ?5 WHERE id = ?1",
+                params![id.0, release.0, container.0, upstream.map(|address| address.to_string()), now],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes an environment with its releases and variables.
+    pub async fn remove_environment(&self, id: EnvId) -> Result<(), StoreError> {
+        self.call(move |t| {
+            t.execute("DELETE FROM variables WHERE environment = ?1", [id.0])?;
+            t.execute("DELETE FROM environments WHERE id = ?1", [id.0])?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl EnvRow {
+    fn from_row(row: &Row) -> Result<Self, StoreError> {
+        let live: Option<u32> = row.get(7)?;
+        let container: Option<String> = row.get(8)?;
+        let upstream: Option<String> = row.get(9)?;
+        let upstream = upstream
+            .map(|text| text.parse().map_err(|_| StoreError::Corrupt(format!("upstream `{text}`"))))
+            .transpose()?;
+        Ok(Self {
+            id: EnvId(row.get(0)?),
+            name: EnvRef::new(name::<AppName>(&row.get::<_, String>(1)?)?, name::<EnvName>(&row.get::<_, String>(2)?)?),
+            host: row.get(3)?,
+            origin: parse("origin", &row.get::<_, String>(4)?)?,
+            state: row.get(5)?,
+            formation: parse("formation", &row.get::<_, String>(6)?)?,
+            live: live.zip(container).map(|(release, container)| LiveRow {
+                release: ReleaseNumber(release),
+                container: ContainerId(container),
+                upstream,
+            }),
+            created_at: row.get(10)?,
+            used_at: row.get(11)?,
+        })
+    }
+}
+
+impl Store {
+    /// The release that serves `env`, if one does.
+    pub async fn live_release(&self, env: &EnvRow) -> Result<Option<super::ReleaseRow>, StoreError> {
+        match &env.live {
+            Some(live) => self.release(env.id, live.release).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Whether any environment is named by `id` still.
+    pub async fn has_environment(&self, id: EnvId) -> Result<bool, StoreError> {
+        self.call(move |t| {
+            let found = t.query_row("SELECT 1 FROM environments WHERE id = ?1", [id.0], |_| Ok(())).optional()?;
+            Ok(found.is_some())
+        })
+        .await
+    }
+}

@@ -1,0 +1,111 @@
+//! What happened, for people: `flyloft events`. Never holds the value of a variable.
+
+use flyloft_core::name::{AppName, EnvName};
+use rusqlite::params;
+
+use super::{Store, StoreError, name};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    AppCreated,
+    AppRemoved,
+    DeployStarted,
+    DeploySucceeded,
+    DeployFailed,
+    DeploySuperseded,
+    ConfigChanged,
+    Scaled,
+    Destroyed,
+    Repaired,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventRow {
+    pub id: i64,
+    pub at: i64,
+    pub app: AppName,
+    pub env: Option<EnvName>,
+    pub kind: String,
+    /// The key's name, or the system user's.
+    pub by: String,
+    pub text: String,
+}
+
+/// Older events than the newest of this number are dropped.
+const KEPT: i64 = 10_000;
+
+impl Store {
+    pub async fn tell(
+        &self,
+        app: &AppName,
+        env: Option<&EnvName>,
+        kind: EventKind,
+        by: &str,
+        text: &str,
+        now: i64,
+    ) -> Result<(), StoreError> {
+        let (app, env) = (app.to_string(), env.map(|env| env.to_string()));
+        let (by, text) = (by.to_owned(), text.to_owned());
+        self.call(move |t| {
+            t.execute(
+                "INSERT INTO events (at, app, environment, kind, by, text) VALUES (?, ?, ?, ?, ?, ?)",
+                params![now, app, env, kind.as_str(), by, text],
+            )?;
+            t.execute("DELETE FROM events WHERE id <= ?1", [t.last_insert_rowid() - KEPT])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The newest `limit` events after `after`, oldest first; of one app or environment where named.
+    pub async fn events(
+        &self,
+        app: Option<&AppName>,
+        env: Option<&EnvName>,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        let (app, env) = (app.map(|app| app.to_string()), env.map(|env| env.to_string()));
+        self.call(move |t| {
+            let mut query = t.prepare(
+                "SELECT id, at, app, environment, kind, by, text FROM events
+                 WHERE id > ?1 AND (?2 IS NULL OR app = ?2) AND (?3 IS NULL OR environment = ?3)
+                 ORDER BY id DESC LIMIT ?4",
+            )?;
+            let mut rows = query.query(params![after, app, env, limit])?;
+            let mut events = Vec::new();
+            while let Some(row) = rows.next()? {
+                let env: Option<String> = row.get(3)?;
+                events.push(EventRow {
+                    id: row.get(0)?,
+                    at: row.get(1)?,
+                    app: name(&row.get::<_, String>(2)?)?,
+                    env: env.map(|env| name(&env)).transpose()?,
+                    kind: row.get(4)?,
+                    by: row.get(5)?,
+                    text: row.get(6)?,
+                });
+            }
+            events.reverse();
+            Ok(events)
+        })
+        .await
+    }
+}
+
+impl EventKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EventKind::AppCreated => "app-created",
+            EventKind::AppRemoved => "app-removed",
+            EventKind::DeployStarted => "deploy-started",
+            EventKind::DeploySucceeded => "deploy-succeeded",
+            EventKind::DeployFailed => "deploy-failed",
+            EventKind::DeploySuperseded => "deploy-superseded",
+            EventKind::ConfigChanged => "config-changed",
+            EventKind::Scaled => "scaled",
+            EventKind::Destroyed => "destroyed",
+            EventKind::Repaired => "repaired",
+        }
+    }
+}

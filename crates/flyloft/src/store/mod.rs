@@ -1,0 +1,125 @@
+//! What should be: apps, environments, releases, keys, variables and events, in one SQLite file.
+//!
+//! One thread owns the connection; everybody else sends it closures and waits for their result. So there is one
+//! writer, no lock is held across an `await`, and what a closure does is one transaction.
+//!
+//! The types here are the store's own: a change of the domain's or the wire's types does not change the file.
+
+mod apps;
+mod environments;
+mod events;
+mod keys;
+mod releases;
+mod variables;
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Connection, Transaction};
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+pub use apps::{AppRow, CredentialKind, CredentialRow};
+pub use environments::{EnvId, EnvRow, LiveRow};
+pub use events::{EventKind, EventRow};
+pub use keys::KeyRow;
+pub use releases::{BuiltRow, NewRelease, ReleaseRow, ReleaseStatus, StepRow};
+
+/// The version of the schema that this program writes.
+const VERSION: i64 = 1;
+
+#[derive(Clone)]
+pub struct Store {
+    jobs: mpsc::Sender<Job>,
+}
+
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+#[derive(Debug, Error)]
+pub enum StoreError {
+    #[error("failed to open the store `{}`", path.display())]
+    Open { path: PathBuf, source: rusqlite::Error },
+    #[error("the store `{}` has version {found}, this program knows versions up to {VERSION}", path.display())]
+    Newer { path: PathBuf, found: i64 },
+    #[error("the store failed")]
+    Sql(#[from] rusqlite::Error),
+    #[error("the store holds something that it should not: {0}")]
+    Corrupt(String),
+    #[error("the store's thread has ended")]
+    Gone,
+}
+
+impl Store {
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let open = |source| StoreError::Open { path: path.to_owned(), source };
+        let mut connection = Connection::open(path).map_err(open)?;
+        connection.busy_timeout(Duration::from_secs(5)).map_err(open)?;
+        connection
+            .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;")
+            .map_err(open)?;
+        migrate(&mut connection, path)?;
+        let (jobs, queue) = mpsc::channel::<Job>();
+        std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || queue.into_iter().for_each(|job| job(&mut connection)))
+            .expect("a thread can be started");
+        Ok(Self { jobs })
+    }
+
+    /// Runs `work` in a transaction, which is committed if it succeeds.
+    async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Transaction) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, wait) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            let result = connection.transaction().map_err(StoreError::from).and_then(|transaction| {
+                let value = work(&transaction)?;
+                transaction.commit()?;
+                Ok(value)
+            });
+            // Whoever asked may have gone; what was asked is done all the same.
+            let _ = answer.send(result);
+        });
+        self.jobs.send(job).map_err(|_| StoreError::Gone)?;
+        wait.await.map_err(|_| StoreError::Gone)?
+    }
+}
+
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let open = |source| StoreError::Open { path: path.to_owned(), source };
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(open)?;
+    if found > VERSION {
+        return Err(StoreError::Newer { path: path.to_owned(), found });
+    }
+    if found < 1 {
+        let transaction = connection.transaction().map_err(open)?;
+        transaction.execute_batch(include_str!("schema.sql")).map_err(open)?;
+        transaction.pragma_update(None, "user_version", 1).map_err(open)?;
+        transaction.commit().map_err(open)?;
+    }
+    Ok(())
+}
+
+/// Milliseconds since the Unix epoch, as the store keeps times.
+pub fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
+/// Text of the store, back into what it was made from.
+fn parse<T: serde::de::DeserializeOwned>(column: &str, text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|error| StoreError::Corrupt(format!("{column}: {error}")))
+}
+
+fn print<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("the store's types have only string keys")
+}
+
+/// A name that was checked when it was written.
+fn name<T: std::str::FromStr<Err = flyloft_core::name::NameError>>(text: &str) -> Result<T, StoreError> {
+    text.parse().map_err(|error| StoreError::Corrupt(format!("{error}")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,235 @@
+//! Releases, and the steps by which each was deployed.
+
+use std::collections::BTreeMap;
+
+use flyloft_core::name::{CommitId, ReleaseNumber};
+use rusqlite::{Row, params};
+
+use super::{EnvId, Store, StoreError, name, parse, print};
+use crate::engine::{Image, LayerId};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewRelease {
+    pub environment: EnvId,
+    pub commit: Option<CommitId>,
+    /// Why there is this release: `push`, `config`, `rollback to v2`.
+    pub reason: String,
+    pub by: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReleaseRow {
+    pub number: ReleaseNumber,
+    pub commit: Option<CommitId>,
+    pub reason: String,
+    pub by: String,
+    pub status: ReleaseStatus,
+    pub built: Option<BuiltRow>,
+    pub failure: Option<String>,
+    pub created_at: i64,
+    pub ended_at: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReleaseStatus {
+    Pending,
+    Live,
+    Retired,
+    Failed,
+}
+
+/// What a build leaves, all that is needed to launch it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuiltRow {
+    pub image: Image,
+    /// What the build says about the environment of its processes (`PATH` and the like), without anybody's variables.
+    pub env: BTreeMap<String, String>,
+    /// The Procfile: process types and commands, in its order.
+    pub processes: Vec<(String, String)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepRow {
+    pub step: String,
+    pub started_at: i64,
+    pub ended_at: Option<i64>,
+}
+
+const RELEASE: &str = "SELECT number, commit_id, reason, by, status, image, env, processes, failure, created_at,
+    ended_at FROM releases";
+
+impl Store {
+    /// Numbers a new release of an environment.
+    pub async fn add_release(&self, release: NewRelease, now: i64) -> Result<ReleaseNumber, StoreError> {
+        self.call(move |t| {
+            let NewRelease { environment, commit, reason, by } = release;
+            let number = t.query_row(
+                "INSERT INTO releases (environment, number, commit_id, reason, by, status, created_at)
+                 SELECT ?1, 1 + coalesce(max(number), 0), ?2, ?3, ?4, 'pending', ?5
+                 FROM releases WHERE environment = ?1 RETURNING number",
+                params![environment.0, commit.map(String::from), reason, by, now],
+                |row| row.get(0),
+            )?;
+            Ok(ReleaseNumber(number))
+        })
+        .await
+    }
+
+    pub async fn set_built(&self, id: EnvId, number: ReleaseNumber, built: BuiltRow) -> Result<(), StoreError> {
+        self.call(move |t| {
+            t.execute(
+                "UPDATE releases SET image = ?3, env = ?4, processes = ?5 WHERE environment = ?1 AND number = ?2",
+                params![id.0, number.0, print(&built.image), print(&built.env), print(&built.processes)],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Records why a release did not come to serve. One that did is left alone.
+    pub async fn fail_release(
+        &self,
+        id: EnvId,
+        number: ReleaseNumber,
+        failure: &str,
+        now: i64,
+    ) -> Result<(), StoreError> {
+        let failure = failure.to_owned();
+        self.call(move |t| {
+            t.execute(
+                "UPDATE releases SET status = 'failed', failure = ?3, ended_at = ?4
+                 WHERE environment = ?1 AND number = ?2 AND status = 'pending'",
+                params![id.0, number.0, failure, now],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    pub async fn release(&self, id: EnvId, number: ReleaseNumber) -> Result<Option<ReleaseRow>, StoreError> {
+        self.call(move |t| {
+            let mut query = t.prepare(&format!("{RELEASE} WHERE environment = ?1 AND number = ?2"))?;
+            let mut rows = query.query(params![id.0, number.0])?;
+            rows.next()?.map(ReleaseRow::from_row).transpose()
+        })
+        .await
+    }
+
+    /// The newest first.
+    pub async fn releases(&self, id: EnvId) -> Result<Vec<ReleaseRow>, StoreError> {
+        self.call(move |t| {
+            let mut query = t.prepare(&format!("{RELEASE} WHERE environment = ?1 ORDER BY number DESC"))?;
+            let mut rows = query.query([id.0])?;
+            let mut all = Vec::new();
+            while let Some(row) = rows.next()? {
+                all.push(ReleaseRow::from_row(row)?);
+            }
+            Ok(all)
+        })
+        .await
+    }
+
+    /// Written before the step is done.
+    pub async fn begin_step(&self, id: EnvId, number: ReleaseNumber, step: &str, now: i64) -> Result<(), StoreError> {
+        let step = step.to_owned();
+        self.call(move |t| {
+            t.execute(
+                "INSERT OR REPLACE INTO steps (environment, release, step, started_at) VALUES (?, ?, ?, ?)",
+                params![id.0, number.0, step, now],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    pub async fn end_step(&self, id: EnvId, number: ReleaseNumber, step: &str, now: i64) -> Result<(), StoreError> {
+        let step = step.to_owned();
+        self.call(move |t| {
+            t.execute(
+                "UPDATE steps SET ended_at = ?4 WHERE environment = ?1 AND release = ?2 AND step = ?3",
+                params![id.0, number.0, step, now],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// In the order in which they were begun.
+    pub async fn steps(&self, id: EnvId, number: ReleaseNumber) -> Result<Vec<StepRow>, StoreError> {
+        self.call(move |t| {
+            let mut query = t.prepare(
+                "SELECT step, started_at, ended_at FROM steps WHERE environment = ?1 AND release = ?2
+                 ORDER BY started_at, step",
+            )?;
+            let rows = query.query_map(params![id.0, number.0], |row| {
+                Ok(StepRow { step: row.get(0)?, started_at: row.get(1)?, ended_at: row.get(2)? })
+            })?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    /// Every layer that a release names, of whatever environment: what the garbage collection must keep.
+    pub async fn layers_in_use(&self) -> Result<Vec<LayerId>, StoreError> {
+        self.call(|t| {
+            let mut query = t.prepare("SELECT image FROM releases WHERE image IS NOT NULL AND status <> 'failed'")?;
+            let mut layers = Vec::new();
+            for image in query.query_map([], |row| row.get::<_, String>(0))? {
+                layers.extend(parse::<Image>("image", &image?)?);
+            }
+            layers.sort();
+            layers.dedup();
+            Ok(layers)
+        })
+        .await
+    }
+}
+
+impl ReleaseStatus {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ReleaseStatus::Pending => "pending",
+            ReleaseStatus::Live => "live",
+            ReleaseStatus::Retired => "retired",
+            ReleaseStatus::Failed => "failed",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, StoreError> {
+        Ok(match text {
+            "pending" => ReleaseStatus::Pending,
+            "live" => ReleaseStatus::Live,
+            "retired" => ReleaseStatus::Retired,
+            "failed" => ReleaseStatus::Failed,
+            other => return Err(StoreError::Corrupt(format!("release status `{other}`"))),
+        })
+    }
+}
+
+impl ReleaseRow {
+    fn from_row(row: &Row) -> Result<Self, StoreError> {
+        let commit: Option<String> = row.get(1)?;
+        let image: Option<String> = row.get(5)?;
+        let env: Option<String> = row.get(6)?;
+        let processes: Option<String> = row.get(7)?;
+        let built = match (image, env, processes) {
+            (Some(image), Some(env), Some(processes)) => Some(BuiltRow {
+                image: parse("image", &image)?,
+                env: parse("env", &env)?,
+                processes: parse("processes", &processes)?,
+            }),
+            _ => None,
+        };
+        Ok(Self {
+            number: ReleaseNumber(row.get(0)?),
+            commit: commit.as_deref().map(name::<CommitId>).transpose()?,
+            reason: row.get(2)?,
+            by: row.get(3)?,
+            status: ReleaseStatus::parse(&row.get::<_, String>(4)?)?,
+            built,
+            failure: row.get(8)?,
+            created_at: row.get(9)?,
+            ended_at: row.get(10)?,
+        })
+    }
+}

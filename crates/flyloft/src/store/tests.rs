@@ -1,0 +1,166 @@
+use std::collections::BTreeMap;
+
+use flyloft_core::name::{AppName, BranchName, EnvName, EnvRef, Origin, ReleaseNumber};
+
+use super::*;
+use crate::engine::{ContainerId, LayerId};
+
+struct Fixture {
+    store: Store,
+    dir: tempfile::TempDir,
+}
+
+fn fixture() -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    Fixture { store: Store::open(&dir.path().join("store.db")).unwrap(), dir }
+}
+
+fn app(text: &str) -> AppName {
+    text.parse().unwrap()
+}
+
+fn branch(name: &str) -> Origin {
+    Origin::Branch(BranchName::parse(name).unwrap())
+}
+
+impl Fixture {
+    async fn environment(&self, env: &str, origin: &str, host: &str) -> Result<EnvRow, EnvRow> {
+        let env = EnvRef::parse(env).unwrap();
+        self.store.create_app(&env.app, None, 1).await.unwrap();
+        self.store.ensure_environment(&env, host, &branch(origin), "{}", 2).await.unwrap()
+    }
+
+    async fn release(&self, env: &EnvRow) -> ReleaseNumber {
+        let release =
+            NewRelease { environment: env.id, commit: None, reason: "push".to_owned(), by: "alice".to_owned() };
+        self.store.add_release(release, 3).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_the_store_is_opened_again() {
+    let Fixture { store, dir } = fixture();
+    store.create_app(&app("shop"), Some("https://git.example/shop"), 7).await.unwrap();
+    drop(store);
+    let store = Store::open(&dir.path().join("store.db")).unwrap();
+    let row = store.app(&app("shop")).await.unwrap().unwrap();
+    assert_eq!(row.git_url.as_deref(), Some("https://git.example/shop"));
+    assert_eq!(row.created_at, 7);
+}
+
+#[tokio::test]
+async fn a_store_of_a_newer_program_is_refused() {
+    let Fixture { store, dir } = fixture();
+    let path = dir.path().join("store.db");
+    store.call(|t| Ok(t.pragma_update(None, "user_version", 99)?)).await.unwrap();
+    drop(store);
+    let error = Store::open(&path).err().unwrap().to_string();
+    assert!(error.ends_with("has version 99, this program knows versions up to 1"), "{error}");
+}
+
+#[tokio::test]
+async fn a_second_environment_at_the_same_host_name_is_told_who_has_it() {
+    let f = fixture();
+    let first = f.environment("a-b/c", "c", "a-b-c.localhost").await.unwrap();
+    let taken = f.environment("a/b-c", "b-c", "a-b-c.localhost").await.unwrap_err();
+    assert_eq!(taken.name, first.name);
+}
+
+#[tokio::test]
+async fn two_branches_with_one_slug_do_not_share_an_environment() {
+    let f = fixture();
+    let first = f.environment("shop/feature-x", "feature/x", "shop-feature-x.localhost").await.unwrap();
+    assert_eq!(f.environment("shop/feature-x", "feature/x", "shop-feature-x.localhost").await, Ok(first.clone()));
+    assert_eq!(f.environment("shop/feature-x", "feature-x", "shop-feature-x.localhost").await, Err(first));
+}
+
+#[tokio::test]
+async fn an_environment_that_is_made_again_has_another_id() {
+    let f = fixture();
+    let first = f.environment("shop/main", "main", "shop-main.localhost").await.unwrap();
+    f.store.remove_environment(first.id).await.unwrap();
+    let second = f.environment("shop/main", "main", "shop-main.localhost").await.unwrap();
+    assert_ne!(first.id, second.id);
+}
+
+#[tokio::test]
+async fn releases_are_numbered_from_one_and_only_one_is_live() {
+    let f = fixture();
+    let env = f.environment("shop/main", "main", "shop-main.localhost").await.unwrap();
+    for expected in 1..=3 {
+        assert_eq!(f.release(&env).await, ReleaseNumber(expected));
+    }
+    for number in [1, 3] {
+        let live = LiveRow {
+            release: ReleaseNumber(number),
+            container: ContainerId(format!("shop-main-{number}")),
+            upstream: Some("10.0.0.1:5000".parse().unwrap()),
+        };
+        f.store.set_live(env.id, &live, 4).await.unwrap();
+        assert_eq!(f.store.environment(&env.name).await.unwrap().unwrap().live, Some(live));
+    }
+    f.store.fail_release(env.id, ReleaseNumber(2), "build failed", 5).await.unwrap();
+    f.store.fail_release(env.id, ReleaseNumber(3), "too late to fail", 5).await.unwrap();
+    let statuses: Vec<_> = f.store.releases(env.id).await.unwrap().into_iter().map(|r| r.status).collect();
+    assert_eq!(statuses, [ReleaseStatus::Live, ReleaseStatus::Failed, ReleaseStatus::Retired]);
+}
+
+#[tokio::test]
+async fn layers_of_releases_that_may_be_launched_again_are_in_use() {
+    let f = fixture();
+    let env = f.environment("shop/main", "main", "shop-main.localhost").await.unwrap();
+    for layers in [["base", "one"], ["base", "two"]] {
+        let number = f.release(&env).await;
+        let image = layers.map(|id| LayerId(id.to_owned())).to_vec();
+        let built = BuiltRow { image, env: BTreeMap::new(), processes: vec![("web".into(), "run".into())] };
+        f.store.set_built(env.id, number, built.clone()).await.unwrap();
+        assert_eq!(f.store.release(env.id, number).await.unwrap().unwrap().built, Some(built));
+    }
+    f.store.fail_release(env.id, ReleaseNumber(2), "never answered", 5).await.unwrap();
+    assert_eq!(f.store.layers_in_use().await.unwrap(), ["base", "one"].map(|id| LayerId(id.to_owned())));
+}
+
+#[tokio::test]
+async fn variables_of_an_environment_go_with_it_and_those_of_its_app_stay() {
+    let f = fixture();
+    let env = f.environment("shop/main", "main", "shop-main.localhost").await.unwrap();
+    let set = |value: &str| BTreeMap::from([("NAME".to_owned(), Some(value.to_owned()))]);
+    f.store.set_variables(&app("shop"), None, set("of the app")).await.unwrap();
+    f.store.set_variables(&app("shop"), Some(env.id), set("of the environment")).await.unwrap();
+    f.store.remove_environment(env.id).await.unwrap();
+    assert_eq!(f.store.variables(&app("shop"), None).await.unwrap()["NAME"], "of the app");
+    assert!(f.store.variables(&app("shop"), Some(env.id)).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_key_is_listed_once_with_its_apps() {
+    let f = fixture();
+    let key = KeyRow {
+        name: "alice".to_owned(),
+        public_key: "ssh-ed25519 AAAA".to_owned(),
+        fingerprint: "SHA256:x".to_owned(),
+        admin: false,
+        apps: vec![app("blog"), app("shop")],
+        created_at: 1,
+    };
+    f.store.add_key(key.clone()).await.unwrap().unwrap();
+    let again = KeyRow { name: "bob".to_owned(), ..key.clone() };
+    assert_eq!(f.store.add_key(again).await.unwrap(), Err("alice".to_owned()));
+    assert_eq!(f.store.key_by_fingerprint("SHA256:x").await.unwrap(), Some(key));
+    assert!(f.store.remove_key("alice").await.unwrap());
+    assert_eq!(f.store.keys().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn events_come_oldest_first_and_the_newest_are_kept_by_the_limit() {
+    let f = fixture();
+    let main = EnvName::parse("main").unwrap();
+    for text in ["one", "two", "three"] {
+        f.store.tell(&app("shop"), Some(&main), EventKind::DeployStarted, "alice", text, 1).await.unwrap();
+    }
+    f.store.tell(&app("blog"), None, EventKind::AppCreated, "bob", "other", 1).await.unwrap();
+    let texts = |events: Vec<EventRow>| events.into_iter().map(|event| event.text).collect::<Vec<_>>();
+    let two = f.store.events(Some(&app("shop")), Some(&main), 0, 2).await.unwrap();
+    assert_eq!(texts(two), ["two", "three"]);
+    assert_eq!(texts(f.store.events(None, None, 3, 10).await.unwrap()), ["other"]);
+}

@@ -1,0 +1,51 @@
+//! Variables of apps and environments.
+
+use std::collections::BTreeMap;
+
+use flyloft_core::name::AppName;
+use rusqlite::params;
+
+use super::{EnvId, Store, StoreError};
+
+impl Store {
+    /// Sets (`Some`) and unsets (`None`) variables of an app, or of one of its environments.
+    pub async fn set_variables(
+        &self,
+        app: &AppName,
+        environment: Option<EnvId>,
+        changes: BTreeMap<String, Option<String>>,
+    ) -> Result<(), StoreError> {
+        let (app, id) = (app.to_string(), environment.map_or(0, |id| id.0));
+        self.call(move |t| {
+            for (name, value) in changes {
+                match value {
+                    Some(value) => t.execute(
+                        "INSERT OR REPLACE INTO variables (app, environment, name, value) VALUES (?, ?, ?, ?)",
+                        params![app, id, name, value],
+                    )?,
+                    None => t.execute(
+                        "DELETE FROM variables WHERE app = ? AND environment = ? AND name = ?",
+                        params![app, id, name],
+                    )?,
+                };
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// The variables of an app alone, or those of one environment alone.
+    pub async fn variables(
+        &self,
+        app: &AppName,
+        environment: Option<EnvId>,
+    ) -> Result<BTreeMap<String, String>, StoreError> {
+        let (app, id) = (app.to_string(), environment.map_or(0, |id| id.0));
+        self.call(move |t| {
+            let mut query = t.prepare("SELECT name, value FROM variables WHERE app = ? AND environment = ?")?;
+            let rows = query.query_map(params![app, id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+}
