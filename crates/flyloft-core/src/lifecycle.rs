@@ -1,1 +1,379 @@
-//! (being written)
+//! The life of an environment: one pure function, [`step`].
+//!
+//! ```text
+//!   what runs
+//!
+//!           deploy succeeded           idle, sleep             ttl, off
+//!     none ─────────────────► awake ────────────────► asleep ────────────► off
+//!                             ▲   │ died, restart       │ wake, visit       │ wake, visit
+//!                        woke │   ▼                     ▼                   ▼
+//!                             └─ waking ◄───────────────┴───────────────────┘
+//!                                  └───── failed ──────────────────────► off
+//!
+//!   what is being deployed
+//!
+//!         deploy v2                    deploy v3: v2 is cancelled
+//!     no ───────────► deploying v2 ─────────────────────────────► deploying v2, then v3
+//!      ▲                    │                                           │ v2 ended
+//!      ├─ succeeded, failed ┘                                           │
+//!      └─ succeeded, failed ─ deploying v3 ◄────────────────────────────┘
+//!
+//!   from everywhere: destroy, source gone, expire ─► destroyed
+//! ```
+//!
+//! The two axes are apart: an old release serves, sleeps or is off while a new one is made. What must hold, and is
+//! tested over random sequences of events:
+//!
+//! - A deploy that fails changes nothing but the second axis.
+//! - The old release serves until the new one is routed, which is the first effect of a deploy that succeeded.
+//! - There is never more than one deploy at once, and of those that were pushed meanwhile the newest wins.
+//! - Destroyed is final, and time alone never destroys what is pinned.
+//! - The same events at the same times give the same state: nothing else goes in.
+//!
+//! The caller (an environment's conductor) hands in one event after the other, stores the new state, and then carries
+//! out the effects in their order. It may die in between: every effect can be repeated, and what was under way is
+//! mended by [`Event::DaemonStarted`] followed by [`Event::Found`].
+
+mod effect;
+mod event;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+pub use effect::{Answer, Cause, Effect, Refusal};
+pub use event::{Event, Found};
+pub use state::{Deploying, Depth, Live, Runs, State, Timestamp, WhyOff};
+
+use crate::name::ReleaseNumber;
+use crate::policy::Policy;
+
+/// How long an environment stays shallowly asleep before its memory goes to disk.
+const DEEP_AFTER: Duration = Duration::from_secs(3600);
+
+/// A container that dies this soon after it came up is not started again until somebody asks.
+const CRASH_LOOP: Duration = Duration::from_secs(60);
+
+/// What `event` does to an environment in `state`, at the time `now` and under `policy`.
+pub fn step(state: &State, event: &Event, now: Timestamp, policy: &Policy) -> Result<Answer, Refusal> {
+    let live = match state {
+        State::Live(live) => live.clone(),
+        State::Destroyed { ending } => return after_the_end(*ending, event),
+    };
+    match *event {
+        Event::Deploy { release } => deploy(live, release, now),
+        Event::DeploySucceeded { release } => deploy_succeeded(live, release, now),
+        Event::DeployFailed { release } => deploy_failed(live, release),
+
+        Event::Wake => wake(live, now),
+        Event::Woke { release } => woke(live, release, now),
+        Event::WakeFailed { release } => wake_failed(live, release, now),
+        Event::Sleep { depth } => sleep(live, depth, now),
+        Event::Off => off(live, WhyOff::Asked, now),
+        Event::Restart => restart(live, now),
+        Event::Died { release } => died(live, release, now),
+
+        Event::Used { at } if at > live.last_used => done(Live { last_used: at, ..live }, []),
+        Event::Used { .. } => Ok(Answer::AlreadySo),
+        Event::Pin => set_pinned(live, true),
+        Event::Unpin => set_pinned(live, false),
+        Event::Extend { until } if live.kept_until.is_none_or(|kept| kept < until) => {
+            done(Live { kept_until: Some(until), ..live }, [])
+        }
+        Event::Extend { .. } => Ok(Answer::AlreadySo),
+
+        Event::Clock => clock(live, now, policy),
+        Event::SourceGone if live.pinned => Err(Refusal::Pinned),
+        Event::SourceGone | Event::Destroy => destroy(live),
+        Event::DaemonStarted { rebooted } => daemon_started(live, rebooted, now),
+        Event::Found(found) => reconcile(live, found, now),
+    }
+}
+
+fn done(live: Live, effects: impl Into<Vec<Effect>>) -> Result<Answer, Refusal> {
+    Ok(Answer::Done(State::Live(live), effects.into()))
+}
+
+fn deploy(mut live: Live, release: ReleaseNumber, now: Timestamp) -> Result<Answer, Refusal> {
+    if let Some(than) = live.newest().filter(|newest| *newest >= release) {
+        return Err(Refusal::NotNewer { release, than });
+    }
+    live.last_used = live.last_used.max(now);
+    let cause = Cause::Superseded { by: release };
+    let (deploying, effect) = match live.deploying {
+        Deploying::No => (Deploying::Yes { release, newest: None }, Effect::StartDeploy { release }),
+        Deploying::Yes { release: current, newest: None } => (
+            Deploying::Yes { release: current, newest: Some(release) },
+            Effect::CancelDeploy { release: current, cause },
+        ),
+        Deploying::Yes { release: current, newest: Some(waiting) } => {
+            (Deploying::Yes { release: current, newest: Some(release) }, Effect::SkipDeploy { release: waiting, cause })
+        }
+    };
+    live.deploying = deploying;
+    done(live, [effect])
+}
+
+/// The new release is built, launched and healthy; from here on it is the one that serves. That goes for one that was
+/// being cancelled too: it was quicker than its cancelling.
+fn deploy_succeeded(mut live: Live, release: ReleaseNumber, now: Timestamp) -> Result<Answer, Refusal> {
+    let Some(next) = live.deploying.ended(release) else { return Ok(Answer::AlreadySo) };
+    let mut effects = vec![Effect::Route { release }];
+    effects.extend(live.runs.release().map(|release| Effect::Retire { release }));
+    effects.extend(next.release().map(|release| Effect::StartDeploy { release }));
+    live.runs = Runs::Awake { release, since: now };
+    live.deploying = next;
+    live.last_used = live.last_used.max(now);
+    done(live, effects)
+}
+
+/// The deploy has undone what it made. Nothing else changes.
+fn deploy_failed(mut live: Live, release: ReleaseNumber) -> Result<Answer, Refusal> {
+    let Some(next) = live.deploying.ended(release) else { return Ok(Answer::AlreadySo) };
+    live.deploying = next;
+    done(live, Vec::from_iter(next.release().map(|release| Effect::StartDeploy { release })))
+}
+
+fn wake(mut live: Live, now: Timestamp) -> Result<Answer, Refusal> {
+    let (release, effect) = match live.runs {
+        Runs::None => return Err(Refusal::NothingDeployed),
+        Runs::Awake { .. } | Runs::Waking { .. } => return Ok(Answer::AlreadySo),
+        Runs::Asleep { release, .. } => (release, Effect::Thaw { release }),
+        Runs::Off { release, .. } => (release, Effect::Start { release }),
+    };
+    live.runs = Runs::Waking { release, since: now };
+    live.last_used = live.last_used.max(now);
+    done(live, [effect])
+}
+
+fn woke(mut live: Live, release: ReleaseNumber, now: Timestamp) -> Result<Answer, Refusal> {
+    if !live.runs.is_waking(release) {
+        return Ok(Answer::AlreadySo);
+    }
+    live.runs = Runs::Awake { release, since: now };
+    done(live, [Effect::Route { release }])
+}
+
+fn wake_failed(mut live: Live, release: ReleaseNumber, now: Timestamp) -> Result<Answer, Refusal> {
+    if !live.runs.is_waking(release) {
+        return Ok(Answer::AlreadySo);
+    }
+    live.runs = Runs::Off { release, since: now, why: WhyOff::Crashed };
+    done(live, [Effect::Stop { release }])
+}
+
+fn sleep(mut live: Live, depth: Depth, now: Timestamp) -> Result<Answer, Refusal> {
+    match live.runs {
+        Runs::None => Err(Refusal::NothingDeployed),
+        Runs::Waking { .. } => Err(Refusal::Waking),
+        Runs::Off { .. } => Err(Refusal::Off),
+        Runs::Asleep { depth: already, .. } if already >= depth => Ok(Answer::AlreadySo),
+        Runs::Asleep { release, since, .. } => {
+            live.runs = Runs::Asleep { release, since, depth };
+            done(live, [Effect::Offload { release, depth }])
+        }
+        Runs::Awake { release, .. } => {
+            live.runs = Runs::Asleep { release, since: now, depth };
+            done(live, put_to_sleep(release, depth))
+        }
+    }
+}
+
+/// The edge stops handing over requests before the freeze, so that none is caught in a frozen process.
+fn put_to_sleep(release: ReleaseNumber, depth: Depth) -> [Effect; 3] {
+    [Effect::Hold, Effect::Freeze { release }, Effect::Offload { release, depth }]
+}
+
+fn off(mut live: Live, why: WhyOff, now: Timestamp) -> Result<Answer, Refusal> {
+    let (Runs::Awake { release, .. } | Runs::Asleep { release, .. }) = live.runs else {
+        return match live.runs {
+            Runs::None => Err(Refusal::NothingDeployed),
+            Runs::Waking { .. } => Err(Refusal::Waking),
+            _ => Ok(Answer::AlreadySo),
+        };
+    };
+    live.runs = Runs::Off { release, since: now, why };
+    done(live, [Effect::Hold, Effect::Stop { release }])
+}
+
+fn restart(mut live: Live, now: Timestamp) -> Result<Answer, Refusal> {
+    let release = match live.runs {
+        Runs::None => return Err(Refusal::NothingDeployed),
+        Runs::Waking { .. } => return Err(Refusal::Waking),
+        Runs::Awake { release, .. } | Runs::Asleep { release, .. } | Runs::Off { release, .. } => release,
+    };
+    live.runs = Runs::Waking { release, since: now };
+    live.last_used = live.last_used.max(now);
+    done(live, [Effect::Hold, Effect::Stop { release }, Effect::Start { release }])
+}
+
+/// The container that serves has ended by itself. While it wakes, the wake finds that out and says so.
+fn died(mut live: Live, release: ReleaseNumber, now: Timestamp) -> Result<Answer, Refusal> {
+    match live.runs {
+        Runs::Awake { release: ours, since } if ours == release && now.since(since) >= CRASH_LOOP => {
+            live.runs = Runs::Waking { release, since: now };
+            done(live, [Effect::Hold, Effect::Start { release }])
+        }
+        Runs::Awake { release: ours, .. } | Runs::Asleep { release: ours, .. } if ours == release => {
+            live.runs = Runs::Off { release, since: now, why: WhyOff::Crashed };
+            done(live, [Effect::Hold])
+        }
+        _ => Ok(Answer::AlreadySo),
+    }
+}
+
+fn set_pinned(live: Live, pinned: bool) -> Result<Answer, Refusal> {
+    if live.pinned == pinned { Ok(Answer::AlreadySo) } else { done(Live { pinned, ..live }, []) }
+}
+
+fn destroy(live: Live) -> Result<Answer, Refusal> {
+    let mut effects = Vec::new();
+    let mut ending = None;
+    if let Deploying::Yes { release, newest } = live.deploying {
+        ending = Some(release);
+        effects.push(Effect::CancelDeploy { release, cause: Cause::Destroyed });
+        effects.extend(newest.map(|release| Effect::SkipDeploy { release, cause: Cause::Destroyed }));
+    }
+    effects.extend(live.runs.release().map(|release| Effect::Farewell { release }));
+    effects.push(Effect::Unroute);
+    // A deploy that is being cancelled still makes things. They go, with the rest, when it has ended.
+    if ending.is_none() {
+        effects.push(Effect::Remove);
+    }
+    Ok(Answer::Done(State::Destroyed { ending }, effects))
+}
+
+fn after_the_end(ending: Option<ReleaseNumber>, event: &Event) -> Result<Answer, Refusal> {
+    let over = |effects: &[Effect]| Ok(Answer::Done(State::Destroyed { ending: None }, effects.to_vec()));
+    match *event {
+        Event::DeploySucceeded { release } | Event::DeployFailed { release } if ending == Some(release) => {
+            over(&[Effect::Remove])
+        }
+        // The store forgets what has been removed. What it still knows has not been removed whole.
+        Event::DaemonStarted { .. } => over(&[Effect::Unroute, Effect::Remove]),
+        Event::Deploy { .. }
+        | Event::Wake
+        | Event::Sleep { .. }
+        | Event::Off
+        | Event::Restart
+        | Event::Pin
+        | Event::Unpin
+        | Event::Extend { .. } => Err(Refusal::Destroyed),
+        Event::DeploySucceeded { .. }
+        | Event::DeployFailed { .. }
+        | Event::Woke { .. }
+        | Event::WakeFailed { .. }
+        | Event::Died { .. }
+        | Event::Used { .. }
+        | Event::Clock
+        | Event::SourceGone
+        | Event::Destroy
+        | Event::Found(_) => Ok(Answer::AlreadySo),
+    }
+}
+
+/// A step down the ladder that time brings about, the lowest last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rung {
+    Asleep,
+    DeepAsleep,
+    Off,
+    Destroyed,
+}
+
+/// The steps down that lie ahead of an environment if nobody uses it, and when. None while a deploy is under way.
+/// A clock that was set back only delays them.
+fn rungs(live: &Live, policy: &Policy) -> impl Iterator<Item = (Timestamp, Rung)> {
+    let quiet = live.deploying == Deploying::No;
+    let unused = |limit: Option<Duration>| limit.map(|limit| live.last_used.plus(limit));
+    // `extend` and `pin` let it sleep, which costs next to nothing, but keep it from going further.
+    let kept = |due: Option<Timestamp>| due.filter(|_| !live.pinned).map(|due| due.max(live.kept_until.unwrap_or(due)));
+
+    let asleep = unused(policy.idle).filter(|_| matches!(live.runs, Runs::Awake { .. }));
+    let deep = match live.runs {
+        Runs::Asleep { since, depth: Depth::Shallow, .. } => Some(since.plus(DEEP_AFTER)),
+        _ => None,
+    };
+    let off = kept(unused(policy.ttl)).filter(|_| matches!(live.runs, Runs::Awake { .. } | Runs::Asleep { .. }));
+    let destroyed = kept(unused(policy.expire)).filter(|_| !matches!(live.runs, Runs::Waking { .. }));
+
+    [(asleep, Rung::Asleep), (deep, Rung::DeepAsleep), (off, Rung::Off), (destroyed, Rung::Destroyed)]
+        .into_iter()
+        .filter_map(move |(due, rung)| due.filter(|_| quiet).map(|due| (due, rung)))
+}
+
+/// The next step down the ladder if nobody uses the environment, and when [`Event::Clock`] will bring it about.
+pub fn next_rung(state: &State, policy: &Policy) -> Option<(Timestamp, Rung)> {
+    match state {
+        State::Live(live) => rungs(live, policy).min(),
+        State::Destroyed { .. } => None,
+    }
+}
+
+/// Goes straight to the lowest rung that is due: what has been unused for weeks is not frozen first.
+fn clock(live: Live, now: Timestamp, policy: &Policy) -> Result<Answer, Refusal> {
+    match rungs(&live, policy).filter(|(due, _)| *due <= now).map(|(_, rung)| rung).max() {
+        None => Ok(Answer::AlreadySo),
+        Some(Rung::Asleep) => sleep(live, Depth::Shallow, now),
+        Some(Rung::DeepAsleep) => sleep(live, Depth::Deep, now),
+        Some(Rung::Off) => off(live, WhyOff::Unused, now),
+        Some(Rung::Destroyed) => destroy(live),
+    }
+}
+
+/// Nothing is under way any more: deploys that the daemon died in are abandoned (whoever pushed has lost the
+/// connection and knows), a wake is tried again. The edge has forgotten its routes.
+fn daemon_started(mut live: Live, rebooted: bool, now: Timestamp) -> Result<Answer, Refusal> {
+    let mut effects = Vec::new();
+    match live.runs {
+        Runs::None => {}
+        Runs::Awake { release, .. } | Runs::Asleep { release, .. } | Runs::Waking { release, .. } if rebooted => {
+            effects.push(Effect::Hold);
+            if live.pinned {
+                effects.push(Effect::Start { release });
+                live.runs = Runs::Waking { release, since: now };
+            } else {
+                live.runs = Runs::Off { release, since: now, why: WhyOff::Rebooted };
+            }
+        }
+        Runs::Awake { release, .. } => effects.push(Effect::Route { release }),
+        Runs::Asleep { .. } | Runs::Off { .. } => effects.push(Effect::Hold),
+        Runs::Waking { release, .. } => {
+            effects.extend([Effect::Hold, Effect::Start { release }]);
+            live.runs = Runs::Waking { release, since: now };
+        }
+    }
+    if let Deploying::Yes { release, newest } = live.deploying {
+        effects.push(Effect::AbandonDeploy { release });
+        effects.extend(newest.map(|release| Effect::AbandonDeploy { release }));
+        live.deploying = Deploying::No;
+    }
+    effects.push(Effect::Sweep { keep: live.runs.release() });
+    done(live, effects)
+}
+
+/// Compares what should be with what the engine has, and repairs the difference.
+fn reconcile(mut live: Live, found: Found, now: Timestamp) -> Result<Answer, Refusal> {
+    match (live.runs, found) {
+        (Runs::Awake { release, .. }, Found::Stopped | Found::Gone) => {
+            live.runs = Runs::Waking { release, since: now };
+            done(live, [Effect::Hold, Effect::Start { release }])
+        }
+        (Runs::Awake { release, .. }, Found::Frozen) => {
+            live.runs = Runs::Waking { release, since: now };
+            done(live, [Effect::Hold, Effect::Thaw { release }])
+        }
+        (Runs::Asleep { release, depth, .. }, Found::Running) => done(live, put_to_sleep(release, depth)),
+        (Runs::Asleep { release, .. }, Found::Stopped | Found::Gone) => {
+            live.runs = Runs::Off { release, since: now, why: WhyOff::Crashed };
+            done(live, [Effect::Hold])
+        }
+        (Runs::Off { release, .. }, Found::Running | Found::Frozen) => done(live, [Effect::Stop { release }]),
+        (Runs::Awake { .. }, Found::Running)
+        | (Runs::Asleep { .. }, Found::Frozen)
+        | (Runs::Off { .. }, Found::Stopped | Found::Gone)
+        // A wake under way ends with an event of its own.
+        | (Runs::None | Runs::Waking { .. }, _) => Ok(Answer::AlreadySo),
+    }
+}

@@ -1,0 +1,97 @@
+//! What can happen to an environment: requests, results of effects, and time.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::state::{Depth, Timestamp};
+use crate::name::ReleaseNumber;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Event {
+    /// A push, an `up`, a change of configuration, a rollback: each is a release with a new number, chosen by the
+    /// conductor, higher than any before it.
+    Deploy { release: ReleaseNumber },
+    /// The release is built, launched beside the old one and healthy, and not yet routed.
+    DeploySucceeded { release: ReleaseNumber },
+    /// The deploy has ended without a healthy release and has undone what it made. A cancelled one ends so too.
+    DeployFailed { release: ReleaseNumber },
+
+    /// A visit to its URL, or `flyloft wake`.
+    Wake,
+    /// A thaw or a start ended with an app that answers.
+    Woke { release: ReleaseNumber },
+    /// A thaw or a start was given up.
+    WakeFailed { release: ReleaseNumber },
+    /// `flyloft sleep [--deep]`, or room is needed for another.
+    Sleep { depth: Depth },
+    /// `flyloft off`.
+    Off,
+    /// `flyloft restart`.
+    Restart,
+    /// The container of this release ended by itself.
+    Died { release: ReleaseNumber },
+
+    /// Somebody used it at that time; told at the latest before [`Event::Clock`]. Use that goes on (a shell) is use now.
+    Used { at: Timestamp },
+    /// `flyloft pin`.
+    Pin,
+    /// `flyloft unpin`.
+    Unpin,
+    /// `flyloft extend`.
+    Extend { until: Timestamp },
+
+    /// Time has passed: the moment that [`next_rung`](super::next_rung) named may have come.
+    Clock,
+    /// The branch is deleted or the pull request closed, as the git host tells.
+    SourceGone,
+    /// `flyloft destroy`, or a push that deletes the branch.
+    Destroy,
+
+    /// The first event after a start of the daemon. `rebooted` when the machine has started since.
+    DaemonStarted { rebooted: bool },
+    /// What the engine has of the release that should run. At start and every minute.
+    Found(Found),
+}
+
+/// A container as the engine sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Found {
+    Gone,
+    Stopped,
+    Running,
+    Frozen,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Deploy { release } => write!(f, "deploy {release}"),
+            Event::DeploySucceeded { release } => write!(f, "deploy of {release} succeeded"),
+            Event::DeployFailed { release } => write!(f, "deploy of {release} failed"),
+            Event::Wake => f.write_str("wake"),
+            Event::Woke { release } => write!(f, "{release} woke"),
+            Event::WakeFailed { release } => write!(f, "{release} failed to wake"),
+            Event::Sleep { depth: Depth::Shallow } => f.write_str("sleep"),
+            Event::Sleep { depth: Depth::Deep } => f.write_str("sleep deep"),
+            Event::Off => f.write_str("off"),
+            Event::Restart => f.write_str("restart"),
+            Event::Died { release } => write!(f, "{release} died"),
+            Event::Used { .. } => f.write_str("used"),
+            Event::Pin => f.write_str("pin"),
+            Event::Unpin => f.write_str("unpin"),
+            Event::Extend { .. } => f.write_str("extend"),
+            Event::Clock => f.write_str("clock"),
+            Event::SourceGone => f.write_str("source gone"),
+            Event::Destroy => f.write_str("destroy"),
+            Event::DaemonStarted { rebooted: false } => f.write_str("daemon started"),
+            Event::DaemonStarted { rebooted: true } => f.write_str("daemon started after a reboot"),
+            Event::Found(Found::Gone) => f.write_str("found gone"),
+            Event::Found(Found::Stopped) => f.write_str("found stopped"),
+            Event::Found(Found::Running) => f.write_str("found running"),
+            Event::Found(Found::Frozen) => f.write_str("found frozen"),
+        }
+    }
+}

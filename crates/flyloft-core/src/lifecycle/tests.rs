@@ -1,0 +1,385 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const MINUTE: u64 = 60_000;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+fn v(number: u32) -> ReleaseNumber {
+    ReleaseNumber(number)
+}
+
+fn live(runs: Runs, deploying: Deploying) -> Live {
+    Live { runs, deploying, pinned: false, last_used: Timestamp(0), kept_until: None }
+}
+
+fn awake(release: u32) -> State {
+    State::Live(live(Runs::Awake { release: v(release), since: Timestamp(0) }, Deploying::No))
+}
+
+/// The state and effects after an event that must be done.
+fn done(state: &State, event: Event, at: u64) -> (State, Vec<Effect>) {
+    match step(state, &event, Timestamp(at), &Policy::default()) {
+        Ok(Answer::Done(state, effects)) => (state, effects),
+        other => panic!("{event} in {state}: {other:?}"),
+    }
+}
+
+fn follow(mut state: State, events: impl IntoIterator<Item = (u64, Event)>) -> State {
+    for (at, event) in events {
+        if let Ok(Answer::Done(next, _)) = step(&state, &event, Timestamp(at), &Policy::default()) {
+            state = next;
+        }
+    }
+    state
+}
+
+fn all_runs() -> Vec<Runs> {
+    let (release, since) = (v(1), Timestamp(0));
+    vec![
+        Runs::None,
+        Runs::Awake { release, since },
+        Runs::Asleep { release, since, depth: Depth::Shallow },
+        Runs::Asleep { release, since, depth: Depth::Deep },
+        Runs::Off { release, since, why: WhyOff::Asked },
+        Runs::Waking { release, since },
+    ]
+}
+
+fn all_states() -> Vec<State> {
+    let deploying = [
+        Deploying::No,
+        Deploying::Yes { release: v(2), newest: None },
+        Deploying::Yes { release: v(2), newest: Some(v(3)) },
+    ];
+    let mut states: Vec<State> =
+        all_runs().into_iter().flat_map(|runs| deploying.map(|deploying| State::Live(live(runs, deploying)))).collect();
+    let runs = Runs::Awake { release: v(1), since: Timestamp(0) };
+    states.push(State::Live(Live { pinned: true, ..live(runs, Deploying::No) }));
+    states.push(State::Destroyed { ending: None });
+    states.push(State::Destroyed { ending: Some(v(2)) });
+    states
+}
+
+/// Every event once, with the time at which it comes and what the table calls it.
+fn all_events() -> Vec<(String, u64, Event)> {
+    let at_a_minute = [
+        Event::Deploy { release: v(4) },
+        Event::DeploySucceeded { release: v(2) },
+        Event::DeployFailed { release: v(2) },
+        Event::Wake,
+        Event::Woke { release: v(1) },
+        Event::WakeFailed { release: v(1) },
+        Event::Sleep { depth: Depth::Shallow },
+        Event::Sleep { depth: Depth::Deep },
+        Event::Off,
+        Event::Restart,
+        Event::Died { release: v(1) },
+        Event::Used { at: Timestamp(MINUTE) },
+        Event::Pin,
+        Event::Unpin,
+        Event::Extend { until: Timestamp(DAY) },
+        Event::SourceGone,
+        Event::Destroy,
+        Event::DaemonStarted { rebooted: false },
+        Event::DaemonStarted { rebooted: true },
+        Event::Found(Found::Gone),
+        Event::Found(Found::Stopped),
+        Event::Found(Found::Running),
+        Event::Found(Found::Frozen),
+    ];
+    let mut events: Vec<_> = at_a_minute.into_iter().map(|event| (event.to_string(), MINUTE, event)).collect();
+    let clocks = [("1 min", MINUTE), ("15 min", 15 * MINUTE), ("1 h", HOUR), ("4 h", 4 * HOUR), ("14 days", 14 * DAY)];
+    events.extend(clocks.map(|(after, at)| (format!("clock, {after} unused"), at, Event::Clock)));
+    events
+}
+
+#[test]
+fn every_state_answers_every_event_as_the_table_says() {
+    let mut table = String::new();
+    for state in all_states() {
+        table += &format!("{state}\n");
+        for (name, at, event) in all_events() {
+            let answer = match step(&state, &event, Timestamp(at), &Policy::default()) {
+                Err(refusal) => format!("refused: {refusal}"),
+                Ok(Answer::AlreadySo) => "already so".to_owned(),
+                Ok(Answer::Done(next, effects)) => {
+                    let effects: Vec<String> = effects.iter().map(Effect::to_string).collect();
+                    format!("{next} [{}]", effects.join("; "))
+                }
+            };
+            table += &format!("    {name:<30}→ {answer}\n");
+        }
+        table.push('\n');
+    }
+    insta::assert_snapshot!("table", table);
+}
+
+#[test]
+fn the_stored_form_is_fixed() {
+    let states: Vec<String> = all_states().iter().map(|state| serde_json::to_string(state).unwrap()).collect();
+    insta::assert_snapshot!("stored_form", states.join("\n"));
+}
+
+#[test]
+fn the_first_deploy_that_fails_leaves_nothing_running() {
+    let state = State::new(Timestamp(0));
+    let (state, _) = done(&state, Event::Deploy { release: v(1) }, 1);
+    let (state, effects) = done(&state, Event::DeployFailed { release: v(1) }, 2);
+    assert_eq!(state.to_string(), "none");
+    assert_eq!(effects, []);
+}
+
+#[test]
+fn of_three_pushes_during_a_deploy_only_the_newest_starts_and_only_when_the_first_has_ended() {
+    let (state, effects) = done(&awake(1), Event::Deploy { release: v(2) }, 1);
+    assert_eq!(effects, [Effect::StartDeploy { release: v(2) }]);
+    let (state, effects) = done(&state, Event::Deploy { release: v(3) }, 2);
+    assert_eq!(effects, [Effect::CancelDeploy { release: v(2), cause: Cause::Superseded { by: v(3) } }]);
+    let (state, effects) = done(&state, Event::Deploy { release: v(4) }, 3);
+    assert_eq!(effects, [Effect::SkipDeploy { release: v(3), cause: Cause::Superseded { by: v(4) } }]);
+    let (state, effects) = done(&state, Event::DeployFailed { release: v(2) }, 4);
+    assert_eq!(effects, [Effect::StartDeploy { release: v(4) }]);
+    assert_eq!(state.to_string(), "awake v1, deploying v4");
+}
+
+#[test]
+fn a_destroy_during_a_deploy_removes_nothing_before_the_deploy_has_ended() {
+    let (state, _) = done(&awake(1), Event::Deploy { release: v(2) }, 1);
+    let (state, effects) = done(&state, Event::Destroy, 2);
+    assert!(!effects.contains(&Effect::Remove));
+    let (state, effects) = done(&state, Event::DeployFailed { release: v(2) }, 3);
+    assert_eq!((state, effects), (State::Destroyed { ending: None }, vec![Effect::Remove]));
+}
+
+#[test]
+fn an_environment_that_crashes_at_once_is_not_started_for_ever() {
+    let (state, effects) = done(&awake(1), Event::Died { release: v(1) }, 2 * MINUTE);
+    assert!(effects.contains(&Effect::Start { release: v(1) }));
+    let (state, _) = done(&state, Event::Woke { release: v(1) }, 2 * MINUTE + 300);
+    let (state, effects) = done(&state, Event::Died { release: v(1) }, 2 * MINUTE + 900);
+    assert_eq!(state.to_string(), "off v1 (crashed)");
+    assert_eq!(effects, [Effect::Hold]);
+}
+
+#[test]
+fn a_clock_that_is_set_back_a_day_takes_nothing_down() {
+    let (state, _) = done(&awake(1), Event::Used { at: Timestamp(2 * DAY) }, 2 * DAY);
+    let answer = step(&state, &Event::Clock, Timestamp(DAY), &Policy::default());
+    assert_eq!(answer, Ok(Answer::AlreadySo));
+}
+
+#[test]
+fn an_extended_environment_sleeps_but_is_not_turned_off_before_its_time() {
+    let (state, _) = done(&awake(1), Event::Extend { until: Timestamp(30 * DAY) }, 0);
+    let (state, _) = done(&state, Event::Clock, 20 * DAY);
+    assert_eq!(state.to_string(), "asleep v1");
+    let (state, _) = done(&state, Event::Clock, 30 * DAY);
+    assert!(matches!(state, State::Destroyed { .. }));
+}
+
+#[test]
+fn the_next_rung_is_when_the_clock_brings_it_about() {
+    let mut state = awake(1);
+    let mut ladder = Vec::new();
+    while let Some((due, rung)) = next_rung(&state, &Policy::default()) {
+        let early = step(&state, &Event::Clock, Timestamp(due.0 - 1), &Policy::default());
+        assert_eq!(early, Ok(Answer::AlreadySo), "before {rung:?}");
+        (state, _) = done(&state, Event::Clock, due.0);
+        ladder.push(format!("{} min: {state}", due.0 / MINUTE));
+    }
+    assert_eq!(ladder, ["15 min: asleep v1", "75 min: deep asleep v1", "240 min: off v1", "20160 min: destroyed"]);
+}
+
+#[test]
+fn without_limits_nothing_ever_steps_down() {
+    let never = Policy { idle: None, ttl: None, expire: None };
+    assert_eq!(next_rung(&awake(1), &never), None);
+    assert_eq!(step(&awake(1), &Event::Clock, Timestamp(u64::MAX), &never), Ok(Answer::AlreadySo));
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let release = (1..8u32).prop_map(v);
+    let found = prop::sample::select(vec![Found::Gone, Found::Stopped, Found::Running, Found::Frozen]);
+    prop_oneof![
+        4 => release.clone().prop_map(|release| Event::Deploy { release }),
+        3 => release.clone().prop_map(|release| Event::DeploySucceeded { release }),
+        3 => release.clone().prop_map(|release| Event::DeployFailed { release }),
+        2 => release.clone().prop_map(|release| Event::Woke { release }),
+        1 => release.clone().prop_map(|release| Event::WakeFailed { release }),
+        1 => release.prop_map(|release| Event::Died { release }),
+        2 => Just(Event::Wake),
+        1 => prop::sample::select(vec![Depth::Shallow, Depth::Deep]).prop_map(|depth| Event::Sleep { depth }),
+        1 => prop::sample::select(vec![Event::Off, Event::Restart, Event::Pin, Event::Unpin]),
+        1 => (0..20 * DAY).prop_map(|at| Event::Used { at: Timestamp(at) }),
+        1 => (0..20 * DAY).prop_map(|until| Event::Extend { until: Timestamp(until) }),
+        3 => Just(Event::Clock),
+        1 => any::<bool>().prop_map(|rebooted| Event::DaemonStarted { rebooted }),
+        2 => found.prop_map(Event::Found),
+    ]
+}
+
+/// Sequences in which most environments live long; the machine's clock moves both ways.
+fn any_history() -> impl Strategy<Value = Vec<(u64, Event)>> {
+    let event = prop_oneof![
+        60 => any_event(),
+        1 => prop::sample::select(vec![Event::Destroy, Event::SourceGone]),
+    ];
+    prop::collection::vec((0..6 * HOUR, event), 0..60).prop_map(|events| {
+        let mut now = 10 * DAY;
+        let hop = |(after, event): (u64, Event)| {
+            now = (now + after).saturating_sub(HOUR);
+            (now, event)
+        };
+        events.into_iter().map(hop).collect()
+    })
+}
+
+/// The world as the effects leave it: which deploy runs, where the edge sends requests, which containers there are.
+#[derive(Default)]
+struct World {
+    deploy: Option<ReleaseNumber>,
+    route: Option<ReleaseNumber>,
+    containers: Vec<ReleaseNumber>,
+    removed: bool,
+}
+
+impl World {
+    /// A deploy that ended, or a container that the daemon's death left behind.
+    fn sees(&mut self, event: &Event) {
+        match *event {
+            Event::DeploySucceeded { release } if self.deploy == Some(release) => {
+                self.deploy = None;
+                self.containers.push(release);
+            }
+            Event::DeployFailed { release } if self.deploy == Some(release) => self.deploy = None,
+            Event::DaemonStarted { .. } => (self.deploy, self.route) = (None, None),
+            _ => {}
+        }
+    }
+
+    fn does(&mut self, effect: &Effect) {
+        assert!(!self.removed || matches!(effect, Effect::Unroute | Effect::Remove), "{effect} after the end");
+        match *effect {
+            Effect::StartDeploy { release } => {
+                assert_eq!(self.deploy, None, "two deploys at once");
+                self.deploy = Some(release);
+            }
+            Effect::CancelDeploy { release, .. } => assert_eq!(self.deploy, Some(release)),
+            Effect::Route { release } => {
+                assert!(self.containers.contains(&release), "a route to {release}, which is not there");
+                self.route = Some(release);
+            }
+            Effect::Hold | Effect::Unroute => self.route = None,
+            Effect::Freeze { release } | Effect::Stop { release } => {
+                assert_ne!(self.route, Some(release), "requests go to what is frozen or stopped");
+            }
+            Effect::Retire { release } => {
+                assert_ne!(self.route, Some(release), "requests go to what is retired");
+                self.containers.retain(|container| *container != release);
+            }
+            Effect::Sweep { keep } => self.containers.retain(|container| Some(*container) == keep),
+            Effect::Remove => {
+                assert_eq!(self.deploy, None, "removed while a deploy still makes things");
+                self.containers.clear();
+                self.removed = true;
+            }
+            Effect::SkipDeploy { .. }
+            | Effect::AbandonDeploy { .. }
+            | Effect::Offload { .. }
+            | Effect::Thaw { .. }
+            | Effect::Start { .. }
+            | Effect::Farewell { .. } => {}
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_world_that_the_effects_make_is_always_sound(history in any_history()) {
+        let mut state = State::new(Timestamp(0));
+        let mut world = World::default();
+        for (at, event) in history {
+            world.sees(&event);
+            if let Ok(Answer::Done(next, effects)) = step(&state, &event, Timestamp(at), &Policy::default()) {
+                effects.iter().for_each(|effect| world.does(effect));
+                state = next;
+            }
+            match &state {
+                State::Live(live) => {
+                    prop_assert_eq!(world.deploy, live.deploying.release());
+                    prop_assert_eq!(Vec::from_iter(live.runs.release()), world.containers.clone());
+                    let routed = match live.runs { Runs::Awake { release, .. } => Some(release), _ => None };
+                    prop_assert_eq!(world.route, routed, "what is awake has the route, and nothing else");
+                }
+                State::Destroyed { ending } => {
+                    prop_assert_eq!(world.deploy, *ending);
+                    prop_assert_eq!(world.removed, ending.is_none());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_failed_deploy_changes_nothing_but_the_second_axis(history in any_history(), release in 1..8u32) {
+        let state = follow(State::new(Timestamp(0)), history);
+        let failed = Event::DeployFailed { release: v(release) };
+        if let (State::Live(before), Ok(Answer::Done(State::Live(after), _))) =
+            (&state, step(&state, &failed, Timestamp(20 * DAY), &Policy::default()))
+        {
+            prop_assert_eq!(Live { deploying: before.deploying, ..after }, before.clone());
+        }
+    }
+
+    #[test]
+    fn the_newest_push_wins(history in any_history(), pushes in 1..5u32) {
+        let state = follow(State::new(Timestamp(0)), history);
+        prop_assume!(matches!(state, State::Live(_)));
+        let now = 20 * DAY;
+        let newest = 10 + pushes;
+        let state = follow(state, (10..=newest).map(|number| (now, Event::Deploy { release: v(number) })));
+        let ends = (1..=newest).map(|number| (now, Event::DeployFailed { release: v(number) }));
+        let ended_but_last = follow(state, ends.filter(|(_, event)| *event != Event::DeployFailed { release: v(newest) }));
+        let State::Live(live) = ended_but_last else { panic!("destroyed by a push") };
+        prop_assert_eq!(live.deploying, Deploying::Yes { release: v(newest), newest: None });
+    }
+
+    #[test]
+    fn destroyed_is_final(before in any_history(), after in any_history()) {
+        let state = follow(follow(State::new(Timestamp(0)), before), [(20 * DAY, Event::Destroy)]);
+        let is_destroyed = matches!(follow(state, after), State::Destroyed { .. });
+        prop_assert!(is_destroyed);
+    }
+
+    #[test]
+    fn time_never_destroys_what_is_pinned(history in any_history()) {
+        let mild = |event: &Event| !matches!(event, Event::Destroy | Event::Unpin);
+        let pinned = follow(State::new(Timestamp(0)), [(1, Event::Pin)]);
+        let state = follow(pinned, history.into_iter().filter(|(_, event)| mild(event)));
+        let much_later = follow(state, [(u64::MAX, Event::SourceGone), (u64::MAX, Event::Clock)]);
+        let lives_on = matches!(much_later, State::Live(Live { pinned: true, .. }));
+        prop_assert!(lives_on);
+    }
+
+    #[test]
+    fn a_replay_gives_the_same_state_even_when_every_state_goes_through_the_store(history in any_history()) {
+        let state = follow(State::new(Timestamp(0)), history.clone());
+        let mut stored = serde_json::to_string(&State::new(Timestamp(0))).unwrap();
+        for event in history {
+            let state: State = serde_json::from_str(&stored).unwrap();
+            stored = serde_json::to_string(&follow(state, [event])).unwrap();
+        }
+        prop_assert_eq!(serde_json::from_str::<State>(&stored).unwrap(), state);
+    }
+
+    #[test]
+    fn a_daemon_that_dies_and_starts_is_deploying_nothing(history in any_history()) {
+        let state = follow(State::new(Timestamp(0)), history);
+        let state = follow(state, [(20 * DAY, Event::DaemonStarted { rebooted: false })]);
+        match state {
+            State::Live(live) => prop_assert_eq!(live.deploying, Deploying::No),
+            State::Destroyed { ending } => prop_assert_eq!(ending, None),
+        }
+    }
+}
