@@ -1,3 +1,5 @@
+//! What the configuration promises to whoever writes the file.
+
 use std::collections::BTreeSet;
 use std::path::Path;
 
