@@ -55,6 +55,10 @@ fn length(file: &Source) -> Option<Problem> {
 }
 
 fn opening(file: &Source) -> Option<Problem> {
+    // Tests beside a module are about that module.
+    if file.path.ends_with("/tests.rs") {
+        return None;
+    }
     let says = file.text.lines().find(|line| !line.trim().is_empty()).is_some_and(|line| line.starts_with("//!"));
     (!says).then(|| whole(file, Severity::Error, "it must open with `//!` and what it is for".to_owned()))
 }
