@@ -1,0 +1,193 @@
+//! `init exec`: a command in a running container, for shells, one-off commands and build steps.
+//!
+//! ```text
+//!   lxc-attach ── init exec (root in the container) ── the command (the app's user, its own process group)
+//! ```
+//!
+//! The one in the middle reports 128 + the signal's number, and ends the command's whole group when `lxc-attach` dies:
+//! that is how the engine takes back a command whose caller has gone.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{ErrorKind, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg, sigprocmask};
+use nix::unistd::Pid;
+
+use crate::child::{self, Group, Identity};
+use crate::reap;
+use crate::spec::Spec;
+use crate::{Env, SPEC};
+
+/// As shells have it.
+const NOT_EXECUTABLE: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
+/// How long a command has between the hang-up and its end.
+const PARTING: Duration = Duration::from_millis(200);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Request {
+    root: bool,
+    dir: Option<PathBuf>,
+    argv: Vec<OsString>,
+}
+
+pub fn run(args: Vec<OsString>) -> ExitCode {
+    let Some(request) = parse(args) else {
+        eprintln!("usage: init exec [--root] [--dir DIR] -- COMMAND [ARGUMENT]…");
+        return ExitCode::from(2);
+    };
+    let spec = match Spec::read(SPEC.as_ref()) {
+        Ok(spec) => spec,
+        Err(error) => return refuse(NOT_EXECUTABLE, &error.to_string()),
+    };
+    match start(&request, &spec) {
+        Ok(pid) => follow(pid),
+        Err(code) => code,
+    }
+}
+
+fn parse(args: Vec<OsString>) -> Option<Request> {
+    let mut request = Request { root: false, dir: None, argv: Vec::new() };
+    let mut args = args.into_iter();
+    loop {
+        let arg = args.next()?;
+        match arg.to_str() {
+            Some("--root") => request.root = true,
+            Some("--dir") => request.dir = Some(args.next()?.into()),
+            Some("--") => break,
+            _ => return None,
+        }
+    }
+    request.argv = args.collect();
+    (!request.argv.is_empty()).then_some(request)
+}
+
+fn start(request: &Request, spec: &Spec) -> Result<Pid, ExitCode> {
+    let dir = request.dir.as_deref().unwrap_or(if request.root { Path::new("/") } else { &spec.dir });
+    let who = if request.root { Identity { uid: 0, gid: 0 } } else { Identity { uid: spec.uid, gid: spec.gid } };
+    let group = if std::io::stdin().is_terminal() { Group::Foreground } else { Group::Session };
+    if group == Group::Foreground {
+        // So that what opens the terminal by name, as tmux does, may.
+        let _ = nix::unistd::fchown(std::io::stdin(), Some(who.uid.into()), None);
+    }
+    if let Err(error) = std::fs::metadata(dir) {
+        return Err(refuse(NOT_EXECUTABLE, &format!("failed to enter `{}`: {error}", dir.display())));
+    }
+    watch();
+    let env = spec.command_env(std::env::vars_os().collect(), request.root);
+    let mut command = child::command(&request.argv[0], searched(env), dir, who, group, true);
+    command.args(&request.argv[1..]);
+    match command.spawn() {
+        Ok(child) => Ok(Pid::from_raw(child.id() as i32)),
+        Err(error) => Err(explain(&request.argv[0], &error)),
+    }
+}
+
+/// An empty `PATH` would have commands looked for in the app's directory.
+fn searched(mut env: Env) -> Env {
+    if env.get(OsStr::new("PATH")).is_some_and(|path| path.is_empty()) {
+        env.remove(OsStr::new("PATH"));
+    }
+    env
+}
+
+fn explain(program: &OsStr, error: &std::io::Error) -> ExitCode {
+    let program = program.to_string_lossy();
+    match error.kind() {
+        ErrorKind::NotFound => refuse(NOT_FOUND, &format!("`{program}` was not found")),
+        ErrorKind::PermissionDenied => refuse(NOT_EXECUTABLE, &format!("`{program}` may not be executed")),
+        _ => refuse(NOT_EXECUTABLE, &format!("failed to start `{program}`: {error}")),
+    }
+}
+
+fn refuse(code: u8, text: &str) -> ExitCode {
+    eprintln!("flyloft: {text}");
+    ExitCode::from(code)
+}
+
+/// The signals that this process waits for instead of dying of them; what it starts does not inherit that.
+fn awaited() -> SigSet {
+    [Signal::SIGCHLD, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM].into_iter().collect()
+}
+
+/// From here on nothing is missed: neither the command's end nor that of `lxc-attach`.
+fn watch() {
+    let _ = sigprocmask(SigmaskHow::SIG_BLOCK, Some(&awaited()), None);
+    let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGTERM);
+}
+
+/// Waits for the command, whose exit code becomes our own.
+fn follow(command: Pid) -> ExitCode {
+    release_streams();
+    loop {
+        match awaited().wait() {
+            Ok(Signal::SIGCHLD) => {
+                while let Some((pid, ending)) = reap::ended() {
+                    let is_command = pid == command.as_raw();
+                    if is_command {
+                        // Or whoever reads its output would wait for what it left in the background.
+                        let _ = killpg(command, Signal::SIGKILL);
+                    }
+                    reap::reap(pid);
+                    if is_command {
+                        return ExitCode::from(ending.code());
+                    }
+                }
+                // It was stopped from the keyboard, and there is no shell to go back to.
+                let _ = killpg(command, Signal::SIGCONT);
+            }
+            Ok(signal @ (Signal::SIGTERM | Signal::SIGHUP)) => return part(command, signal),
+            // From the keyboard, and meant for the command, which gets them itself.
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return part(command, Signal::SIGTERM),
+        }
+    }
+}
+
+/// The caller has gone: a hang-up, as a terminal's end would be, and then the end.
+fn part(command: Pid, signal: Signal) -> ExitCode {
+    let _ = killpg(command, Signal::SIGHUP);
+    let _ = killpg(command, Signal::SIGCONT);
+    std::thread::sleep(PARTING);
+    let _ = killpg(command, Signal::SIGKILL);
+    ExitCode::from(128 + signal as u8)
+}
+
+/// The command's streams end when the command closes them, and not with us.
+fn release_streams() {
+    let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") else { return };
+    if !std::io::stdin().is_terminal() {
+        let _ = nix::unistd::dup2_stdin(&null);
+    }
+    let _ = nix::unistd::dup2_stdout(&null);
+    let _ = nix::unistd::dup2_stderr(&null);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(args: &[&str]) -> Option<Request> {
+        parse(args.iter().map(Into::into).collect())
+    }
+
+    #[test]
+    fn what_follows_the_dashes_is_the_command_whatever_it_looks_like() {
+        let request = parsed(&["--root", "--dir", "/srv", "--", "--root", "--"]).unwrap();
+        assert!(request.root);
+        assert_eq!(request.dir.as_deref(), Some(Path::new("/srv")));
+        assert_eq!(request.argv, ["--root", "--"]);
+    }
+
+    #[test]
+    fn a_request_without_a_command_is_refused() {
+        for args in [&[][..], &["--"], &["ls"], &["--dir"], &["--dir", "/", "ls"], &["--uid", "0", "--", "ls"]] {
+            assert_eq!(parsed(args), None, "{args:?}");
+        }
+    }
+}
