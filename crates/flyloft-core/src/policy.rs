@@ -1,8 +1,21 @@
 //! Policy: how long an environment may idle, and how much of the machine it may take.
+//!
+//! [`Policy`] and [`Limits`] are what holds for one environment. [`Settings`] are what somebody has written down, in the
+//! configuration (`[defaults]`), in `app.json` (`"flyloft"`), or by hand (`flyloft set app/env idle=5m`); what is not
+//! written is left to the level below. The levels, the lowest first: what is built in, server, `app.json`, app,
+//! environment.
+
+mod settings;
+mod size;
+mod span;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use settings::{Key, SettingError, Settings};
+pub use size::{Size, SizeError};
+pub use span::{Span, SpanError};
 
 /// What one container may take. Every field is a hard bound.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

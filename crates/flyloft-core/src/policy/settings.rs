@@ -1,0 +1,457 @@
+//! Settings: what somebody has written down about policy and limits, at one level.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use thiserror::Error;
+
+use super::{Limits, Policy, Size, SizeError, Span, SpanError};
+
+/// The name of a setting, the same in the configuration, in `app.json` and on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Key {
+    Idle,
+    Ttl,
+    Expire,
+    Memory,
+    Swap,
+    Pids,
+    CpuWeight,
+    Disk,
+    Inodes,
+}
+
+/// What is set at one level. `None` leaves it to the level below.
+///
+/// As TOML or JSON it is a table of [`Key`]s whose values are strings, or integers where they are plain numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    pub idle: Option<Span>,
+    pub ttl: Option<Span>,
+    pub expire: Option<Span>,
+    pub memory: Option<Size>,
+    pub swap: Option<Size>,
+    pub pids: Option<u32>,
+    pub cpu_weight: Option<u32>,
+    pub disk: Option<Size>,
+    pub inodes: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SettingError {
+    #[error("there is no setting `{0}`; there are {all}", all = Key::list())]
+    NoSuchKey(String),
+    #[error("`{0}` is not of the form KEY=VALUE")]
+    NotAnAssignment(String),
+    #[error("`{key}`: {source}")]
+    Span { key: Key, source: SpanError },
+    #[error("`{key}`: {source}")]
+    Size { key: Key, source: SizeError },
+    #[error("`{key}`: `{value}` is not a whole number from {min} to {max}")]
+    Number { key: Key, value: String, min: u64, max: u64 },
+    #[error("`{key}`: `{value}` is too little, {min} is the least")]
+    TooLittle { key: Key, value: String, min: String },
+}
+
+impl Key {
+    pub const ALL: [Key; 9] =
+        [Key::Idle, Key::Ttl, Key::Expire, Key::Memory, Key::Swap, Key::Pids, Key::CpuWeight, Key::Disk, Key::Inodes];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Key::Idle => "idle",
+            Key::Ttl => "ttl",
+            Key::Expire => "expire",
+            Key::Memory => "memory",
+            Key::Swap => "swap",
+            Key::Pids => "pids",
+            Key::CpuWeight => "cpu_weight",
+            Key::Disk => "disk",
+            Key::Inodes => "inodes",
+        }
+    }
+
+    pub fn parse(name: &str) -> Result<Self, SettingError> {
+        Self::ALL.into_iter().find(|key| key.as_str() == name).ok_or_else(|| SettingError::NoSuchKey(name.to_owned()))
+    }
+
+    fn list() -> String {
+        Self::ALL.map(|key| format!("`{key}`")).join(", ")
+    }
+}
+
+impl Settings {
+    pub fn set(&mut self, key: Key, value: &str) -> Result<(), SettingError> {
+        match key {
+            Key::Idle => self.idle = Some(span(key, value)?),
+            Key::Ttl => self.ttl = Some(span(key, value)?),
+            Key::Expire => self.expire = Some(span(key, value)?),
+            // The least with which an interpreter still starts, so that `memory=512` is not taken for 512 bytes.
+            Key::Memory => self.memory = Some(size(key, value, Size(16 << 20))?),
+            Key::Swap => self.swap = Some(size(key, value, Size(0))?),
+            Key::Pids => self.pids = Some(number(key, value, 8, 1 << 22)? as u32),
+            // The range of cgroup v2's `cpu.weight`, see the kernel's cgroup-v2.rst.
+            Key::CpuWeight => self.cpu_weight = Some(number(key, value, 1, 10_000)? as u32),
+            Key::Disk => self.disk = Some(size(key, value, Size(1 << 20))?),
+            Key::Inodes => self.inodes = Some(number(key, value, 100, 1 << 32)?),
+        }
+        Ok(())
+    }
+
+    pub fn unset(&mut self, key: Key) {
+        match key {
+            Key::Idle => self.idle = None,
+            Key::Ttl => self.ttl = None,
+            Key::Expire => self.expire = None,
+            Key::Memory => self.memory = None,
+            Key::Swap => self.swap = None,
+            Key::Pids => self.pids = None,
+            Key::CpuWeight => self.cpu_weight = None,
+            Key::Disk => self.disk = None,
+            Key::Inodes => self.inodes = None,
+        }
+    }
+
+    /// The value as people write it.
+    pub fn get(&self, key: Key) -> Option<String> {
+        match key {
+            Key::Idle => self.idle.map(|value| value.to_string()),
+            Key::Ttl => self.ttl.map(|value| value.to_string()),
+            Key::Expire => self.expire.map(|value| value.to_string()),
+            Key::Memory => self.memory.map(|value| value.to_string()),
+            Key::Swap => self.swap.map(|value| value.to_string()),
+            Key::Pids => self.pids.map(|value| value.to_string()),
+            Key::CpuWeight => self.cpu_weight.map(|value| value.to_string()),
+            Key::Disk => self.disk.map(|value| value.to_string()),
+            Key::Inodes => self.inodes.map(|value| value.to_string()),
+        }
+    }
+
+    /// Takes `idle=5m`; `idle=` gives the setting back to the level below.
+    pub fn assign(&mut self, assignment: &str) -> Result<(), SettingError> {
+        let (key, value) =
+            assignment.split_once('=').ok_or_else(|| SettingError::NotAnAssignment(assignment.to_owned()))?;
+        match (Key::parse(key)?, value) {
+            (key, "") => self.unset(key),
+            (key, value) => self.set(key, value)?,
+        }
+        Ok(())
+    }
+
+    /// These settings, and where they say nothing, those of the level below.
+    pub fn over(self, below: &Settings) -> Settings {
+        Settings {
+            idle: self.idle.or(below.idle),
+            ttl: self.ttl.or(below.ttl),
+            expire: self.expire.or(below.expire),
+            memory: self.memory.or(below.memory),
+            swap: self.swap.or(below.swap),
+            pids: self.pids.or(below.pids),
+            cpu_weight: self.cpu_weight.or(below.cpu_weight),
+            disk: self.disk.or(below.disk),
+            inodes: self.inodes.or(below.inodes),
+        }
+    }
+
+    /// These settings where they ask for no more than `policy` and `limits` give. Whoever may push may ask for less
+    /// in `app.json`; more is given by who runs the server.
+    pub fn within(self, policy: &Policy, limits: &Limits) -> Settings {
+        let span = |asked: Option<Span>, most: Option<std::time::Duration>| {
+            asked.map(|asked| match (asked.0, most) {
+                (Some(asked), Some(most)) => Span(Some(asked.min(most))),
+                (asked, most) => Span(asked.or(most)),
+            })
+        };
+        Settings {
+            idle: span(self.idle, policy.idle),
+            ttl: span(self.ttl, policy.ttl),
+            expire: span(self.expire, policy.expire),
+            memory: self.memory.map(|asked| asked.min(Size(limits.memory))),
+            swap: self.swap.map(|asked| asked.min(Size(limits.swap))),
+            pids: self.pids.map(|asked| asked.min(limits.pids)),
+            cpu_weight: self.cpu_weight.map(|asked| asked.min(limits.cpu_weight)),
+            disk: self.disk.map(|asked| asked.min(Size(limits.disk))),
+            inodes: self.inodes.map(|asked| asked.min(limits.inodes)),
+        }
+    }
+
+    /// What holds if there is nothing below but what is built in.
+    pub fn policy(&self) -> Policy {
+        let built_in = Policy::default();
+        Policy {
+            idle: self.idle.map_or(built_in.idle, |span| span.0),
+            ttl: self.ttl.map_or(built_in.ttl, |span| span.0),
+            expire: self.expire.map_or(built_in.expire, |span| span.0),
+        }
+    }
+
+    /// See [`Settings::policy`].
+    pub fn limits(&self) -> Limits {
+        let built_in = Limits::default();
+        Limits {
+            memory: self.memory.map_or(built_in.memory, |size| size.0),
+            swap: self.swap.map_or(built_in.swap, |size| size.0),
+            pids: self.pids.unwrap_or(built_in.pids),
+            cpu_weight: self.cpu_weight.unwrap_or(built_in.cpu_weight),
+            disk: self.disk.map_or(built_in.disk, |size| size.0),
+            inodes: self.inodes.unwrap_or(built_in.inodes),
+        }
+    }
+}
+
+fn span(key: Key, value: &str) -> Result<Span, SettingError> {
+    match Span::parse(value).map_err(|source| SettingError::Span { key, source })? {
+        Span(Some(span)) if span.is_zero() => {
+            Err(SettingError::TooLittle { key, value: value.to_owned(), min: "1s".to_owned() })
+        }
+        span => Ok(span),
+    }
+}
+
+fn size(key: Key, value: &str, min: Size) -> Result<Size, SettingError> {
+    match Size::parse(value).map_err(|source| SettingError::Size { key, source })? {
+        size if size < min => Err(SettingError::TooLittle { key, value: value.to_owned(), min: min.to_string() }),
+        size => Ok(size),
+    }
+}
+
+fn number(key: Key, value: &str, min: u64, max: u64) -> Result<u64, SettingError> {
+    match value.parse() {
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        _ => Err(SettingError::Number { key, value: value.to_owned(), min, max }),
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Key {
+    type Err = SettingError;
+    fn from_str(name: &str) -> Result<Self, SettingError> {
+        Self::parse(name)
+    }
+}
+
+/// `idle=5m ttl=never`.
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let set = Key::ALL.into_iter().filter_map(|key| Some((key, self.get(key)?)));
+        for (index, (key, value)) in set.enumerate() {
+            write!(f, "{}{key}={value}", if index == 0 { "" } else { " " })?;
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Settings {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for key in Key::ALL {
+            if let Some(value) = self.get(key) {
+                map.serialize_entry(key.as_str(), &value)?;
+            }
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Settings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Table)
+    }
+}
+
+struct Table;
+
+impl<'de> Visitor<'de> for Table {
+    type Value = Settings;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a table of settings")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Settings, A::Error> {
+        let mut settings = Settings::default();
+        while let Some(key) = map.next_key::<Key>()? {
+            if settings.get(key).is_some() {
+                return Err(de::Error::custom(format_args!("`{key}` is set twice")));
+            }
+            map.next_value_seed(Entry { key, settings: &mut settings })?;
+        }
+        Ok(settings)
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Key::parse(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+/// The value of `key`: a string, or an integer. It is set while it is read, so that an error points at it.
+struct Entry<'a> {
+    key: Key,
+    settings: &'a mut Settings,
+}
+
+impl<'de> DeserializeSeed<'de> for Entry<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl Visitor<'_> for Entry<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or a whole number")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
+        self.settings.set(self.key, text).map_err(E::custom)
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<(), E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<(), E> {
+        self.visit_str(&number.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn settings(assignments: &[&str]) -> Settings {
+        let mut settings = Settings::default();
+        assignments.iter().for_each(|assignment| settings.assign(assignment).unwrap());
+        settings
+    }
+
+    #[track_caller]
+    fn refuse(assignment: &str, error: &str) {
+        assert_eq!(Settings::default().assign(assignment).unwrap_err().to_string(), error);
+    }
+
+    #[test]
+    fn without_any_setting_the_built_in_policy_and_limits_hold() {
+        assert_eq!(Settings::default().policy(), Policy::default());
+        assert_eq!(Settings::default().limits(), Limits::default());
+    }
+
+    #[test]
+    fn an_environment_overrides_its_app_and_an_app_the_server() {
+        let server = settings(&["idle=10m", "ttl=1h", "expire=7d"]);
+        let app = settings(&["ttl=2h", "expire=8d"]);
+        let env = settings(&["expire=never"]);
+        let merged = env.over(&app).over(&server);
+        assert_eq!(merged.to_string(), "idle=10m ttl=2h expire=never");
+    }
+
+    #[test]
+    fn an_empty_value_gives_a_setting_back_to_the_level_below() {
+        let mut env = settings(&["idle=1m", "memory=2G"]);
+        env.assign("idle=").unwrap();
+        assert_eq!(env.to_string(), "memory=2GiB");
+    }
+
+    #[test]
+    fn a_repository_may_ask_for_less_than_the_server_gives_but_not_for_more() {
+        let asked = settings(&["idle=never", "ttl=1h", "memory=1T", "pids=100", "cpu_weight=10000"]);
+        let given = asked.within(&Policy::default(), &Limits::default());
+        assert_eq!(given.to_string(), "idle=15m ttl=1h memory=1GiB pids=100 cpu_weight=100");
+    }
+
+    #[test]
+    fn refusals_name_the_key_and_what_is_allowed() {
+        refuse("idle", "`idle` is not of the form KEY=VALUE");
+        refuse(
+            "Idle=5m",
+            "there is no setting `Idle`; there are `idle`, `ttl`, `expire`, `memory`, `swap`, `pids`, `cpu_weight`, `disk`, `inodes`",
+        );
+        refuse("idle=5", "`idle`: `5` has no unit: write `5s`, `5m`, `5h` or `5d`");
+        refuse("idle=0s", "`idle`: `0s` is too little, 1s is the least");
+        refuse("memory=512", "`memory`: `512` is too little, 16MiB is the least");
+        refuse("memory=lots", "`memory`: `lots` is not a size such as `512M` or `1GiB`");
+        refuse("cpu_weight=0", "`cpu_weight`: `0` is not a whole number from 1 to 10000");
+        refuse("pids=99999999999999999999", "`pids`: `99999999999999999999` is not a whole number from 8 to 4194304");
+    }
+
+    #[test]
+    fn a_table_in_toml_takes_strings_and_numbers_and_knows_its_keys() {
+        let read: Settings = toml::from_str("idle = '5m'\npids = 64\nmemory = '256M'").unwrap();
+        assert_eq!(read, settings(&["idle=5m", "pids=64", "memory=256M"]));
+        insta::assert_snapshot!(toml::from_str::<Settings>("idle = '5m'\nidel = '5m'").unwrap_err(), @r"
+        TOML parse error at line 2, column 1
+          |
+        2 | idel = '5m'
+          | ^^^^
+        there is no setting `idel`; there are `idle`, `ttl`, `expire`, `memory`, `swap`, `pids`, `cpu_weight`, `disk`, `inodes`
+        ");
+        insta::assert_snapshot!(toml::from_str::<Settings>("pids = -3").unwrap_err(), @r"
+        TOML parse error at line 1, column 8
+          |
+        1 | pids = -3
+          |        ^^
+        `pids`: `-3` is not a whole number from 8 to 4194304
+        ");
+    }
+
+    #[test]
+    fn json_does_not_set_a_key_twice() {
+        let error = serde_json::from_str::<Settings>(r#"{"idle": "5m", "idle": "6m"}"#).unwrap_err();
+        assert_eq!(error.to_string(), "`idle` is set twice at line 1 column 21");
+    }
+
+    fn any_settings() -> impl Strategy<Value = Settings> {
+        let values = (1..9_000_000u64, 16..9000u64, 8..10_000u32, 100..9_000_000u64);
+        (values, prop::collection::vec(any::<bool>(), 9)).prop_map(|((seconds, mebi, count, inodes), present)| {
+            let mut settings = Settings::default();
+            for (key, _) in Key::ALL.into_iter().zip(present).filter(|(_, present)| *present) {
+                let value = match key {
+                    Key::Idle | Key::Ttl | Key::Expire => format!("{seconds}s"),
+                    Key::Memory | Key::Swap | Key::Disk => format!("{mebi}M"),
+                    Key::Pids | Key::CpuWeight => count.to_string(),
+                    Key::Inodes => inodes.to_string(),
+                };
+                settings.set(key, &value).unwrap();
+            }
+            settings
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn settings_are_the_same_after_toml_json_and_the_command_line(before in any_settings()) {
+            let toml = toml::to_string(&before).unwrap();
+            prop_assert_eq!(&toml::from_str::<Settings>(&toml).unwrap(), &before);
+            let json = serde_json::to_string(&before).unwrap();
+            prop_assert_eq!(&serde_json::from_str::<Settings>(&json).unwrap(), &before);
+            let printed = before.to_string();
+            prop_assert_eq!(settings(&Vec::from_iter(printed.split_whitespace())), before);
+        }
+
+        #[test]
+        fn the_upper_level_wins_wherever_it_says_something(upper in any_settings(), lower in any_settings()) {
+            let merged = upper.clone().over(&lower);
+            for key in Key::ALL {
+                prop_assert_eq!(merged.get(key), upper.get(key).or(lower.get(key)));
+            }
+        }
+
+        #[test]
+        fn any_assignment_is_taken_or_refused(text in "\\PC{0,20}|(idle|memory|pids|cpu_weight|inodes|ttl)=[0-9a-zA-Z.-]{0,24}") {
+            let _ = Settings::default().assign(&text);
+        }
+    }
+}
