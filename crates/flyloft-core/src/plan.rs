@@ -1,1 +1,308 @@
-//! (being written)
+//! How to build an app and what to run: decided by looking at the files that its repository has.
+//!
+//! ```text
+//!   tree ─► python, ruby, go, php, node, static_site ─► parts ─► one Plan
+//!           (each looks at its own files)
+//! ```
+//!
+//! Nothing here builds anything, and nothing from the repository ends up in a command line except names that were
+//! checked. What a dependency step may see is listed here, so that everything it sees is part of its layer's id.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use thiserror::Error;
+
+use self::part::{Part, Processes};
+pub use self::stack::{Pin, Stack, Tool, ToolKind, Toolchain};
+
+mod go;
+mod node;
+mod node_package;
+mod part;
+mod php;
+mod python;
+mod python_project;
+mod python_web;
+mod ruby;
+mod stack;
+mod static_site;
+#[cfg(test)]
+mod tests;
+pub mod version;
+
+/// Where the app lies in its container.
+pub const APP: &str = "/app";
+/// The app's user's own directory: what belongs to the app and is not in its repository.
+pub const HOME: &str = "/home/app";
+/// The Python environment.
+pub const VENV: &str = "/home/app/venv";
+/// Ruby gems.
+pub const GEMS: &str = "/home/app/gems";
+/// Each tool in a directory of its own name.
+pub const TOOLS: &str = "/home/app/tools";
+/// What package managers keep for the next time.
+pub const CACHE: &str = "/home/app/.cache";
+
+/// The files of a repository, as far as a plan needs them. Paths are relative, with `/`.
+pub trait Tree {
+    /// A regular file's text, or `None` where there is no such file.
+    fn read(&self, path: &str) -> Result<Option<String>, Unreadable>;
+
+    /// Whether there is such a file or directory.
+    fn exists(&self, path: &str) -> bool;
+
+    /// The names in a directory, sorted; empty where there is no such directory.
+    fn list(&self, dir: &str) -> Vec<String>;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("failed to read `{path}`: {why}")]
+pub struct Unreadable {
+    pub path: String,
+    pub why: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What was detected, for people: `Python`, `static files`.
+    pub language: String,
+    pub stack: Stack,
+    /// What the stack's choice came from, where it is not the default.
+    pub because: Option<String>,
+    /// What the running app needs.
+    pub run: BTreeSet<Toolchain>,
+    /// What building needs on top of that.
+    pub build: BTreeSet<Toolchain>,
+    pub tools: BTreeSet<Tool>,
+    /// Layers of dependencies, the lowest first.
+    pub dependencies: Vec<Dependencies>,
+    /// What is done with the whole app there, one after the other, in [`APP`].
+    pub steps: Vec<Step>,
+    pub build_env: BTreeMap<String, String>,
+    /// Files beside the repository's own that the steps or the app need: path in the container, content.
+    pub files: Vec<(String, String)>,
+    /// What the running app sees. Always has `PATH`.
+    pub env: BTreeMap<String, String>,
+    /// The `web` process to run where the repository has no Procfile.
+    pub web: Option<String>,
+    /// What the user should know, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// A layer of dependencies. Its step sees the manifests in [`APP`] and nothing else of the repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dependencies {
+    /// `Python packages with pip`.
+    pub title: String,
+    pub toolchain: Toolchain,
+    pub manifests: Vec<Manifest>,
+    pub commands: Vec<Vec<String>>,
+    pub env: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Manifest {
+    /// The file as it is in the repository.
+    Whole(String),
+    /// Only what the dependencies follow from, so that a change elsewhere in the file makes no new layer.
+    Reduced { path: String, content: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    pub title: String,
+    pub argv: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PlanError {
+    #[error("nothing in this repository says how to run it")]
+    NothingDetected { saw: Vec<String> },
+    #[error("there is no Procfile, and no convention says how this {language} app is started")]
+    NoWebProcess { language: String, example: &'static str },
+    #[error("`{file}` asks for {toolchain} {text}, which no stack has")]
+    NoSuchVersion { toolchain: Toolchain, file: &'static str, text: String },
+    #[error("`{file}` asks for {toolchain} {text}, which {chosen} does not have")]
+    OtherStack { toolchain: Toolchain, file: &'static str, text: String, chosen: Stack, has: Vec<Stack> },
+    #[error("no stack has both {0} and {1}")]
+    Contradiction(String, String),
+    #[error("`{file}` is not valid {format}: {why}")]
+    Malformed { file: String, format: &'static str, why: String },
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+}
+
+impl PlanError {
+    /// What to do, a sentence each.
+    pub fn hints(&self) -> Vec<String> {
+        match self {
+            PlanError::NothingDetected { saw } => {
+                let mut hints = Vec::new();
+                if saw.is_empty() {
+                    hints.push("the repository has no files at its top level: is everything committed?".to_owned());
+                } else {
+                    hints.push(format!("its top level has {}", saw.join(", ")));
+                }
+                hints.push(
+                    "one of these is looked for: requirements.txt, pyproject.toml, Pipfile, package.json, Gemfile, \
+                     go.mod, composer.json, index.php, index.html"
+                        .to_owned(),
+                );
+                hints.push("or add a Procfile with a line such as `web: ./server --port $PORT`".to_owned());
+                hints
+            }
+            PlanError::NoWebProcess { example, .. } => vec![format!("add a Procfile with a line such as `{example}`")],
+            PlanError::NoSuchVersion { toolchain, file, .. } => {
+                let have = Stack::ALL.into_iter().filter_map(|s| Some(format!("{s} has {}", s.ships(*toolchain)?)));
+                let have: Vec<_> = have.collect();
+                let mut hints = vec![have.join(", ")];
+                if let Some((stack, version)) = self.nearest() {
+                    hints.push(format!("{stack} comes nearest: let `{file}` allow {toolchain} {version:#}"));
+                }
+                hints
+            }
+            PlanError::OtherStack { has, .. } => {
+                let has: Vec<_> = has.iter().map(ToString::to_string).collect();
+                vec![format!("{} has it: choose that as `stack` in app.json", has.join(" and "))]
+            }
+            PlanError::Contradiction(..) => vec!["loosen one of the two".to_owned()],
+            PlanError::Malformed { .. } => Vec::new(),
+            PlanError::Unreadable(_) => vec!["make it a regular file of a usual size".to_owned()],
+        }
+    }
+
+    /// The stack whose version is nearest to one that none has.
+    fn nearest(&self) -> Option<(Stack, version::Version)> {
+        let PlanError::NoSuchVersion { toolchain, text, .. } = self else { return None };
+        let digits = text.find(|c: char| c.is_ascii_digit())?;
+        let wanted = version::Version::parse(text[digits..].split([' ', ',', '|', '<']).next()?)?;
+        let distance = |v: version::Version| (v.0.abs_diff(wanted.0), v.1.abs_diff(wanted.1), v.2.abs_diff(wanted.2));
+        Stack::ALL.into_iter().filter_map(|s| Some((s, s.ships(*toolchain)?))).min_by_key(|(_, v)| distance(*v))
+    }
+}
+
+/// Decides how to build and run what is in `tree`. `processes` are the Procfile's, empty where there is none; `stack`
+/// is what `app.json` chose, if it did.
+pub fn plan(tree: &dyn Tree, processes: &BTreeMap<String, String>, stack: Option<Stack>) -> Result<Plan, PlanError> {
+    let processes = Processes::new(processes);
+    let parts = parts(tree, &processes)?;
+    if parts.is_empty() {
+        return Err(PlanError::NothingDetected { saw: tree.list("").into_iter().take(12).collect() });
+    }
+    let starts = parts.iter().find(|part| part.web.is_some());
+    let language = starts.unwrap_or(&parts[0]).language.to_owned();
+    let web = starts.and_then(|part| part.web.clone());
+    if processes.is_empty() && web.is_none() {
+        return Err(PlanError::NoWebProcess { language, example: parts[0].example });
+    }
+    let pins: Vec<Pin> = parts.iter().flat_map(|part| part.pins.iter().cloned()).collect();
+    let (stack, because) = choose(stack, &pins)?;
+    Ok(merge(parts, language, stack, because, web.filter(|_| processes.is_empty())))
+}
+
+/// What each language has to say, the app's own language first.
+fn parts(tree: &dyn Tree, processes: &Processes) -> Result<Vec<Part>, PlanError> {
+    let mut parts = Vec::new();
+    parts.extend(ruby::detect(tree, processes)?);
+    parts.extend(python::detect(tree, processes)?);
+    parts.extend(go::detect(tree)?);
+    parts.extend(php::detect(tree, processes)?);
+    if let Some(node) = node::detect(tree)? {
+        let starts_here = parts.iter().all(|part| part.web.is_none()) && processes.is_empty() && node.web.is_some();
+        if parts.is_empty() || starts_here || processes.mention(node::PROGRAMS) {
+            parts.push(node);
+        } else if !node.steps.is_empty() {
+            parts.push(node.for_building_only());
+        } else {
+            let note = "package.json is left alone: it has no `build` script, and no process runs Node";
+            parts[0].notes.push(note.to_owned());
+        }
+    }
+    // A front page beside a package.json that starts nothing is a site with tools for making it.
+    let starts_nothing = parts.iter().all(|part| part.language == "Node" && part.web.is_none());
+    if processes.is_empty()
+        && starts_nothing
+        && let Some(site) = static_site::detect(tree)
+    {
+        let tools = parts.into_iter().filter(|part| !part.steps.is_empty()).map(Part::for_building_only);
+        parts = [site].into_iter().chain(tools).collect();
+    }
+    if parts.is_empty() && !processes.is_empty() {
+        parts.push(Part::new("Procfile", "web: ./server --port $PORT"));
+    }
+    Ok(parts)
+}
+
+/// The first stack that has what every pin asks for.
+fn choose(chosen: Option<Stack>, pins: &[Pin]) -> Result<(Stack, Option<String>), PlanError> {
+    let has = |pin: &Pin| Stack::ALL.into_iter().filter(|stack| stack.satisfies(pin)).collect::<Vec<_>>();
+    for pin in pins {
+        let Pin { toolchain, file, text, .. } = pin.clone();
+        let has = has(pin);
+        if has.is_empty() {
+            return Err(PlanError::NoSuchVersion { toolchain, file, text });
+        }
+        if let Some(chosen) = chosen.filter(|chosen| !has.contains(chosen)) {
+            return Err(PlanError::OtherStack { toolchain, file, text, chosen, has });
+        }
+    }
+    if let Some(stack) = chosen {
+        return Ok((stack, Some("`app.json` chooses it".to_owned())));
+    }
+    let Some(stack) = Stack::ALL.into_iter().find(|stack| pins.iter().all(|pin| stack.satisfies(pin))) else {
+        let only = |stack| pins.iter().find(|pin| has(pin) == [stack]).map(Pin::asks).unwrap_or_default();
+        return Err(PlanError::Contradiction(only(Stack::Debian13), only(Stack::Debian12)));
+    };
+    let because = pins.iter().find(|pin| has(pin) == [stack]).filter(|_| stack != Stack::ALL[0]);
+    Ok((stack, because.map(|pin| format!("`{}` asks for {}", pin.file, pin.asks()))))
+}
+
+impl Pin {
+    fn asks(&self) -> String {
+        format!("{} {}", self.toolchain, self.text)
+    }
+}
+
+/// The directories that every `PATH` ends with.
+const SYSTEM_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+fn merge(parts: Vec<Part>, language: String, stack: Stack, because: Option<String>, web: Option<String>) -> Plan {
+    let mut path = Vec::new();
+    let mut plan = Plan {
+        language,
+        stack,
+        because,
+        run: BTreeSet::new(),
+        build: BTreeSet::new(),
+        tools: BTreeSet::new(),
+        dependencies: Vec::new(),
+        steps: Vec::new(),
+        build_env: BTreeMap::new(),
+        files: Vec::new(),
+        env: BTreeMap::new(),
+        web,
+        notes: Vec::new(),
+    };
+    // Assets that Node makes are there before another language collects them.
+    let (node, others): (Vec<_>, Vec<_>) = parts.iter().partition(|part| part.build.contains(&Toolchain::Node));
+    plan.steps.extend(node.into_iter().chain(others).flat_map(|part| part.steps.clone()));
+    for part in parts {
+        plan.run.extend(part.run);
+        plan.build.extend(part.build);
+        plan.tools.extend(part.tools);
+        plan.dependencies.extend(part.dependencies);
+        plan.build_env.extend(part.build_env);
+        plan.files.extend(part.files);
+        plan.env.extend(part.env);
+        plan.notes.extend(part.notes);
+        path.extend(part.path);
+    }
+    path.push(SYSTEM_PATH.to_owned());
+    let path = path.join(":");
+    plan.env.insert("PATH".to_owned(), path.clone());
+    for dependencies in &mut plan.dependencies {
+        dependencies.env.insert("PATH".to_owned(), path.clone());
+    }
+    plan.build_env.insert("PATH".to_owned(), path);
+    plan
+}

@@ -1,0 +1,239 @@
+//! Node: npm, Yarn or pnpm by the lock file that is there, the `build` script, `npm start`.
+//!
+//! Node and its package manager stay where the app runs, since `npm start` is how most apps are started. The scripts
+//! of the package itself run when its source is there, not when its dependencies are installed; see
+//! [`Package::reduced`].
+
+use super::node_package::Package;
+use super::version::{Dialect, Precision, Range};
+use super::{
+    APP, CACHE, Dependencies, Manifest, Part, Pin, PlanError, Tool, ToolKind, Toolchain, Tree, part, static_site,
+};
+
+/// What a process that needs Node is started with.
+pub(super) const PROGRAMS: &[&str] = &["node", "npm", "npx", "yarn", "pnpm", "next", "nodemon", "tsx", "ts-node"];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manager {
+    Npm,
+    /// Yarn 1.
+    YarnClassic,
+    /// Yarn 2 and above.
+    YarnModern,
+    Pnpm,
+}
+
+pub(super) fn detect(tree: &dyn Tree) -> Result<Option<Part>, PlanError> {
+    let Some(package) = Package::read(tree, "package.json")? else { return Ok(None) };
+    let mut part = Part::new("Node", "web: node server.js");
+    part.run.push(Toolchain::Node);
+    part.build.push(Toolchain::Node);
+    part.pins = pins(tree, &package, &mut part.notes)?;
+    part.set("NODE_ENV", "production");
+    part.path.push(format!("{APP}/node_modules/.bin"));
+    let manager = manager(tree, &package, &mut part)?;
+    if package.has_dependencies() {
+        let install = install(tree, &package, manager)?;
+        part.dependencies.push(install);
+        if package.has_path_dependency() {
+            part.install_with_app("package.json has dependencies that are paths");
+        }
+    }
+    let run = match manager {
+        Manager::Npm => "npm",
+        Manager::YarnClassic | Manager::YarnModern => "yarn",
+        Manager::Pnpm => "pnpm",
+    };
+    for script in scripts(&package) {
+        part.step(&format!("Running {run} run {script}"), &[run, "run", script]);
+    }
+    start(tree, &package, run, &mut part);
+    Ok(Some(part))
+}
+
+/// Which package manager the lock file belongs to; adds it to the part's tools.
+fn manager(tree: &dyn Tree, package: &Package, part: &mut Part) -> Result<Manager, PlanError> {
+    let asked = package.text(&["packageManager"]).and_then(|text| text.split_once('@'));
+    // `yarn@4.1.0+sha256.…`: the hash is for Corepack.
+    let asked = asked.map(|(name, version)| (name, version.split('+').next().unwrap_or_default()));
+    let asked_version = |name, kind| asked.filter(|(n, _)| *n == name).and_then(|(_, version)| Tool::at(kind, version));
+    if let Some(lock) = tree.read("pnpm-lock.yaml")? {
+        part.tool(asked_version("pnpm", ToolKind::Pnpm).unwrap_or_else(|| pnpm_for(&lock)));
+        return Ok(Manager::Pnpm);
+    }
+    if let Some(lock) = tree.read("yarn.lock")? {
+        let modern = lock.contains("\n__metadata:") || tree.exists(".yarnrc.yml");
+        let tool = asked_version("yarn", ToolKind::Yarn).filter(|tool| modern != tool.version().starts_with("1."));
+        if modern {
+            part.tool(tool.or_else(|| Tool::at(ToolKind::Yarn, "4.18.1")).expect("a version"));
+            // Everything that looks for packages finds them in node_modules.
+            part.set("YARN_NODE_LINKER", "node-modules");
+            part.set("YARN_ENABLE_TELEMETRY", "0");
+            part.set("YARN_ENABLE_GLOBAL_CACHE", "true");
+            return Ok(Manager::YarnModern);
+        }
+        part.tool(tool.unwrap_or_else(|| Tool::pinned(ToolKind::Yarn)));
+        return Ok(Manager::YarnClassic);
+    }
+    if tree.exists("bun.lockb") || tree.exists("bun.lock") {
+        part.notes.push("Bun's lock file is left alone: npm chooses the versions".to_owned());
+    }
+    Ok(Manager::Npm)
+}
+
+/// The pnpm that writes this lock file's format (pnpm's documentation, "Lockfile format versions").
+fn pnpm_for(lock: &str) -> Tool {
+    let line = lock.lines().find_map(|line| line.strip_prefix("lockfileVersion:")).unwrap_or_default();
+    let version = match line.trim().trim_matches(['\'', '"']).split('.').next() {
+        Some("5") => Tool::at(ToolKind::Pnpm, "7.33.7"),
+        Some("6") => Tool::at(ToolKind::Pnpm, "8.15.9"),
+        _ => None,
+    };
+    version.unwrap_or_else(|| Tool::pinned(ToolKind::Pnpm))
+}
+
+fn install(tree: &dyn Tree, package: &Package, manager: Manager) -> Result<Dependencies, PlanError> {
+    let install = |title| {
+        Dependencies::new(title, Toolchain::Node)
+            .sees([package.reduced("package.json")])
+            .sees_whole(tree, &[".npmrc"])
+            .with("npm_config_cache", format!("{CACHE}/npm"))
+            .with("npm_config_update_notifier", "false")
+            .with("npm_config_fund", "false")
+            .with("npm_config_audit", "false")
+            .with("CI", "1")
+    };
+    let locked = tree.exists("package-lock.json") || tree.exists("npm-shrinkwrap.json");
+    let install = match manager {
+        Manager::Npm if locked => install("Node packages with npm")
+            .sees_whole(tree, &["package-lock.json", "npm-shrinkwrap.json"])
+            .runs(&["npm", "ci", "--include=dev"]),
+        Manager::Npm => {
+            install("Node packages with npm").runs(&["npm", "install", "--include=dev", "--no-package-lock"])
+        }
+        Manager::YarnClassic => install("Node packages with Yarn")
+            .sees_whole(tree, &["yarn.lock", ".yarnrc"])
+            .runs(&[
+                "yarn",
+                "install",
+                "--frozen-lockfile",
+                "--production=false",
+                "--ignore-engines",
+                "--non-interactive",
+            ])
+            .with("YARN_CACHE_FOLDER", format!("{CACHE}/yarn")),
+        Manager::YarnModern => install("Node packages with Yarn")
+            .sees_whole(tree, &["yarn.lock", ".yarnrc.yml"])
+            .sees(files_in(tree, ".yarn/releases"))
+            .sees(files_in(tree, ".yarn/plugins/@yarnpkg"))
+            .sees(files_in(tree, ".yarn/patches"))
+            .runs(&["yarn", "install", "--immutable"])
+            .with("YARN_NODE_LINKER", "node-modules")
+            .with("YARN_ENABLE_TELEMETRY", "0")
+            .with("YARN_ENABLE_GLOBAL_CACHE", "true")
+            .with("YARN_GLOBAL_FOLDER", format!("{CACHE}/yarn")),
+        Manager::Pnpm => install("Node packages with pnpm")
+            .sees_whole(tree, &["pnpm-lock.yaml", "pnpm-workspace.yaml", ".pnpmfile.cjs"])
+            .runs(&["pnpm", "install", "--frozen-lockfile", "--prod=false"])
+            .with("npm_config_store_dir", format!("{CACHE}/pnpm"))
+            .with("npm_config_package_import_method", "copy"),
+    };
+    // Tools that patch what was installed keep their patches here.
+    Ok(install.sees(files_in(tree, "patches")).sees(workspace_manifests(tree, package)?))
+}
+
+fn files_in<'a>(tree: &'a dyn Tree, dir: &'a str) -> impl Iterator<Item = Manifest> + 'a {
+    tree.list(dir).into_iter().map(move |name| Manifest::Whole(format!("{dir}/{name}")))
+}
+
+fn workspace_manifests(tree: &dyn Tree, package: &Package) -> Result<Vec<Manifest>, PlanError> {
+    let globs = package.workspaces().into_iter().map(str::to_owned).chain(pnpm_workspaces(tree)?);
+    let mut paths: Vec<String> = globs.flat_map(|glob| part::members(tree, &glob, "package.json")).collect();
+    paths.sort();
+    paths.dedup();
+    let mut manifests = Vec::new();
+    for path in paths {
+        manifests.extend(Package::read(tree, &path)?.map(|member| member.reduced(&path)));
+    }
+    Ok(manifests)
+}
+
+/// The list under `packages:` in pnpm-workspace.yaml, in the one form that people write it.
+fn pnpm_workspaces(tree: &dyn Tree) -> Result<Vec<String>, PlanError> {
+    let text = tree.read("pnpm-workspace.yaml")?.unwrap_or_default();
+    let after = text.lines().skip_while(|line| line.trim_end() != "packages:").skip(1);
+    let items = after.take_while(|line| line.trim().is_empty() || line.trim_start().starts_with(['-', '#']));
+    let globs = items.filter_map(|line| line.trim_start().strip_prefix('-'));
+    Ok(globs.map(|glob| glob.trim().trim_matches(['\'', '"']).to_owned()).filter(|g| !g.starts_with('!')).collect())
+}
+
+/// The package's own scripts that make it ready, in order: what an install would run, then the build.
+fn scripts(package: &Package) -> Vec<&'static str> {
+    let mut scripts = vec!["preinstall", "install", "postinstall", "prepare"];
+    // Git hooks make no sense where there is no git.
+    let hooks = ["husky", "lefthook", "simple-git-hooks", "is-ci", "only-allow"];
+    scripts.retain(|name| package.script(name).is_some_and(|text| !hooks.iter().any(|hook| text.contains(hook))));
+    let build = ["heroku-postbuild", "build"].into_iter().find(|name| package.script(name).is_some());
+    scripts.extend(build);
+    scripts
+}
+
+fn start(tree: &dyn Tree, package: &Package, run: &str, part: &mut Part) {
+    if package.script("start").is_some() && !is_development_server(package) {
+        part.web = Some(format!("{run} start"));
+    } else if tree.exists("server.js") {
+        part.web = Some("node server.js".to_owned());
+    } else if let Some(dir) = built_files(package) {
+        let files = static_site::serving(dir);
+        part.run.extend(files.run);
+        part.files.extend(files.files);
+        part.web = files.web;
+        part.notes.push(format!("what the build leaves in `{dir}` is served as static files"));
+    }
+}
+
+/// `start` of a front end is the server that its author develops with.
+fn is_development_server(package: &Package) -> bool {
+    let start = package.script("start").unwrap_or_default();
+    ["react-scripts start", "vite", "vue-cli-service serve", "ng serve", "parcel "].iter().any(|d| start.starts_with(d))
+        && package.script("build").is_some()
+        && !start.starts_with("vite preview")
+}
+
+/// Where a front end's build tool leaves what it made, by that tool's own default.
+fn built_files(package: &Package) -> Option<&'static str> {
+    package.script("build")?;
+    let tools = [
+        ("react-scripts", "build"),
+        ("@docusaurus/core", "build"),
+        ("gatsby", "public"),
+        ("@11ty/eleventy", "_site"),
+        ("vitepress", ".vitepress/dist"),
+        ("astro", "dist"),
+        ("@vue/cli-service", "dist"),
+        ("parcel", "dist"),
+        ("vite", "dist"),
+    ];
+    tools.into_iter().find(|(tool, _)| package.depends_on(tool)).map(|(_, dir)| dir)
+}
+
+fn pins(tree: &dyn Tree, package: &Package, notes: &mut Vec<String>) -> Result<Vec<Pin>, PlanError> {
+    let mut asked = Vec::new();
+    asked.extend(package.text(&["engines", "node"]).map(|text| ("package.json", text.to_owned())));
+    for file in [".nvmrc", ".node-version"] {
+        // A range that the package promises weighs more than what its author happened to use.
+        if asked.is_empty()
+            && let Some(text) = tree.read(file)?
+        {
+            asked.push((file, text.trim().to_owned()));
+        }
+    }
+    let mut pins = Vec::new();
+    for (file, text) in asked {
+        match Range::parse(&text, Dialect::Npm, Precision::Major) {
+            Some(range) => pins.push(Pin { toolchain: Toolchain::Node, file, text, range }),
+            None => notes.push(format!("`{file}` asks for Node `{text}`, which is not a version: left alone")),
+        }
+    }
+    Ok(pins)
+}

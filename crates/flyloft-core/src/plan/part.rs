@@ -1,0 +1,140 @@
+//! What one language has to say about an app, before it becomes part of a plan.
+
+use std::collections::BTreeMap;
+
+use super::{Dependencies, Manifest, Pin, Step, TOOLS, Tool, Toolchain};
+
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) language: &'static str,
+    /// A Procfile line to show where the app's own cannot be guessed.
+    pub(super) example: &'static str,
+    pub(super) pins: Vec<Pin>,
+    pub(super) run: Vec<Toolchain>,
+    pub(super) build: Vec<Toolchain>,
+    pub(super) tools: Vec<Tool>,
+    pub(super) dependencies: Vec<Dependencies>,
+    pub(super) steps: Vec<Step>,
+    pub(super) build_env: BTreeMap<String, String>,
+    pub(super) files: Vec<(String, String)>,
+    pub(super) env: BTreeMap<String, String>,
+    pub(super) path: Vec<String>,
+    pub(super) web: Option<String>,
+    pub(super) notes: Vec<String>,
+}
+
+impl Part {
+    pub(super) fn new(language: &'static str, example: &'static str) -> Self {
+        Self {
+            language,
+            example,
+            pins: Vec::new(),
+            run: Vec::new(),
+            build: Vec::new(),
+            tools: Vec::new(),
+            dependencies: Vec::new(),
+            steps: Vec::new(),
+            build_env: BTreeMap::new(),
+            files: Vec::new(),
+            env: BTreeMap::new(),
+            path: Vec::new(),
+            web: None,
+            notes: Vec::new(),
+        }
+    }
+
+    /// For building and running alike.
+    pub(super) fn set(&mut self, name: &str, value: impl Into<String>) {
+        let value = value.into();
+        self.env.insert(name.to_owned(), value.clone());
+        self.build_env.insert(name.to_owned(), value);
+    }
+
+    pub(super) fn step(&mut self, title: &str, argv: &[&str]) {
+        self.steps.push(Step { title: title.to_owned(), argv: argv.iter().map(|&arg| arg.to_owned()).collect() });
+    }
+
+    pub(super) fn tool(&mut self, tool: Tool) {
+        self.path.push(format!("{TOOLS}/{}/bin", tool.name()));
+        self.tools.push(tool);
+    }
+
+    /// The language is there while the app is built, and not where it runs.
+    pub(super) fn for_building_only(mut self) -> Self {
+        self.run.clear();
+        self.env.clear();
+        self.web = None;
+        self
+    }
+
+    /// Dependencies that need more of the repository than manifests (`why`) are installed with the app there. They
+    /// are then made anew with each commit.
+    pub(super) fn install_with_app(&mut self, why: &str) {
+        for dependencies in std::mem::take(&mut self.dependencies) {
+            self.build_env.extend(dependencies.env);
+            let title = format!("Installing {}", dependencies.title);
+            let steps = dependencies.commands.into_iter().map(|argv| Step { title: title.clone(), argv });
+            self.steps.splice(0..0, steps);
+        }
+        self.notes.push(format!("{why}, so dependencies are installed with each commit instead of shared"));
+    }
+}
+
+impl Dependencies {
+    pub(super) fn new(title: &str, toolchain: Toolchain) -> Self {
+        Self { title: title.to_owned(), toolchain, manifests: Vec::new(), commands: Vec::new(), env: BTreeMap::new() }
+    }
+
+    pub(super) fn sees(mut self, manifests: impl IntoIterator<Item = Manifest>) -> Self {
+        self.manifests.extend(manifests);
+        self
+    }
+
+    /// Those of the files that are there.
+    pub(super) fn sees_whole(self, tree: &dyn super::Tree, paths: &[&str]) -> Self {
+        let there = paths.iter().filter(|path| tree.exists(path));
+        self.sees(there.map(|&path| Manifest::Whole(path.to_owned())))
+    }
+
+    pub(super) fn runs(mut self, argv: &[&str]) -> Self {
+        self.commands.push(argv.iter().map(|&arg| arg.to_owned()).collect());
+        self
+    }
+
+    pub(super) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.insert(name.to_owned(), value.into());
+        self
+    }
+}
+
+/// The commands of a Procfile, as words.
+pub(super) struct Processes(Vec<String>);
+
+impl Processes {
+    pub(super) fn new(processes: &BTreeMap<String, String>) -> Self {
+        Self(processes.values().cloned().collect())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a command has one of these programs in it, with or without a path.
+    pub(super) fn mention(&self, programs: &[&str]) -> bool {
+        let words =
+            self.0.iter().flat_map(|command| command.split(|c: char| !c.is_alphanumeric() && !"._-+/".contains(c)));
+        words.filter_map(|word| word.rsplit('/').next()).any(|word| programs.contains(&word))
+    }
+}
+
+/// The manifests of a workspace's members: `glob` is a directory or `dir/*`, as people write them.
+pub(super) fn members(tree: &dyn super::Tree, glob: &str, manifest: &str) -> Vec<String> {
+    let glob = glob.trim_start_matches("./").trim_end_matches('/');
+    let dirs = match glob.strip_suffix("/**").or_else(|| glob.strip_suffix("/*")) {
+        Some(parent) => tree.list(parent).into_iter().map(|name| format!("{parent}/{name}")).collect(),
+        None if glob == "*" => tree.list(""),
+        None => vec![glob.to_owned()],
+    };
+    let inside = dirs.into_iter().filter(|dir| dir.split('/').all(|part| part != ".." && part != "node_modules"));
+    inside.map(|dir| format!("{dir}/{manifest}")).filter(|path| tree.exists(path)).collect()
+}

@@ -1,0 +1,339 @@
+//! Small repositories, and what becomes of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use super::*;
+
+/// A repository as a map.
+struct Files(BTreeMap<String, String>);
+
+impl Tree for Files {
+    fn read(&self, path: &str) -> Result<Option<String>, Unreadable> {
+        Ok(self.0.get(path).cloned())
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        let dir = format!("{path}/");
+        self.0.keys().any(|file| file == path || file.starts_with(&dir))
+    }
+
+    fn list(&self, dir: &str) -> Vec<String> {
+        let dir = if dir.is_empty() { String::new() } else { format!("{dir}/") };
+        let names = self.0.keys().filter_map(|path| path.strip_prefix(&dir)?.split('/').next());
+        names.map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+}
+
+fn files(files: &[(&str, &str)]) -> Files {
+    Files(files.iter().map(|&(path, text)| (path.to_owned(), text.to_owned())).collect())
+}
+
+/// Plans a repository. A file `Procfile` has one `type: command` a line.
+fn plan_of(list: &[(&str, &str)]) -> Result<Plan, PlanError> {
+    let tree = files(list);
+    let procfile = tree.0.get("Procfile").cloned().unwrap_or_default();
+    let lines = procfile.lines().filter_map(|line| line.split_once(':'));
+    let processes = lines.map(|(name, command)| (name.to_owned(), command.trim().to_owned())).collect();
+    plan(&tree, &processes, None)
+}
+
+fn show(list: &[(&str, &str)]) -> String {
+    match plan_of(list) {
+        Ok(plan) => show_plan(&plan),
+        Err(error) => {
+            let hints: String = error.hints().iter().map(|hint| format!("\nhint: {hint}")).collect();
+            format!("error: {error}{hints}")
+        }
+    }
+}
+
+fn show_plan(plan: &Plan) -> String {
+    let mut text = format!("{} on {}", plan.language, plan.stack);
+    if let Some(because) = &plan.because {
+        write!(text, " because {because}").unwrap();
+    }
+    write!(text, "\nrun: {:?}, build: {:?}", plan.run, plan.build).unwrap();
+    for tool in &plan.tools {
+        write!(text, "\ntool: {}", tool.package()).unwrap();
+    }
+    let variables = |text: &mut String, env: &BTreeMap<String, String>| {
+        for (name, value) in env {
+            write!(text, "\n    {name}={value}").unwrap();
+        }
+    };
+    for dependencies in &plan.dependencies {
+        write!(text, "\ndependencies: {}", dependencies.title).unwrap();
+        for manifest in &dependencies.manifests {
+            match manifest {
+                Manifest::Whole(path) => write!(text, "\n  sees {path}").unwrap(),
+                Manifest::Reduced { path, content } => write!(text, "\n  sees {path} as {content:?}").unwrap(),
+            }
+        }
+        for command in &dependencies.commands {
+            write!(text, "\n  $ {}", command.join(" ")).unwrap();
+        }
+        variables(&mut text, &dependencies.env);
+    }
+    for step in &plan.steps {
+        write!(text, "\nstep: {}\n  $ {}", step.title, step.argv.join(" ")).unwrap();
+    }
+    if !plan.steps.is_empty() {
+        variables(&mut text, &plan.build_env);
+    }
+    for (path, content) in &plan.files {
+        write!(text, "\nfile: {path}\n{content}").unwrap();
+    }
+    write!(text, "\nruns with").unwrap();
+    variables(&mut text, &plan.env);
+    write!(text, "\nweb: {}", plan.web.as_deref().unwrap_or("(from the Procfile)")).unwrap();
+    for note in &plan.notes {
+        write!(text, "\nnote: {note}").unwrap();
+    }
+    text
+}
+
+macro_rules! repositories {
+    ($($name:ident [$($path:literal: $text:expr),* $(,)?])*) => {$(
+        #[test]
+        fn $name() {
+            insta::assert_snapshot!(show(&[$(($path, $text)),*]));
+        }
+    )*};
+}
+
+repositories! {
+    a_flask_app_without_a_procfile_is_started_with_gunicorn [
+        "requirements.txt": "flask==3.1.3\ngunicorn==23.0.0\n",
+        "app.py": "from flask import Flask\napp = Flask(__name__)\n",
+    ]
+    a_flask_factory_without_gunicorn_uses_flasks_own_server [
+        "requirements.txt": "Flask\n",
+        "app/__init__.py": "from flask import Flask\n\ndef create_app():\n    return Flask(__name__)\n",
+    ]
+    a_procfile_wins_over_conventions [
+        "requirements.txt": "flask\ngunicorn\n",
+        "app.py": "app = Flask(__name__)\n",
+        "Procfile": "web: gunicorn app:app\nworker: python worker.py\n",
+    ]
+    included_requirements_are_seen_and_local_ones_are_installed_later [
+        "requirements.txt": "-r requirements/base.txt\n-e .\n../outside\n",
+        "requirements/base.txt": "flask\n-c limits.txt\n-r ../../../etc/passwd\n",
+        "requirements/limits.txt": "flask<4\n",
+        "setup.py": "",
+        "Procfile": "web: flask run",
+    ]
+    a_django_project_collects_static_files [
+        "requirements.txt": "Django>=5\ngunicorn\npsycopg[binary]\n",
+        "manage.py": "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'shop.settings')\n",
+        "shop/settings.py": "STATIC_ROOT = BASE_DIR / 'static'\n",
+        "shop/wsgi.py": "",
+    ]
+    fastapi_is_started_with_uvicorn [
+        "pyproject.toml": "[project]\nname = 'x'\nversion = '1'\nrequires-python = '>=3.11'\ndependencies = ['fastapi[standard]>=0.115']\n",
+        "main.py": "from fastapi import FastAPI\napp: FastAPI = FastAPI()\n",
+    ]
+    a_uv_workspace_shows_its_members_manifests [
+        "pyproject.toml": "[project]\nname='x'\nversion='1'\ndependencies=['flask']\n[tool.uv.workspace]\nmembers=['packages/*']\n",
+        "uv.lock": "version = 1\n",
+        "packages/a/pyproject.toml": "[project]\nname='a'\n",
+        "packages/a/src/a/__init__.py": "",
+        "app.py": "app = Flask(__name__)\n",
+    ]
+    poetry_installs_the_project_itself_when_its_package_is_there [
+        "pyproject.toml": "[tool.poetry]\nname = 'my-shop'\n[tool.poetry.dependencies]\npython = '~3.11'\nflask = '^3'\ngunicorn = '*'\n",
+        "poetry.lock": "",
+        "my_shop/__init__.py": "",
+        "wsgi.py": "application = flask.Flask('x')\n",
+    ]
+    pipenv_reads_its_python_version [
+        "Pipfile": "[packages]\nflask = '*'\n[requires]\npython_version = '3.11'\n",
+        "Pipfile.lock": "{}",
+        "app.py": "app = Flask('x')\n",
+    ]
+    a_procfile_alone_brings_the_language_it_names [
+        "server.py": "import http.server\n",
+        "Procfile": "web: python3 server.py\n",
+    ]
+    npm_ci_with_a_lock_and_a_build_script [
+        "package.json": r#"{"name":"x","scripts":{"build":"vite build","start":"node server.js","prepare":"husky","postinstall":"node setup.js"},"dependencies":{"express":"^5"},"jest":{}}"#,
+        "package-lock.json": "{}",
+    ]
+    an_npm_app_without_dependencies_installs_nothing [
+        "package.json": r#"{"scripts":{"start":"node ."}}"#,
+    ]
+    yarn_classic_and_modern_are_told_apart_classic [
+        "package.json": r#"{"dependencies":{"express":"4"},"scripts":{"start":"node x"}}"#,
+        "yarn.lock": "# yarn lockfile v1\n",
+    ]
+    yarn_classic_and_modern_are_told_apart_modern [
+        "package.json": r#"{"dependencies":{"express":"4"},"scripts":{"start":"node x"},"packageManager":"yarn@4.5.1+sha224.abc"}"#,
+        "yarn.lock": "\n__metadata:\n  version: 8\n",
+        ".yarnrc.yml": "yarnPath: .yarn/releases/yarn-4.5.1.cjs\n",
+        ".yarn/releases/yarn-4.5.1.cjs": "",
+    ]
+    pnpm_is_the_one_that_wrote_the_lock_file [
+        "package.json": r#"{"dependencies":{"express":"4"},"scripts":{"start":"node x"}}"#,
+        "pnpm-lock.yaml": "lockfileVersion: '6.0'\n",
+        "pnpm-workspace.yaml": "packages:\n  - 'packages/*'\n  - '!**/test/**'\n",
+        "packages/a/package.json": r#"{"name":"a","scripts":{"x":"y"}}"#,
+    ]
+    npm_workspaces_show_their_manifests [
+        "package.json": r#"{"workspaces":["packages/*", "../evil"],"scripts":{"start":"node x"}}"#,
+        "packages/b/package.json": r#"{"name":"b"}"#,
+        "packages/b/index.js": "",
+    ]
+    a_front_end_without_a_server_is_served_as_files [
+        "package.json": r#"{"scripts":{"start":"vite","build":"vite build"},"devDependencies":{"vite":"^6"}}"#,
+        "package-lock.json": "{}",
+    ]
+    node_builds_the_assets_of_a_django_project_and_does_not_run [
+        "requirements.txt": "django\n",
+        "manage.py": "os.environ.setdefault(\"DJANGO_SETTINGS_MODULE\", \"p.settings\")\n",
+        "p/settings.py": "STATIC_ROOT = 'x'\n",
+        "package.json": r#"{"scripts":{"build":"tailwindcss"},"devDependencies":{"tailwindcss":"^4"}}"#,
+        "package-lock.json": "{}",
+    ]
+    a_package_json_for_linting_only_is_left_alone [
+        "requirements.txt": "flask\n",
+        "app.py": "app = Flask('x')\n",
+        "package.json": r#"{"devDependencies":{"prettier":"3"}}"#,
+    ]
+    rails_precompiles_and_says_what_it_needs [
+        "Gemfile": "source 'https://example.org'\nruby '~> 3.3.0'\ngem 'rails', '~> 8'\ngem 'propshaft'\n",
+        "Gemfile.lock": "",
+        "config/application.rb": "",
+        "config.ru": "",
+    ]
+    rack_with_puma [
+        "Gemfile": "gem \"rack\"\ngem \"puma\"\n",
+        "config.ru": "run ->(env) { [200, {}, ['x']] }",
+    ]
+    a_gem_from_the_repository_makes_no_shared_layer [
+        "Gemfile": "gemspec\ngem 'rack'\n",
+        "config.ru": "",
+    ]
+    a_go_module_runs_its_only_program [
+        "go.mod": "module example.com/hello/v2\n\ngo 1.22\n",
+        "main.go": "package main\n\nfunc main() {}\n",
+    ]
+    a_go_module_with_two_commands_needs_a_procfile [
+        "go.mod": "module example.com/hello\n\ngo 1.19\n",
+        "cmd/a/main.go": "package main\n",
+        "cmd/b/main.go": "package main\n",
+    ]
+    php_with_composer [
+        "composer.json": r#"{"require":{"php":"^8.1","monolog/monolog":"^3"}}"#,
+        "composer.lock": "{}",
+        "public/index.php": "<?php",
+    ]
+    php_without_anything [
+        "index.php": "<?php phpinfo();",
+    ]
+    static_files [
+        "index.html": "<h1>x</h1>",
+    ]
+    a_procfile_with_a_script_of_its_own [
+        "Procfile": "web: ./serve $PORT",
+        "serve": "#!/bin/sh",
+    ]
+    a_site_with_a_package_json_for_linting_is_still_a_site [
+        "package.json": r#"{"devDependencies":{"prettier":"3"}}"#,
+        "public/index.html": "<h1>x</h1>",
+    ]
+    a_project_with_path_dependencies_is_installed_with_its_source [
+        "pyproject.toml": "[project]\nname = 'x'\nversion = '1'\ndependencies = ['a @ file:///app/a']\n",
+        "Procfile": "web: python -m x",
+    ]
+    nothing_detected [
+        "README.md": "x",
+        "src/main.rs": "fn main() {}",
+    ]
+    an_empty_repository []
+    no_convention_for_starting [
+        "requirements.txt": "requests\n",
+    ]
+    python_that_no_stack_has [
+        "requirements.txt": "flask\n",
+        "runtime.txt": "python-3.12.4\n",
+        "Procfile": "web: x",
+    ]
+    node_that_no_stack_has [
+        "package.json": r#"{"engines":{"node":">=24"},"scripts":{"start":"node x"}}"#,
+    ]
+    the_older_stack_is_chosen_by_a_pin [
+        "requirements.txt": "flask\n",
+        ".python-version": "# used at work\n3.11.9\n",
+        "Procfile": "web: flask run",
+    ]
+    pins_that_no_stack_has_together [
+        "requirements.txt": "flask\n",
+        ".python-version": "3.11",
+        "package.json": r#"{"engines":{"node":"20.x"},"scripts":{"build":"x"}}"#,
+        "Procfile": "web: flask run",
+    ]
+    a_gemfile_is_held_to_the_patch [
+        "Gemfile": "ruby '3.3.0'\n",
+        "config.ru": "",
+    ]
+    go_newer_than_any_stack [
+        "go.mod": "module x\n\ngo 1.26.1\n",
+        "main.go": "package main\n",
+    ]
+    a_version_that_is_none_is_noted [
+        "requirements.txt": "flask\n",
+        ".python-version": "pypy3.10\n",
+        "Procfile": "web: flask run",
+    ]
+    malformed_json_says_where [
+        "package.json": "{\"name\": \"x\",\n}",
+    ]
+    malformed_toml_says_where [
+        "pyproject.toml": "[project]\nname = \n",
+    ]
+}
+
+#[test]
+fn a_chosen_stack_that_lacks_a_version_is_refused_and_the_other_one_named() {
+    let tree = files(&[("requirements.txt", "flask\n"), (".python-version", "3.11\n")]);
+    let processes = BTreeMap::from([("web".to_owned(), "flask run".to_owned())]);
+    let error = plan(&tree, &processes, Some(Stack::Debian13)).unwrap_err();
+    assert_eq!(error.to_string(), "`.python-version` asks for Python 3.11, which debian-13 does not have");
+    assert_eq!(error.hints(), ["debian-12 has it: choose that as `stack` in app.json"]);
+    assert_eq!(plan(&tree, &processes, Some(Stack::Debian12)).unwrap().stack, Stack::Debian12);
+}
+
+#[test]
+fn a_change_that_does_not_touch_dependencies_leaves_what_their_layer_is_made_from() {
+    let with_script = |script: &str| {
+        let json = format!(r#"{{"dependencies":{{"express":"^5"}},"scripts":{{"start":"{script}"}}}}"#);
+        plan_of(&[("package.json", &json), ("package-lock.json", "{}")]).unwrap().dependencies
+    };
+    assert_eq!(with_script("node a"), with_script("node b"));
+}
+
+#[test]
+fn a_tool_version_is_digits_and_dots() {
+    for version in ["1.2.3; rm -rf /", "latest", "1.2", "1.2.3-rc1", "../x", ""] {
+        assert_eq!(Tool::at(ToolKind::Yarn, version), None, "{version}");
+    }
+    assert_eq!(Tool::at(ToolKind::Yarn, "4.1.0").unwrap().package(), "@yarnpkg/cli-dist@4.1.0");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_fails_the_plan() {
+    struct Broken;
+    impl Tree for Broken {
+        fn read(&self, path: &str) -> Result<Option<String>, Unreadable> {
+            Err(Unreadable { path: path.to_owned(), why: "it has 5 GB".to_owned() })
+        }
+        fn exists(&self, _: &str) -> bool {
+            true
+        }
+        fn list(&self, _: &str) -> Vec<String> {
+            Vec::new()
+        }
+    }
+    let error = plan(&Broken, &BTreeMap::new(), None).unwrap_err();
+    assert_eq!(error.to_string(), "failed to read `Gemfile`: it has 5 GB");
+}
