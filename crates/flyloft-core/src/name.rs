@@ -1,5 +1,8 @@
 //! Names, parsed once at the border. Whoever holds one of these types need not check it again.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -51,6 +54,21 @@ pub enum Origin {
     Directory,
 }
 
+/// Two sources come to the same environment: `feature/x` and `feature-x`. Whoever comes second gets this.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{wanted} would be the environment `{env}`, which is that of {holder}")]
+pub struct EnvTaken {
+    pub env: EnvRef,
+    pub wanted: Origin,
+    pub holder: Origin,
+}
+
+impl EnvTaken {
+    pub fn hint(&self) -> String {
+        format!("rename the branch, or destroy the other first: `flyloft destroy {}`", self.env)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum NameError {
     #[error("{what} is empty")]
@@ -59,6 +77,8 @@ pub enum NameError {
     TooLong { what: &'static str, name: String, length: usize, max: usize },
     #[error("{what} `{name}` may have only a-z, 0-9 and `-`, and neither starts nor ends with `-`")]
     Alphabet { what: &'static str, name: String },
+    #[error("{what} `{name}` starts with `xn--`, which browsers read as an encoded international name")]
+    Punycode { what: &'static str, name: String },
     #[error("`{0}` is not of the form app/env")]
     NotARef(String),
     #[error("`{0}` is not the full id of a commit (40 or 64 hexadecimal digits)")]
@@ -72,6 +92,7 @@ pub enum NameError {
 /// How many branch-name characters survive in a slug before it is shortened with a hash.
 const ENV_MAX: usize = 40;
 const APP_MAX: usize = 30;
+const BRANCH_MAX: usize = 250;
 
 impl AppName {
     pub fn parse(name: &str) -> Result<Self, NameError> {
@@ -132,7 +153,7 @@ impl EnvRef {
     }
 
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        let (app, env) = text.split_once('/').ok_or_else(|| NameError::NotARef(text.to_owned()))?;
+        let (app, env) = text.split_once('/').ok_or_else(|| NameError::NotARef(excerpt(text)))?;
         Ok(Self { app: AppName::parse(app)?, env: EnvName::parse(env)? })
     }
 }
@@ -143,7 +164,7 @@ impl CommitId {
         if hex && matches!(text.len(), 40 | 64) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(NameError::NotACommit(text.to_owned()))
+            Err(NameError::NotACommit(excerpt(text)))
         }
     }
 
@@ -159,22 +180,21 @@ impl CommitId {
 }
 
 impl BranchName {
-    /// Holds `git check-ref-format`'s rules for a name under `refs/heads/`, plus: no leading `-`, 250 bytes at most.
+    /// Holds the rules of `git check-ref-format --branch` (its manual page lists them), and 250 bytes at most: a
+    /// component of a path has 255, of which git needs five for `.lock`.
     pub fn parse(name: &str) -> Result<Self, NameError> {
-        let refuse = |why| Err(NameError::NotABranch { name: name.to_owned(), why });
+        let refuse = |why| Err(NameError::NotABranch { name: excerpt(name), why });
         if name.is_empty() {
             return Err(NameError::Empty { what: "branch name" });
         }
-        if name.len() > 250 {
-            return Err(NameError::TooLong {
-                what: "branch name",
-                name: name.chars().take(40).chain("…".chars()).collect(),
-                length: name.len(),
-                max: 250,
-            });
+        if name.len() > BRANCH_MAX {
+            return refuse("it has more than 250 bytes");
         }
         if name.starts_with('-') {
             return refuse("it starts with `-`");
+        }
+        if name == "HEAD" {
+            return refuse("git keeps it for itself");
         }
         if name.contains("..") || name.contains("@{") || name == "@" || name.contains("//") {
             return refuse("`..`, `@{`, `//` and a lone `@` are not allowed");
@@ -195,14 +215,17 @@ fn check_label(what: &'static str, name: &str, max: usize) -> Result<(), NameErr
     if name.is_empty() {
         return Err(NameError::Empty { what });
     }
-    if name.len() > max {
-        let length = name.chars().count();
-        let name = name.chars().take(max).chain("…".chars()).collect();
-        return Err(NameError::TooLong { what, name, length, max });
+    let length = name.chars().count();
+    if length > max {
+        return Err(NameError::TooLong { what, name: excerpt(name), length, max });
     }
     let inner = name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
     if !inner || name.starts_with('-') || name.ends_with('-') {
-        return Err(NameError::Alphabet { what, name: name.to_owned() });
+        return Err(NameError::Alphabet { what, name: excerpt(name) });
+    }
+    // Such a label at the start of a host name makes the whole URL invalid, see "domain to ASCII" in the URL standard.
+    if name.starts_with("xn--") {
+        return Err(NameError::Punycode { what, name: name.to_owned() });
     }
     Ok(())
 }
@@ -215,6 +238,15 @@ pub(crate) fn shorten(slug: &str, whole: &str, max: usize) -> String {
         "" => hash,
         kept => format!("{kept}-{hash}"),
     }
+}
+
+/// Enough of a text from outside to recognise it by, and nothing that a terminal obeys.
+pub(crate) fn excerpt(text: &str) -> String {
+    let mut start: String = text.chars().take(60).flat_map(char::escape_debug).collect();
+    if text.chars().nth(60).is_some() {
+        start.push('…');
+    }
+    start
 }
 
 macro_rules! text {
@@ -260,6 +292,16 @@ impl FromStr for EnvRef {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
         Self::parse(text)
+    }
+}
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Branch(branch) => write!(f, "branch `{branch}`"),
+            Origin::PullRequest(number) => write!(f, "pull request {number}"),
+            Origin::Commit(commit) => write!(f, "commit `{}`", commit.short()),
+            Origin::Directory => f.write_str("a directory"),
+        }
     }
 }
 impl fmt::Display for ReleaseNumber {
