@@ -1,9 +1,11 @@
 //! The parts of the one binary. A library only so that benchmarks and integration tests can reach them.
 
 pub mod config;
+pub mod doctor;
 pub mod edge;
 pub mod engine;
 pub mod error;
 pub mod exec;
+pub mod machine;
 pub mod store;
 pub mod transcript;

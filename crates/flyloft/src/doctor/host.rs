@@ -1,0 +1,186 @@
+//! The machine itself: programs, memory, disk, ports, clock.
+
+use super::{Check, bytes};
+use crate::config::Config;
+use crate::machine::memory::Zram;
+use crate::machine::storage::Filesystem;
+use crate::machine::tools::{Found, missing_packages};
+use crate::machine::{Machine, Memory, Port, Storage};
+
+/// What a small Python or Node app holds while it is awake, for saying what a size means.
+const TYPICAL_APP: u64 = 35 << 20;
+
+/// 2026-01-01: before this the clock is surely wrong, and no certificate is valid.
+const THIS_WAS_WRITTEN: u64 = 1_767_225_600;
+
+pub fn judge(machine: &Machine, config: &Config) -> Vec<Check> {
+    let mut checks = vec![user(machine)];
+    checks.extend(tools(machine));
+    checks.push(memory(&machine.memory));
+    checks.push(swap(&machine.memory));
+    checks.push(state_dir(&machine.storage));
+    checks.push(space(&machine.storage, config));
+    checks.extend(machine.ports.iter().map(port));
+    checks.push(clock(machine));
+    checks
+}
+
+fn user(machine: &Machine) -> Check {
+    if machine.root {
+        Check::ok("user", "this runs as root, as the daemon must")
+    } else {
+        Check::warning("user", "without root some things cannot be looked at", "sudo flyloft doctor")
+    }
+}
+
+fn tools(machine: &Machine) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let missing = missing_packages(&machine.tools);
+    let mut names = Vec::new();
+    for tool in &machine.tools {
+        match &tool.found {
+            Found::Missing => checks.push(Check::problem(
+                "tools",
+                format!("there is no `{}`, which is needed for {}", tool.program, tool.for_what),
+                format!("apt-get install --no-install-recommends {}", missing.join(" ")),
+            )),
+            Found::TooOld { have, need } => checks.push(Check::problem(
+                "tools",
+                format!("`{}` is version {have}; {need} is needed for {}", tool.program, tool.for_what),
+                format!("install a newer `{}`", tool.package),
+            )),
+            Found::Version(version) => names.push(format!("{} {version}", tool.program)),
+            Found::Unversioned => names.push(tool.program.to_owned()),
+        }
+    }
+    if checks.is_empty() {
+        checks.push(Check::ok("tools", names.join(", ")));
+    }
+    checks
+}
+
+fn memory(memory: &Memory) -> Check {
+    let total = bytes(memory.total);
+    if memory.total < 400 << 20 {
+        return Check::warning("memory", format!("{total} are less than a build needs"), "use a machine with 512 MiB");
+    }
+    Check::ok("memory", format!("{total}, about {} small apps awake", (memory.total / 2 / TYPICAL_APP).max(1)))
+}
+
+fn swap(memory: &Memory) -> Check {
+    let (compressed, disk) = (memory.compressed(), memory.on_disk());
+    let asleep = (compressed + disk) / TYPICAL_APP;
+    match (compressed, disk) {
+        (0, 0) => {
+            Check::warning("swap", "there is none: an environment that sleeps keeps all of its memory", "flyloft setup")
+        }
+        (0, disk) if memory.zswap => Check::ok(
+            "swap",
+            format!("{} on disk behind zswap: about {asleep} small apps asleep, 10–40 ms to wake one", bytes(disk)),
+        ),
+        (0, disk) if memory.zram == Zram::Missing => Check::ok(
+            "swap",
+            format!(
+                "{} on disk, and the kernel has no zram: about {asleep} small apps asleep, up to 40 ms to wake one",
+                bytes(disk)
+            ),
+        ),
+        (0, disk) => Check::warning(
+            "swap",
+            format!("{} on disk alone: waking takes up to 40 ms instead of 10", bytes(disk)),
+            "flyloft setup",
+        ),
+        (compressed, 0) => Check::ok(
+            "swap",
+            format!(
+                "{} of compressed memory, none on disk: about {asleep} small apps asleep, 10 ms to wake one",
+                bytes(compressed)
+            ),
+        ),
+        (compressed, disk) => Check::ok(
+            "swap",
+            format!(
+                "{} of compressed memory and {} on disk: about {asleep} small apps asleep, 10–40 ms to wake one",
+                bytes(compressed),
+                bytes(disk)
+            ),
+        ),
+    }
+}
+
+fn state_dir(storage: &Storage) -> Check {
+    let dir = storage.state_dir.display();
+    if let Some(why) = &storage.unwritable {
+        return Check::problem(
+            "state directory",
+            format!("nothing can be written to `{dir}`: {why}"),
+            "mend that, or choose another with state_dir in the configuration",
+        );
+    }
+    let no_overlay = |name| {
+        Check::problem(
+            "state directory",
+            format!("`{dir}` is on {name}, where overlayfs cannot write"),
+            "put it on ext4, xfs or btrfs with state_dir in the configuration",
+        )
+    };
+    match storage.filesystem {
+        Filesystem::Overlay => no_overlay("an overlay"),
+        Filesystem::Tmpfs => Check::warning(
+            "state directory",
+            format!("`{dir}` is in memory and is gone after a reboot"),
+            "put it on a disk with state_dir in the configuration",
+        ),
+        _ if storage.exists => Check::ok("state directory", format!("`{dir}` can be written to")),
+        _ => Check::ok("state directory", format!("`{dir}` can be made")),
+    }
+}
+
+fn space(storage: &Storage, config: &Config) -> Check {
+    let free = bytes(storage.free);
+    let floor = config.disk.floor;
+    if storage.free < floor {
+        Check::problem(
+            "disk",
+            format!("{free} are free, and {} must stay free: nothing is built", bytes(floor)),
+            "make room, or lower disk.floor in the configuration",
+        )
+    } else if storage.free < floor + (3 << 30) {
+        Check::warning("disk", format!("{free} are free: that is one stack and a few apps"), "make room soon")
+    } else if (1..100_000).contains(&storage.free_inodes) {
+        Check::warning("disk", format!("only {} files can be made", storage.free_inodes), "remove small files")
+    } else {
+        Check::ok("disk", format!("{free} are free"))
+    }
+}
+
+fn port(port: &Port) -> Check {
+    let Port { address, door, holder } = port;
+    match holder {
+        None => Check::ok("ports", format!("{door} at {address} is free")),
+        Some(holder) if holder.name == "flyloft" => Check::ok("ports", format!("{door} at {address} is flyloft's")),
+        Some(holder) => {
+            let (name, pid) = (&holder.name, holder.pid);
+            let who = if pid == 0 { name.clone() } else { format!("`{name}` (process {pid})") };
+            Check::problem(
+                "ports",
+                format!("{door} at {address} is taken by {who}"),
+                format!("stop it, or set {}.listen in the configuration", door.to_lowercase()),
+            )
+        }
+    }
+}
+
+fn clock(machine: &Machine) -> Check {
+    if machine.kernel.clock < THIS_WAS_WRITTEN {
+        Check::problem(
+            "clock",
+            "the clock is years behind: no certificate is valid",
+            "set it, or install an NTP client",
+        )
+    } else if machine.kernel.clock_synchronised {
+        Check::ok("clock", "it is synchronised")
+    } else {
+        Check::warning("clock", "nothing keeps it right", "apt-get install systemd-timesyncd")
+    }
+}

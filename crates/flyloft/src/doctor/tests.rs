@@ -1,0 +1,241 @@
+//! A healthy machine passes, and each thing that can be wrong is found and says how to mend it.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::machine::cgroups::{Cgroups, Version};
+use crate::machine::ids::{Grant, Ids};
+use crate::machine::memory::{Memory, Swap, Zram};
+use crate::machine::network::{Chain, Network, Resolver, Uplink};
+use crate::machine::ports::{Holder, Port};
+use crate::machine::storage::{Filesystem, Storage};
+use crate::machine::tools::{Found, Tool};
+use crate::machine::{Kernel, Machine};
+
+const MIB: u64 = 1 << 20;
+
+/// The smallest server that people rent, as `flyloft setup` leaves it.
+fn healthy() -> Machine {
+    let tool = |program, package, found| Tool { program, package, for_what: "containers", found };
+    let uplink = |accept_ra| Some(Uplink { interface: "ens3".to_owned(), forwards: true, accept_ra });
+    Machine {
+        root: true,
+        kernel: Kernel {
+            release: "6.1.0-41-cloud-amd64".to_owned(),
+            overlay: true,
+            user_namespaces: 1800,
+            seccomp: true,
+            apparmor: true,
+            clock_synchronised: true,
+            clock: THE_DAY,
+        },
+        cgroups: Cgroups {
+            version: Some(Version::V2),
+            controllers: ["cpu", "io", "memory", "pids"].map(str::to_owned).into(),
+            swap_accounting: true,
+            freezer: true,
+            reclaim: true,
+        },
+        tools: vec![
+            tool("lxc-start", "lxc", Found::Version("5.0.2".parse().unwrap())),
+            tool("newuidmap", "uidmap", Found::Unversioned),
+        ],
+        ids: Ids { users: Grant::Root, groups: Grant::Root },
+        memory: Memory {
+            total: 480 * MIB,
+            swaps: vec![
+                Swap { path: "/dev/zram0".into(), size: 240 * MIB, used: 0 },
+                Swap { path: "/var/lib/flyloft/swap".into(), size: 1024 * MIB, used: 0 },
+            ],
+            zram: Zram::Possible,
+            zswap: false,
+        },
+        network: Network {
+            ipv4: uplink(None),
+            ipv6: uplink(Some(2)),
+            resolvers: vec![Resolver { address: "9.9.9.9".parse().unwrap(), answers: true }],
+            dropping: Vec::new(),
+            nftables: Some(true),
+        },
+        storage: Storage {
+            state_dir: "/var/lib/flyloft".into(),
+            exists: true,
+            unwritable: None,
+            filesystem: Filesystem::Ext,
+            free: 8192 * MIB,
+            free_inodes: 500_000,
+        },
+        ports: vec![
+            Port { address: "[::]:80".parse().unwrap(), door: "HTTP", holder: None },
+            Port {
+                address: "[::]:2222".parse().unwrap(),
+                door: "SSH",
+                holder: Some(Holder { pid: 700, name: "flyloft".to_owned() }),
+            },
+        ],
+        systemd: true,
+    }
+}
+
+const THE_DAY: u64 = 1_795_500_000;
+
+fn report(machine: &Machine) -> Report {
+    Report { checks: judge(machine, &Config::default()) }
+}
+
+/// What is said beyond what a healthy machine gets, after `break_it`.
+fn broken(break_it: impl FnOnce(&mut Machine)) -> String {
+    let mut machine = healthy();
+    break_it(&mut machine);
+    let report = report(&machine);
+    assert_ne!(report.worst(), Verdict::Ok, "{report}");
+    let bad = |check: &Check| check.verdict != Verdict::Ok;
+    Report { checks: report.checks.into_iter().filter(bad).collect() }.to_string()
+}
+
+#[test]
+fn a_healthy_machine_is_told_so_in_plain_words() {
+    insta::assert_snapshot!(report(&healthy()), @r#"
+    ok       user: this runs as root, as the daemon must
+    ok       tools: lxc-start 5.0.2, newuidmap
+    ok       memory: 480 MiB, about 6 small apps awake
+    ok       swap: 240 MiB of compressed memory and 1 GiB on disk: about 36 small apps asleep, 10–40 ms to wake one
+    ok       state directory: `/var/lib/flyloft` can be written to
+    ok       disk: 8 GiB are free
+    ok       ports: HTTP at [::]:80 is free
+    ok       ports: SSH at [::]:2222 is flyloft's
+    ok       clock: it is synchronised
+    ok       kernel: Linux 6.1.0-41-cloud-amd64
+    ok       cgroups: version 2
+    ok       ids: 4096 ranges of 65536 are reserved for containers
+    ok       apparmor: it is on; containers run unconfined by it, in user namespaces
+    ok       IPv4: out by ens3, and packets of environments are forwarded
+    ok       IPv6: out by ens3, and packets of environments are forwarded
+    ok       DNS: 9.9.9.9 answers
+    everything is as it should be
+    "#);
+}
+
+#[test]
+fn everything_that_is_wrong_says_how_to_mend_it() {
+    let mut machine = healthy();
+    machine.kernel = Kernel { release: "5.10.0".to_owned(), clock: 1000, ..Kernel::default() };
+    machine.cgroups.controllers = BTreeSet::new();
+    machine.cgroups.freezer = false;
+    machine.cgroups.reclaim = false;
+    machine.tools[0].found = Found::Missing;
+    machine.tools[1].found = Found::TooOld { have: "1.0.0".parse().unwrap(), need: "2.0.0".parse().unwrap() };
+    machine.ids = Ids { users: Grant::Nobody, groups: Grant::Other("bob".to_owned()) };
+    machine.memory.swaps.clear();
+    machine.network = Network {
+        ipv4: None,
+        ipv6: Some(Uplink { interface: "eth0.7".to_owned(), forwards: true, accept_ra: Some(1) }),
+        resolvers: Vec::new(),
+        dropping: vec![Chain {
+            family: "ip".to_owned(),
+            table: "filter".to_owned(),
+            name: "FORWARD".to_owned(),
+            hook: "forward".to_owned(),
+        }],
+        nftables: Some(false),
+    };
+    machine.storage.unwritable = Some("Read-only file system (os error 30)".to_owned());
+    machine.storage.free = MIB;
+    machine.ports[0].holder = Some(Holder { pid: 612, name: "nginx".to_owned() });
+    let report = report(&machine);
+    assert!(report.checks.iter().all(|check| check.verdict == Verdict::Ok || check.remedy.is_some()));
+    insta::assert_snapshot!(report, @r#"
+    ok       user: this runs as root, as the daemon must
+    problem  tools: there is no `lxc-start`, which is needed for containers
+             → apt-get install --no-install-recommends lxc
+    problem  tools: `newuidmap` is version 1.0.0; 2.0.0 is needed for containers
+             → install a newer `uidmap`
+    ok       memory: 480 MiB, about 6 small apps awake
+    warning  swap: there is none: an environment that sleeps keeps all of its memory
+             → flyloft setup
+    problem  state directory: nothing can be written to `/var/lib/flyloft`: Read-only file system (os error 30)
+             → mend that, or choose another with state_dir in the configuration
+    problem  disk: 1 MiB are free, and 2 GiB must stay free: nothing is built
+             → make room, or lower disk.floor in the configuration
+    problem  ports: HTTP at [::]:80 is taken by `nginx` (process 612)
+             → stop it, or set http.listen in the configuration
+    ok       ports: SSH at [::]:2222 is flyloft's
+    problem  clock: the clock is years behind: no certificate is valid
+             → set it, or install an NTP client
+    problem  kernel: Linux 5.10.0 is too old: layers need 5.19
+             → install the kernel of Debian 12 or newer, and reboot
+    problem  kernel: it has no overlayfs
+             → use a kernel with CONFIG_OVERLAY_FS; inside a container, ask its host
+    problem  kernel: it has no user namespaces
+             → sysctl -w user.max_user_namespaces=65536
+    problem  kernel: it has no seccomp filters
+             → use a kernel with CONFIG_SECCOMP_FILTER
+    problem  cgroups: the controllers cpu, memory, pids are missing, so that nothing bounds an environment
+             → add cgroup_enable=memory to the kernel's command line, and reboot
+    problem  sleep: there is no freezer, so that nothing can sleep
+             → use a kernel with CONFIG_CGROUP_FREEZER
+    warning  sleep: the kernel cannot push out a group's memory (memory.reclaim): what sleeps keeps it
+             → use Linux 5.19 or newer
+    warning  ids: /etc/subuid reserves no ids for containers; the daemon will do it
+             → flyloft setup
+    problem  ids: /etc/subgid gives `bob` ids that containers use (0x70000000 to 0x7fffffff)
+             → give `bob` other ids, below 1879048192
+    warning  IPv4: the machine has no default route for IPv4: environments cannot reach the outside by it
+             → give it an IPv4 address and a gateway, if builds need it
+    problem  IPv6: eth0.7 ignores router advertisements since the kernel forwards: its route will expire
+             → sysctl -w net.ipv6.conf.eth0/7.accept_ra=2
+    problem  DNS: the machine knows no resolver: no build can fetch anything
+             → mend /etc/resolv.conf, or name resolvers with network.dns in the configuration
+    problem  firewall: `nft` cannot talk to the kernel, so that nothing would separate environments
+             → modprobe nf_tables
+    warning  firewall: chain `FORWARD` of table `ip filter` drops what it does not know, what environments send and receive perhaps among it
+             → let it through: nft insert rule ip filter FORWARD iifname "fly*" accept
+    16 problems must be mended before environments can run
+    "#);
+}
+
+#[test]
+fn swap_is_judged_by_where_pages_would_go() {
+    assert!(broken(|machine| machine.memory.swaps.clear()).contains("there is none"));
+    assert!(broken(|machine| drop(machine.memory.swaps.remove(0))).contains("on disk alone"));
+    let mut without_zram = healthy();
+    without_zram.memory.swaps.remove(0);
+    without_zram.memory.zram = Zram::Missing;
+    assert_eq!(report(&without_zram).worst(), Verdict::Ok, "nothing can be done about it");
+    let mut zswap = healthy();
+    zswap.memory.swaps.remove(0);
+    zswap.memory.zswap = true;
+    assert_eq!(report(&zswap).worst(), Verdict::Ok);
+}
+
+#[test]
+fn a_resolver_on_the_loopback_is_useless_to_containers() {
+    let said = broken(|machine| machine.network.resolvers[0].address = "127.0.0.1".parse().unwrap());
+    assert!(said.contains("containers cannot reach"), "{said}");
+    let said = broken(|machine| machine.network.resolvers[0].answers = false);
+    assert!(said.contains("9.9.9.9 gives no answer"), "{said}");
+}
+
+#[test]
+fn the_file_system_must_carry_an_overlay() {
+    let said = broken(|machine| machine.storage.filesystem = Filesystem::Overlay);
+    assert!(said.starts_with("problem  state directory"), "{said}");
+    let said = broken(|machine| machine.storage.filesystem = Filesystem::Tmpfs);
+    assert!(said.contains("gone after a reboot"), "{said}");
+}
+
+#[test]
+fn json_has_the_same_checks() {
+    let json = serde_json::to_value(report(&healthy())).unwrap();
+    assert_eq!(json["checks"][0]["about"], "user");
+    assert_eq!(json["checks"][0]["verdict"], "ok");
+}
+
+#[test]
+fn sizes_are_said_as_people_say_them() {
+    assert_eq!(bytes(512 << 10), "512 KiB");
+    assert_eq!(bytes(512 * MIB), "512 MiB");
+    assert_eq!(bytes(1536 * MIB), "1.5 GiB");
+    assert_eq!(bytes(2048 * MIB), "2 GiB");
+    assert_eq!(bytes(72 * 1024 * MIB + 512 * MIB), "72 GiB");
+}

@@ -1,0 +1,81 @@
+//! What this machine is: facts, read from /proc, /sys, /etc and a few tools. Nothing here judges: `doctor` does, and
+//! `setup` decides by the same facts.
+//!
+//! Reading is thin and the parsing pure. A fact that cannot be read is `None` or empty, never an error: half a machine
+//! is exactly what doctor is for.
+
+use std::path::Path;
+
+use crate::config::Config;
+
+pub mod cgroups;
+pub mod ids;
+pub mod kernel;
+pub mod memory;
+pub mod network;
+pub mod ports;
+pub mod storage;
+pub mod tools;
+
+pub use cgroups::Cgroups;
+pub use ids::Ids;
+pub use kernel::Kernel;
+pub use memory::Memory;
+pub use network::Network;
+pub use ports::Port;
+pub use storage::Storage;
+pub use tools::Tool;
+
+#[derive(Clone, Debug)]
+pub struct Machine {
+    pub root: bool,
+    pub kernel: Kernel,
+    pub cgroups: Cgroups,
+    pub tools: Vec<Tool>,
+    pub ids: Ids,
+    pub memory: Memory,
+    pub network: Network,
+    pub storage: Storage,
+    pub ports: Vec<Port>,
+    /// Whether systemd is PID 1 (sd_booted(3)).
+    pub systemd: bool,
+}
+
+impl Machine {
+    /// Reads everything that running with this configuration depends on. Takes as long as the slowest DNS answer, 2 s
+    /// at most.
+    pub async fn look(config: &Config) -> Self {
+        let (tools, network) = tokio::join!(tools::look(), Network::look(&config.network.dns));
+        Self {
+            root: nix::unistd::geteuid().is_root(),
+            kernel: Kernel::look(),
+            cgroups: Cgroups::look(),
+            tools,
+            ids: Ids::look(),
+            memory: Memory::look(),
+            network,
+            storage: Storage::look(&config.state_dir),
+            ports: ports::look(&config.http.listen, &config.ssh.listen),
+            systemd: has_systemd(),
+        }
+    }
+}
+
+pub fn has_systemd() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+/// The text of a file, empty where it cannot be read.
+fn read(path: impl AsRef<Path>) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// A file that contains one number.
+fn read_number(path: impl AsRef<Path>) -> Option<u64> {
+    read(path).trim().parse().ok()
+}
+
+/// `path`, or the nearest directory above it that exists.
+fn nearest(path: &Path) -> &Path {
+    path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"))
+}

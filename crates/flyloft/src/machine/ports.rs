@@ -1,0 +1,120 @@
+//! The ports that the daemon listens on, and who has them now.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::read;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    pub address: SocketAddr,
+    /// What it is for: `HTTP`, `SSH`.
+    pub door: &'static str,
+    /// The process that listens there now.
+    pub holder: Option<Holder>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    pub pid: u32,
+    /// As in `/proc/PID/comm`.
+    pub name: String,
+}
+
+pub fn look(http: &[SocketAddr], ssh: &[SocketAddr]) -> Vec<Port> {
+    let listeners: Vec<Listener> =
+        ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().flat_map(|table| listeners(&read(table))).collect();
+    let port = |door, address: &SocketAddr| Port {
+        address: *address,
+        door,
+        holder: listeners.iter().find(|listener| conflict(*address, listener.address)).map(|l| holder(l.inode)),
+    };
+    let http = http.iter().map(|address| port("HTTP", address));
+    http.chain(ssh.iter().map(|address| port("SSH", address))).collect()
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Listener {
+    address: SocketAddr,
+    inode: u64,
+}
+
+/// Whether a socket on one of these addresses keeps another from listening on the other. `[::]` takes both families.
+fn conflict(a: SocketAddr, b: SocketAddr) -> bool {
+    let wild = |address: SocketAddr| address.ip().is_unspecified();
+    let covers = |a: SocketAddr, b: SocketAddr| wild(a) && (a.is_ipv6() || b.is_ipv4());
+    a.port() == b.port() && (a.ip() == b.ip() || covers(a, b) || covers(b, a))
+}
+
+/// The sockets in state LISTEN (0A) of `/proc/net/tcp` or `tcp6`, whose addresses are hexadecimal words in the
+/// machine's byte order.
+fn listeners(table: &str) -> Vec<Listener> {
+    let row = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        if *fields.get(3)? != "0A" {
+            return None;
+        }
+        let (ip, port) = fields.get(1)?.split_once(':')?;
+        let port = u16::from_str_radix(port, 16).ok()?;
+        Some(Listener { address: SocketAddr::new(parse_ip(ip)?, port), inode: fields.get(9)?.parse().ok()? })
+    };
+    table.lines().skip(1).filter_map(row).collect()
+}
+
+fn parse_ip(text: &str) -> Option<IpAddr> {
+    let word = |at: usize| Some(u32::from_str_radix(text.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
+    match text.len() {
+        8 => Some(Ipv4Addr::from(word(0)?).into()),
+        32 => {
+            let words = [word(0)?, word(8)?, word(16)?, word(24)?].concat();
+            let bytes: [u8; 16] = words.try_into().ok()?;
+            let address = Ipv6Addr::from(bytes);
+            Some(address.to_ipv4_mapped().map_or(address.into(), IpAddr::from))
+        }
+        _ => None,
+    }
+}
+
+/// The process that has the socket open. Another user's is found by root only.
+fn holder(inode: u64) -> Holder {
+    let wanted = format!("socket:[{inode}]");
+    let has = |pid: &u32| {
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        open.filter_map(|fd| std::fs::read_link(fd.path()).ok()).any(|target| target.as_os_str() == wanted.as_str())
+    };
+    let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pid = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(has);
+    let name = pid.map(|pid| read(format!("/proc/{pid}/comm")).trim().to_owned());
+    Holder { pid: pid.unwrap_or(0), name: name.unwrap_or_else(|| "a process that only root can see".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_listens_on_a_port_is_named() {
+        let listener = std::net::TcpListener::bind("[::1]:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let everywhere = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), address.port());
+        let found = look(&[everywhere], &[address]);
+        assert_eq!(found.len(), 2);
+        for port in found {
+            let holder = port.holder.expect("somebody listens");
+            assert_eq!(holder.pid, std::process::id());
+            assert!(!holder.name.is_empty());
+        }
+        drop(listener);
+        assert_eq!(look(&[], &[address])[0].holder, None);
+    }
+
+    #[test]
+    fn only_sockets_that_exclude_each_other_conflict() {
+        let on = |text: &str| text.parse::<SocketAddr>().unwrap();
+        assert!(conflict(on("[::]:80"), on("127.0.0.1:80")));
+        assert!(conflict(on("0.0.0.0:80"), on("127.0.0.1:80")));
+        assert!(conflict(on("[::1]:80"), on("[::]:80")));
+        assert!(!conflict(on("0.0.0.0:80"), on("[::1]:80")));
+        assert!(!conflict(on("[::]:80"), on("[::]:81")));
+        assert!(!conflict(on("127.0.0.1:80"), on("127.0.0.2:80")));
+    }
+}

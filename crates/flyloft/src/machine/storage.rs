@@ -1,0 +1,93 @@
+//! The file system under the state directory.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::{statfs, statvfs};
+
+use super::nearest;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Storage {
+    pub state_dir: PathBuf,
+    /// Whether the directory is there.
+    pub exists: bool,
+    /// Why nothing can be written there, or where it would be made.
+    pub unwritable: Option<String>,
+    pub filesystem: Filesystem,
+    /// Bytes that are free.
+    pub free: u64,
+    pub free_inodes: u64,
+}
+
+/// What matters about it: whether overlayfs can write there, and whether swap files work (swapon(8)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Filesystem {
+    Ext,
+    Xfs,
+    Btrfs,
+    Tmpfs,
+    Overlay,
+    #[default]
+    Other,
+}
+
+impl Storage {
+    pub fn look(state_dir: &Path) -> Self {
+        let place = nearest(state_dir);
+        let space = statvfs::statvfs(place).ok();
+        Self {
+            state_dir: state_dir.to_owned(),
+            exists: state_dir.is_dir(),
+            unwritable: unwritable(state_dir, place),
+            filesystem: filesystem(place),
+            free: space.map_or(0, |space| space.blocks_available() * space.fragment_size()),
+            free_inodes: space.map_or(0, |space| space.files_available()),
+        }
+    }
+}
+
+fn unwritable(state_dir: &Path, place: &Path) -> Option<String> {
+    if state_dir.exists() && !state_dir.is_dir() {
+        return Some("it is not a directory".to_owned());
+    }
+    let owner = place.metadata().map(|meta| meta.uid()).unwrap_or(0);
+    if place == state_dir && owner != nix::unistd::geteuid().as_raw() {
+        return Some(format!("it belongs to user {owner}"));
+    }
+    // Trying is the only way to know: read-only mounts, attributes and full disks do not show in the mode.
+    tempfile::Builder::new().prefix(".flyloft-").tempfile_in(place).err().map(|error| error.to_string())
+}
+
+fn filesystem(place: &Path) -> Filesystem {
+    match statfs::statfs(place).map(|stat| stat.filesystem_type()) {
+        Ok(statfs::EXT4_SUPER_MAGIC) => Filesystem::Ext,
+        Ok(statfs::XFS_SUPER_MAGIC) => Filesystem::Xfs,
+        Ok(statfs::BTRFS_SUPER_MAGIC) => Filesystem::Btrfs,
+        Ok(statfs::TMPFS_MAGIC) => Filesystem::Tmpfs,
+        Ok(statfs::OVERLAYFS_SUPER_MAGIC) => Filesystem::Overlay,
+        _ => Filesystem::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_is_not_there_yet_is_judged_by_where_it_would_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::look(&dir.path().join("a/b"));
+        assert!(!storage.exists);
+        assert_eq!(storage.unwritable, None);
+        assert!(storage.free > 0);
+        assert_eq!(dir.path().read_dir().unwrap().count(), 0, "nothing is left behind");
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_the_directory_is_found() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(Storage::look(file.path()).unwritable.is_some());
+        assert!(Storage::look(Path::new("/proc/flyloft")).unwritable.is_some());
+    }
+}
