@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use flyloft_core::policy::{Limits, Policy};
+use flyloft_core::policy::{Limits, Settings};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -44,10 +44,8 @@ pub struct Config {
     pub ssh: Ssh,
     pub edge: Edge,
     pub build: Build,
-    #[serde(deserialize_with = "value::limits")]
-    pub limits: Limits,
-    #[serde(deserialize_with = "value::policy")]
-    pub policy: Policy,
+    /// What holds for environments where neither app nor environment say otherwise.
+    pub defaults: Settings,
     pub network: Network,
     pub disk: Disk,
 }
@@ -196,8 +194,12 @@ impl Config {
         toml::from_str(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
             let (line, column) = position(text, at);
+            let key = key_at(text, at);
             let message = error.message().replace('\n', ", ");
-            ConfigError::Parse { path: path.to_owned(), line, column, key: key_at(text, at), message }
+            // A setting's error names its key already.
+            let named = key.as_ref().and_then(|key| key.rsplit('.').next()).map(|key| format!("`{key}`: "));
+            let message = named.and_then(|named| message.strip_prefix(&named).map(str::to_owned)).unwrap_or(message);
+            ConfigError::Parse { path: path.to_owned(), line, column, key, message }
         })
     }
 
@@ -269,8 +271,7 @@ impl Default for Config {
             ssh: Ssh::default(),
             edge: Edge::default(),
             build: Build::default(),
-            limits: Limits::default(),
-            policy: Policy::default(),
+            defaults: Settings::default(),
             network: Network::default(),
             disk: Disk::default(),
         }

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use flyloft_core::policy::Key;
+
 use super::*;
 
 const EXAMPLE: &str = include_str!("../../../../flyloft.example.toml");
@@ -32,14 +34,18 @@ fn an_empty_file_and_the_example_as_it_is_are_the_defaults() {
 
 #[test]
 fn every_value_in_the_example_is_the_default() {
-    assert_eq!(parse(&uncommented()).unwrap(), Config::default());
+    let mut config = parse(&uncommented()).unwrap();
+    let written = std::mem::take(&mut config.defaults);
+    assert_eq!(config, Config::default());
+    assert_eq!(written.policy(), Settings::default().policy());
+    assert_eq!(written.limits(), Settings::default().limits());
 }
 
 /// What serde accepts is learnt from its own message about a key that it does not know.
 #[test]
 fn every_key_is_in_the_example() {
-    let mut accepted = BTreeSet::new();
-    for table in ["", "http", "ssh", "edge", "build", "limits", "policy", "network", "disk"] {
+    let mut accepted: BTreeSet<String> = Key::ALL.iter().map(|key| format!("defaults.{key}")).collect();
+    for table in ["", "http", "ssh", "edge", "build", "network", "disk"] {
         let header = if table.is_empty() { String::new() } else { format!("[{table}]\n") };
         let message = refusal(&format!("{header}no-such-key = 1"));
         let known = message.split_once("expected ").expect(&message).1;
@@ -61,28 +67,30 @@ fn every_key_is_in_the_example() {
 #[test]
 fn an_error_names_file_line_column_and_key() {
     let wrong = [
-        "domain = \"localhost\"\n\n[limits]\nmemory = \"lots\"\n",
-        "[limits]\nmemroy = \"1GiB\"\n",
+        "domain = \"localhost\"\n\n[defaults]\nmemory = \"lots\"\n",
+        "[defaults]\nmemroy = \"1GiB\"\n",
         "[http]\nlisten = []\n",
         "[http]\nlisten = [\"80\"]\n",
         "state_dir = \"var\"\n",
         "domain = \"a b\"\n",
-        "[limits]\ncpu_weight = 0\n",
-        "[policy]\nidle = \"15\"\n",
+        "[defaults]\ncpu_weight = 0\n",
+        "[build]\ntime = \"15\"\n",
+        "[defaults]\nidle = \"15\"\n",
         "[edge]\nkind = \"apache\"\n",
         "[build.variables]\n\"A B\" = \"x\"\n",
         "[network]\nipv4 = \"8.8.8.0/24\"\n",
         "[build\n",
     ];
     insta::assert_snapshot!(wrong.map(refusal).join("\n"), @r#"
-    flyloft.toml:4:10: `limits.memory`: `lots` is not a size such as 512MiB or 5GiB
-    flyloft.toml:2:1: `limits.memroy`: unknown field `memroy`, expected one of `memory`, `swap`, `pids`, `cpu_weight`, `disk`, `inodes`
+    flyloft.toml:4:10: `defaults.memory`: `lots` is not a size such as `512M` or `1GiB`
+    flyloft.toml:2:1: `defaults.memroy`: there is no setting `memroy`; there are `idle`, `ttl`, `expire`, `memory`, `swap`, `pids`, `cpu_weight`, `disk`, `inodes`
     flyloft.toml:2:10: `http.listen`: at least one address is needed, such as "[::]:80"
     flyloft.toml:2:11: `http.listen`: invalid socket address syntax
     flyloft.toml:1:13: `state_dir`: `var` is not an absolute path
     flyloft.toml:1:10: `domain`: `a b` is not a domain name such as staging.example.org
-    flyloft.toml:2:14: `limits.cpu_weight`: 0 is not between 1 and 10000
-    flyloft.toml:2:8: `policy.idle`: `15` is not a duration such as 90s, 15m, 4h or 14d
+    flyloft.toml:2:14: `defaults.cpu_weight`: `0` is not a whole number from 1 to 10000
+    flyloft.toml:2:8: `build.time`: `15` has no unit: write `15s`, `15m`, `15h` or `15d`
+    flyloft.toml:2:8: `defaults.idle`: `15` has no unit: write `15s`, `15m`, `15h` or `15d`
     flyloft.toml:2:8: `edge.kind`: unknown variant `apache`, expected `embedded`
     flyloft.toml:1:1: `A B` is not the name of an environment variable
     flyloft.toml:2:8: `network.ipv4`: `8.8.8.0/24` is not a private range (RFC 1918)
@@ -91,15 +99,20 @@ fn an_error_names_file_line_column_and_key() {
 }
 
 #[test]
-fn never_and_units_are_understood() {
-    let config =
-        parse("[policy]\nidle = \"90s\"\nttl = \"never\"\n[limits]\nmemory = \"256MiB\"\ndisk = \"1GB\"\n").unwrap();
-    assert_eq!(config.policy.idle, Some(Duration::from_secs(90)));
-    assert_eq!(config.policy.ttl, None);
-    assert_eq!(config.policy.expire, Policy::default().expire);
-    assert_eq!(config.limits.memory, 256 << 20);
-    assert_eq!(config.limits.disk, 1_000_000_000);
-    assert_eq!(config.limits.pids, Limits::default().pids);
+fn defaults_are_settings_and_the_rest_is_built_in() {
+    let config = parse("[defaults]\nidle = \"90s\"\nttl = \"never\"\nmemory = \"256M\"\n").unwrap();
+    assert_eq!(config.defaults.to_string(), "idle=1m30s ttl=never memory=256MiB");
+    assert_eq!(config.defaults.limits().pids, Limits::default().pids);
+}
+
+#[test]
+fn a_build_step_is_bounded_by_what_the_file_says() {
+    let config = parse("[build]\ntime = \"20m\"\nmemory = \"768M\"\npids = 300\n").unwrap();
+    assert_eq!(config.build.time, Duration::from_secs(1200));
+    assert_eq!(config.build.limits().memory, 768 << 20);
+    assert_eq!(config.build.limits().pids, 300);
+    assert_eq!(config.build.limits().disk, 10 << 30);
+    refusal("[build]\ntime = \"never\"\n");
 }
 
 #[test]

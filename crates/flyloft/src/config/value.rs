@@ -1,4 +1,4 @@
-//! How single values are written in the file: sizes, durations, names. Each is checked while it is parsed, so that the
+//! How single values are written in the file: paths, names, addresses, sizes. Each is checked while it is parsed, so that the
 //! error carries its position.
 
 use std::collections::BTreeMap;
@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flyloft_core::policy::{Limits, Policy};
+use flyloft_core::policy::{Size, Span};
 use serde::de::{Deserialize, Deserializer, Error};
 
 pub(super) fn parse_absolute_path(text: &str) -> Result<PathBuf, String> {
@@ -35,46 +35,6 @@ pub(super) fn parse_domain(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// `90s`, `15m`, `4h`, `14d`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let refuse = || format!("`{text}` is not a duration such as 90s, 15m, 4h or 14d");
-    let (number, unit) = split_unit(text).ok_or_else(refuse)?;
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 24 * 3600,
-        _ => return Err(refuse()),
-    };
-    match number.checked_mul(seconds) {
-        Some(seconds @ 1..) => Ok(Duration::from_secs(seconds)),
-        _ => Err(refuse()),
-    }
-}
-
-/// `512MiB`, `5GiB`, `1TiB`; `MB` and the like are powers of ten.
-fn parse_size(text: &str) -> Result<u64, String> {
-    let refuse = || format!("`{text}` is not a size such as 512MiB or 5GiB");
-    let (number, unit) = split_unit(text).ok_or_else(refuse)?;
-    let bytes = match unit {
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        "TiB" => 1 << 40,
-        "kB" => 1_000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        "TB" => 1_000_000_000_000,
-        _ => return Err(refuse()),
-    };
-    number.checked_mul(bytes).ok_or_else(refuse)
-}
-
-fn split_unit(text: &str) -> Option<(u64, &str)> {
-    let digits = text.find(|c: char| !c.is_ascii_digit())?;
-    Some((text[..digits].parse().ok()?, text[digits..].trim_start()))
-}
-
 /// Reads a string and has `parse` judge it.
 fn judged<'de, D: Deserializer<'de>, T>(from: D, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, D::Error> {
     parse(&String::deserialize(from)?).map_err(D::Error::custom)
@@ -89,11 +49,12 @@ pub(super) fn domain<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Er
 }
 
 pub(super) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    judged(from, parse_duration)
+    let span = Span::deserialize(from)?;
+    span.0.filter(|span| !span.is_zero()).ok_or_else(|| D::Error::custom(format!("`{span}` is not a limit")))
 }
 
 pub(super) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
-    judged(from, parse_size)
+    Size::deserialize(from).map(|size| size.0)
 }
 
 /// A name as in `/etc/group` (groupadd(8)).
@@ -138,67 +99,4 @@ pub(super) fn variables<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<S
         }
     }
     Ok(variables)
-}
-
-/// As [`Limits`] is written: sizes with a unit.
-#[derive(serde::Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct LimitsTable {
-    #[serde(deserialize_with = "size")]
-    memory: u64,
-    #[serde(deserialize_with = "size")]
-    swap: u64,
-    pids: u32,
-    #[serde(deserialize_with = "cpu_weight")]
-    cpu_weight: u32,
-    #[serde(deserialize_with = "size")]
-    disk: u64,
-    inodes: u64,
-}
-
-impl Default for LimitsTable {
-    fn default() -> Self {
-        let Limits { memory, swap, pids, cpu_weight, disk, inodes } = Limits::default();
-        Self { memory, swap, pids, cpu_weight, disk, inodes }
-    }
-}
-
-pub(super) fn limits<'de, D: Deserializer<'de>>(from: D) -> Result<Limits, D::Error> {
-    let LimitsTable { memory, swap, pids, cpu_weight, disk, inodes } = LimitsTable::deserialize(from)?;
-    Ok(Limits { memory, swap, pids, cpu_weight, disk, inodes })
-}
-
-fn cpu_weight<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
-    match u32::deserialize(from)? {
-        weight @ 1..=10_000 => Ok(weight),
-        weight => Err(D::Error::custom(format!("{weight} is not between 1 and 10000"))),
-    }
-}
-
-/// As [`Policy`] is written: durations with a unit, or `never`.
-#[derive(serde::Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct PolicyTable {
-    #[serde(deserialize_with = "duration_or_never")]
-    idle: Option<Duration>,
-    #[serde(deserialize_with = "duration_or_never")]
-    ttl: Option<Duration>,
-    #[serde(deserialize_with = "duration_or_never")]
-    expire: Option<Duration>,
-}
-
-impl Default for PolicyTable {
-    fn default() -> Self {
-        let Policy { idle, ttl, expire } = Policy::default();
-        Self { idle, ttl, expire }
-    }
-}
-
-pub(super) fn policy<'de, D: Deserializer<'de>>(from: D) -> Result<Policy, D::Error> {
-    let PolicyTable { idle, ttl, expire } = PolicyTable::deserialize(from)?;
-    Ok(Policy { idle, ttl, expire })
-}
-
-fn duration_or_never<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-    judged(from, |text| if text == "never" { Ok(None) } else { parse_duration(text).map(Some) })
 }
