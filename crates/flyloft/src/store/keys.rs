@@ -39,7 +39,7 @@ impl Store {
     }
 
     pub async fn keys(&self) -> Result<Vec<KeyRow>, StoreError> {
-        self.call(|t| all(t)).await
+        self.call(all).await
     }
 
     pub async fn key_by_fingerprint(&self, fingerprint: &str) -> Result<Option<KeyRow>, StoreError> {
