@@ -1,5 +1,7 @@
 //! The edge takes HTTP from the world and hands it to the right environment.
 
+pub mod embedded;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,4 +41,6 @@ pub type SharedEdge = Arc<dyn Edge>;
 pub enum EdgeError {
     #[error("failed to listen on `{address}`")]
     Listen { address: SocketAddr, source: std::io::Error },
+    #[error("failed to start the edge")]
+    Start(#[source] std::io::Error),
 }

@@ -1,0 +1,169 @@
+//! One request: find its place, hand it on, bring the answer back.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::{Body, Incoming};
+use hyper::header::{HeaderValue, UPGRADE};
+use hyper::http::uri::PathAndQuery;
+use hyper::upgrade::OnUpgrade;
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
+
+use super::body::{Answer, Relayed, Upload};
+use super::headers::{self, Authority, Visitor};
+use super::line::{Line, LineError};
+use super::page::{Death, Form, Notice};
+use super::routes::{Admission, Aim, Pass};
+use super::worker::Worker;
+
+/// A request that cannot be asked a second time goes only over a connection that was in use this shortly ago. Servers
+/// close idle ones after 2 s (gunicorn), 5 s (Node) or more, and may do so just when a request is on its way.
+const SURELY_OPEN: Duration = Duration::from_secs(1);
+
+/// One client's connection, which many requests may come over.
+pub struct Client {
+    pub visitor: Visitor,
+    pub worker: Arc<Worker>,
+}
+
+/// Answers a request in one way or another.
+pub async fn answer(client: Arc<Client>, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
+    let form = Form::of(request.headers());
+    Ok(match relay(&client, request).await {
+        Ok(response) => response,
+        Err(notice) => notice.response(form).map(Answer::Page),
+    })
+}
+
+async fn relay(client: &Client, mut request: Request<Incoming>) -> Result<Response<Answer>, Notice> {
+    if request.method() == Method::CONNECT {
+        return Err(Notice::NotServed { what: "Tunnels are not made here" });
+    }
+    if headers::has_unknown_coding(request.headers()) {
+        return Err(Notice::NotServed { what: "The only transfer coding understood here is chunked" });
+    }
+    let authority = Authority::of(request.uri(), request.headers()).map_err(|_| Notice::NoHost)?;
+    let pass = match client.worker.routes.admit(&authority.host()) {
+        Some(Admission::Entered(pass)) => pass,
+        Some(Admission::Refused(place)) => {
+            let Aim::Unavailable { why } = &place.aim else { unreachable!("an upstream refuses nobody") };
+            place.count(StatusCode::SERVICE_UNAVAILABLE.as_u16());
+            return Err(Notice::Unavailable { env: place.env.clone(), why: why.clone() });
+        }
+        None => return Err(Notice::UnknownHost { host: authority.host().into_owned() }),
+    };
+    let upgrade = headers::upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11);
+    let client_side = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+    let has_body = !request.body().is_end_stream();
+    headers::to_upstream(request.headers_mut(), authority, &client.visitor, upgrade, has_body);
+    *request.uri_mut() = origin_form(request.uri());
+    *request.version_mut() = Version::HTTP_11;
+
+    let (response, line, upload) = match ask(client, &pass, request).await {
+        Ok(answered) => answered,
+        Err(error) => return Err(dead(&pass, &error)),
+    };
+    pass.place().count(response.status().as_u16());
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(client_side) = client_side else {
+            return Err(Notice::Dead { env: pass.place().env.clone(), how: Death::Broke });
+        };
+        return Ok(switch(client, response, client_side, line, pass));
+    }
+    let (mut head, body) = response.into_parts();
+    headers::to_client(&mut head.headers, None);
+    head.version = Version::HTTP_11;
+    let relayed = Relayed::new(body, line, &upload, pass, client.worker.thread);
+    Ok(Response::from_parts(head, Answer::Relayed(relayed)))
+}
+
+type Answered = (Response<Incoming>, Box<Line>, super::body::UploadWatch);
+
+/// Asks the upstream; a second time, over a new connection, where an idle one turned out to be closed and the request
+/// may be repeated: none of it was sent, or it is idempotent (RFC 9110 section 9.2.2), has no body, and not a byte of
+/// an answer has come.
+async fn ask(client: &Client, pass: &Pass, request: Request<Incoming>) -> Result<Answered, LineError> {
+    let upstream = pass.upstream();
+    let repeatable = request.body().is_end_stream() && request.method().is_idempotent();
+    let (head, body) = request.into_parts();
+    let (upload, watch) = Upload::new(body);
+    let request = Request::from_parts(head, upload);
+
+    let age = if repeatable { Duration::MAX } else { SURELY_OPEN };
+    let Some(mut line) = upstream.pools[client.worker.thread].take(age) else {
+        let mut line = Line::connect(upstream.address).await?;
+        return Ok((line.ask(request).await?, line, watch));
+    };
+    let spare = repeatable.then(|| without_body(&request));
+    match line.ask(request).await {
+        Ok(response) => Ok((response, line, watch)),
+        Err(error) => {
+            let again = match error {
+                LineError::Lost { unsent: Some(request), .. } => *request,
+                LineError::Lost { unheard: true, .. } if spare.is_some() => spare.expect("it is there"),
+                error => return Err(error),
+            };
+            let mut line = Line::connect(upstream.address).await?;
+            Ok((line.ask(again).await?, line, watch))
+        }
+    }
+}
+
+fn without_body(request: &Request<Upload>) -> Request<Upload> {
+    let mut copy = Request::new(Upload::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+/// Both sides go on in another protocol, for as long as both like.
+fn switch(
+    client: &Client,
+    response: Response<Incoming>,
+    client_side: OnUpgrade,
+    line: Box<Line>,
+    pass: Pass,
+) -> Response<Answer> {
+    let protocol = response.headers().get(UPGRADE).cloned().unwrap_or(HeaderValue::from_static("websocket"));
+    let mut for_client = Response::new(Answer::Page(Default::default()));
+    *for_client.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *for_client.headers_mut() = response.headers().clone();
+    headers::to_client(for_client.headers_mut(), Some(protocol));
+    client.worker.tasks.spawn(async move {
+        // That one side goes away is how such a connection ends.
+        let _ = join(client_side, line).await;
+        drop(pass);
+    });
+    for_client
+}
+
+async fn join(client_side: OnUpgrade, line: Box<Line>) -> io::Result<()> {
+    let (mut upstream_side, early) = line.switched().await;
+    let mut client_side = TokioIo::new(client_side.await.map_err(io::Error::other)?);
+    client_side.write_all(&early).await?;
+    tokio::io::copy_bidirectional(&mut client_side, &mut upstream_side).await?;
+    Ok(())
+}
+
+/// `/path?query`, whatever form the client used.
+fn origin_form(uri: &Uri) -> Uri {
+    uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")).into()
+}
+
+fn dead(pass: &Pass, error: &LineError) -> Notice {
+    let place = pass.place();
+    let how = match error {
+        LineError::Connect(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Death::Refused,
+        LineError::Connect(_) | LineError::ConnectLimit => Death::Unreachable,
+        LineError::Lost { .. } => Death::Broke,
+    };
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    tracing::debug!(env = %place.env, upstream = %pass.upstream().address, %error, cause, "no answer from an app");
+    place.count(StatusCode::BAD_GATEWAY.as_u16());
+    Notice::Dead { env: place.env.clone(), how }
+}

@@ -1,0 +1,185 @@
+//! The embedded edge: an HTTP proxy inside the daemon, on threads of its own.
+//!
+//! ```text
+//!   clients ══► listener (one per thread) ─► worker ─► exchange ─► line ══► app
+//!                                              │          │
+//!                                            opening    routes (shared, swapped as a whole)
+//! ```
+//!
+//! Each thread runs a single-threaded runtime with its own listening sockets (`SO_REUSEPORT`) and its own connections
+//! to the apps, so that a request stays on the core that accepted it. What must hold: a route is changed without
+//! losing a request, and nothing that a client sends decides more than which route it takes.
+
+mod body;
+mod exchange;
+mod headers;
+mod line;
+mod listener;
+mod opening;
+mod page;
+mod routes;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use self::listener::Listener;
+use self::routes::Routes;
+pub use self::routes::Usage;
+pub use self::worker::Limits;
+use self::worker::Worker;
+use super::{Edge, EdgeError, Route};
+
+/// How to open an [`Embedded`] edge.
+#[derive(Debug)]
+pub struct EdgeConfig {
+    /// `[::]:PORT` takes IPv4 too; port 0 is any free one.
+    pub listen: Vec<SocketAddr>,
+    pub threads: usize,
+    /// Listening sockets of a predecessor; those on an address of `listen` are used, the rest are closed.
+    pub inherited: Vec<OwnedFd>,
+    pub limits: Limits,
+}
+
+impl EdgeConfig {
+    /// A thread for each core.
+    pub fn new(listen: impl Into<Vec<SocketAddr>>) -> Self {
+        Self {
+            listen: listen.into(),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            inherited: Vec::new(),
+            limits: Limits { head: Duration::from_secs(65), idle: Duration::from_secs(30) },
+        }
+    }
+}
+
+pub struct Embedded {
+    routes: Arc<Routes>,
+    addresses: Vec<SocketAddr>,
+    /// The edge's own handles to its listening sockets, until it stops listening.
+    sockets: Mutex<Vec<TcpListener>>,
+    halt: Arc<Halt>,
+    /// Each resolves when its thread has ended.
+    ended: Mutex<Vec<oneshot::Receiver<()>>>,
+}
+
+/// Tells the threads to end. The deadline is set before the token is cancelled.
+#[derive(Default)]
+struct Halt {
+    token: CancellationToken,
+    deadline: OnceLock<Instant>,
+}
+
+impl Embedded {
+    /// Listens and serves from the return of this call on, whoever calls: the edge has threads of its own.
+    pub fn open(config: EdgeConfig) -> Result<Arc<Self>, EdgeError> {
+        let threads = config.threads.max(1);
+        let mut inherited = listener::adopt(config.inherited);
+        let listeners = config
+            .listen
+            .into_iter()
+            .map(|address| Listener::open(address, threads, &mut inherited))
+            .collect::<Result<Vec<_>, _>>()?;
+        let edge = Arc::new(Self {
+            routes: Arc::new(Routes::new(threads)),
+            addresses: listeners.iter().map(|listener| listener.address).collect(),
+            sockets: Mutex::default(),
+            halt: Arc::default(),
+            ended: Mutex::default(),
+        });
+        let sockets: Vec<_> = listeners.into_iter().flat_map(|listener| listener.sockets).collect();
+        for thread in 0..threads {
+            let own =
+                sockets.iter().skip(thread).step_by(threads).map(TcpListener::try_clone).collect::<Result<_, _>>();
+            let ended = edge.start(thread, own.map_err(EdgeError::Start)?, config.limits)?;
+            lock(&edge.ended).push(ended);
+        }
+        *lock(&edge.sockets) = sockets;
+        Ok(edge)
+    }
+
+    fn start(
+        &self,
+        thread: usize,
+        listeners: Vec<TcpListener>,
+        limits: Limits,
+    ) -> Result<oneshot::Receiver<()>, EdgeError> {
+        let worker = Arc::new(Worker::new(thread, self.routes.clone(), limits, self.halt.clone()));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(EdgeError::Start)?;
+        let (ending, ended) = oneshot::channel();
+        std::thread::Builder::new()
+            .name(format!("edge-{thread}"))
+            .spawn(move || {
+                runtime.block_on(worker.run(listeners));
+                drop(runtime);
+                let _ = ending.send(());
+            })
+            .map_err(EdgeError::Start)?;
+        Ok(ended)
+    }
+
+    /// Where it listens: the addresses of the configuration with their real ports.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The listening sockets, for a successor: while either process has them, no connection is refused.
+    pub fn listeners(&self) -> std::io::Result<Vec<OwnedFd>> {
+        lock(&self.sockets).iter().map(|socket| socket.try_clone().map(OwnedFd::from)).collect()
+    }
+
+    /// When a request for `host` last came in or ended.
+    pub fn last_use(&self, host: &str) -> Option<SystemTime> {
+        self.usage(host)?.last
+    }
+
+    pub fn usage(&self, host: &str) -> Option<Usage> {
+        self.routes.usage(host)
+    }
+
+    /// Stops listening, lets what is under way end for `limit` at most, and cuts the rest.
+    pub async fn shutdown(&self, limit: Duration) {
+        let _ = self.halt.deadline.set(Instant::now() + limit);
+        lock(&self.sockets).clear();
+        self.halt.token.cancel();
+        let ended = std::mem::take(&mut *lock(&self.ended));
+        for thread in ended {
+            let _ = thread.await;
+        }
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.halt.token.cancel();
+    }
+}
+
+#[async_trait]
+impl Edge for Embedded {
+    async fn set(&self, host: &str, route: Route) -> Result<(), EdgeError> {
+        self.routes.set(host, route);
+        Ok(())
+    }
+
+    async fn remove(&self, host: &str) -> Result<(), EdgeError> {
+        self.routes.remove(host);
+        Ok(())
+    }
+
+    async fn drained(&self, upstream: SocketAddr, limit: Duration) -> bool {
+        self.routes.drained(upstream, limit).await
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

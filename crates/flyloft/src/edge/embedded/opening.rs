@@ -1,0 +1,80 @@
+//! The first bytes of a client, which tell HTTP/2 with prior knowledge from HTTP/1.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// What every HTTP/2 client sends first (RFC 9113 section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// A stream of which the first bytes have been read. Whoever reads it gets them first.
+pub struct Opened<S = TcpStream> {
+    first: [u8; PREFACE.len()],
+    /// How many of them there are, and how many have been given out.
+    filled: usize,
+    given: usize,
+    stream: S,
+}
+
+impl<S: AsyncRead + Unpin> Opened<S> {
+    /// Reads until it is clear what the client speaks.
+    pub async fn read(mut stream: S) -> io::Result<(Protocol, Self)> {
+        let mut first = [0; PREFACE.len()];
+        let mut filled = 0;
+        while filled < PREFACE.len() && PREFACE.starts_with(&first[..filled]) {
+            match stream.read(&mut first[filled..]).await? {
+                0 => break,
+                count => filled += count,
+            }
+        }
+        let protocol = if first == *PREFACE { Protocol::Http2 } else { Protocol::Http1 };
+        Ok((protocol, Self { first, filled, given: 0, stream }))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Opened<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.given < self.filled {
+            let end = self.filled.min(self.given + buffer.remaining());
+            buffer.put_slice(&self.first[self.given..end]);
+            self.given = end;
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Opened<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

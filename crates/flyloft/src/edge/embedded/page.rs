@@ -1,0 +1,164 @@
+//! The edge's own pages: what a visitor sees where no app answers. Pure.
+//!
+//! A browser gets HTML without anything to fetch, other clients plain text. Text from outside is escaped, and the
+//! headers forbid scripts besides.
+
+use bytes::Bytes;
+use flyloft_core::name::EnvRef;
+use http_body_util::Full;
+use hyper::header::{ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::{Response, StatusCode};
+
+use super::headers;
+
+/// Why the edge answers itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    UnknownHost {
+        host: String,
+    },
+    NoHost,
+    /// A request that the edge does not serve at all.
+    NotServed {
+        what: &'static str,
+    },
+    Unavailable {
+        env: EnvRef,
+        why: String,
+    },
+    /// The app did not answer.
+    Dead {
+        env: EnvRef,
+        how: Death,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    Refused,
+    Unreachable,
+    Broke,
+}
+
+/// The form that a client reads best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Html,
+    Text,
+}
+
+impl Form {
+    pub fn of(headers: &HeaderMap) -> Self {
+        let html = |value: &HeaderValue| value.to_str().is_ok_and(|accept| accept.contains("text/html"));
+        if headers.get(ACCEPT).is_some_and(html) { Form::Html } else { Form::Text }
+    }
+}
+
+impl Notice {
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Notice::UnknownHost { .. } => StatusCode::NOT_FOUND,
+            Notice::NoHost => StatusCode::BAD_REQUEST,
+            Notice::NotServed { .. } => StatusCode::NOT_IMPLEMENTED,
+            Notice::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Notice::Dead { .. } => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    fn title(&self) -> String {
+        match self {
+            Notice::UnknownHost { .. } => "Nothing is staged here".to_owned(),
+            Notice::NoHost => "No host name".to_owned(),
+            Notice::NotServed { .. } => "Not served here".to_owned(),
+            Notice::Unavailable { env, .. } => format!("{env} is not available"),
+            Notice::Dead { env, .. } => format!("{env} did not answer"),
+        }
+    }
+
+    fn sentence(&self) -> String {
+        match self {
+            Notice::UnknownHost { host } => {
+                format!("No environment has the host name {host}. It may have been destroyed, or never pushed.")
+            }
+            Notice::NoHost => "The request does not say which host it is for.".to_owned(),
+            Notice::NotServed { what } => format!("{what}."),
+            Notice::Unavailable { why, .. } => why.clone(),
+            Notice::Dead { how, .. } => match how {
+                Death::Refused => "Its web process does not listen: it has ended, or is still starting.",
+                Death::Unreachable => "Its web process could not be reached.",
+                Death::Broke => "Its web process closed the connection before it had answered.",
+            }
+            .to_owned(),
+        }
+    }
+
+    /// What to type to find out more, where there is something.
+    fn command(&self) -> Option<String> {
+        match self {
+            Notice::UnknownHost { .. } => Some("flyloft ls".to_owned()),
+            Notice::Dead { env, .. } => Some(format!("flyloft logs {env}")),
+            _ => None,
+        }
+    }
+
+    pub fn response(&self, form: Form) -> Response<Full<Bytes>> {
+        let (kind, text) = match form {
+            Form::Html => ("text/html; charset=utf-8", self.html()),
+            Form::Text => ("text/plain; charset=utf-8", self.text()),
+        };
+        let mut response = Response::new(Full::new(Bytes::from(text)));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+        headers::forbid_indexing(headers);
+        response
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("{}\n{}\n", self.title(), self.sentence());
+        if let Some(command) = self.command() {
+            text += &format!("\n    {command}\n");
+        }
+        text
+    }
+
+    fn html(&self) -> String {
+        let command = self.command().map(|command| format!("\n<pre>$ {}</pre>", escape(&command)));
+        let (title, status) = (escape(&self.title()), self.status().as_u16());
+        format!(
+            "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
+             <meta name=\"viewport\" content=\"width=device-width\">\n<title>{title}</title>\n<style>{STYLE}</style>\n\
+             <main>\n<small>{status}</small>\n<h1>{title}</h1>\n<p>{}</p>{}\n</main>\n",
+            escape(&self.sentence()),
+            command.unwrap_or_default(),
+        )
+    }
+}
+
+const STYLE: &str = "\
+    :root{color-scheme:light dark}\
+    body{margin:0;min-height:100vh;display:grid;place-items:center;font:1.05rem/1.6 system-ui,sans-serif;\
+    background:light-dark(#f6f4f0,#17181c);color:light-dark(#23242a,#e6e4df)}\
+    main{max-width:34rem;padding:2rem;border-top:4px solid #c8553d;overflow-wrap:anywhere}\
+    h1{font-size:1.7rem;line-height:1.25;margin:.2rem 0 .6rem}p{margin:0}\
+    small{color:#c8553d;font-weight:600;letter-spacing:.08em}\
+    pre{margin:1.4rem 0 0;padding:.7rem 1rem;border-radius:.4rem;background:light-dark(#eae6df,#23252b);\
+    white-space:pre-wrap}";
+
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}

@@ -1,0 +1,269 @@
+//! Clients that come, wait and go away, and what that does to apps and to other clients.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+
+/// An app that counts its connections and answers what `serve` says.
+fn counted(count: &Arc<AtomicUsize>) -> impl Fn() -> usize + Send + Clone + 'static {
+    let count = count.clone();
+    move || count.fetch_add(1, Ordering::SeqCst)
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_its_request_at_the_app() {
+    let ended = Arc::new(AtomicUsize::new(0));
+    let begun = Arc::new(AtomicUsize::new(0));
+    let (end, begin) = (ended.clone(), begun.clone());
+    let stage = Stage::new()
+        .app(move |mut peer: Peer| {
+            let (end, begin) = (end.clone(), begin.clone());
+            async move {
+                peer.read_head().await;
+                begin.fetch_add(1, Ordering::SeqCst);
+                assert_eq!(peer.read_to_end().await, "");
+                end.fetch_add(1, Ordering::SeqCst);
+            }
+        })
+        .await;
+    let mut client = stage.connect().await;
+    client.say("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
+    eventually("the request reaches the app", || begun.load(Ordering::SeqCst) == 1).await;
+    drop(client);
+    eventually("the app sees the end", || ended.load(Ordering::SeqCst) == 1).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_during_an_answer_ends_it_at_the_app() {
+    let ended = Arc::new(AtomicUsize::new(0));
+    let end = ended.clone();
+    let stage = Stage::new()
+        .app(move |mut peer: Peer| {
+            let end = end.clone();
+            async move {
+                peer.read_head().await;
+                peer.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+                while peer.stream.write_all(b"5\r\nhello\r\n").await.is_ok() {
+                    tokio::task::yield_now().await;
+                }
+                end.fetch_add(1, Ordering::SeqCst);
+            }
+        })
+        .await;
+    let mut client = stage.connect().await;
+    client.say("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
+    client.read_until("hello").await;
+    drop(client);
+    eventually("the app sees the end", || ended.load(Ordering::SeqCst) == 1).await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_holds_up_its_app_and_nobody_else() {
+    let written = Arc::new(AtomicUsize::new(0));
+    let count = written.clone();
+    let stage = Stage::with(|config| config.threads = 1)
+        .app(move |mut peer: Peer| {
+            let count = count.clone();
+            async move {
+                let head = peer.read_head().await;
+                if !head.starts_with("GET /endless ") {
+                    return peer.reply("hello").await;
+                }
+                peer.say("HTTP/1.1 200 OK\r\n\r\n").await;
+                while peer.stream.write_all(&[b'x'; 1 << 16]).await.is_ok() {
+                    count.fetch_add(1 << 16, Ordering::SeqCst);
+                }
+            }
+        })
+        .await;
+    let mut slow = stage.connect().await;
+    slow.say("GET /endless HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
+    slow.read_until("x").await;
+    // The edge holds a few hundred kilobytes; the rest is what the kernel's buffers take on both sides.
+    let mut before = 0;
+    loop {
+        for _ in 0..20 {
+            assert!(stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await.ends_with("hello"));
+        }
+        let now = written.load(Ordering::SeqCst);
+        assert!(now < 64 << 20, "the edge takes an endless answer in");
+        if now == before {
+            break;
+        }
+        before = now;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_sends_no_head_is_dropped_in_time() {
+    let stage = Stage::with(|config| config.limits.head = Duration::from_millis(100)).app(echo_head).await;
+    for beginning in ["", "PRI * HT", "GET / HTTP/1.1\r\nHost: sh"] {
+        let mut client = stage.connect().await;
+        client.say(beginning).await;
+        let end = client.read_to_end().await;
+        assert!(end.is_empty() || end.starts_with("HTTP/1.1 408 "), "{beginning}: {end}");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_answer_is_not_cut_by_the_limit_for_heads() {
+    let stage = Stage::with(|config| config.limits.head = Duration::from_millis(50))
+        .app(async |mut peer: Peer| {
+            peer.read_head().await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            peer.reply("hello").await;
+        })
+        .await;
+    assert!(stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await.ends_with("hello"));
+}
+
+#[tokio::test]
+async fn connections_to_an_app_are_used_again() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = counted(&connections);
+    let stage = Stage::with(|config| config.threads = 1)
+        .app(move |peer: Peer| {
+            count();
+            echo_head(peer)
+        })
+        .await;
+    for _ in 0..10 {
+        stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;
+        stage.ask("POST / HTTP/1.1\nHost: shop.test\nContent-Length: 0\n\n").await;
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn an_idle_connection_to_an_app_is_closed_in_time() {
+    let closed = Arc::new(AtomicUsize::new(0));
+    let count = counted(&closed);
+    let stage = Stage::with(|config| config.limits.idle = Duration::from_millis(50))
+        .app(move |peer: Peer| {
+            let count = count.clone();
+            async move {
+                echo_head(peer).await;
+                count();
+            }
+        })
+        .await;
+    stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;
+    eventually("the app sees the end", || closed.load(Ordering::SeqCst) == 1).await;
+}
+
+/// The first connection answers one request, and breaks when the second one has been read.
+async fn breaks_on_the_second_request(mut peer: Peer, connection: usize) {
+    peer.read_head().await;
+    peer.reply("hello").await;
+    if connection == 0 {
+        peer.read_head().await;
+    } else {
+        echo_head(peer).await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_meets_a_closing_connection_is_repeated_where_that_is_safe() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = counted(&connections);
+    let stage = Stage::with(|config| config.threads = 1)
+        .app(move |peer: Peer| breaks_on_the_second_request(peer, count()))
+        .await;
+    for _ in 0..2 {
+        let answer = stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("hello"), "{answer}");
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_request_that_is_not_idempotent_is_never_repeated() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = counted(&connections);
+    let stage = Stage::with(|config| config.threads = 1)
+        .app(move |peer: Peer| breaks_on_the_second_request(peer, count()))
+        .await;
+    stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;
+    let answer = stage.ask("POST / HTTP/1.1\nHost: shop.test\nContent-Length: 0\n\n").await;
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_request_is_repeated_only_once_and_only_before_the_answer() {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let count = counted(&requests);
+    let stage = Stage::with(|config| config.threads = 1)
+        .app(move |mut peer: Peer| {
+            let count = count.clone();
+            async move {
+                peer.read_head().await;
+                if count() == 0 {
+                    peer.reply("hello").await;
+                    peer.read_head().await;
+                    count();
+                }
+            }
+        })
+        .await;
+    stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;
+    let answer = stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    // The one that went well, the one that met the end, its repetition.
+    assert_eq!(requests.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn an_app_that_closed_its_idle_connection_is_asked_over_a_new_one() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let closed = Arc::new(AtomicUsize::new(0));
+    let (count, close) = (counted(&connections), counted(&closed));
+    let stage = Stage::with(|config| config.threads = 1)
+        .app(move |mut peer: Peer| {
+            count();
+            let close = close.clone();
+            async move {
+                peer.read_head().await;
+                peer.reply("hello").await;
+                drop(peer);
+                close();
+            }
+        })
+        .await;
+    for asked in 1..=20 {
+        let answer = stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;
+        assert!(answer.ends_with("hello"), "{answer}");
+        eventually("the app closes", || closed.load(Ordering::SeqCst) == asked).await;
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 20);
+}
+
+#[tokio::test]
+async fn an_early_answer_to_an_upload_reaches_the_client() {
+    let stage = Stage::new()
+        .app(async |mut peer: Peer| {
+            peer.read_head().await;
+            peer.say("HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig").await;
+            peer.read_to_end().await;
+        })
+        .await;
+    let mut client = stage.connect().await;
+    client.say("POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 1000000\r\n\r\nbeginning").await;
+    let answer = client.read_answer().await;
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.ends_with("big"), "{answer}");
+}
+
+#[tokio::test]
+async fn the_edge_knows_when_a_host_was_last_used_and_what_it_answered() {
+    let stage = Stage::new().app(echo_head).await;
+    assert_eq!(stage.edge.last_use("unknown.test"), None);
+    assert_eq!(stage.edge.last_use("shop.test"), None);
+    let before = std::time::SystemTime::now() - Duration::from_millis(1);
+    stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;
+    assert!(stage.edge.last_use("Shop.test").unwrap() >= before);
+    let route = Route { env: env(), target: Target::Unavailable { why: "asleep".into() } };
+    stage.edge.set("shop.test", route).await.unwrap();
+    stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;
+    // A change of route is not the end of a count.
+    assert_eq!(stage.edge.usage("shop.test").unwrap().answers, [0, 1, 0, 0, 1]);
+}

@@ -1,0 +1,161 @@
+//! Where the edge listens, how it hands that over, and how it ends.
+
+use std::io::ErrorKind;
+use std::net::Ipv4Addr;
+
+use super::*;
+use crate::edge::EdgeError;
+
+#[tokio::test]
+async fn one_listener_serves_both_families() {
+    let stage = Stage::with(|config| config.listen = vec!["[::]:0".parse().unwrap()]).app(echo_head).await;
+    let port = stage.address().port();
+    for (host, seen) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1")] {
+        let mut client = Peer::connect(SocketAddr::new(host.parse().unwrap(), port)).await;
+        client.say("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
+        let answer = client.read_answer().await;
+        assert!(answer.contains(&format!("\nx-forwarded-for: {seen}\n")), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_app_may_listen_on_ipv6_alone() {
+    let listener = TcpListener::bind("[::1]:0").await.unwrap();
+    let stage = Stage::new();
+    stage.route("shop.test", listener.local_addr().unwrap()).await;
+    let app = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        echo_head(Peer { stream, unread: Vec::new() }).await;
+    });
+    assert!(stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await.starts_with("HTTP/1.1 200 "));
+    app.abort();
+}
+
+#[tokio::test]
+async fn several_addresses_are_listened_on_and_reported() {
+    let listen: Vec<SocketAddr> = vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()];
+    let stage = Stage::with(|config| config.listen = listen).app(echo_head).await;
+    let addresses = stage.edge.addresses().to_vec();
+    assert!(addresses[0].is_ipv4() && addresses[1].is_ipv6(), "{addresses:?}");
+    for address in addresses {
+        assert_ne!(address.port(), 0);
+        let mut client = Peer::connect(address).await;
+        client.say("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
+        assert!(client.read_answer().await.starts_with("HTTP/1.1 200 "));
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_an_error_even_if_another_edge_has_it() {
+    let stage = Stage::new();
+    let socket = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    for taken in [stage.address(), socket.local_addr().unwrap()] {
+        match Embedded::open(EdgeConfig::new([taken])) {
+            Err(EdgeError::Listen { address, source }) => {
+                assert_eq!((address, source.kind()), (taken, ErrorKind::AddrInUse));
+            }
+            Err(error) => panic!("{error}"),
+            Ok(_) => panic!("{taken} is shared"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_successor_takes_the_sockets_over_and_no_connection_is_refused() {
+    let old = Stage::new().app(async |mut peer: Peer| {
+        peer.read_head().await;
+        peer.reply("old").await;
+    });
+    let old = old.await;
+    let address = old.address();
+    assert!(old.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await.ends_with("old"));
+
+    let inherited = old.edge.listeners().unwrap();
+    assert_eq!(inherited.len(), 2);
+    // As many sockets as the old one had threads, fewer threads: none of them may be left alone.
+    let new = Stage::with(|config| {
+        config.listen = vec![address];
+        config.inherited = inherited;
+        config.threads = 1;
+    });
+    let new = new.app(async |mut peer: Peer| {
+        peer.read_head().await;
+        peer.reply("new").await;
+    });
+    let new = new.await;
+    assert_eq!(new.address(), address);
+    let (asked, ()) = tokio::join!(ask_again_and_again(address, 200), old.edge.shutdown(DEADLINE));
+    assert!(asked.iter().all(|answer| answer.ends_with("old") || answer.ends_with("new")), "{asked:?}");
+    for _ in 0..20 {
+        assert!(new.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await.ends_with("new"));
+    }
+}
+
+async fn ask_again_and_again(address: SocketAddr, times: usize) -> Vec<String> {
+    let mut answers = Vec::new();
+    for _ in 0..times {
+        let mut client = Peer::connect(address).await;
+        client.say("GET / HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n").await;
+        answers.push(client.read_answer().await);
+    }
+    answers
+}
+
+#[tokio::test]
+async fn a_shutdown_lets_requests_end_and_closes_idle_connections() {
+    let (arrived, mut arrival) = tokio::sync::mpsc::unbounded_channel();
+    let stage = Stage::new()
+        .app(move |mut peer: Peer| {
+            let arrived = arrived.clone();
+            async move {
+                peer.read_head().await;
+                let (go, may_go) = tokio::sync::oneshot::channel();
+                arrived.send(go).unwrap();
+                may_go.await.unwrap();
+                peer.reply("hello").await;
+            }
+        })
+        .await;
+    let (mut idle, mut silent, mut busy) = (stage.connect().await, stage.connect().await, stage.connect().await);
+    idle.say("GET / HTTP/1.1\r\nHost: unknown.test\r\n\r\n").await;
+    idle.read_answer().await;
+    busy.say("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
+    let go: tokio::sync::oneshot::Sender<()> = arrival.recv().await.unwrap();
+
+    let edge = stage.edge.clone();
+    let ending = tokio::spawn(async move { edge.shutdown(DEADLINE).await });
+    assert_eq!(idle.read_to_end().await, "");
+    assert_eq!(silent.read_to_end().await, "");
+    let address = stage.address();
+    eventually("connections are refused", || std::net::TcpStream::connect(address).is_err()).await;
+    assert!(!ending.is_finished());
+    go.send(()).unwrap();
+    assert!(busy.read_answer().await.ends_with("hello"));
+    tokio::time::timeout(DEADLINE, ending).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_shutdown_cuts_what_does_not_end_in_time() {
+    let stage = Stage::new()
+        .app(async |mut peer: Peer| {
+            peer.read_head().await;
+            peer.say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nwelcome\n").await;
+            peer.read_to_end().await;
+        })
+        .await;
+    let mut client = stage.connect().await;
+    client.say("GET / HTTP/1.1\r\nHost: shop.test\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n").await;
+    client.read_until("welcome\n").await;
+    let begin = std::time::Instant::now();
+    stage.edge.shutdown(Duration::from_millis(100)).await;
+    assert!(begin.elapsed() >= Duration::from_millis(100));
+    assert_eq!(client.read_to_end().await, "");
+}
+
+#[tokio::test]
+async fn an_edge_that_is_dropped_stops_listening() {
+    let stage = Stage::new();
+    let address = stage.address();
+    drop(stage);
+    eventually("the address is free", || std::net::TcpListener::bind(address).is_ok()).await;
+}
