@@ -4,9 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -25,6 +27,7 @@ pub struct Cmd {
     dir: Option<PathBuf>,
     user: Option<u32>,
     stdin: Vec<u8>,
+    passed: Vec<(Arc<OwnedFd>, RawFd)>,
     timeout: Option<Duration>,
 }
 
@@ -78,6 +81,7 @@ impl Cmd {
             dir: None,
             user: None,
             stdin: Vec::new(),
+            passed: Vec::new(),
             timeout: None,
         }
     }
@@ -117,6 +121,12 @@ impl Cmd {
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = bytes.into();
         self
+    }
+
+    /// The process and what it starts have this file open as descriptor `number`, which is 3 or more.
+    pub fn pass(mut self, file: OwnedFd, number: RawFd) -> std::io::Result<Self> {
+        self.passed.push((Arc::new(high(&file)?), number));
+        Ok(self)
     }
 
     /// [`Cmd::run`] and [`Cmd::stream`] kill the process, and what it started in its process group, after this time.
@@ -184,6 +194,11 @@ impl Cmd {
             // std drops the supplementary groups itself when root changes the user id.
             command.uid(id).gid(id);
         }
+        if !self.passed.is_empty() {
+            let passed: Vec<(RawFd, RawFd)> = self.passed.iter().map(|(file, to)| (file.as_raw_fd(), *to)).collect();
+            // SAFETY: between fork and exec the closure only calls dup2 and fcntl, and allocates nothing.
+            unsafe { command.pre_exec(move || renumber(&passed)) };
+        }
         command.spawn().map_err(|source| ExecError::Start { program: self.program.to_string_lossy().into(), source })
     }
 
@@ -245,6 +260,35 @@ impl Drop for Group {
             let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(id as i32), nix::sys::signal::SIGKILL);
         }
     }
+}
+
+/// Asks the child and what it started to end, waits up to `grace`, and then kills what is left of them.
+pub async fn end(child: &mut Child, grace: Duration) {
+    let Some(id) = child.id() else { return };
+    let group = nix::unistd::Pid::from_raw(id as i32);
+    let _ = nix::sys::signal::killpg(group, nix::sys::signal::SIGTERM);
+    if tokio::time::timeout(grace, child.wait()).await.is_err() {
+        let _ = nix::sys::signal::killpg(group, nix::sys::signal::SIGKILL);
+        let _ = child.wait().await;
+    }
+}
+
+/// Gives open files their agreed numbers. None of the originals may have one of these numbers, see [`high`].
+fn renumber(passed: &[(RawFd, RawFd)]) -> std::io::Result<()> {
+    for (from, to) in passed {
+        // SAFETY: dup2 is async-signal-safe; the copy it makes stays open across exec.
+        if unsafe { libc::dup2(*from, *to) } < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// The same file under a descriptor of at least 10, out of the way of the numbers that children expect.
+fn high(file: &OwnedFd) -> std::io::Result<OwnedFd> {
+    let copy = nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(10))?;
+    // SAFETY: F_DUPFD_CLOEXEC has just made this descriptor, nobody else has it.
+    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(copy) })
 }
 
 /// "failed with status 2", "was killed by signal 9".

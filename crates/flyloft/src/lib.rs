@@ -2,10 +2,13 @@
 
 pub mod config;
 pub mod doctor;
+pub mod door;
 pub mod edge;
 pub mod engine;
 pub mod error;
 pub mod exec;
 pub mod machine;
+pub mod principal;
+pub mod source;
 pub mod store;
 pub mod transcript;

@@ -1,0 +1,103 @@
+//! The ways in for a command. A door reads and prints; what is behind it, it knows only as a [`Backend`].
+
+pub mod hook;
+pub mod ssh;
+
+use async_trait::async_trait;
+use flyloft_core::name::{AppName, BranchName, CommitId};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+
+use crate::error::{Error, Result};
+use crate::exec::Cmd;
+use crate::principal::Principal;
+use crate::source::{Quarantine, ReceivePack};
+
+pub type Input = Box<dyn AsyncRead + Send + Unpin>;
+pub type Output = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// What the SSH door needs of the daemon. Dropping one of these futures means that the client has gone away: what it
+/// asked for and is not finished is then called off.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// Whose key this is, or nobody's.
+    async fn authenticate(&self, key: &PublicKey) -> Option<Principal>;
+
+    /// Runs one of flyloft's commands, and gives its exit code.
+    async fn command(&self, principal: &Principal, argv: Vec<String>, io: CommandIo) -> i32;
+
+    /// The `git receive-pack` for an app. Makes the app if it is not there yet and `principal` may make it.
+    async fn receive(&self, principal: &Principal, app: &AppName) -> Result<ReceivePack>;
+
+    /// The `git upload-pack` for an app.
+    async fn upload(&self, principal: &Principal, app: &AppName) -> Result<Cmd>;
+
+    /// Stages what a push brings, all of it or nothing, and writes what goes on to `output`. An error rejects the
+    /// push, and must not have been written to `output` already.
+    async fn push(&self, principal: &Principal, app: &AppName, push: Push, output: Output) -> Result<()>;
+}
+
+/// A public key that a client has shown to own, or is about to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicKey {
+    /// OpenSSH's one-line form: type and base64, no comment.
+    pub line: String,
+    /// `SHA256:…`, as `ssh-keygen -l` prints it.
+    pub fingerprint: String,
+}
+
+/// Streams of a command. With a terminal, the client's is in raw mode: a line ends with `\r\n` then.
+pub struct CommandIo {
+    pub stdin: Input,
+    pub stdout: Output,
+    pub stderr: Output,
+    pub terminal: Option<Terminal>,
+}
+
+/// The terminal that a client asked for.
+#[derive(Clone, Debug)]
+pub struct Terminal {
+    /// `xterm-256color`; letters, digits and `-+._` only.
+    pub term: String,
+    pub columns: u16,
+    pub rows: u16,
+    /// Columns and rows, whenever they change.
+    pub resize: watch::Receiver<(u16, u16)>,
+}
+
+/// What one `git push` brings, checked: at least one update, no branch twice.
+#[derive(Clone, Debug)]
+pub struct Push {
+    pub updates: Vec<BranchUpdate>,
+    /// Where the new objects are until the push is accepted. None if it brings none, as a deletion does.
+    pub quarantine: Option<Quarantine>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BranchUpdate {
+    pub branch: BranchName,
+    /// None if the branch is new.
+    pub old: Option<CommitId>,
+    /// None if the branch is being deleted.
+    pub new: Option<CommitId>,
+}
+
+impl PublicKey {
+    /// Reads a line of an `authorized_keys` file or the content of a `.pub` file.
+    pub fn parse(text: &str) -> Result<Self> {
+        let key = russh::keys::PublicKey::from_openssh(text.trim()).map_err(|error| {
+            Error::usage("that is not a public SSH key")
+                .cause(error)
+                .hint("give the content of a file such as ~/.ssh/id_ed25519.pub")
+        })?;
+        Ok(Self::of(&key))
+    }
+
+    pub(crate) fn of(key: &russh::keys::PublicKey) -> Self {
+        let bare = russh::keys::PublicKey::new(key.key_data().clone(), "");
+        Self {
+            line: bare.to_openssh().unwrap_or_default().trim().to_owned(),
+            fingerprint: key.fingerprint(russh::keys::HashAlg::Sha256).to_string(),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! SSH, as a door: `git push` and `git fetch` of an app, every command as `ssh HOST COMMAND`, and shells.
+//!
+//! ```text
+//!   accept ── Connection (one a client; russh calls it) ── Session (one a channel; a task)
+//!             who is it · which channels                   git, or one command, and its streams
+//! ```
+//!
+//! Anybody may knock with any user name, but only a public key that the backend knows comes in. Nothing here opens a
+//! file, starts a shell or forwards a port for a client.
+
+mod connection;
+mod host_key;
+mod session;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use russh::MethodKind;
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use thiserror::Error;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::Backend;
+use connection::Connection;
+
+#[derive(Clone, Debug)]
+pub struct SshConfig {
+    /// `[::]:PORT` listens on both families, unless the IPv4 wildcard is listed with the same port.
+    pub listen: Vec<SocketAddr>,
+    /// The private host key in OpenSSH's format. Made when it is missing.
+    pub host_key: PathBuf,
+    /// Connections at a time.
+    pub connections: usize,
+    /// Connections at a time of clients that are not known yet.
+    pub strangers: usize,
+    /// How long a client may take to become known.
+    pub login_grace: Duration,
+}
+
+impl SshConfig {
+    pub fn new(listen: Vec<SocketAddr>, host_key: PathBuf) -> Self {
+        Self { listen, host_key, connections: 512, strangers: 64, login_grace: Duration::from_secs(20) }
+    }
+}
+
+#[derive(Debug, Error)]
+pub enum SshError {
+    #[error("failed to listen on `{address}`")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("failed to read the host key `{}`", path.display())]
+    ReadKey { path: PathBuf, source: russh::keys::Error },
+    #[error("failed to make the host key `{}`", path.display())]
+    MakeKey { path: PathBuf, source: io::Error },
+}
+
+/// An open door. Dropping it ends every connection.
+pub struct SshDoor {
+    addresses: Vec<SocketAddr>,
+    fingerprint: String,
+    _closing: DropGuard,
+}
+
+/// What all connections share.
+struct Shared {
+    backend: Arc<dyn Backend>,
+    russh: Arc<russh::server::Config>,
+    /// For the greeting, which says how to come back.
+    port: u16,
+    login_grace: Duration,
+    connections: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+    closing: CancellationToken,
+}
+
+impl SshDoor {
+    /// Must be called within a tokio runtime. From the return of this call on, clients are served.
+    pub fn open(config: &SshConfig, backend: Arc<dyn Backend>) -> Result<Self, SshError> {
+        let key = host_key::load_or_make(&config.host_key)?;
+        let fingerprint = key.fingerprint(russh::keys::HashAlg::Sha256).to_string();
+        let listeners = listen(&config.listen)?;
+        let addresses: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let closing = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            backend,
+            russh: Arc::new(protocol(key)),
+            port: addresses.first().map_or(22, SocketAddr::port),
+            login_grace: config.login_grace,
+            connections: Arc::new(Semaphore::new(config.connections)),
+            strangers: Arc::new(Semaphore::new(config.strangers)),
+            closing: closing.clone(),
+        });
+        for listener in listeners {
+            tokio::spawn(closing.clone().run_until_cancelled_owned(accept(listener, shared.clone())));
+        }
+        Ok(Self { addresses, fingerprint, _closing: closing.drop_guard() })
+    }
+
+    /// Where it listens, in the order of the configuration, with the ports that the kernel chose for port 0.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// `SHA256:…` of the host key, as a client shows it at the first contact.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+}
+
+fn protocol(key: russh::keys::PrivateKey) -> russh::server::Config {
+    russh::server::Config {
+        server_id: russh::SshId::Standard("SSH-2.0-flyloft".into()),
+        methods: (&[MethodKind::PublicKey][..]).into(),
+        // OpenSSH first asks with no key at all which methods there are; that needs no delay.
+        auth_rejection_time_initial: Some(Duration::ZERO),
+        auth_rejection_time: Duration::from_millis(100),
+        max_auth_attempts: 12,
+        keys: vec![key],
+        nodelay: true,
+        // A build may be silent for long, so only a client that stays silent to four pings is gone.
+        inactivity_timeout: None,
+        keepalive_interval: Some(Duration::from_secs(30)),
+        keepalive_max: 4,
+        ..Default::default()
+    }
+}
+
+fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, SshError> {
+    let both = |address: &SocketAddr| {
+        let narrow = addresses.iter().any(|other| other.is_ipv4() && other.port() == address.port());
+        address.ip() == Ipv6Addr::UNSPECIFIED && !narrow
+    };
+    let one = |address: &SocketAddr| {
+        let socket = Socket::new(Domain::for_address(*address), Type::STREAM, None)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(!both(address))?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&(*address).into())?;
+        socket.listen(128)?;
+        TcpListener::from_std(socket.into())
+    };
+    addresses.iter().map(|a| one(a).map_err(|source| SshError::Listen { address: *a, source })).collect()
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                tokio::spawn(serve(stream, peer, shared.clone()));
+            }
+            // Out of descriptors, most likely: what is open must be able to finish.
+            Err(error) => {
+                tracing::warn!(%error, "failed to accept an SSH connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Serves one client until it goes, or until it has not said who it is in time.
+async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
+    let permits = (shared.connections.clone().try_acquire_owned(), shared.strangers.clone().try_acquire_owned());
+    let (Ok(connection), Ok(stranger)) = permits else {
+        tracing::warn!(%peer, "too many SSH connections, refused one");
+        return;
+    };
+    // russh runs the session in a task of its own; closing the socket is what ends it from outside.
+    let Ok(socket) = prepare(&stream) else { return };
+    let (known, becomes_known) = oneshot::channel();
+    let handler = Connection::new(shared.clone(), peer, known, connection);
+    let session = async {
+        match russh::server::run_stream(shared.russh.clone(), stream, handler).await {
+            Ok(session) => session.await,
+            Err(error) => Err(error),
+        }
+    };
+    let watch = async {
+        if tokio::time::timeout(shared.login_grace, becomes_known).await.is_ok() {
+            drop(stranger);
+            shared.closing.cancelled().await;
+        }
+    };
+    tokio::select! {
+        Err(error) = session => tracing::debug!(%peer, %error, "an SSH connection ended"),
+        () = watch => {
+            let _ = SockRef::from(&socket).shutdown(std::net::Shutdown::Both);
+        }
+        else => {}
+    }
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<std::os::fd::OwnedFd> {
+    use std::os::fd::AsFd;
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)))?;
+    stream.as_fd().try_clone_to_owned()
+}

@@ -1,0 +1,193 @@
+//! What runs in one channel: a push, a fetch, or one of flyloft's commands.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::os::unix::process::ExitStatusExt;
+use std::pin::pin;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use flyloft_core::name::AppName;
+use russh::ChannelId;
+use russh::server::Handle;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, copy_buf};
+use tokio::process::Child;
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use super::words::Request;
+use crate::door::CommandIo;
+use crate::door::hook::HookEnd;
+use crate::error::{OrFailed, Result};
+use crate::exec::{self, Cmd};
+use crate::principal::Principal;
+use crate::source::ReceivePack;
+
+pub struct Session {
+    pub shared: Arc<Shared>,
+    pub principal: Arc<Principal>,
+    pub handle: Handle,
+    pub channel: ChannelId,
+    pub git_protocol: Option<String>,
+    pub io: CommandIo,
+    /// Cancelled when the client has closed the channel or has gone away.
+    pub gone: CancellationToken,
+}
+
+/// How long git gets to end by itself when its client has gone.
+const GRACE: Duration = Duration::from_secs(5);
+
+impl Session {
+    /// Serves the request, then says how it ended. An error among the arguments goes to the client like any other.
+    pub async fn run(self, request: Result<Option<Request>>) {
+        let Self { shared, principal, handle, channel, git_protocol, io, gone } = self;
+        let work = Work { shared: &shared, principal: &principal, git_protocol, gone: &gone };
+        let code = match request {
+            Ok(Some(Request::Command(argv))) if !argv.is_empty() => {
+                gone.run_until_cancelled(shared.backend.command(&principal, argv, io)).await
+            }
+            Ok(Some(Request::Receive(app))) => work.receive(&app, io).await,
+            Ok(Some(Request::Upload(app))) => work.upload(&app, io).await,
+            Ok(_) => Some(greet(&principal, shared.port, io).await),
+            Err(error) => Some(complain(&error, io).await),
+        };
+        // Status, end of output, close: a client takes the order seriously. It may be gone, and then nobody listens.
+        if let Some(code) = code {
+            let _ = handle.exit_status_request(channel, code as u32).await;
+            let _ = handle.eof(channel).await;
+            let _ = handle.close(channel).await;
+        }
+    }
+}
+
+struct Work<'a> {
+    shared: &'a Shared,
+    principal: &'a Principal,
+    git_protocol: Option<String>,
+    gone: &'a CancellationToken,
+}
+
+impl Work<'_> {
+    async fn receive(&self, app: &AppName, io: CommandIo) -> Option<i32> {
+        let started = async {
+            let ReceivePack { cmd, objects } = self.shared.backend.receive(self.principal, app).await?;
+            let (cmd, hook) = HookEnd::attach(cmd).or_failed(|| "failed to connect the hook")?;
+            Ok((self.spawn(cmd)?, hook, objects))
+        };
+        let (child, mut hook, objects) = match started.await {
+            Ok(started) => started,
+            Err(error) => return Some(complain(&error, io).await),
+        };
+        let stage = async {
+            let verdict = match hook.push(&objects).await {
+                Ok(None) => return,
+                Ok(Some(push)) => match hook.output() {
+                    Ok(output) => self.shared.backend.push(self.principal, app, push, output).await,
+                    Err(error) => Err(error).or_failed(|| "failed to open the output of the push"),
+                },
+                Err(error) => Err(error),
+            };
+            if let Err(error) = hook.answer(&verdict).await {
+                tracing::debug!(%app, %error, "the hook of a push has gone away");
+            }
+        };
+        self.relay(child, io, stage).await
+    }
+
+    async fn upload(&self, app: &AppName, io: CommandIo) -> Option<i32> {
+        let started = async { self.spawn(self.shared.backend.upload(self.principal, app).await?) };
+        match started.await {
+            Ok(child) => self.relay(child, io, async {}).await,
+            Err(error) => Some(complain(&error, io).await),
+        }
+    }
+
+    fn spawn(&self, mut cmd: Cmd) -> Result<Child> {
+        if let Some(protocol) = &self.git_protocol {
+            cmd = cmd.env("GIT_PROTOCOL", protocol);
+        }
+        cmd.spawn(Stdio::piped(), Stdio::piped(), Stdio::piped()).or_failed(|| "failed to start git")
+    }
+
+    /// Connects git with the client, and does `aside` at the same time. Ends when git has ended and all that it said
+    /// is with the client: its exit code. `None` if the client went away first; then `aside` is dropped where it is.
+    async fn relay(&self, mut child: Child, io: CommandIo, aside: impl Future<Output = ()>) -> Option<i32> {
+        let (to_git, from_git, errors) = (child.stdin.take()?, child.stdout.take()?, child.stderr.take()?);
+        let status = {
+            let end = async {
+                tokio::join!(self.deliver(from_git, io.stdout), self.deliver(errors, io.stderr));
+                child.wait().await
+            };
+            let mut end = pin!(end);
+            let feed = async {
+                // Git closes its input when it has what it needs; its status tells more than the broken pipe.
+                let _ = copy_buf(&mut buffered(io.stdin), &mut { to_git }).await;
+                pending::<Infallible>().await
+            };
+            let aside = async {
+                aside.await;
+                pending::<Infallible>().await
+            };
+            let status = tokio::select! {
+                biased;
+                () = self.gone.cancelled() => None,
+                never = feed => match never {},
+                never = aside => match never {},
+                status = &mut end => Some(status),
+            };
+            match status {
+                Some(status) => Some(status.ok()),
+                // Without input and without a hook that accepts, git ends by itself and takes away what it has made
+                // of half a push. A signal would make it leave that.
+                None => tokio::time::timeout(GRACE, end).await.is_ok().then_some(None),
+            }
+        };
+        if status.is_none() {
+            exec::end(&mut child, GRACE).await;
+        }
+        status.flatten().map(exit_code)
+    }
+
+    /// Carries output to the client, and to nowhere once the client is gone: a full pipe would stop git.
+    async fn deliver(&self, from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
+        let mut from = buffered(from);
+        if let Some(Ok(_)) = self.gone.run_until_cancelled(copy_buf(&mut from, &mut to)).await {
+            return;
+        }
+        let _ = copy_buf(&mut from, &mut tokio::io::sink()).await;
+    }
+}
+
+fn buffered<R: AsyncRead>(from: R) -> BufReader<R> {
+    BufReader::with_capacity(32 << 10, from)
+}
+
+/// 128 + the signal's number if one ended it, as a shell says it.
+fn exit_code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+}
+
+async fn complain(error: &crate::error::Error, io: CommandIo) -> i32 {
+    say(&error.as_text(), io.stderr, io.terminal.is_some()).await;
+    i32::from(error.kind.exit_code())
+}
+
+async fn greet(principal: &Principal, port: u16, io: CommandIo) -> i32 {
+    let text = format!(
+        "Hello {}. You are known here, but there is no shell to log in to.\n\n  \
+           stage a branch   git push ssh://git@HOST:{port}/APP BRANCH\n  \
+           run a command    ssh -p {port} HOST ls\n  \
+           get help         ssh -p {port} HOST help\n",
+        principal.name
+    );
+    say(&text, io.stdout, io.terminal.is_some()).await;
+    0
+}
+
+/// A client with a terminal has it in raw mode, where a line ends with `\r\n`.
+async fn say(text: &str, mut to: impl AsyncWrite + Unpin, raw: bool) {
+    let text = if raw { text.replace('\n', "\r\n") } else { text.to_owned() };
+    // A client that is gone does not read it.
+    let _ = to.write_all(text.as_bytes()).await;
+}
