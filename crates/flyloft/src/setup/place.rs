@@ -44,9 +44,10 @@ fn example_for(domain: Option<&str>) -> String {
     }
 }
 
-/// The state directory is root's alone: what lies below it may have been written by containers.
+/// Others may pass through the state directory, since git runs as a user of its own in a directory below, and no more:
+/// what lies below it may have been written by containers.
 pub fn directories(config: &Config) -> Vec<Step> {
-    vec![match private_dir(&config.state_dir) {
+    vec![match closed_dir(&config.state_dir) {
         Ok(true) => Step::done("state directory", format!("`{}`", config.state_dir.display())),
         Ok(false) => Step::already("state directory", format!("`{}`", config.state_dir.display())),
         Err(error) => {
@@ -56,14 +57,14 @@ pub fn directories(config: &Config) -> Vec<Step> {
 }
 
 /// True if something was changed.
-fn private_dir(dir: &Path) -> io::Result<bool> {
+fn closed_dir(dir: &Path) -> io::Result<bool> {
     let made = !dir.is_dir();
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    if fs::metadata(dir)?.permissions().mode() & 0o7777 == 0o700 {
-        return Ok(made);
+    DirBuilder::new().recursive(true).mode(0o711).create(dir)?;
+    let open_to_others = fs::metadata(dir)?.permissions().mode() & 0o066 != 0;
+    if open_to_others {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o711))?;
     }
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
-    Ok(true)
+    Ok(made || open_to_others)
 }
 
 #[cfg(test)]
@@ -106,13 +107,17 @@ mod tests {
     }
 
     #[test]
-    fn the_state_directory_is_roots_alone() {
+    fn nobody_else_reads_or_writes_in_the_state_directory() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("a/state");
-        assert!(private_dir(&state).unwrap());
-        assert!(!private_dir(&state).unwrap());
+        let mode = || fs::metadata(&state).unwrap().permissions().mode() & 0o777;
+        assert!(closed_dir(&state).unwrap());
+        assert!(!closed_dir(&state).unwrap());
+        assert_eq!(mode(), 0o711);
         fs::set_permissions(&state, fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(private_dir(&state).unwrap());
-        assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o700);
+        assert!(closed_dir(&state).unwrap());
+        assert_eq!(mode(), 0o711);
+        fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).unwrap();
+        assert!(!closed_dir(&state).unwrap(), "stricter is fine");
     }
 }
