@@ -1,4 +1,0 @@
-//! The engine on LXC.
-
-pub mod net;
-pub mod slots;
