@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
+use crate::procfile::Procfile;
+
 use self::part::{Part, Processes};
 pub use self::stack::{Pin, Stack, Tool, ToolKind, Toolchain};
 
@@ -40,7 +42,9 @@ pub const VENV: &str = "/home/app/venv";
 pub const GEMS: &str = "/home/app/gems";
 /// Each tool in a directory of its own name.
 pub const TOOLS: &str = "/home/app/tools";
-/// What package managers keep for the next time.
+/// Configuration that a plan brings.
+pub const CONF: &str = "/home/app/conf";
+/// What package managers keep for the next time: the usual place where `HOME` is [`HOME`].
 pub const CACHE: &str = "/home/app/.cache";
 
 /// The files of a repository, as far as a plan needs them. Paths are relative, with `/`.
@@ -79,8 +83,8 @@ pub struct Plan {
     /// What is done with the whole app there, one after the other, in [`APP`].
     pub steps: Vec<Step>,
     pub build_env: BTreeMap<String, String>,
-    /// Files beside the repository's own that the steps or the app need: path in the container, content.
-    pub files: Vec<(String, String)>,
+    /// Files in [`CONF`] that the app needs beside its repository's own: name, content.
+    pub conf: BTreeMap<String, String>,
     /// What the running app sees. Always has `PATH`.
     pub env: BTreeMap<String, String>,
     /// The `web` process to run where the repository has no Procfile.
@@ -181,10 +185,18 @@ impl PlanError {
     }
 }
 
-/// Decides how to build and run what is in `tree`. `processes` are the Procfile's, empty where there is none; `stack`
-/// is what `app.json` chose, if it did.
-pub fn plan(tree: &dyn Tree, processes: &BTreeMap<String, String>, stack: Option<Stack>) -> Result<Plan, PlanError> {
-    let processes = Processes::new(processes);
+/// Which stacks may be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stacks {
+    /// What the app itself chose, in `app.json`.
+    pub chosen: Option<Stack>,
+    /// What the server prefers, where nothing in the repository asks for another.
+    pub default: Stack,
+}
+
+/// Decides how to build and run what is in `tree`. The Procfile is empty where there is none.
+pub fn plan(tree: &dyn Tree, procfile: &Procfile, stacks: Stacks) -> Result<Plan, PlanError> {
+    let processes = Processes::new(procfile);
     let parts = parts(tree, &processes)?;
     if parts.is_empty() {
         return Err(PlanError::NothingDetected { saw: tree.list("").into_iter().take(12).collect() });
@@ -196,7 +208,7 @@ pub fn plan(tree: &dyn Tree, processes: &BTreeMap<String, String>, stack: Option
         return Err(PlanError::NoWebProcess { language, example: parts[0].example });
     }
     let pins: Vec<Pin> = parts.iter().flat_map(|part| part.pins.iter().cloned()).collect();
-    let (stack, because) = choose(stack, &pins)?;
+    let (stack, because) = choose(stacks, &pins)?;
     Ok(merge(parts, language, stack, because, web.filter(|_| processes.is_empty())))
 }
 
@@ -234,7 +246,7 @@ fn parts(tree: &dyn Tree, processes: &Processes) -> Result<Vec<Part>, PlanError>
 }
 
 /// The first stack that has what every pin asks for.
-fn choose(chosen: Option<Stack>, pins: &[Pin]) -> Result<(Stack, Option<String>), PlanError> {
+fn choose(stacks: Stacks, pins: &[Pin]) -> Result<(Stack, Option<String>), PlanError> {
     let has = |pin: &Pin| Stack::ALL.into_iter().filter(|stack| stack.satisfies(pin)).collect::<Vec<_>>();
     for pin in pins {
         let Pin { toolchain, file, text, .. } = pin.clone();
@@ -242,18 +254,20 @@ fn choose(chosen: Option<Stack>, pins: &[Pin]) -> Result<(Stack, Option<String>)
         if has.is_empty() {
             return Err(PlanError::NoSuchVersion { toolchain, file, text });
         }
-        if let Some(chosen) = chosen.filter(|chosen| !has.contains(chosen)) {
+        if let Some(chosen) = stacks.chosen.filter(|chosen| !has.contains(chosen)) {
             return Err(PlanError::OtherStack { toolchain, file, text, chosen, has });
         }
     }
-    if let Some(stack) = chosen {
+    if let Some(stack) = stacks.chosen {
         return Ok((stack, Some("`app.json` chooses it".to_owned())));
     }
-    let Some(stack) = Stack::ALL.into_iter().find(|stack| pins.iter().all(|pin| stack.satisfies(pin))) else {
+    let Some(stack) =
+        [stacks.default].into_iter().chain(Stack::ALL).find(|stack| pins.iter().all(|pin| stack.satisfies(pin)))
+    else {
         let only = |stack| pins.iter().find(|pin| has(pin) == [stack]).map(Pin::asks).unwrap_or_default();
         return Err(PlanError::Contradiction(only(Stack::Debian13), only(Stack::Debian12)));
     };
-    let because = pins.iter().find(|pin| has(pin) == [stack]).filter(|_| stack != Stack::ALL[0]);
+    let because = pins.iter().find(|pin| has(pin) == [stack]).filter(|_| stack != stacks.default);
     Ok((stack, because.map(|pin| format!("`{}` asks for {}", pin.file, pin.asks()))))
 }
 
@@ -278,7 +292,7 @@ fn merge(parts: Vec<Part>, language: String, stack: Stack, because: Option<Strin
         dependencies: Vec::new(),
         steps: Vec::new(),
         build_env: BTreeMap::new(),
-        files: Vec::new(),
+        conf: BTreeMap::new(),
         env: BTreeMap::new(),
         web,
         notes: Vec::new(),
@@ -292,7 +306,7 @@ fn merge(parts: Vec<Part>, language: String, stack: Stack, because: Option<Strin
         plan.tools.extend(part.tools);
         plan.dependencies.extend(part.dependencies);
         plan.build_env.extend(part.build_env);
-        plan.files.extend(part.files);
+        plan.conf.extend(part.conf);
         plan.env.extend(part.env);
         plan.notes.extend(part.notes);
         path.extend(part.path);

@@ -1,5 +1,6 @@
 //! The parts of the one binary. A library only so that benchmarks and integration tests can reach them.
 
+pub mod build;
 pub mod config;
 pub mod doctor;
 pub mod door;
@@ -9,7 +10,6 @@ pub mod error;
 pub mod exec;
 pub mod machine;
 pub mod principal;
-pub mod setup;
 pub mod source;
 pub mod store;
 pub mod transcript;

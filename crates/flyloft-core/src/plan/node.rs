@@ -186,7 +186,7 @@ fn start(tree: &dyn Tree, package: &Package, run: &str, part: &mut Part) {
     } else if let Some(dir) = built_files(package) {
         let files = static_site::serving(dir);
         part.run.extend(files.run);
-        part.files.extend(files.files);
+        part.conf.extend(files.conf);
         part.web = files.web;
         part.notes.push(format!("what the build leaves in `{dir}` is served as static files"));
     }

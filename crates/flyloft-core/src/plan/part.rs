@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::procfile::Procfile;
+
 use super::{Dependencies, Manifest, Pin, Step, TOOLS, Tool, Toolchain};
 
 #[derive(Debug)]
@@ -16,7 +18,7 @@ pub(super) struct Part {
     pub(super) dependencies: Vec<Dependencies>,
     pub(super) steps: Vec<Step>,
     pub(super) build_env: BTreeMap<String, String>,
-    pub(super) files: Vec<(String, String)>,
+    pub(super) conf: BTreeMap<String, String>,
     pub(super) env: BTreeMap<String, String>,
     pub(super) path: Vec<String>,
     pub(super) web: Option<String>,
@@ -35,7 +37,7 @@ impl Part {
             dependencies: Vec::new(),
             steps: Vec::new(),
             build_env: BTreeMap::new(),
-            files: Vec::new(),
+            conf: BTreeMap::new(),
             env: BTreeMap::new(),
             path: Vec::new(),
             web: None,
@@ -63,6 +65,7 @@ impl Part {
     pub(super) fn for_building_only(mut self) -> Self {
         self.run.clear();
         self.env.clear();
+        self.conf.clear();
         self.web = None;
         self
     }
@@ -111,8 +114,8 @@ impl Dependencies {
 pub(super) struct Processes(Vec<String>);
 
 impl Processes {
-    pub(super) fn new(processes: &BTreeMap<String, String>) -> Self {
-        Self(processes.values().cloned().collect())
+    pub(super) fn new(procfile: &Procfile) -> Self {
+        Self(procfile.iter().map(|(_, command)| command.to_owned()).collect())
     }
 
     pub(super) fn is_empty(&self) -> bool {

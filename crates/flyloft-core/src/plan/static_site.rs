@@ -1,6 +1,6 @@
 //! Files as they are: a small server for sites that bring none.
 
-use super::{APP, HOME, Part, Toolchain, Tree};
+use super::{APP, CONF, Part, Toolchain, Tree};
 
 pub(super) fn detect(tree: &dyn Tree) -> Option<Part> {
     let dir = ["", "public", "dist", "_site"].into_iter().find(|dir| {
@@ -13,10 +13,9 @@ pub(super) fn detect(tree: &dyn Tree) -> Option<Part> {
 /// Serves a directory of the app, named by the caller, never by the repository.
 pub(super) fn serving(dir: &'static str) -> Part {
     let mut part = Part::new("static files", "web: lighttpd -D -f site.conf");
-    let config = format!("{HOME}/static.conf");
     part.run.push(Toolchain::Files);
-    part.files.push((config.clone(), configuration(dir)));
-    part.web = Some(format!("lighttpd -D -f {config}"));
+    part.conf.insert("site.conf".to_owned(), configuration(dir));
+    part.web = Some(format!("lighttpd -D -f {CONF}/site.conf"));
     part
 }
 

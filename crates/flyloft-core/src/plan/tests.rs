@@ -29,13 +29,13 @@ fn files(files: &[(&str, &str)]) -> Files {
     Files(files.iter().map(|&(path, text)| (path.to_owned(), text.to_owned())).collect())
 }
 
-/// Plans a repository. A file `Procfile` has one `type: command` a line.
+const ANY: Stacks = Stacks { chosen: None, default: Stack::Debian13 };
+
+/// Plans a repository.
 fn plan_of(list: &[(&str, &str)]) -> Result<Plan, PlanError> {
     let tree = files(list);
     let procfile = tree.0.get("Procfile").cloned().unwrap_or_default();
-    let lines = procfile.lines().filter_map(|line| line.split_once(':'));
-    let processes = lines.map(|(name, command)| (name.to_owned(), command.trim().to_owned())).collect();
-    plan(&tree, &processes, None)
+    plan(&tree, &Procfile::parse(procfile.as_bytes()).unwrap(), ANY)
 }
 
 fn show(list: &[(&str, &str)]) -> String {
@@ -81,8 +81,8 @@ fn show_plan(plan: &Plan) -> String {
     if !plan.steps.is_empty() {
         variables(&mut text, &plan.build_env);
     }
-    for (path, content) in &plan.files {
-        write!(text, "\nfile: {path}\n{content}").unwrap();
+    for (path, content) in &plan.conf {
+        write!(text, "\nconf: {path}\n{content}").unwrap();
     }
     write!(text, "\nruns with").unwrap();
     variables(&mut text, &plan.env);
@@ -296,11 +296,20 @@ repositories! {
 #[test]
 fn a_chosen_stack_that_lacks_a_version_is_refused_and_the_other_one_named() {
     let tree = files(&[("requirements.txt", "flask\n"), (".python-version", "3.11\n")]);
-    let processes = BTreeMap::from([("web".to_owned(), "flask run".to_owned())]);
-    let error = plan(&tree, &processes, Some(Stack::Debian13)).unwrap_err();
+    let procfile = Procfile::parse(b"web: flask run").unwrap();
+    let choosing = |stack| plan(&tree, &procfile, Stacks { chosen: Some(stack), ..ANY });
+    let error = choosing(Stack::Debian13).unwrap_err();
     assert_eq!(error.to_string(), "`.python-version` asks for Python 3.11, which debian-13 does not have");
     assert_eq!(error.hints(), ["debian-12 has it: choose that as `stack` in app.json"]);
-    assert_eq!(plan(&tree, &processes, Some(Stack::Debian12)).unwrap().stack, Stack::Debian12);
+    assert_eq!(choosing(Stack::Debian12).unwrap().stack, Stack::Debian12);
+}
+
+#[test]
+fn the_servers_default_is_taken_where_nothing_asks_for_another() {
+    let tree = files(&[("requirements.txt", "flask\n")]);
+    let procfile = Procfile::parse(b"web: flask run").unwrap();
+    let plan = plan(&tree, &procfile, Stacks { chosen: None, default: Stack::Debian12 }).unwrap();
+    assert_eq!((plan.stack, plan.because), (Stack::Debian12, None));
 }
 
 #[test]
@@ -334,6 +343,6 @@ fn a_file_that_cannot_be_read_fails_the_plan() {
             Vec::new()
         }
     }
-    let error = plan(&Broken, &BTreeMap::new(), None).unwrap_err();
+    let error = plan(&Broken, &Procfile::default(), ANY).unwrap_err();
     assert_eq!(error.to_string(), "failed to read `Gemfile`: it has 5 GB");
 }

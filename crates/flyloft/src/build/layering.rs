@@ -1,0 +1,347 @@
+//! Which layers an app's image is made of, and how each is made. Pure: the same inputs give the same ids.
+//!
+//! ```text
+//!   base ─ home ─ python-run ─ python-build ┬ uv          in the image that runs:
+//!                                           └ dependencies ─ … ─ app ─ built
+//!   base ─ home ─ python-run ──────────────── uv, dependencies, …, app, built
+//! ```
+//!
+//! Layers that only building needs are left out of the image. That works because a step runs as the app's user and
+//! so writes nothing where packages are installed.
+//!
+//! An id covers everything that a layer is made from: what lies below it, the commands, every variable, every file
+//! that the step sees. Layers that are made from a repository also have their *domain* in it: the app and, for pull
+//! requests of forks, the request, so that a stranger writes nothing that anybody else reads.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use flyloft_core::name::AppName;
+use flyloft_core::plan::{CONF, HOME, Plan, Stack, Step, TOOLS, Tool, Toolchain};
+use sha2::{Digest, Sha256};
+
+use super::packages;
+use crate::engine::{CacheId, Image, LayerId};
+
+/// Part of every id. Raised when a layer that is made the same way would come out different.
+const RECIPE_VERSION: u32 = 1;
+
+/// Who a layer is for, and so who may have had a hand in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Somebody who may push to the app.
+    Own,
+    /// Whoever opened this pull request from a fork.
+    Fork(u64),
+}
+
+/// What goes into the layers beside the plan.
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    pub app: AppName,
+    pub trust: Trust,
+    /// How often this app was built anew on request; each time begins with no layers of its own.
+    pub generation: u64,
+    /// What identifies the checked-out files: git's id of the tree.
+    pub tree: String,
+    /// What each dependency step sees of the repository, in the order of the plan: path in the container, content.
+    pub manifests: Vec<Vec<(String, Vec<u8>)>>,
+    /// What every build step sees beside its own variables.
+    pub surroundings: BTreeMap<String, String>,
+    /// The app's variables for building.
+    pub variables: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    pub id: LayerId,
+    /// One line for people.
+    pub title: String,
+    pub on: Image,
+    pub content: Content,
+    /// Whether the running app sees it.
+    pub runs: bool,
+}
+
+/// What is in a layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    Debian {
+        stack: Stack,
+        packages: Vec<String>,
+    },
+    Packages(Vec<String>),
+    /// A directory that holds these files: name, content.
+    Directory {
+        path: &'static str,
+        files: BTreeMap<String, String>,
+    },
+    Tool(Commands),
+    Dependencies(Commands),
+    /// The repository.
+    App,
+    /// What the build leaves behind.
+    Built(Commands),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commands {
+    pub argv: Vec<Vec<String>>,
+    pub env: BTreeMap<String, String>,
+    pub files: Vec<(String, Vec<u8>)>,
+    /// Mounted at [`flyloft_core::plan::CACHE`].
+    pub cache: Option<CacheId>,
+}
+
+/// All layers of the plan, each after those that it is made on.
+pub fn layers(plan: &Plan, inputs: &Inputs) -> Vec<Layer> {
+    let mut stacking = Stacking { layers: Vec::new(), below: Vec::new(), inputs };
+    stacking.stack(plan.stack, &plan.run, true);
+    stacking.stack(plan.stack, &plan.build, false);
+    for tool in &plan.tools {
+        stacking.tool(tool, plan);
+    }
+    if !plan.conf.is_empty() {
+        stacking.push("configuration", Content::Directory { path: CONF, files: plan.conf.clone() }, true);
+    }
+    for (dependencies, manifests) in plan.dependencies.iter().zip(&inputs.manifests) {
+        let commands = Commands {
+            argv: dependencies.commands.clone(),
+            env: stacking.env(&dependencies.env, &mentioned(&inputs.variables, manifests)),
+            files: manifests.clone(),
+            cache: Some(cache(inputs, packages::name(dependencies.toolchain))),
+        };
+        stacking.push(&dependencies.title, Content::Dependencies(commands), true);
+    }
+    stacking.push("app", Content::App, true);
+    if !plan.steps.is_empty() {
+        let commands = Commands {
+            argv: plan.steps.iter().map(|step| step.argv.clone()).collect(),
+            env: stacking.env(&plan.build_env, &inputs.variables),
+            files: Vec::new(),
+            cache: Some(cache(inputs, "build")),
+        };
+        stacking.push(&titles(&plan.steps), Content::Built(commands), true);
+    }
+    stacking.layers
+}
+
+/// The image of the running app.
+pub fn image(layers: &[Layer]) -> Image {
+    layers.iter().filter(|layer| layer.runs).map(|layer| layer.id.clone()).collect()
+}
+
+/// Those that have to be made, in order: what is missing of the image, and what is missing to make that.
+pub fn missing<'a>(layers: &'a [Layer], there: &BTreeSet<LayerId>) -> Vec<&'a Layer> {
+    let mut needed: BTreeSet<&LayerId> = layers.iter().filter(|layer| layer.runs).map(|layer| &layer.id).collect();
+    let mut missing = Vec::new();
+    for layer in layers.iter().rev() {
+        if needed.contains(&layer.id) && !there.contains(&layer.id) {
+            needed.extend(&layer.on);
+            missing.push(layer);
+        }
+    }
+    missing.reverse();
+    missing
+}
+
+struct Stacking<'a> {
+    layers: Vec<Layer>,
+    /// What the next layer is made on.
+    below: Image,
+    inputs: &'a Inputs,
+}
+
+impl Stacking<'_> {
+    fn push(&mut self, title: &str, content: Content, runs: bool) {
+        let id = self.id(title, &content);
+        // The repository's files do not depend on what lies below them.
+        self.layers.push(Layer { id: id.clone(), title: title.to_owned(), on: self.below.clone(), content, runs });
+        self.below.push(id);
+    }
+
+    /// Debian, the app's own directory, and the packages of these toolchains. What is there already stays.
+    fn stack(&mut self, stack: Stack, toolchains: &BTreeSet<Toolchain>, runs: bool) {
+        if self.layers.is_empty() {
+            let packages = packages::base();
+            self.push(&format!("base of {stack}"), Content::Debian { stack, packages }, true);
+            self.push("home", Content::Directory { path: HOME, files: BTreeMap::new() }, true);
+        }
+        for &toolchain in toolchains {
+            let (run, build) = (packages::run(toolchain, stack), packages::build(toolchain));
+            let name = packages::name(toolchain);
+            self.packages(format!("{name}-run on {stack}"), run, runs);
+            if !runs {
+                self.packages(format!("{name}-build on {stack}"), build, false);
+            }
+        }
+    }
+
+    fn packages(&mut self, title: String, packages: Vec<String>, runs: bool) {
+        let there = self.layers.iter().any(|layer| layer.title == title);
+        if !there && !packages.is_empty() {
+            self.push(&title, Content::Packages(packages), runs);
+        }
+    }
+
+    /// A tool is made on its own language alone, so that every app that uses it has the same.
+    fn tool(&mut self, tool: &Tool, plan: &Plan) {
+        let toolchain = BTreeSet::from([tool.toolchain()]);
+        let mut alone = Stacking { layers: Vec::new(), below: Vec::new(), inputs: self.inputs };
+        alone.stack(plan.stack, &toolchain, true);
+        // Python's package manager is part of what builds, Node's of what runs.
+        if tool.toolchain() == Toolchain::Python {
+            alone.stack(plan.stack, &toolchain, false);
+        }
+        let from = alone.layers.len();
+        let commands = Commands {
+            argv: tool_commands(tool),
+            env: alone.env(&BTreeMap::new(), &BTreeMap::new()),
+            files: Vec::new(),
+            cache: None,
+        };
+        alone.push(&format!("{} {}", tool.name(), tool.version()), Content::Tool(commands), true);
+        // Its stack may be one that this app does not have: with Node for assets only, it lies on other packages.
+        for mut layer in alone.layers.drain(..from) {
+            if !self.layers.iter().any(|there| there.id == layer.id) {
+                layer.runs = false;
+                self.layers.push(layer);
+            }
+        }
+        let layer = alone.layers.pop().expect("the tool was pushed");
+        self.below.push(layer.id.clone());
+        self.layers.push(layer);
+    }
+
+    fn env(&self, own: &BTreeMap<String, String>, variables: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        // `PATH` and `HOME` are how the build works, whatever the app's own are set to.
+        let variables = variables.iter().filter(|(name, _)| !matches!(name.as_str(), "PATH" | "HOME"));
+        let variables = variables.map(|(name, value)| (name.clone(), value.clone()));
+        self.inputs.surroundings.clone().into_iter().chain(own.clone()).chain(variables).collect()
+    }
+
+    fn id(&self, title: &str, content: &Content) -> LayerId {
+        let mut hash = Hash::new();
+        hash.text(&format!("flyloft layer {RECIPE_VERSION}"));
+        hash.text(title);
+        // The repository's own layer is the same on whatever it lies.
+        if *content != Content::App {
+            self.below.iter().for_each(|below| hash.text(&below.0));
+        }
+        match content {
+            Content::Debian { stack, packages } => {
+                hash.text(stack.suite());
+                hash.texts(packages);
+            }
+            Content::Packages(packages) => hash.texts(packages),
+            Content::Directory { path, files } => {
+                hash.text(path);
+                files.iter().for_each(|(name, text)| hash.texts([name, text]));
+            }
+            Content::Tool(commands) => commands.hash(&mut hash),
+            Content::Dependencies(commands) | Content::Built(commands) => {
+                self.domain(&mut hash);
+                commands.hash(&mut hash);
+            }
+            Content::App => {
+                self.domain(&mut hash);
+                hash.text(&self.inputs.tree);
+            }
+        }
+        hash.id()
+    }
+
+    fn domain(&self, hash: &mut Hash) {
+        hash.text(self.inputs.app.as_str());
+        match self.inputs.trust {
+            Trust::Own => hash.text("own"),
+            Trust::Fork(number) => hash.text(&format!("fork {number}")),
+        }
+        hash.text(&self.inputs.generation.to_string());
+    }
+}
+
+impl Commands {
+    fn hash(&self, hash: &mut Hash) {
+        self.argv.iter().for_each(|argv| hash.texts(argv));
+        self.env.iter().for_each(|(name, value)| hash.texts([name, value]));
+        for (path, content) in &self.files {
+            hash.text(path);
+            hash.bytes(content);
+        }
+    }
+}
+
+/// SHA-256 over pieces, each with its length before it, so that no two lists of pieces look the same.
+struct Hash(Sha256);
+
+impl Hash {
+    fn new() -> Self {
+        Self(Sha256::new())
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.0.update((bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+    }
+
+    fn text(&mut self, text: &str) {
+        self.bytes(text.as_bytes());
+    }
+
+    fn texts<T: AsRef<str>>(&mut self, texts: impl IntoIterator<Item = T>) {
+        let texts: Vec<T> = texts.into_iter().collect();
+        self.0.update((texts.len() as u64).to_le_bytes());
+        texts.iter().for_each(|text| self.text(text.as_ref()));
+    }
+
+    fn id(self) -> LayerId {
+        LayerId(hex::encode(&self.0.finalize()[..16]))
+    }
+}
+
+/// How a tool gets into a directory of its own, with the package manager of its language.
+fn tool_commands(tool: &Tool) -> Vec<Vec<String>> {
+    let dir = format!("{TOOLS}/{}", tool.name());
+    let package = tool.package();
+    let commands: Vec<Vec<&str>> = match tool.toolchain() {
+        Toolchain::Python => vec![
+            vec!["python3", "-m", "venv", &dir],
+            vec!["python3", "-m", "pip", "--python", &dir, "install", "--disable-pip-version-check", &package],
+        ],
+        _ => vec![vec!["npm", "install", "--global", "--no-audit", "--no-fund", "--prefix", &dir, &package]],
+    };
+    commands.into_iter().map(|argv| argv.into_iter().map(str::to_owned).collect()).collect()
+}
+
+/// Variables of the app that a dependency step gets: those that package managers read, and those that a manifest
+/// names. All of them would give every environment with a variable of its own a layer of its own.
+fn mentioned(variables: &BTreeMap<String, String>, manifests: &[(String, Vec<u8>)]) -> BTreeMap<String, String> {
+    const READ: [&str; 10] =
+        ["PIP_", "UV_", "POETRY_", "PIPENV_", "NPM_CONFIG_", "npm_config_", "YARN_", "PNPM_", "BUNDLE_", "COMPOSER_"];
+    let named = |name: &str| manifests.iter().any(|(_, content)| contains(content, name.as_bytes()));
+    let given = variables.iter().filter(|(name, _)| READ.iter().any(|prefix| name.starts_with(prefix)) || named(name));
+    given.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+fn contains(content: &[u8], needle: &[u8]) -> bool {
+    // Lock files have no variables in them, and are long.
+    content.len() < 256 << 10 && content.windows(needle.len()).any(|window| window == needle)
+}
+
+/// Steps with the whole app have a cache of their own: what they leave there must not get into layers that are shared.
+fn cache(inputs: &Inputs, kind: &str) -> CacheId {
+    let generation = match inputs.generation {
+        0 => String::new(),
+        generation => generation.to_string(),
+    };
+    CacheId(match inputs.trust {
+        Trust::Own => format!("{}-{kind}{generation}", inputs.app),
+        Trust::Fork(number) => format!("{}-{kind}{generation}-fork-{number}", inputs.app),
+    })
+}
+
+fn titles(steps: &[Step]) -> String {
+    let mut titles: Vec<&str> = steps.iter().map(|step| step.title.as_str()).collect();
+    titles.dedup();
+    titles.join(", ")
+}

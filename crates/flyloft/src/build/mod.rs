@@ -1,0 +1,301 @@
+//! From a checked-out repository to an image: plan it, find which layers are there, have the engine make the rest.
+//!
+//! ```text
+//!   checkout ─► plan (flyloft-core) ─► layering ─► what is missing ─► Engine::derive, one after the other
+//! ```
+//!
+//! What must hold: a layer's id covers everything that the layer is made from; what a dependency step sees of the
+//! repository is what its id covers; nothing in a repository makes the daemon read a file outside of it; what was not
+//! changed costs no more than finding that out.
+
+mod checkout;
+mod error;
+mod garbage;
+mod hold;
+mod layering;
+mod packages;
+mod surroundings;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, chown};
+use std::path::{Path, PathBuf};
+
+use flyloft_core::name::AppName;
+use flyloft_core::plan::{APP, CACHE, HOME, Manifest, Plan, Stack, Stacks, plan};
+use flyloft_core::procfile::Procfile;
+
+pub use self::error::BuildError;
+pub use self::garbage::{Known, Room, surplus};
+pub use self::hold::Hold;
+pub use self::layering::Trust;
+
+use self::checkout::Checkout;
+use self::hold::Holds;
+use self::layering::{Commands, Content, Inputs, Layer};
+use self::surroundings::Surroundings;
+use crate::config;
+use crate::engine::{Derivation, Image, LayerId, Reach, Recipe, Run, SharedEngine};
+use crate::transcript::Transcript;
+
+pub struct Builder {
+    engine: SharedEngine,
+    config: config::Build,
+    holds: Holds,
+}
+
+/// What to build.
+#[derive(Debug)]
+pub struct Request {
+    pub app: AppName,
+    /// The repository's files, in [`crate::engine::Engine::staging`] and made as its user. They are gone afterwards.
+    pub tree: PathBuf,
+    /// What identifies these files: git's id of the tree, or for a directory a hash of what is in it.
+    pub tree_id: String,
+    pub trust: Trust,
+    /// The app's variables for building. For a fork: none that is secret.
+    pub variables: BTreeMap<String, String>,
+    /// How often the app was built with `--no-cache`. Layers of an earlier generation are not looked at.
+    pub generation: u64,
+}
+
+/// What came out of it.
+#[derive(Debug)]
+pub struct Built {
+    pub image: Image,
+    /// What every process of the app sees: `PATH` and what its language needs. The app's own variables go over it.
+    pub env: BTreeMap<String, String>,
+    /// The repository's, or the default `web` process where there is none.
+    pub procfile: Procfile,
+    pub stack: Stack,
+    /// Keeps the layers from being collected until the release is on record.
+    pub hold: Hold,
+}
+
+/// What is read from a repository before anything is built.
+struct Reading {
+    plan: Plan,
+    procfile: Procfile,
+    manifests: Vec<Vec<(String, Vec<u8>)>>,
+    surroundings: Surroundings,
+}
+
+impl Builder {
+    pub fn new(engine: SharedEngine, config: config::Build) -> Self {
+        Self { engine, config, holds: Holds::default() }
+    }
+
+    /// Makes the image. What the steps print goes to the transcript.
+    pub async fn build(&self, request: Request, transcript: &Transcript) -> Result<Built, BuildError> {
+        let tree = Consumed(request.tree.clone());
+        let reading = self.read(&request.tree).await?;
+        announce(&reading.plan, transcript);
+        let inputs = Inputs {
+            app: request.app,
+            trust: request.trust,
+            generation: request.generation,
+            tree: request.tree_id,
+            manifests: reading.manifests,
+            surroundings: reading.surroundings.env(),
+            variables: request.variables,
+        };
+        let layers = layering::layers(&reading.plan, &inputs);
+        let hold = self.holds.hold(layers.iter().map(|layer| layer.id.clone()).collect());
+        self.make(&layers, &tree, &reading.surroundings, transcript).await?;
+        Ok(Built {
+            image: layering::image(&layers),
+            env: reading.plan.env,
+            procfile: with_default(reading.procfile, reading.plan.web),
+            stack: reading.plan.stack,
+            hold,
+        })
+    }
+
+    /// Layers that builds under way need, and results that are not on record yet.
+    pub fn held(&self) -> BTreeSet<LayerId> {
+        self.holds.held()
+    }
+
+    /// Reads what decides about the build, off the async threads.
+    async fn read(&self, tree: &Path) -> Result<Reading, BuildError> {
+        let (tree, config) = (tree.to_owned(), self.config.clone());
+        let work = tokio::task::spawn_blocking(move || read(&tree, &config));
+        work.await.map_err(|error| BuildError::Io { doing: "read the repository".to_owned(), source: error.into() })?
+    }
+
+    async fn make(
+        &self,
+        layers: &[Layer],
+        tree: &Consumed,
+        surroundings: &Surroundings,
+        transcript: &Transcript,
+    ) -> Result<(), BuildError> {
+        let there = self.engine.layers().await;
+        let there: BTreeSet<LayerId> = there
+            .map_err(|source| BuildError::Engine { doing: "list the layers", source: Box::new(source) })?
+            .into_iter()
+            .collect();
+        let missing: BTreeSet<&LayerId> =
+            layering::missing(layers, &there).into_iter().map(|layer| &layer.id).collect();
+        for layer in layers {
+            if !missing.contains(&layer.id) {
+                if matches!(layer.content, Content::Dependencies(_)) {
+                    transcript.step(&format!("{} unchanged, using layer {}", layer.title, short(&layer.id)));
+                }
+                continue;
+            }
+            if let Some(step) = step(layer) {
+                transcript.step(&step);
+            }
+            let recipe = self.recipe(layer, tree, surroundings)?;
+            let derivation =
+                Derivation { id: layer.id.clone(), title: layer.title.clone(), on: layer.on.clone(), recipe };
+            let made = self.engine.derive(derivation, transcript).await;
+            made.map_err(|source| BuildError::of_layer(layer, source))?;
+        }
+        Ok(())
+    }
+
+    fn recipe(&self, layer: &Layer, tree: &Consumed, surroundings: &Surroundings) -> Result<Recipe, BuildError> {
+        Ok(match &layer.content {
+            Content::Debian { stack, packages } => {
+                Recipe::Debian { suite: stack.suite().to_owned(), packages: packages.clone() }
+            }
+            Content::Packages(packages) => Recipe::Packages { packages: packages.clone() },
+            Content::Directory { path, files } => {
+                Recipe::Tree { from: self.directory(&layer.id, files)?, path: (*path).to_owned() }
+            }
+            Content::App => Recipe::Tree { from: tree.0.clone(), path: APP.to_owned() },
+            Content::Tool(commands) | Content::Dependencies(commands) | Content::Built(commands) => {
+                Recipe::Run(Box::new(self.run(commands, surroundings)))
+            }
+        })
+    }
+
+    fn run(&self, commands: &Commands, surroundings: &Surroundings) -> Run {
+        Run {
+            commands: commands.argv.clone(),
+            dir: APP.to_owned(),
+            env: commands.env.clone(),
+            files: commands.files.iter().cloned().chain(surroundings.files()).collect(),
+            caches: commands.cache.iter().map(|id| (id.clone(), CACHE.to_owned())).collect(),
+            // Package managers write logs and settings to their user's directory; none of it is the app's.
+            scratch: [surroundings::SCRATCH, CACHE, &format!("{HOME}/.npm"), &format!("{HOME}/.config")]
+                .map(str::to_owned)
+                .to_vec(),
+            limits: self.config.limits(),
+            timeout: self.config.time,
+            reach: Reach { allow: self.config.allow.clone() },
+        }
+    }
+
+    /// A directory of ours in the engine's staging area.
+    fn directory(&self, id: &LayerId, files: &BTreeMap<String, String>) -> Result<PathBuf, BuildError> {
+        let staging = self.engine.staging();
+        // Two builds may want the same one at the same time.
+        static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let dir = staging.dir.join(format!("directory-{id}-{}-{count}", std::process::id()));
+        let make = || {
+            fs::DirBuilder::new().mode(0o755).create(&dir)?;
+            for (name, text) in files {
+                fs::write(dir.join(name), text)?;
+                chown(dir.join(name), Some(staging.user), Some(staging.user))?;
+            }
+            chown(&dir, Some(staging.user), Some(staging.user))
+        };
+        make().map_err(|source| BuildError::Io { doing: format!("make the directory `{}`", dir.display()), source })?;
+        Ok(dir)
+    }
+}
+
+fn read(tree: &Path, config: &config::Build) -> Result<Reading, BuildError> {
+    let checkout = Checkout::open(tree)
+        .map_err(|source| BuildError::Io { doing: format!("open the checkout `{}`", tree.display()), source })?;
+    let procfile = match checkout.content("Procfile")? {
+        Some(content) => Procfile::parse(&content)?,
+        None => Procfile::default(),
+    };
+    let plan = plan(&checkout, &procfile, stacks(&checkout, config)?)?;
+    let mut manifests = Vec::new();
+    for dependencies in &plan.dependencies {
+        manifests.push(contents(&checkout, &dependencies.manifests)?);
+    }
+    let surroundings = Surroundings::read(&config.ca_bundle, &config.variables).map_err(|source| BuildError::Io {
+        doing: format!("read the certificate authorities `{}`", config.ca_bundle.display()),
+        source,
+    })?;
+    Ok(Reading { plan, procfile, manifests, surroundings })
+}
+
+fn stacks(checkout: &Checkout, config: &config::Build) -> Result<Stacks, BuildError> {
+    // The rest of app.json is the deploy's business, as is saying what is wrong with it.
+    let app_json = checkout.content("app.json")?.unwrap_or_default();
+    let app_json: Option<serde_json::Value> = serde_json::from_slice(&app_json).ok();
+    let chosen = app_json.as_ref().and_then(|json| json.get("stack")?.as_str());
+    let find = |name: &str| Stack::parse(name).ok_or_else(|| BuildError::NoSuchStack(name.to_owned()));
+    // Stacks of other platforms are not meant for this one.
+    let chosen = chosen.filter(|name| name.starts_with("debian-")).map(find).transpose()?;
+    Ok(Stacks { chosen, default: find(&config.stack)? })
+}
+
+/// What a dependency step sees: path in the container, content.
+fn contents(checkout: &Checkout, manifests: &[Manifest]) -> Result<Vec<(String, Vec<u8>)>, BuildError> {
+    let mut files = Vec::new();
+    for manifest in manifests {
+        let (path, content) = match manifest {
+            Manifest::Whole(path) => (path, checkout.content(path)?),
+            Manifest::Reduced { path, content } => (path, Some(content.clone().into_bytes())),
+        };
+        files.extend(content.map(|content| (format!("{APP}/{path}"), content)));
+    }
+    Ok(files)
+}
+
+fn announce(plan: &Plan, transcript: &Transcript) {
+    transcript.step(&format!("{} app detected", plan.language));
+    let versions = plan.run.iter().chain(&plan.build).collect::<BTreeSet<_>>();
+    let versions = versions.into_iter().filter_map(|&chain| Some(format!("{chain} {}", plan.stack.ships(chain)?)));
+    let versions = versions.collect::<Vec<_>>().join(", ");
+    let with = if versions.is_empty() { String::new() } else { format!(" with {versions}") };
+    let because = plan.because.as_ref().map(|because| format!(", because {because}")).unwrap_or_default();
+    transcript.detail(&format!("{}{with}{because}", plan.stack));
+    plan.notes.iter().for_each(|note| transcript.detail(note));
+    if let Some(web) = &plan.web {
+        transcript.detail(&format!("no Procfile: the web process is `{web}`"));
+    }
+}
+
+/// What is said before a layer is made.
+fn step(layer: &Layer) -> Option<String> {
+    match layer.content {
+        Content::Debian { .. } | Content::Packages(_) => Some(format!("Preparing {} (once for all apps)", layer.title)),
+        Content::Tool(_) => Some(format!("Fetching {} (once for all apps)", layer.title)),
+        Content::Dependencies(_) => Some(format!("Installing {}", layer.title)),
+        Content::Built(_) => Some(layer.title.clone()),
+        Content::Directory { .. } | Content::App => None,
+    }
+}
+
+fn with_default(procfile: Procfile, web: Option<String>) -> Procfile {
+    match web {
+        Some(web) => Procfile::parse(format!("web: {web}\n").as_bytes()).expect("a plan's command is one line"),
+        None => procfile,
+    }
+}
+
+/// As much of an id as people compare.
+fn short(id: &LayerId) -> &str {
+    &id.0[..id.0.len().min(8)]
+}
+
+/// A tree that belongs to the build. What the engine did not move away goes with this.
+struct Consumed(PathBuf);
+
+impl Drop for Consumed {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,444 @@
+//! Builds on an engine that records what it is asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::io::AsyncRead;
+
+use super::*;
+use crate::engine::{
+    Abilities, Addresses, ContainerId, ContainerSpec, Engine, EngineError, Exec, ExecSpec, Observed, Staging, Stats,
+};
+use crate::error::Error;
+
+/// Has every layer that it was asked to make, and remembers how.
+struct Recorder {
+    staging: tempfile::TempDir,
+    made: Mutex<Vec<Derivation>>,
+    /// A step whose title has this in it fails so.
+    fails: Mutex<Option<(&'static str, EngineError)>>,
+}
+
+impl Recorder {
+    fn take(&self) -> Vec<Derivation> {
+        std::mem::take(&mut *self.made.lock().unwrap())
+    }
+}
+
+#[async_trait]
+impl Engine for Recorder {
+    fn staging(&self) -> Staging {
+        Staging { dir: self.staging.path().to_owned(), user: nix::unistd::getuid().as_raw() }
+    }
+
+    async fn derive(&self, derivation: Derivation, transcript: &Transcript) -> Result<(), EngineError> {
+        let mut fails = self.fails.lock().unwrap();
+        if let Some((_, error)) = fails.take_if(|(title, _)| derivation.title.contains(*title)) {
+            transcript.detail("ERROR: No matching distribution found for flaskk");
+            return Err(error);
+        }
+        if let Recipe::Tree { from, .. } = &derivation.recipe {
+            std::fs::remove_dir_all(from).expect("the tree is there");
+        }
+        self.made.lock().unwrap().push(derivation);
+        Ok(())
+    }
+
+    async fn layers(&self) -> Result<Vec<LayerId>, EngineError> {
+        Ok(self.made.lock().unwrap().iter().map(|derivation| derivation.id.clone()).collect())
+    }
+
+    fn abilities(&self) -> Abilities {
+        unreachable!("a build asks for none")
+    }
+    async fn observe(&self) -> Result<Vec<Observed>, EngineError> {
+        unreachable!("a build has no containers")
+    }
+    async fn forget(&self, _: &LayerId) -> Result<(), EngineError> {
+        unreachable!("a build forgets nothing")
+    }
+    async fn create(&self, _: &ContainerSpec) -> Result<Addresses, EngineError> {
+        unreachable!("a build has no containers")
+    }
+    async fn start(&self, _: &ContainerId) -> Result<(), EngineError> {
+        unreachable!("a build has no containers")
+    }
+    async fn stop(&self, _: &ContainerId, _: Duration) -> Result<(), EngineError> {
+        unreachable!("a build has no containers")
+    }
+    async fn freeze(&self, _: &ContainerId) -> Result<(), EngineError> {
+        unreachable!("a build has no containers")
+    }
+    async fn thaw(&self, _: &ContainerId) -> Result<(), EngineError> {
+        unreachable!("a build has no containers")
+    }
+    async fn exec(&self, _: &ContainerId, _: ExecSpec) -> Result<Exec, EngineError> {
+        unreachable!("a build has no containers")
+    }
+    async fn stats(&self, _: &ContainerId) -> Result<Stats, EngineError> {
+        unreachable!("a build has no containers")
+    }
+    async fn listening(&self, _: &ContainerId) -> Result<Vec<SocketAddr>, EngineError> {
+        unreachable!("a build has no containers")
+    }
+    async fn logs(&self, _: &ContainerId, _: usize, _: bool) -> Result<Box<dyn AsyncRead + Send + Unpin>, EngineError> {
+        unreachable!("a build has no containers")
+    }
+    async fn remove(&self, _: &ContainerId) -> Result<(), EngineError> {
+        unreachable!("a build has no containers")
+    }
+}
+
+/// A server with one app, which is built again and again.
+struct Test {
+    engine: Arc<Recorder>,
+    builder: Builder,
+    files: BTreeMap<String, String>,
+    request: Request,
+    /// What the last build said.
+    said: String,
+}
+
+impl Test {
+    fn new(files: &[(&str, &str)]) -> Self {
+        Self::configured(files, |_| {})
+    }
+
+    fn configured(files: &[(&str, &str)], configure: impl FnOnce(&mut config::Build)) -> Self {
+        let staging = tempfile::tempdir().unwrap();
+        let mut config = config::Build { ca_bundle: staging.path().join("none.pem"), ..config::Build::default() };
+        configure(&mut config);
+        let engine = Arc::new(Recorder { staging, made: Mutex::default(), fails: Mutex::default() });
+        let files = files.iter().map(|&(path, text)| (path.to_owned(), text.to_owned())).collect();
+        let request = Request {
+            app: AppName::parse("shop").unwrap(),
+            tree: PathBuf::new(),
+            tree_id: String::new(),
+            trust: Trust::Own,
+            variables: BTreeMap::new(),
+            generation: 0,
+        };
+        Self { builder: Builder::new(engine.clone(), config), engine, files, request, said: String::new() }
+    }
+
+    fn flask() -> Self {
+        Self::new(FLASK)
+    }
+
+    fn file(mut self, path: &str, text: &str) -> Self {
+        self.files.insert(path.to_owned(), text.to_owned());
+        self
+    }
+
+    async fn try_build(&mut self) -> Result<Built, BuildError> {
+        let tree = self.engine.staging.path().join("checkout");
+        for (path, text) in &self.files {
+            let path = tree.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let said = self.engine.staging.path().join("said");
+        let request = Request {
+            tree: tree.clone(),
+            tree_id: format!("{:?}", self.files),
+            app: self.request.app.clone(),
+            trust: self.request.trust.clone(),
+            variables: self.request.variables.clone(),
+            generation: self.request.generation,
+        };
+        let built = self.builder.build(request, &Transcript::create(&said).unwrap()).await;
+        self.said = std::fs::read_to_string(said).unwrap();
+        assert!(!tree.exists(), "the tree is consumed");
+        built
+    }
+
+    async fn build(&mut self) -> Built {
+        self.try_build().await.unwrap()
+    }
+
+    /// Titles of the layers that the build made.
+    async fn makes(&mut self) -> Vec<String> {
+        let before = self.engine.made.lock().unwrap().len();
+        self.build().await;
+        self.engine.made.lock().unwrap()[before..].iter().map(|derivation| derivation.title.clone()).collect()
+    }
+
+    /// The step that made the layer of this title.
+    fn step(&self, title: &str) -> Run {
+        let made = self.engine.made.lock().unwrap();
+        let found = made.iter().rfind(|derivation| derivation.title.contains(title));
+        match &found.unwrap_or_else(|| panic!("no layer `{title}` was made")).recipe {
+            Recipe::Run(run) => (**run).clone(),
+            other => panic!("`{title}` is no step but {other:?}"),
+        }
+    }
+}
+
+const FLASK: &[(&str, &str)] =
+    &[("requirements.txt", "flask\ngunicorn\n"), ("app.py", "from flask import Flask\napp = Flask(__name__)\n")];
+
+fn show(made: &[Derivation]) -> String {
+    let titles: BTreeMap<&LayerId, &str> = made.iter().map(|d| (&d.id, d.title.as_str())).collect();
+    let mut text = String::new();
+    for derivation in made {
+        let on: Vec<&str> = derivation.on.iter().map(|id| titles[id]).collect();
+        writeln!(text, "{}\n  on: {}", derivation.title, on.join(", ")).unwrap();
+        match &derivation.recipe {
+            Recipe::Debian { suite, packages } => writeln!(text, "  debian {suite}: {}", packages.join(" ")).unwrap(),
+            Recipe::Packages { packages } => writeln!(text, "  packages: {}", packages.join(" ")).unwrap(),
+            Recipe::Tree { path, .. } => writeln!(text, "  tree at {path}").unwrap(),
+            Recipe::Run(run) => {
+                run.files.iter().for_each(|(path, content)| {
+                    writeln!(text, "  sees {path}: {:?}", String::from_utf8_lossy(content)).unwrap();
+                });
+                run.commands.iter().for_each(|argv| writeln!(text, "  $ {}", argv.join(" ")).unwrap());
+                run.caches.iter().for_each(|(id, path)| writeln!(text, "  cache {} at {path}", id.0).unwrap());
+            }
+        }
+    }
+    text
+}
+
+#[tokio::test]
+async fn a_first_build_makes_every_layer_on_the_right_ones() {
+    let mut test = Test::flask();
+    let built = test.build().await;
+    insta::assert_snapshot!(format!("{}\n{}", test.said, show(&test.engine.take())));
+    assert_eq!(built.procfile.web(), Some("gunicorn --bind 0.0.0.0:$PORT app:app"));
+}
+
+#[tokio::test]
+async fn a_second_build_of_the_same_files_makes_nothing() {
+    let mut test = Test::flask();
+    test.build().await;
+    assert_eq!(test.makes().await, [""; 0]);
+    let made = test.engine.take();
+    let packages = made.iter().find(|derivation| derivation.title.starts_with("Python")).unwrap();
+    insta::assert_snapshot!(test.said.replace(&packages.id.0[..8], "[id]"), @r"
+    -----> Python app detected
+           debian-13 with Python 3.13
+           no Procfile: the web process is `gunicorn --bind 0.0.0.0:$PORT app:app`
+    -----> Python packages with pip unchanged, using layer [id]
+    ");
+}
+
+#[tokio::test]
+async fn a_change_of_code_makes_the_apps_layer_and_nothing_else() {
+    let mut test = Test::flask();
+    test.build().await;
+    test = test.file("templates/index.html", "<h1>");
+    assert_eq!(test.makes().await, ["app"]);
+}
+
+#[tokio::test]
+async fn a_change_of_dependencies_makes_their_layer_too() {
+    let mut test = Test::flask();
+    test.build().await;
+    test = test.file("requirements.txt", "flask\ngunicorn\nredis\n");
+    assert_eq!(test.makes().await, ["Python packages with pip", "app"]);
+}
+
+#[tokio::test]
+async fn a_dependency_step_sees_its_manifests_and_nothing_else_of_the_repository() {
+    let mut test = Test::flask().file("secret.py", "x = 1").file("pip.conf", "[global]");
+    test.build().await;
+    let step = test.step("Python packages");
+    let seen: Vec<&str> = step.files.iter().map(|(path, _)| path.as_str()).collect();
+    assert_eq!(seen, ["/app/requirements.txt"]);
+}
+
+#[tokio::test]
+async fn the_image_leaves_out_what_only_building_needs() {
+    let mut test = Test::new(&[
+        ("package.json", r#"{"scripts":{"build":"x","start":"node x"},"dependencies":{"express":"5"}}"#),
+        ("package-lock.json", "{}"),
+    ]);
+    let built = test.build().await;
+    let made = test.engine.take();
+    let titles: Vec<&str> = made.iter().filter(|d| built.image.contains(&d.id)).map(|d| d.title.as_str()).collect();
+    assert_eq!(
+        titles,
+        [
+            "base of debian-13",
+            "home",
+            "node-run on debian-13",
+            "Node packages with npm",
+            "app",
+            "Running npm run build"
+        ]
+    );
+    assert!(made.iter().any(|derivation| derivation.title == "node-build on debian-13"));
+}
+
+#[tokio::test]
+async fn tools_and_mixed_languages_make_a_stack_that_holds_together() {
+    let mut test = Test::new(&[
+        ("pyproject.toml", "[project]\nname='x'\nversion='1'\ndependencies=['flask']\n"),
+        ("uv.lock", "version = 1\n"),
+        ("app.py", "app = Flask('x')\n"),
+        ("package.json", r#"{"scripts":{"build":"x"},"devDependencies":{"vite":"6"}}"#),
+        ("pnpm-lock.yaml", "lockfileVersion: '9.0'\n"),
+    ]);
+    test.build().await;
+    insta::assert_snapshot!(show(&test.engine.take()));
+}
+
+#[tokio::test]
+async fn a_forks_pull_request_shares_the_stack_and_nothing_that_it_could_write() {
+    let mut test = Test::flask();
+    let own = test.build().await;
+    test.request.trust = Trust::Fork(17);
+    assert_eq!(test.makes().await, ["Python packages with pip", "app"]);
+    assert_eq!(test.step("Python packages").caches[0].0.0, "shop-python-fork-17");
+    let fork = test.build().await;
+    let (own, fork): (BTreeSet<_>, BTreeSet<_>) = (own.image.iter().collect(), fork.image.iter().collect());
+    assert_eq!(own.intersection(&fork).count(), 3, "base, home, python-run");
+    test.request.trust = Trust::Fork(18);
+    assert_eq!(test.makes().await, ["Python packages with pip", "app"]);
+}
+
+#[tokio::test]
+async fn another_app_with_the_same_files_has_layers_and_caches_of_its_own() {
+    let mut test = Test::flask();
+    test.build().await;
+    test.request.app = AppName::parse("blog").unwrap();
+    assert_eq!(test.makes().await, ["Python packages with pip", "app"]);
+    assert_eq!(test.step("Python packages").caches[0].0.0, "blog-python");
+}
+
+#[tokio::test]
+async fn building_without_cache_makes_the_apps_layers_anew_and_keeps_the_stack() {
+    let mut test = Test::flask();
+    test.build().await;
+    test.request.generation = 1;
+    assert_eq!(test.makes().await, ["Python packages with pip", "app"]);
+    assert_eq!(test.step("Python packages").caches[0].0.0, "shop-python1");
+}
+
+#[tokio::test]
+async fn the_servers_surroundings_reach_build_steps_and_not_the_app() {
+    let bundle = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(bundle.path(), "-----BEGIN CERTIFICATE-----").unwrap();
+    let mut test = Test::configured(FLASK, |config| {
+        config.ca_bundle = bundle.path().to_owned();
+        config.variables = BTreeMap::from([("HTTPS_PROXY".to_owned(), "http://10.0.0.5:3128".to_owned())]);
+        config.allow = vec!["10.0.0.5:3128".parse().unwrap()];
+    });
+    let built = test.build().await;
+    let step = test.step("Python packages");
+    assert_eq!(step.env["HTTPS_PROXY"], "http://10.0.0.5:3128");
+    assert_eq!(step.env["PIP_CERT"], "/home/app/surroundings/ca.pem");
+    assert_eq!(step.reach.allow, ["10.0.0.5:3128".parse().unwrap()]);
+    let (path, content) = step.files.last().unwrap();
+    assert_eq!((path.as_str(), &content[..]), ("/home/app/surroundings/ca.pem", &b"-----BEGIN CERTIFICATE-----"[..]));
+    assert!(step.scratch.iter().any(|scratch| Path::new(path).starts_with(scratch)), "it stays out of the layer");
+    assert!(!built.env.contains_key("HTTPS_PROXY") && !built.env.contains_key("PIP_CERT"), "{:?}", built.env);
+}
+
+#[tokio::test]
+async fn a_dependency_step_gets_the_variables_that_it_reads_and_the_build_gets_all() {
+    let mut test = Test::new(&[
+        ("package.json", r#"{"scripts":{"build":"x","start":"x"},"dependencies":{"a":"1"}}"#),
+        (".npmrc", "//npm.example.com/:_authToken=${NPM_TOKEN}\n"),
+    ]);
+    test.request.variables =
+        [("NPM_TOKEN", "t"), ("API_URL", "u"), ("PATH", "/evil"), ("npm_config_registry", "https://npm.example.com")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+    test.build().await;
+    let install = test.step("Node packages").env;
+    assert_eq!((install.get("NPM_TOKEN"), install.get("API_URL")), (Some(&"t".to_owned()), None));
+    assert_eq!(install["npm_config_registry"], "https://npm.example.com");
+    let build = test.step("Running npm run build").env;
+    assert_eq!((&build["API_URL"], &build["NODE_ENV"]), (&"u".to_owned(), &"production".to_owned()));
+    assert!(!build["PATH"].contains("evil"));
+    // Another environment with another value of what is not read there shares the layer.
+    test.request.variables.insert("API_URL".to_owned(), "v".to_owned());
+    assert_eq!(test.makes().await, ["Running npm run build"]);
+}
+
+#[tokio::test]
+async fn static_files_need_no_step_at_all() {
+    let mut test = Test::new(&[("index.html", "<h1>")]);
+    let built = test.build().await;
+    let made = test.engine.take();
+    assert!(made.iter().all(|derivation| !matches!(derivation.recipe, Recipe::Run(_))));
+    assert_eq!(built.procfile.web(), Some("lighttpd -D -f /home/app/conf/site.conf"));
+    assert!(built.image.iter().all(|id| made.iter().any(|derivation| derivation.id == *id)));
+}
+
+#[tokio::test]
+async fn a_dependency_that_does_not_exist_fails_with_its_output_and_can_be_mended() {
+    let mut test = Test::flask();
+    let failed = EngineError::StepFailed { command: "pip install -r requirements.txt".to_owned(), code: 1 };
+    *test.engine.fails.lock().unwrap() = Some(("Python packages", failed));
+    let error = Error::from(test.try_build().await.unwrap_err());
+    assert!(test.said.ends_with(
+        "-----> Installing Python packages with pip\n       ERROR: No matching distribution found for flaskk\n"
+    ));
+    insta::assert_snapshot!(error, @"the build failed: failed to install Python packages with pip: `pip install -r requirements.txt` failed with status 1");
+    assert_eq!(error.hints, ["the lines above say why"]);
+    assert_eq!(test.makes().await, ["Python packages with pip", "app"]);
+}
+
+#[tokio::test]
+async fn running_out_of_memory_or_time_says_which_setting_allows_more() {
+    let command = || "npm run build".to_owned();
+    let errors = [
+        (EngineError::OutOfMemory { command: command(), limit: 1 << 30 }, "`memory`"),
+        (EngineError::OutOfDisk { command: command(), limit: 1, inodes: 1 }, "`disk`"),
+        (EngineError::TimedOut { command: command(), seconds: 900 }, "`time`"),
+    ];
+    for (error, setting) in errors {
+        let mut test = Test::flask();
+        *test.engine.fails.lock().unwrap() = Some(("Python packages", error));
+        let hints = test.try_build().await.unwrap_err().hints();
+        assert!(hints[0].contains(setting), "{hints:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_app_can_choose_its_stack_in_app_json() {
+    let mut test = Test::flask().file("app.json", r#"{"stack": "debian-12"}"#);
+    assert_eq!(test.build().await.stack, Stack::Debian12);
+    test = test.file("app.json", r#"{"stack": "heroku-24"}"#);
+    assert_eq!(test.build().await.stack, Stack::Debian13);
+    test = test.file("app.json", r#"{"stack": "debian-9"}"#);
+    let error = test.try_build().await.unwrap_err();
+    assert_eq!(error.to_string(), "`app.json` chooses the stack `debian-9`, which does not exist");
+}
+
+#[tokio::test]
+async fn a_procfile_with_an_error_and_a_repository_with_nothing_to_run_make_no_layer() {
+    let mut test = Test::flask().file("Procfile", "web gunicorn\n");
+    let error = test.try_build().await.unwrap_err();
+    assert!(error.to_string().starts_with("Procfile:1:"), "{error}");
+    let mut nothing = Test::new(&[("README.md", "x")]);
+    let error = nothing.try_build().await.unwrap_err();
+    assert_eq!(error.to_string(), "nothing in this repository says how to run it");
+    assert!(test.engine.take().is_empty() && nothing.engine.take().is_empty());
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_a_link_out_of_the_repository_fails_the_build() {
+    let mut test = Test::new(&[("Procfile", "web: flask run")]);
+    let tree = test.engine.staging.path().join("checkout");
+    std::fs::create_dir(&tree).unwrap();
+    std::os::unix::fs::symlink("/etc/hostname", tree.join("requirements.txt")).unwrap();
+    let error = test.try_build().await.unwrap_err();
+    assert_eq!(error.to_string(), "failed to read `requirements.txt`: it is a link that leaves the repository");
+}
+
+#[tokio::test]
+async fn layers_of_a_build_are_held_until_its_result_is_dropped() {
+    let mut test = Test::flask();
+    let built = test.build().await;
+    assert!(built.image.iter().all(|id| test.builder.held().contains(id)));
+    drop(built);
+    assert!(test.builder.held().is_empty());
+}
