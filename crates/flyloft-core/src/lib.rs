@@ -7,6 +7,8 @@ pub mod app_json;
 pub mod host;
 pub mod lifecycle;
 pub mod name;
+pub mod place;
 pub mod plan;
 pub mod policy;
 pub mod procfile;
+pub mod variable;

@@ -4,11 +4,14 @@
 //! forgiven. Anything else that is not understood is an error with line and column: a line that is silently left out
 //! is a process that silently does not run.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::place::Place;
 
 /// `web`, `worker` …: letters, digits, `-` and `_`, 30 characters at most. It is part of log lines and of `DYNO`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -90,7 +93,10 @@ fn is_type_character(c: char) -> bool {
 
 impl Procfile {
     pub fn parse(bytes: &[u8]) -> Result<Self, ProcfileError> {
-        let text = std::str::from_utf8(bytes).map_err(|error| not_utf8(bytes, error.valid_up_to()))?;
+        let text = std::str::from_utf8(bytes).map_err(|error| {
+            let Place { line, column } = Place::of(bytes, error.valid_up_to());
+            ProcfileError { line, column, problem: Problem::NotUtf8 }
+        })?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut procfile = Self::default();
         let mut numbers = Vec::new();
@@ -170,17 +176,15 @@ fn parse_line(line: &str) -> Result<Option<Line>, (usize, Problem)> {
     }
 }
 
-fn not_utf8(bytes: &[u8], at: usize) -> ProcfileError {
-    let before = String::from_utf8_lossy(&bytes[..at]);
-    let before = before.strip_prefix('\u{feff}').unwrap_or(&before);
-    let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    ProcfileError { line, column, problem: Problem::NotUtf8 }
-}
-
 impl fmt::Display for ProcessType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl Borrow<str> for ProcessType {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

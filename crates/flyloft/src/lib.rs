@@ -10,6 +10,7 @@ pub mod error;
 pub mod exec;
 pub mod machine;
 pub mod principal;
+pub mod setup;
 pub mod source;
 pub mod store;
 pub mod transcript;

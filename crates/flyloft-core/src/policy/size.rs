@@ -6,6 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::name::excerpt;
+
 /// Bytes. `K`, `M`, `G` and `T`, alone or with `B` or `iB`, are powers of 1024, as systemd and Docker have them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -31,16 +33,16 @@ impl Size {
         let factor = match UNITS.iter().find(|(name, _)| *name == letter) {
             Some((_, factor)) => *factor,
             None if upper.is_empty() || upper == "B" => 1,
-            None => return Err(SizeError::Malformed(text.to_owned())),
+            None => return Err(SizeError::Malformed(excerpt(text))),
         };
         if number.is_empty() {
-            return Err(SizeError::Malformed(text.to_owned()));
+            return Err(SizeError::Malformed(excerpt(text)));
         }
         // The largest file or memory that Linux counts is an i64.
         let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
         match bytes.filter(|bytes| i64::try_from(*bytes).is_ok()) {
             Some(bytes) => Ok(Self(bytes)),
-            None => Err(SizeError::TooLarge(text.to_owned())),
+            None => Err(SizeError::TooLarge(excerpt(text))),
         }
     }
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::name::excerpt;
+
 /// A span of whole seconds, or none: `never`. It prints as it is written, so that printing and parsing are inverse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -37,7 +39,7 @@ impl Span {
             return Ok(Self::NEVER);
         }
         if text.is_empty() {
-            return Err(SpanError::Malformed(text.to_owned()));
+            return Err(SpanError::Malformed(excerpt(text)));
         }
         let mut seconds: u64 = 0;
         let mut smaller = 0;
@@ -45,12 +47,12 @@ impl Span {
         while !rest.is_empty() {
             let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
             let (number, after) = rest.split_at(digits);
-            let Some(unit) = after.chars().next() else { return Err(SpanError::NoUnit(text.to_owned())) };
+            let Some(unit) = after.chars().next() else { return Err(SpanError::NoUnit(excerpt(text))) };
             let Some(index) = UNITS.iter().position(|(name, _)| *name == unit).filter(|_| digits > 0) else {
-                return Err(SpanError::Malformed(text.to_owned()));
+                return Err(SpanError::Malformed(excerpt(text)));
             };
             if index < smaller {
-                return Err(SpanError::Order(text.to_owned()));
+                return Err(SpanError::Order(excerpt(text)));
             }
             seconds = number
                 .parse::<u64>()
@@ -58,7 +60,7 @@ impl Span {
                 .and_then(|number| number.checked_mul(UNITS[index].1))
                 .and_then(|part| seconds.checked_add(part))
                 .filter(|seconds| *seconds <= LONGEST)
-                .ok_or_else(|| SpanError::TooLong(text.to_owned()))?;
+                .ok_or_else(|| SpanError::TooLong(excerpt(text)))?;
             smaller = index + 1;
             rest = &after[1..];
         }

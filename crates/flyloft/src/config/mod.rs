@@ -16,6 +16,7 @@ mod prefix;
 mod value;
 
 pub use prefix::{Ipv4Prefix, Ipv6Prefix};
+pub use value::parse_domain;
 
 /// Where [`Config::load`] looks when it is not told; it may be missing there.
 pub const DEFAULT_FILE: &str = "/etc/flyloft/flyloft.toml";

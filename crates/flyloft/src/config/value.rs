@@ -22,7 +22,7 @@ pub(super) fn parse_absolute_path(text: &str) -> Result<PathBuf, String> {
 
 /// A domain name as in RFC 1123: labels of letters, digits and `-`, in lower case, short enough that a label of 63
 /// characters fits before it.
-pub(super) fn parse_domain(text: &str) -> Result<String, String> {
+pub fn parse_domain(text: &str) -> Result<String, String> {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))

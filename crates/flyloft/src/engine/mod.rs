@@ -11,6 +11,8 @@
 //! Every verb is idempotent: asking for what is already so succeeds. The engine knows nothing of git, URLs or the
 //! store; it keeps what it needs about what it made beside what it made, so that a restarted daemon finds it again.
 
+pub mod lxc;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

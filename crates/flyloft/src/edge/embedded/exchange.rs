@@ -2,11 +2,13 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use hyper::header::{HeaderValue, UPGRADE};
+use hyper::header::{EXPECT, HeaderValue, UPGRADE};
 use hyper::http::uri::PathAndQuery;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
@@ -24,6 +26,10 @@ use super::worker::Worker;
 /// close idle ones after 2 s (gunicorn), 5 s (Node) or more, and may do so just when a request is on its way.
 const SURELY_OPEN: Duration = Duration::from_secs(1);
 
+/// How much of a body is taken in only to be thrown away, and for how long.
+const DISCARD_MAX: usize = 1 << 20;
+const DISCARD_LIMIT: Duration = Duration::from_secs(2);
+
 /// One client's connection, which many requests may come over.
 pub struct Client {
     pub visitor: Visitor,
@@ -33,13 +39,18 @@ pub struct Client {
 /// Answers a request in one way or another.
 pub async fn answer(client: Arc<Client>, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
     let form = Form::of(request.headers());
-    Ok(match relay(&client, request).await {
-        Ok(response) => response,
-        Err(notice) => notice.response(form).map(Answer::Page),
-    })
+    let answer = match find(&client, &request) {
+        Ok((authority, pass)) => relay(&client, request, authority, pass).await,
+        Err(notice) => {
+            discard(request).await;
+            Err(notice)
+        }
+    };
+    Ok(answer.unwrap_or_else(|notice| notice.response(form).map(Answer::Page)))
 }
 
-async fn relay(client: &Client, mut request: Request<Incoming>) -> Result<Response<Answer>, Notice> {
+/// Where a request goes, or why it goes nowhere.
+fn find(client: &Client, request: &Request<Incoming>) -> Result<(Authority, Pass), Notice> {
     if request.method() == Method::CONNECT {
         return Err(Notice::NotServed { what: "Tunnels are not made here" });
     }
@@ -47,15 +58,37 @@ async fn relay(client: &Client, mut request: Request<Incoming>) -> Result<Respon
         return Err(Notice::NotServed { what: "The only transfer coding understood here is chunked" });
     }
     let authority = Authority::of(request.uri(), request.headers()).map_err(|_| Notice::NoHost)?;
-    let pass = match client.worker.routes.admit(&authority.host()) {
-        Some(Admission::Entered(pass)) => pass,
+    match client.worker.routes.admit(&authority.host()) {
+        Some(Admission::Entered(pass)) => Ok((authority, pass)),
         Some(Admission::Refused(place)) => {
             let Aim::Unavailable { why } = &place.aim else { unreachable!("an upstream refuses nobody") };
             place.count(StatusCode::SERVICE_UNAVAILABLE.as_u16());
-            return Err(Notice::Unavailable { env: place.env.clone(), why: why.clone() });
+            Err(Notice::Unavailable { env: place.env.clone(), why: why.clone() })
         }
-        None => return Err(Notice::UnknownHost { host: authority.host().into_owned() }),
+        None => Err(Notice::UnknownHost { host: authority.host().into_owned() }),
+    }
+}
+
+async fn relay(
+    client: &Client,
+    mut request: Request<Incoming>,
+    authority: Authority,
+    pass: Pass,
+) -> Result<Response<Answer>, Notice> {
+    let upstream = pass.upstream();
+    let repeatable = request.body().is_end_stream() && request.method().is_idempotent();
+    let age = if repeatable { Duration::MAX } else { SURELY_OPEN };
+    let line = match upstream.pools[client.worker.thread].take(age) {
+        Some(line) => line,
+        None => match Line::connect(upstream.address).await {
+            Ok(line) => line,
+            Err(error) => {
+                discard(request).await;
+                return Err(dead(&pass, &error));
+            }
+        },
     };
+
     let upgrade = headers::upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11);
     let client_side = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     let has_body = !request.body().is_end_stream();
@@ -63,54 +96,62 @@ async fn relay(client: &Client, mut request: Request<Incoming>) -> Result<Respon
     *request.uri_mut() = origin_form(request.uri());
     *request.version_mut() = Version::HTTP_11;
 
-    let (response, line, upload) = match ask(client, &pass, request).await {
-        Ok(answered) => answered,
-        Err(error) => return Err(dead(&pass, &error)),
-    };
-    pass.place().count(response.status().as_u16());
+    let (head, body) = request.into_parts();
+    let (upload, watch) = Upload::new(body);
+    let asked = ask(line, upstream.address, Request::from_parts(head, upload), repeatable).await;
+    let (response, line) = asked.map_err(|error| dead(&pass, &error))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let Some(client_side) = client_side else {
-            return Err(Notice::Dead { env: pass.place().env.clone(), how: Death::Broke });
+        return match client_side {
+            Some(client_side) => Ok(switch(client, response, client_side, line, pass)),
+            None => Err(dead(&pass, &LineError::Unasked)),
         };
-        return Ok(switch(client, response, client_side, line, pass));
     }
+    pass.place().count(response.status().as_u16());
     let (mut head, body) = response.into_parts();
     headers::to_client(&mut head.headers, None);
     head.version = Version::HTTP_11;
-    let relayed = Relayed::new(body, line, &upload, pass, client.worker.thread);
+    let relayed = Relayed::new(body, line, &watch, pass, client.worker.thread);
     Ok(Response::from_parts(head, Answer::Relayed(relayed)))
 }
 
-type Answered = (Response<Incoming>, Box<Line>, super::body::UploadWatch);
-
-/// Asks the upstream; a second time, over a new connection, where an idle one turned out to be closed and the request
-/// may be repeated: none of it was sent, or it is idempotent (RFC 9110 section 9.2.2), has no body, and not a byte of
-/// an answer has come.
-async fn ask(client: &Client, pass: &Pass, request: Request<Incoming>) -> Result<Answered, LineError> {
-    let upstream = pass.upstream();
-    let repeatable = request.body().is_end_stream() && request.method().is_idempotent();
-    let (head, body) = request.into_parts();
-    let (upload, watch) = Upload::new(body);
-    let request = Request::from_parts(head, upload);
-
-    let age = if repeatable { Duration::MAX } else { SURELY_OPEN };
-    let Some(mut line) = upstream.pools[client.worker.thread].take(age) else {
-        let mut line = Line::connect(upstream.address).await?;
-        return Ok((line.ask(request).await?, line, watch));
+/// Asks over `line`; a second time, over a new one, where it is an old one that turned out to be closed and the request
+/// may be repeated: none of it was sent, or it is `repeatable` (idempotent by RFC 9110 section 9.2.2, and without a
+/// body) and not a byte of an answer has come.
+async fn ask(
+    mut line: Box<Line>,
+    address: SocketAddr,
+    request: Request<Upload>,
+    repeatable: bool,
+) -> Result<(Response<Incoming>, Box<Line>), LineError> {
+    let spare = (line.used && repeatable).then(|| without_body(&request));
+    let again = match (line.ask(request).await, spare) {
+        (Ok(response), _) => return Ok((response, line)),
+        (Err(LineError::Lost { unsent: Some(request), .. }), _) if line.used => *request,
+        (Err(LineError::Lost { unheard: true, .. }), Some(spare)) => spare,
+        (Err(error), _) => return Err(error),
     };
-    let spare = repeatable.then(|| without_body(&request));
-    match line.ask(request).await {
-        Ok(response) => Ok((response, line, watch)),
-        Err(error) => {
-            let again = match error {
-                LineError::Lost { unsent: Some(request), .. } => *request,
-                LineError::Lost { unheard: true, .. } if spare.is_some() => spare.expect("it is there"),
-                error => return Err(error),
-            };
-            let mut line = Line::connect(upstream.address).await?;
-            Ok((line.ask(again).await?, line, watch))
-        }
+    let mut line = Line::connect(address).await?;
+    Ok((line.ask(again).await?, line))
+}
+
+/// Takes in the body of a request that is answered without it, up to a bound. A connection that closes while its client
+/// still sends can be reset before the client has read the answer (RFC 9112 section 9.6). Whoever asked before sending
+/// is not made to send.
+async fn discard(request: Request<Incoming>) {
+    if request.body().is_end_stream() || request.headers().contains_key(EXPECT) {
+        return;
     }
+    let mut body = request.into_body();
+    let mut left = DISCARD_MAX;
+    let end = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len()));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DISCARD_LIMIT, end).await;
 }
 
 fn without_body(request: &Request<Upload>) -> Request<Upload> {
@@ -129,6 +170,7 @@ fn switch(
     line: Box<Line>,
     pass: Pass,
 ) -> Response<Answer> {
+    pass.place().count(response.status().as_u16());
     let protocol = response.headers().get(UPGRADE).cloned().unwrap_or(HeaderValue::from_static("websocket"));
     let mut for_client = Response::new(Answer::Page(Default::default()));
     *for_client.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -160,7 +202,7 @@ fn dead(pass: &Pass, error: &LineError) -> Notice {
     let how = match error {
         LineError::Connect(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Death::Refused,
         LineError::Connect(_) | LineError::ConnectLimit => Death::Unreachable,
-        LineError::Lost { .. } => Death::Broke,
+        LineError::Lost { .. } | LineError::Unasked => Death::Broke,
     };
     let cause = std::error::Error::source(error).map(ToString::to_string);
     tracing::debug!(env = %place.env, upstream = %pass.upstream().address, %error, cause, "no answer from an app");

@@ -47,6 +47,8 @@ pub enum LineError {
     Connect(#[source] io::Error),
     #[error("failed to connect within {} s", CONNECT_LIMIT.as_secs())]
     ConnectLimit,
+    #[error("it switches to a protocol that nobody asked for")]
+    Unasked,
     #[error("the connection ended before an answer")]
     Lost {
         source: hyper::Error,

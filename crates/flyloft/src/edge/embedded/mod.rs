@@ -46,6 +46,8 @@ pub struct EdgeConfig {
     pub threads: usize,
     /// Listening sockets of a predecessor; those on an address of `listen` are used, the rest are closed.
     pub inherited: Vec<OwnedFd>,
+    /// What is routed from the first request on: who takes sockets over finds clients waiting there.
+    pub routes: Vec<(String, Route)>,
     pub limits: Limits,
 }
 
@@ -56,6 +58,7 @@ impl EdgeConfig {
             listen: listen.into(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             inherited: Vec::new(),
+            routes: Vec::new(),
             limits: Limits { head: Duration::from_secs(65), idle: Duration::from_secs(30) },
         }
     }
@@ -95,6 +98,9 @@ impl Embedded {
             halt: Arc::default(),
             ended: Mutex::default(),
         });
+        for (host, route) in config.routes {
+            edge.routes.set(&host, route);
+        }
         let sockets: Vec<_> = listeners.into_iter().flat_map(|listener| listener.sockets).collect();
         for thread in 0..threads {
             let own =

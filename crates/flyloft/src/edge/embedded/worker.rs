@@ -18,9 +18,8 @@ use super::headers::Visitor;
 use super::opening::{Opened, Protocol};
 use super::routes::Routes;
 
-/// A head may have this many bytes, and this many headers.
+/// A head may have this many bytes. That it may have 100 headers is hyper's own limit.
 const HEAD_MAX: usize = 64 << 10;
-const HEADERS_MAX: usize = 256;
 
 /// What HTTP/2 clients may send before the upstream has taken it: enough for a quick upload, on a connection and in it.
 const WINDOW: u32 = 1 << 20;
@@ -104,7 +103,6 @@ impl Worker {
                     .timer(TokioTimer::new())
                     .header_read_timeout(head_limit)
                     .max_header_size(HEAD_MAX)
-                    .max_headers(HEADERS_MAX)
                     .serve_connection(io, service)
                     .with_upgrades();
                 let mut connection = std::pin::pin!(connection);

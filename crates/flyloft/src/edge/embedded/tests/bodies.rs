@@ -224,3 +224,18 @@ async fn a_get_with_a_body_keeps_it() {
     let answer = stage.ask("GET / HTTP/1.1\nHost: shop.test\nTransfer-Encoding: chunked\n\n5\nhello\n0\n\n").await;
     assert!(answer.ends_with("\n\n5\nhello\n0\n\n"), "{answer}");
 }
+
+#[tokio::test]
+async fn a_body_that_nobody_takes_does_not_cost_the_client_its_answer() {
+    let gone = App::start(echo_head).await;
+    let stage = Stage::new();
+    stage.route("gone.test", gone.address).await;
+    drop(gone);
+    let mut client = stage.connect().await;
+    for (host, status) in [("unknown.test", "404"), ("gone.test", "502"), ("unknown.test", "404")] {
+        client.say(&format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 500000\r\n\r\n")).await;
+        client.stream.write_all(&pattern(0, 500_000)).await.unwrap();
+        let answer = client.read_answer().await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
+}

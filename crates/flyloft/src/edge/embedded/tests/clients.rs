@@ -122,14 +122,23 @@ async fn connections_to_an_app_are_used_again() {
     let connections = Arc::new(AtomicUsize::new(0));
     let count = counted(&connections);
     let stage = Stage::with(|config| config.threads = 1)
-        .app(move |peer: Peer| {
+        .app(move |mut peer: Peer| {
             count();
-            echo_head(peer)
+            async move {
+                loop {
+                    match peer.read_head().await {
+                        head if head.is_empty() => return,
+                        head if head.starts_with("POST ") => peer.read_exact(5).await,
+                        _ => String::new(),
+                    };
+                    peer.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n").await;
+                }
+            }
         })
         .await;
     for _ in 0..10 {
         stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;
-        stage.ask("POST / HTTP/1.1\nHost: shop.test\nContent-Length: 0\n\n").await;
+        stage.ask("POST / HTTP/1.1\nHost: shop.test\nContent-Length: 5\n\nhello").await;
     }
     assert_eq!(connections.load(Ordering::SeqCst), 1);
 }

@@ -61,33 +61,36 @@ async fn a_port_that_is_taken_is_an_error_even_if_another_edge_has_it() {
 }
 
 #[tokio::test]
-async fn a_successor_takes_the_sockets_over_and_no_connection_is_refused() {
-    let old = Stage::new().app(async |mut peer: Peer| {
-        peer.read_head().await;
-        peer.reply("old").await;
-    });
-    let old = old.await;
-    let address = old.address();
-    assert!(old.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await.ends_with("old"));
+async fn a_successor_takes_the_sockets_over_and_no_request_is_lost() {
+    let serve = |name| {
+        move |mut peer: Peer| async move {
+            peer.read_head().await;
+            peer.reply(name).await;
+        }
+    };
+    let (old_app, new_app) = (App::start(serve("old")).await, App::start(serve("new")).await);
+    // Fewer threads than sockets, and more: no socket is left alone, no thread without one.
+    for threads in [1, 4] {
+        let old = Stage::new();
+        old.route("shop.test", old_app.address).await;
+        let address = old.address();
+        assert!(old.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await.ends_with("old"));
+        let inherited = old.edge.listeners().unwrap();
+        assert_eq!(inherited.len(), 2);
 
-    let inherited = old.edge.listeners().unwrap();
-    assert_eq!(inherited.len(), 2);
-    // As many sockets as the old one had threads, fewer threads: none of them may be left alone.
-    let new = Stage::with(|config| {
-        config.listen = vec![address];
-        config.inherited = inherited;
-        config.threads = 1;
-    });
-    let new = new.app(async |mut peer: Peer| {
-        peer.read_head().await;
-        peer.reply("new").await;
-    });
-    let new = new.await;
-    assert_eq!(new.address(), address);
-    let (asked, ()) = tokio::join!(ask_again_and_again(address, 200), old.edge.shutdown(DEADLINE));
-    assert!(asked.iter().all(|answer| answer.ends_with("old") || answer.ends_with("new")), "{asked:?}");
-    for _ in 0..20 {
-        assert!(new.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await.ends_with("new"));
+        let route = Route { env: env(), target: Target::Upstream(new_app.address) };
+        let new = Stage::with(|config| {
+            config.listen = vec![address];
+            config.inherited = inherited;
+            config.threads = threads;
+            config.routes = vec![("shop.test".to_owned(), route)];
+        });
+        assert_eq!(new.address(), address);
+        let (answers, ()) = tokio::join!(ask_again_and_again(address, 200), old.edge.shutdown(DEADLINE));
+        assert!(answers.iter().all(|answer| answer.ends_with("old") || answer.ends_with("new")), "{answers:?}");
+        for _ in 0..20 {
+            assert!(new.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await.ends_with("new"));
+        }
     }
 }
 

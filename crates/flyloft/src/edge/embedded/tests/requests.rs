@@ -230,3 +230,29 @@ async fn status_reason_and_repeated_headers_go_through() {
     content-length: 0
     ");
 }
+
+#[tokio::test]
+async fn a_question_about_the_server_as_a_whole_goes_through() {
+    let stage = Stage::new().app(echo_head).await;
+    let answer = stage.ask("OPTIONS * HTTP/1.1\nHost: shop.test\n\n").await;
+    assert!(answer.contains("\n\nOPTIONS * HTTP/1.1\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_cannot_take_away_what_the_edge_says_or_needs() {
+    let stage = Stage::new()
+        .app(async |mut peer: Peer| {
+            let head = peer.read_head().await;
+            let body = peer.read_until("0\r\n\r\n").await;
+            peer.reply(&(head + &body)).await;
+        })
+        .await;
+    let answer = stage
+        .ask(
+            "POST / HTTP/1.1\nHost: shop.test\nConnection: host, x-forwarded-for, content-length, x-robots-tag\n\
+             Content-Length: 5\n\nhello",
+        )
+        .await;
+    assert!(answer.contains("\nhost: shop.test\n") && answer.contains("\nx-forwarded-for: 127.0.0.1\n"), "{answer}");
+    assert!(answer.contains("\n\n5\nhello\n0\n"), "{answer}");
+}

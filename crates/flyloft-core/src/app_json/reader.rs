@@ -1,0 +1,202 @@
+//! Reads the sections of an `app.json`.
+
+use std::collections::BTreeMap;
+
+use super::document::{Member, Node, Result};
+use super::{AppJson, Manifest, Problem, Scripts, Variable, VariableSource, Warning, health};
+use crate::name::excerpt;
+use crate::policy::{Key, Settings};
+use crate::procfile::ProcessType;
+use crate::variable::VariableName;
+
+pub fn read(bytes: &[u8]) -> Result<AppJson> {
+    let mut app = AppJson::default();
+    let members = Node::root(bytes)?.object()?;
+    app.manifest = manifest(&members, &mut app.warnings)?;
+    for Member { key, value, .. } in &members {
+        match key.as_str() {
+            "name" => app.name = Some(value.line()?),
+            "environments" => app.review = review(value, &mut app.warnings)?,
+            _ => {}
+        }
+    }
+    Ok(app)
+}
+
+/// `environments.test` and others are Heroku's business.
+fn review(node: &Node<'_>, warnings: &mut Vec<Warning>) -> Result<Manifest> {
+    match node.object()?.iter().find(|member| member.key == "review") {
+        Some(member) => manifest(&member.value.object()?, warnings),
+        None => Ok(Manifest::default()),
+    }
+}
+
+fn manifest(members: &[Member<'_>], warnings: &mut Vec<Warning>) -> Result<Manifest> {
+    let mut manifest = Manifest::default();
+    for member in members {
+        let value = &member.value;
+        let mut warn = |text: String| warnings.push(Warning { place: member.place(), text });
+        match member.key.as_str() {
+            "stack" => {
+                let stack = value.line()?;
+                if stack.starts_with("heroku-") || matches!(stack.as_str(), "cnb" | "container") {
+                    warn(format!("stack `{}` is Heroku's, the default stack is used", excerpt(&stack)));
+                } else {
+                    manifest.stack = Some(stack);
+                }
+            }
+            "env" => manifest.env = env(value)?,
+            "formation" => manifest.formation = formation(value)?,
+            "scripts" => manifest.scripts = scripts(value, warnings)?,
+            "healthchecks" => manifest.healthchecks = healthchecks(value)?,
+            "flyloft" => manifest.settings = settings(value)?,
+            "addons" => {
+                for addon in value.array()? {
+                    let plan = excerpt(&plan(&addon)?);
+                    warnings.push(Warning { place: addon.place(), text: format!("add-on `{plan}` is not made") });
+                }
+            }
+            "buildpacks" if !value.array()?.is_empty() => {
+                warn("`buildpacks` is ignored: how to build is found out from the files".to_owned());
+            }
+            "image" => warn("`image` is ignored".to_owned()),
+            "cron" if !value.array()?.is_empty() => warn("`cron` is ignored: nothing is run by the clock".to_owned()),
+            _ => {}
+        }
+    }
+    Ok(manifest)
+}
+
+/// An add-on is a string, or an object with a `plan`.
+fn plan(node: &Node<'_>) -> Result<String> {
+    if node.is_string() {
+        return node.string();
+    }
+    match node.object()?.iter().find(|member| member.key == "plan") {
+        Some(member) => member.value.string(),
+        None => node.fail(Problem::Missing("plan")),
+    }
+}
+
+fn env(node: &Node<'_>) -> Result<BTreeMap<VariableName, Variable>> {
+    let mut env = BTreeMap::new();
+    for member in node.object()? {
+        match VariableName::parse(&member.key) {
+            Ok(name) => env.insert(name.clone(), variable(&name, &member.value)?),
+            Err(error) => return member.fail(error),
+        };
+    }
+    Ok(env)
+}
+
+/// A string, or an object that says where the value comes from. A variable is required unless it says otherwise.
+fn variable(name: &VariableName, node: &Node<'_>) -> Result<Variable> {
+    if node.is_string() {
+        return Ok(Variable { description: None, source: VariableSource::Value(value(name, node)?) });
+    }
+    let (mut description, mut given, mut secret, mut required) = (None, None, false, true);
+    for member in node.object()? {
+        match member.key.as_str() {
+            "description" => description = Some(member.value.string()?).filter(|text| !text.is_empty()),
+            "value" => given = Some(value(name, &member.value)?),
+            "required" => required = member.value.boolean()?,
+            "generator" => match member.value.string()?.as_str() {
+                "secret" => secret = true,
+                found => {
+                    return member.value.fail(Problem::Unknown { expected: "`secret`", found: excerpt(found) });
+                }
+            },
+            _ => {}
+        }
+    }
+    let source = match given {
+        Some(value) if !secret || !value.is_empty() => VariableSource::Value(value),
+        _ if secret => VariableSource::Secret,
+        _ if required => VariableSource::Required,
+        _ => VariableSource::Optional,
+    };
+    Ok(Variable { description, source })
+}
+
+fn value(name: &VariableName, node: &Node<'_>) -> Result<String> {
+    let value = node.string()?;
+    match name.check(&value) {
+        Ok(()) => Ok(value),
+        Err(error) => node.fail(error),
+    }
+}
+
+fn formation(node: &Node<'_>) -> Result<BTreeMap<ProcessType, u32>> {
+    let mut formation = BTreeMap::new();
+    for member in node.object()? {
+        let process_type = process_type(&member)?;
+        for inner in member.value.object()? {
+            if inner.key == "quantity" {
+                formation.insert(process_type.clone(), inner.value.number(0, 100)?);
+            }
+        }
+    }
+    Ok(formation)
+}
+
+fn process_type(member: &Member<'_>) -> Result<ProcessType> {
+    ProcessType::parse(&member.key).or_else(|_| member.fail(Problem::ProcessType))
+}
+
+fn scripts(node: &Node<'_>, warnings: &mut Vec<Warning>) -> Result<Scripts> {
+    let mut scripts = Scripts::default();
+    for member in node.object()? {
+        match member.key.as_str() {
+            "postdeploy" => scripts.postdeploy = script(&member.value)?,
+            "pr-predestroy" => scripts.pr_predestroy = script(&member.value)?,
+            "dokku" => {
+                let text = "`scripts.dokku` is not run".to_owned();
+                warnings.push(Warning { place: member.place(), text });
+            }
+            _ => {}
+        }
+    }
+    Ok(scripts)
+}
+
+/// A string, or an object with a `command`. An empty one is none.
+fn script(node: &Node<'_>) -> Result<Option<String>> {
+    if node.is_string() {
+        return command(node);
+    }
+    match node.object()?.iter().find(|member| member.key == "command") {
+        Some(member) => command(&member.value),
+        None => node.fail(Problem::Missing("command")),
+    }
+}
+
+fn command(node: &Node<'_>) -> Result<Option<String>> {
+    let script = node.string()?;
+    if script.contains('\0') {
+        return node.fail(Problem::Control);
+    }
+    Ok(Some(script).filter(|script| !script.trim().is_empty()))
+}
+
+fn healthchecks(node: &Node<'_>) -> Result<BTreeMap<ProcessType, Vec<health::Healthcheck>>> {
+    let mut healthchecks = BTreeMap::new();
+    for member in node.object()? {
+        let checks = member.value.array()?.iter().map(health::read).collect::<Result<_>>()?;
+        healthchecks.insert(process_type(&member)?, checks);
+    }
+    Ok(healthchecks)
+}
+
+fn settings(node: &Node<'_>) -> Result<Settings> {
+    let mut settings = Settings::default();
+    for member in node.object()? {
+        let key = match Key::parse(&member.key) {
+            Ok(key) => key,
+            Err(error) => return member.fail(error),
+        };
+        if let Err(error) = settings.set(key, &member.value.string_or_number()?) {
+            return member.value.fail(error);
+        }
+    }
+    Ok(settings)
+}

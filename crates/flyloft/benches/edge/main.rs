@@ -1,0 +1,197 @@
+//! The embedded edge against nginx, as reverse proxies in front of the same upstream, in one run on one machine.
+//!
+//! ```text
+//! cargo bench -p flyloft --bench edge -- [--quick] [--json FILE]
+//! ```
+//!
+//! Both proxies have two workers, keep connections to the upstream, and set the same headers. `wrk` asks one and then
+//! the other, round by round, so that what else the machine does meets both; what counts is the median of the rounds'
+//! ratios. The processor time that each proxy took for a request is read from `/proc` besides.
+//!
+//! Needs the Debian packages `nginx-light` and `wrk`.
+
+mod nginx;
+mod wrk;
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use flyloft::edge::embedded::{EdgeConfig, Embedded};
+use flyloft::edge::{Edge, Route, Target};
+use flyloft::exec::Cmd;
+use flyloft_core::name::EnvRef;
+use serde_json::json;
+
+const HOST: &str = "shop.test";
+const WORKERS: usize = 2;
+
+/// One comparison: what is asked for, and what is promised.
+struct Case {
+    name: &'static str,
+    path: &'static str,
+    connections: u32,
+    /// At least this many times nginx's requests per second.
+    promise: f64,
+}
+
+const CASES: [Case; 2] = [
+    Case { name: "small answers", path: "/small", connections: 64, promise: 1.0 },
+    Case { name: "answers of 1 MB", path: "/large", connections: 16, promise: 1.3 },
+];
+
+/// How much is measured.
+#[derive(Clone, Copy)]
+struct Effort {
+    rounds: usize,
+    round: Duration,
+}
+
+/// What one proxy did in one round.
+#[derive(Clone, Copy)]
+struct Measured {
+    per_second: f64,
+    /// Microseconds of processor time for each request, user and system together.
+    cpu: f64,
+}
+
+fn main() -> Result<()> {
+    // Cargo adds `--bench` to what the user wrote.
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["serve", listen, upstream] => runtime.block_on(serve(listen.parse()?, upstream.parse()?)),
+        [] => runtime.block_on(compare(Effort { rounds: 5, round: Duration::from_secs(5) }, None)),
+        ["--quick"] => runtime.block_on(compare(QUICK, None)),
+        ["--json", file] => {
+            runtime.block_on(compare(Effort { rounds: 5, round: Duration::from_secs(5) }, Some(file.into())))
+        }
+        ["--quick", "--json", file] => runtime.block_on(compare(QUICK, Some(file.into()))),
+        _ => bail!("usage: cargo bench -p flyloft --bench edge -- [--quick] [--json FILE]"),
+    }
+}
+
+const QUICK: Effort = Effort { rounds: 3, round: Duration::from_secs(2) };
+
+/// The edge alone, with one route. Runs until it is killed.
+async fn serve(listen: SocketAddr, upstream: SocketAddr) -> Result<()> {
+    let mut config = EdgeConfig::new([listen]);
+    config.threads = WORKERS;
+    let edge = Embedded::open(config)?;
+    edge.set(HOST, Route { env: EnvRef::parse("shop/main")?, target: Target::Upstream(upstream) }).await?;
+    std::future::pending().await
+}
+
+async fn compare(effort: Effort, json: Option<PathBuf>) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (upstream, proxy, edge) = (free_address()?, free_address()?, free_address()?);
+    let _upstream = start(nginx::upstream(dir.path(), upstream)?, upstream).await?;
+    let proxy_process = start(nginx::proxy(dir.path(), proxy, upstream, HOST, WORKERS)?, proxy).await?;
+    let itself = std::env::current_exe()?;
+    let serve = Cmd::new(itself).arg("serve").arg(edge.to_string()).arg(upstream.to_string());
+    let edge_process = start(serve, edge).await?;
+
+    let mut report = Vec::new();
+    println!(
+        "{:<16} {:>12} {:>12} {:>7} {:>9}   {:>10} {:>10}",
+        "", "nginx", "flyloft", "ratio", "promised", "nginx", "flyloft"
+    );
+    for case in &CASES {
+        let mut rounds = Vec::new();
+        for _ in 0..effort.rounds {
+            let theirs = measure(&proxy_process, proxy, case, effort.round).await?;
+            let ours = measure(&edge_process, edge, case, effort.round).await?;
+            rounds.push((theirs, ours));
+        }
+        let of = |what: &dyn Fn(&(Measured, Measured)) -> f64| median(rounds.iter().map(what).collect());
+        let (theirs, ours) = (of(&|round| round.0.per_second), of(&|round| round.1.per_second));
+        let (their_cpu, our_cpu) = (of(&|round| round.0.cpu), of(&|round| round.1.cpu));
+        let ratio = of(&|round| round.1.per_second / round.0.per_second);
+        println!(
+            "{:<16} {theirs:>10.0}/s {ours:>10.0}/s {ratio:>6.2}x {:>8.2}x   {their_cpu:>7.1} µs {our_cpu:>7.1} µs",
+            case.name, case.promise
+        );
+        report.push(json!({
+            "name": format!("edge, {}", case.name),
+            "unit": "requests per second, times nginx",
+            "value": ratio,
+            "promise": { "at_least": case.promise },
+            "kept": ratio >= case.promise,
+            "nginx": { "requests_per_second": theirs, "cpu_microseconds": their_cpu },
+            "flyloft": { "requests_per_second": ours, "cpu_microseconds": our_cpu },
+        }));
+    }
+    if let Some(file) = json {
+        std::fs::write(&file, serde_json::to_string_pretty(&report)?)
+            .with_context(|| format!("failed to write `{}`", file.display()))?;
+    }
+    Ok(())
+}
+
+async fn measure(proxy: &Process, address: SocketAddr, case: &Case, round: Duration) -> Result<Measured> {
+    let before = proxy.cpu()?;
+    let load = wrk::load(address, HOST, case.path, case.connections, round).await?;
+    let cpu = (proxy.cpu()? - before).as_secs_f64() * 1e6 / load.requests as f64;
+    Ok(Measured { per_second: load.per_second, cpu })
+}
+
+/// A server under test. It leads a process group of its own, which goes as a whole.
+struct Process {
+    group: i32,
+    _child: tokio::process::Child,
+}
+
+async fn start(command: Cmd, address: SocketAddr) -> Result<Process> {
+    let child = command.spawn(Stdio::null(), Stdio::null(), Stdio::inherit())?;
+    let group = child.id().with_context(|| format!("`{command}` has ended"))? as i32;
+    let process = Process { group, _child: child };
+    let begin = Instant::now();
+    while std::net::TcpStream::connect(address).is_err() {
+        if begin.elapsed() > Duration::from_secs(5) {
+            bail!("`{command}` does not listen on {address}");
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(process)
+}
+
+impl Process {
+    /// The processor time that its process group has taken so far. proc(5): the fields of `stat`, in ticks.
+    fn cpu(&self) -> Result<Duration> {
+        let mut ticks = 0;
+        for entry in std::fs::read_dir("/proc")? {
+            let Ok(stat) = std::fs::read_to_string(entry?.path().join("stat")) else { continue };
+            // The name in parentheses may have spaces, so count from behind it; there field 3 comes first.
+            let Some((_, fields)) = stat.rsplit_once(") ") else { continue };
+            let fields: Vec<&str> = fields.split(' ').collect();
+            let number = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+            if number(5) == self.group as u64 {
+                ticks += number(14) + number(15);
+            }
+        }
+        let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no clock ticks")?;
+        Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let group = nix::unistd::Pid::from_raw(self.group);
+        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
+    std::fs::write(path, content).with_context(|| format!("failed to write `{}`", path.display()))
+}

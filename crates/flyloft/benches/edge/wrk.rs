@@ -1,0 +1,33 @@
+//! The load: `wrk`, and what it says.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use flyloft::exec::Cmd;
+
+pub struct Load {
+    pub requests: u64,
+    pub per_second: f64,
+}
+
+/// Asks for `path` for as long as `round`. An answer that is not 200, or none, is an error: it would be cheap.
+pub async fn load(address: SocketAddr, host: &str, path: &str, connections: u32, round: Duration) -> Result<Load> {
+    let output = Cmd::new("wrk")
+        .arg("--threads=1")
+        .arg(format!("--connections={connections}"))
+        .arg(format!("--duration={}s", round.as_secs()))
+        .arg(format!("--header=Host: {host}"))
+        .arg(format!("http://{address}{path}"))
+        .run()
+        .await
+        .context("failed to run `wrk`")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(!said.contains("Non-2xx") && !said.contains("Socket errors"), "requests failed:\n{said}");
+    let requests = said.lines().find_map(|line| line.trim().split_once(" requests in ")).map(|(count, _)| count);
+    let per_second = said.lines().find_map(|line| line.strip_prefix("Requests/sec:")).map(str::trim);
+    Ok(Load {
+        requests: requests.and_then(|count| count.parse().ok()).with_context(|| format!("`wrk` said:\n{said}"))?,
+        per_second: per_second.and_then(|rate| rate.parse().ok()).with_context(|| format!("`wrk` said:\n{said}"))?,
+    })
+}

@@ -1,0 +1,4 @@
+//! The engine on LXC.
+
+pub mod net;
+pub mod slots;

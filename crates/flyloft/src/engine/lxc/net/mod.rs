@@ -1,0 +1,253 @@
+//! The network of containers: each has a routed link of its own to the host, and what may pass it is decided here.
+//!
+//! ```text
+//!   container            host
+//!   eth0 10.213.0.7/32 ── fl1f3a9c6 ──► raw        only from its own addresses
+//!        fd66:…::7/128                  dstnat     169.254.1.1:53 becomes a real resolver
+//!                                       forward    not to other containers, not to private places
+//!                                       input      not to the host, but for the edge's ports
+//!                                       srcnat     as the host
+//! ```
+//!
+//! What must hold: a link that nobody admitted carries nothing, since rules go by the name's prefix and source addresses
+//! by an explicit list. The table of one daemon judges its own links alone and accepts everything else. Nothing here
+//! depends on the daemon running: rules and addresses stay as they are when it is killed.
+
+mod elements;
+mod host;
+mod nft;
+mod ruleset;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use thiserror::Error;
+use tokio::sync::Mutex;
+
+use self::elements::Admitted;
+use self::host::Host;
+use super::slots::Slot;
+use crate::engine::{Addresses, EngineError, Reach};
+use crate::exec::ExecError;
+
+/// What the configuration says about the network.
+#[derive(Clone, Debug)]
+pub struct NetConfig {
+    /// First address of a private range; containers get those that follow.
+    pub ipv4: Ipv4Addr,
+    pub ipv6: Ipv6Addr,
+    /// Resolvers for containers; empty means those of the host.
+    pub dns: Vec<IpAddr>,
+    /// TCP ports of the host that containers may open, so that an environment reaches another one by its URL.
+    pub edge_ports: Vec<u16>,
+}
+
+/// The network of one daemon.
+pub struct Network {
+    instance: String,
+    config: NetConfig,
+    /// What the kernel has, as far as this daemon knows. Held while it is changed.
+    admitted: Mutex<BTreeMap<String, Admitted>>,
+}
+
+#[derive(Debug, Error)]
+pub enum NetError {
+    #[error("failed to change the firewall")]
+    Nft(#[from] ExecError),
+    #[error("`nft` answered something else than its documented JSON")]
+    Answer(#[from] serde_json::Error),
+    #[error("failed to {doing}")]
+    Io { doing: String, source: io::Error },
+    /// Part of the machine's network has the addresses that containers are to have.
+    #[error(
+        "containers are to have addresses from `{first}` on, but this machine has a route to `{route}` over `{link}`"
+    )]
+    Collision { first: IpAddr, route: String, link: String },
+    #[error(
+        "no resolver for containers: the host's only listens on its loopback interface, or none has an IPv4 address"
+    )]
+    NoResolver,
+}
+
+impl NetError {
+    pub fn hint(&self) -> &'static str {
+        match self {
+            NetError::Nft(_) | NetError::Answer(_) => {
+                "check that the package `nftables` is installed: `nft list tables`"
+            }
+            NetError::Io { .. } => "the daemon must run as root in the host's network namespace",
+            NetError::Collision { .. } => "choose another private range in `[network]` of the configuration",
+            NetError::NoResolver => "name a resolver as `dns` in `[network]` of the configuration",
+        }
+    }
+}
+
+impl From<NetError> for EngineError {
+    fn from(error: NetError) -> Self {
+        let hint = error.hint().to_owned();
+        match error {
+            NetError::Nft(source) => EngineError::Exec { doing: "change the firewall".to_owned(), source },
+            NetError::Io { doing, source } => EngineError::Io { doing, source },
+            other => EngineError::Missing { what: other.to_string(), hint },
+        }
+    }
+}
+
+/// Where containers send everything; the host's end of the link answers for both.
+const GATEWAY4: &str = "169.254.1.1";
+const GATEWAY6: &str = "fe80::1";
+
+impl Network {
+    /// `instance` tells the daemons of a machine apart: six lower-case hexadecimal digits.
+    pub fn new(instance: &str, config: NetConfig) -> Self {
+        let is_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+        assert!(instance.len() == 6 && instance.bytes().all(is_hex), "an instance id is six hexadecimal digits");
+        Self { instance: instance.to_owned(), config, admitted: Mutex::default() }
+    }
+
+    /// The host's end of a container's link; 15 bytes at most, as the kernel wants it.
+    pub fn link(&self, slot: Slot) -> String {
+        format!("{}{}", self.prefix(), slot.index())
+    }
+
+    /// The network's lines of a container's LXC configuration.
+    pub fn lxc_lines(&self, slot: Slot, addresses: &Addresses) -> String {
+        let mut text = String::new();
+        let mut set = |key: &str, value: &dyn std::fmt::Display| {
+            writeln!(text, "lxc.net.0.{key} = {value}").expect("a string takes what is written");
+        };
+        set("type", &"veth");
+        set("veth.mode", &"router");
+        set("veth.pair", &self.link(slot));
+        set("name", &"eth0");
+        // Pinned, or the host's neighbour table sends to the address of the container's last run.
+        set("hwaddr", &self.hwaddr(slot));
+        if let Some(mtu) = host::uplink_mtu() {
+            set("mtu", &mtu);
+        }
+        set("ipv4.address", &format_args!("{}/32", addresses.ipv4));
+        set("ipv4.gateway", &GATEWAY4);
+        if host::has_ipv6() {
+            set("ipv6.address", &format_args!("{}/128", addresses.ipv6));
+            set("ipv6.gateway", &GATEWAY6);
+        }
+        set("flags", &"up");
+        text
+    }
+
+    /// Makes the host a router and puts the table in place, with whatever is admitted left as it is. Repeated when the
+    /// host's addresses or resolvers may have changed.
+    pub async fn install(&self) -> Result<(), NetError> {
+        let host = Host::observe()?;
+        self.check_collision(&host)?;
+        let resolvers = self.resolvers(&host)?;
+        host::route(&host)?;
+        let mut admitted = self.admitted.lock().await;
+        let ruleset = ruleset::Ruleset {
+            table: &self.table(),
+            links: &self.prefix(),
+            resolvers: &resolvers,
+            edge_ports: &self.config.edge_ports,
+            on_link: &host.on_link(&self.prefix()),
+        };
+        nft::apply(&ruleset.render()).await?;
+        *admitted = nft::admitted(&self.table()).await?;
+        Ok(())
+    }
+
+    /// Lets a container's link carry what it may; everything it was allowed before and is not in `reach` is taken
+    /// back. To be called before the container starts.
+    pub async fn admit(&self, slot: Slot, addresses: &Addresses, reach: &Reach) -> Result<(), NetError> {
+        let wanted = Admitted { sources: addresses.both().into(), allow: reach.allow.iter().copied().collect() };
+        self.change(self.link(slot), Some(wanted)).await
+    }
+
+    /// From here on the link carries nothing.
+    pub async fn dismiss(&self, slot: Slot) -> Result<(), NetError> {
+        self.change(self.link(slot), None).await
+    }
+
+    /// Dismisses whoever is not among these.
+    pub async fn dismiss_all_but(&self, slots: &BTreeSet<Slot>) -> Result<(), NetError> {
+        let kept: BTreeSet<String> = slots.iter().map(|slot| self.link(*slot)).collect();
+        for link in self.observe().await?.into_keys().filter(|link| !kept.contains(link)) {
+            self.change(link, None).await?;
+        }
+        Ok(())
+    }
+
+    /// The links that are admitted, with what they may reach beside the internet.
+    pub async fn observe(&self) -> Result<BTreeMap<String, BTreeSet<SocketAddr>>, NetError> {
+        let mut admitted = self.admitted.lock().await;
+        *admitted = nft::admitted(&self.table()).await?;
+        Ok(admitted.iter().map(|(link, admitted)| (link.clone(), admitted.allow.clone())).collect())
+    }
+
+    /// Removes the table. The host stays a router: others may rely on that by now.
+    pub async fn uninstall(&self) -> Result<(), NetError> {
+        let mut admitted = self.admitted.lock().await;
+        // Added first, since deleting what is not there is an error.
+        nft::apply(&format!("add table inet {0}\ndelete table inet {0}\n", self.table())).await?;
+        admitted.clear();
+        Ok(())
+    }
+
+    async fn change(&self, link: String, wanted: Option<Admitted>) -> Result<(), NetError> {
+        let mut admitted = self.admitted.lock().await;
+        let script = |known: &BTreeMap<String, Admitted>| {
+            elements::transaction(&self.table(), &link, known.get(&link), wanted.as_ref())
+        };
+        if nft::apply(&script(&admitted)).await.is_err() {
+            // Somebody else has changed the table: look, and try once more.
+            *admitted = nft::admitted(&self.table()).await?;
+            nft::apply(&script(&admitted)).await?;
+        }
+        match wanted {
+            Some(wanted) => admitted.insert(link, wanted),
+            None => admitted.remove(&link),
+        };
+        Ok(())
+    }
+
+    fn table(&self) -> String {
+        format!("flyloft_{}", self.instance)
+    }
+
+    /// What the names of this daemon's links begin with.
+    fn prefix(&self) -> String {
+        format!("fl{}", self.instance)
+    }
+
+    /// Locally administered, and the same whenever the container starts.
+    fn hwaddr(&self, slot: Slot) -> String {
+        let [high, low] = slot.index().to_be_bytes();
+        let (a, b, c) = (&self.instance[..2], &self.instance[2..4], &self.instance[4..]);
+        format!("02:{a}:{b}:{c}:{high:02x}:{low:02x}")
+    }
+
+    fn check_collision(&self, host: &Host) -> Result<(), NetError> {
+        for first in [IpAddr::V4(self.config.ipv4), IpAddr::V6(self.config.ipv6)] {
+            // Links of other daemons share the range; their routes are to single addresses of it.
+            if let Some(route) = host.route_into(first) {
+                let (route, link) = (route.to.to_string(), route.link.clone());
+                return Err(NetError::Collision { first, route, link });
+            }
+        }
+        Ok(())
+    }
+
+    fn resolvers(&self, host: &Host) -> Result<Vec<Ipv4Addr>, NetError> {
+        let all = if self.config.dns.is_empty() { &host.resolvers } else { &self.config.dns };
+        let usable = |address: &IpAddr| match address {
+            IpAddr::V4(address) if !address.is_loopback() && !address.is_unspecified() => Some(*address),
+            _ => None,
+        };
+        let resolvers: Vec<Ipv4Addr> = all.iter().filter_map(usable).collect();
+        if resolvers.is_empty() { Err(NetError::NoResolver) } else { Ok(resolvers) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

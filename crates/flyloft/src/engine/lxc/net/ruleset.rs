@@ -1,0 +1,187 @@
+//! The table as nftables reads it. Pure: from what is known about the host to text.
+//!
+//! Everything that gets into the text is an address, a number or a name of our own making.
+//! Facts about hooks, priorities and expressions are from nft(8).
+
+use std::fmt::Display;
+use std::net::Ipv4Addr;
+
+use super::host::Prefix;
+
+pub struct Ruleset<'a> {
+    pub table: &'a str,
+    /// What the names of the links begin with.
+    pub links: &'a str,
+    /// At least one.
+    pub resolvers: &'a [Ipv4Addr],
+    pub edge_ports: &'a [u16],
+    /// Networks that the host is a part of.
+    pub on_link: &'a [Prefix],
+}
+
+/// Where containers find a resolver: the first and, if that does not answer, the second.
+const RESOLVERS: [&str; 2] = ["169.254.1.1", "169.254.1.2"];
+
+/// Connections that one container may have at a time: their table is the whole host's.
+const CONNECTIONS: u32 = 8192;
+
+/// Not the internet: the IANA special-purpose registry, and what clouds put their metadata on.
+const CLOSED4: &[&str] = &[
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "168.63.129.16/32",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "224.0.0.0/3",
+];
+
+/// The same for IPv6, with every way to write an IPv4 address as an IPv6 one that a gateway may translate back.
+const CLOSED6: &[&str] = &[
+    "::/96",
+    "::ffff:0:0/96",
+    "64:ff9b:1::/48",
+    "64:ff9b::/104",
+    "64:ff9b::a00:0/104",
+    "64:ff9b::6440:0/106",
+    "64:ff9b::7f00:0/104",
+    "64:ff9b::a83f:8110/128",
+    "64:ff9b::a9fe:0/112",
+    "64:ff9b::ac10:0/108",
+    "64:ff9b::c0a8:0/112",
+    "100::/64",
+    "2001::/32",
+    "2002::/16",
+    "fc00::/7",
+    "fe80::/10",
+    "fec0::/10",
+    "ff00::/8",
+];
+
+impl Ruleset<'_> {
+    /// One transaction: what is admitted stays, everything else is as it is here.
+    pub fn render(&self) -> String {
+        let table = self.table;
+        let mut text = format!("add table inet {table}\nflush table inet {table}\n\n{}\n", self.chains());
+        let mut fill = |set: &str, elements: Vec<String>| {
+            text.push_str(&format!("flush set inet {table} {set}\n"));
+            if !elements.is_empty() {
+                text.push_str(&format!("add element inet {table} {set} {{ {} }}\n", elements.join(", ")));
+            }
+        };
+        let on_link = |v4: bool| self.on_link.iter().filter(move |prefix| prefix.address.is_ipv4() == v4);
+        fill("closed4", CLOSED4.iter().map(strings).chain(on_link(true).map(strings)).collect());
+        fill("closed6", CLOSED6.iter().map(strings).chain(on_link(false).map(strings)).collect());
+        fill("edge_ports", self.edge_ports.iter().map(strings).collect());
+        text.push_str(&format!("flush map inet {table} resolvers\n"));
+        let resolvers = RESOLVERS.iter().zip(self.resolvers.iter().cycle());
+        let pairs: Vec<String> = resolvers.map(|(asked, real)| format!("{asked} : {real}")).collect();
+        text.push_str(&format!("add element inet {table} resolvers {{ {} }}\n", pairs.join(", ")));
+        text
+    }
+
+    fn chains(&self) -> String {
+        let Self { table, links, .. } = self;
+        let asked = RESOLVERS.join(", ");
+        format!(
+            r#"table inet {table} {{
+	# Which addresses a link may send from. A link that is not in here carries nothing.
+	set sources4 {{ type ifname . ipv4_addr; }}
+	set sources6 {{ type ifname . ipv6_addr; }}
+	# What a link may open, although it is closed to all.
+	set reach4 {{ type ifname . ipv4_addr . inet_service; }}
+	set reach6 {{ type ifname . ipv6_addr . inet_service; }}
+	set closed4 {{ type ipv4_addr; flags interval; auto-merge; }}
+	set closed6 {{ type ipv6_addr; flags interval; auto-merge; }}
+	set edge_ports {{ type inet_service; }}
+	map resolvers {{ type ipv4_addr : ipv4_addr; }}
+	set connections {{ type ifname; size 65535; flags dynamic; }}
+
+	chain spoofed {{
+		type filter hook prerouting priority raw; policy accept;
+		iifname != "{links}*" accept
+		iifname . ip saddr @sources4 accept
+		iifname . ip6 saddr @sources6 accept
+		# Finding the gateway. Nothing else needs a link-local address.
+		ip6 saddr {{ ::, fe80::/10 }} ip6 hoplimit 255 icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+		drop
+	}}
+
+	chain resolve {{
+		type nat hook prerouting priority dstnat; policy accept;
+		iifname "{links}*" meta l4proto {{ tcp, udp }} th dport 53 dnat ip to ip daddr map @resolvers
+	}}
+
+	chain through {{
+		type filter hook forward priority filter; policy accept;
+		iifname "{links}*" goto outward
+		# Only the host itself opens connections to a container.
+		oifname "{links}*" ct state established,related accept
+		oifname "{links}*" drop
+	}}
+
+	chain outward {{
+		ct state established,related accept
+		ct state invalid drop
+		add @connections {{ iifname ct count over {CONNECTIONS} }} reject with icmpx admin-prohibited
+		ct status dnat ct original ip daddr {{ {asked} }} accept
+		iifname . ip daddr . tcp dport @reach4 accept
+		iifname . ip6 daddr . tcp dport @reach6 accept
+		oifname "{links}*" reject with icmpx admin-prohibited
+		ip daddr @closed4 reject with icmpx admin-prohibited
+		ip6 daddr @closed6 reject with icmpx admin-prohibited
+		# Whoever can send mail for everybody is soon on every list of spammers.
+		tcp dport 25 reject with icmpx admin-prohibited
+		accept
+	}}
+
+	chain inward {{
+		type filter hook input priority filter; policy accept;
+		iifname != "{links}*" accept
+		ct state established,related accept
+		ip6 hoplimit 255 icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+		ct status dnat ct original ip daddr {{ {asked} }} accept
+		iifname . ip daddr . tcp dport @reach4 accept
+		iifname . ip6 daddr . tcp dport @reach6 accept
+		tcp dport @edge_ports accept
+		reject with icmpx admin-prohibited
+	}}
+
+	chain leaving {{
+		type nat hook postrouting priority srcnat; policy accept;
+		iifname "{links}*" oifname != "{links}*" masquerade
+	}}
+}}
+"#
+        )
+    }
+}
+
+fn strings(value: impl Display) -> String {
+    value.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_reads_like_this() {
+        let on_link = [
+            Prefix { address: [198, 51, 100, 0].into(), length: 24 },
+            Prefix { address: std::net::Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0).into(), length: 64 },
+        ];
+        let ruleset = Ruleset {
+            table: "flyloft_1f3a9c",
+            links: "fl1f3a9c",
+            resolvers: &[[192, 0, 2, 53].into(), [192, 0, 2, 54].into(), [192, 0, 2, 55].into()],
+            edge_ports: &[80, 443],
+            on_link: &on_link,
+        };
+        insta::assert_snapshot!(ruleset.render());
+    }
+}

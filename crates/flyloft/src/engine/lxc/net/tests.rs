@@ -1,0 +1,302 @@
+//! What containers reach and what they do not, tried with real packets in namespaces of their own. Needs root.
+
+mod lab;
+
+use std::net::{IpAddr, TcpListener, TcpStream};
+
+use super::*;
+use crate::exec::Cmd;
+use lab::{HOST, PRIVATE, PUBLIC, RESOLVER, ROUTER, at, config, connect, ip, lab, serve, slot};
+
+fn network() -> Network {
+    Network::new("1f3a9c", config())
+}
+
+async fn installed() -> Network {
+    let network = network();
+    network.install().await.unwrap();
+    network
+}
+
+fn address(text: &str) -> Option<IpAddr> {
+    Some(text.parse().unwrap())
+}
+
+#[test]
+fn a_container_reaches_the_internet_as_the_host_over_both_families() {
+    lab(async |lab| {
+        let network = installed().await;
+        let container = lab.admitted(&network, 0, &[]).await;
+        for (public, host) in PUBLIC.iter().zip(HOST) {
+            assert_eq!(container.space.connect(at(public, 80)), address(host), "{public}");
+        }
+    });
+}
+
+#[test]
+fn the_host_reaches_a_container_and_nobody_else_does() {
+    lab(async |lab| {
+        let network = installed().await;
+        let container = lab.admitted(&network, 0, &[]).await;
+        container.space.serve(at("::", 5000));
+        lab.internet
+            .ip(&["route add 10.213.0.0/16 via 198.51.100.2", "-6 route add fd66:6c79:6c66::/64 via 2001:db8:f::2"]);
+        for to in container.addresses.both().map(|address| SocketAddr::new(address, 5000)) {
+            assert!(connect(to).is_some(), "the host to {to}");
+            assert_eq!(lab.internet.connect(to), None, "the internet to {to}");
+        }
+    });
+}
+
+#[test]
+fn containers_do_not_reach_each_other_whichever_daemon_they_belong_to() {
+    lab(async |lab| {
+        let network = installed().await;
+        let other = Network::new("0000ff", config());
+        other.install().await.unwrap();
+        let from = lab.admitted(&network, 0, &[]).await;
+        for to in [lab.admitted(&network, 1, &[]).await, lab.admitted(&other, 2, &[]).await] {
+            to.space.serve(at("::", 5000));
+            for to in to.addresses.both().map(|address| SocketAddr::new(address, 5000)) {
+                assert!(connect(to).is_some(), "there is a server at {to}");
+                assert_eq!(from.space.connect(to), None, "{to}");
+            }
+        }
+    });
+}
+
+#[test]
+fn of_the_host_a_container_reaches_the_edge_alone() {
+    lab(async |lab| {
+        let network = installed().await;
+        let container = lab.admitted(&network, 0, &[]).await;
+        for port in [22, 53, 8080] {
+            serve(TcpListener::bind(at("::", port)).unwrap());
+        }
+        for host in HOST {
+            assert_eq!(container.space.connect(at(host, 22)), None, "{host}");
+            assert_eq!(container.space.connect(at(host, 53)), None, "{host}");
+            assert!(container.space.connect(at(host, 8080)).is_some(), "{host}");
+        }
+        let gateway = std::net::SocketAddrV6::new("fe80::1".parse().unwrap(), 22, 0, 2);
+        assert_eq!(container.space.connect(gateway.into()), None);
+        assert_eq!(container.space.connect(at("169.254.1.1", 22)), None);
+    });
+}
+
+#[test]
+fn private_places_metadata_and_mail_are_closed() {
+    lab(async |lab| {
+        let network = installed().await;
+        let container = lab.admitted(&network, 0, &[]).await;
+        for private in PRIVATE.iter().chain(&ROUTER).chain([&RESOLVER]) {
+            assert_eq!(container.space.connect(at(private, 80)), None, "{private}");
+        }
+        for public in PUBLIC {
+            assert_eq!(container.space.connect(at(public, 25)), None, "{public}");
+        }
+        // The same from the host, so that it is not for want of a server.
+        assert!(connect(at(PRIVATE[0], 80)).is_some() && connect(at(PUBLIC[0], 25)).is_some());
+    });
+}
+
+#[test]
+fn reach_opens_one_port_of_one_address_for_one_container() {
+    lab(async |lab| {
+        let network = installed().await;
+        let allow = [at("192.168.7.7", 5432), at("fd12:3456:789a::1", 5432), at(HOST[0], 5432)];
+        let with = lab.admitted(&network, 0, &allow).await;
+        let without = lab.admitted(&network, 1, &[]).await;
+        serve(TcpListener::bind(at("::", 5432)).unwrap());
+        for to in allow {
+            assert!(with.space.connect(to).is_some(), "{to}");
+            assert_eq!(without.space.connect(to), None, "{to}");
+            assert_eq!(with.space.connect(SocketAddr::new(to.ip(), 80)), None, "{to}");
+        }
+        with.admit(&network, &allow[1..]).await;
+        assert_eq!(with.space.connect(allow[0]), None, "taken back");
+        assert!(with.space.connect(allow[1]).is_some(), "kept");
+    });
+}
+
+#[test]
+fn a_forged_source_address_goes_nowhere() {
+    lab(async |lab| {
+        let network = installed().await;
+        let container = lab.admitted(&network, 0, &[]).await;
+        let neighbour = lab.admitted(&network, 1, &[]).await;
+        let Addresses { ipv4, ipv6 } = neighbour.addresses;
+        for (public, forged) in
+            PUBLIC.iter().zip([[ipv4.to_string(), "192.0.2.99".into()], [ipv6.to_string(), "2001:db8::99".into()]])
+        {
+            assert!(container.space.connect(at(public, 80)).is_some(), "the way is open");
+            let receiver = lab.internet.udp(at(public, 9999));
+            let mut buffer = [0; 16];
+            for source in forged {
+                let suffix = if source.contains(':') { "/128 nodad" } else { "/32" };
+                container.space.ip(&[&format!("addr add {source}{suffix} dev eth0")]);
+                container.space.udp(at(&source, 0)).send_to(b"forged", at(public, 9999)).unwrap();
+            }
+            // On the same way and after them: when this arrives, they would have.
+            let own = container.addresses.both().into_iter().find(|own| own.is_ipv4() != public.contains(':')).unwrap();
+            container.space.udp(SocketAddr::new(own, 0)).send_to(b"honest", at(public, 9999)).unwrap();
+            let count = receiver.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..count], b"honest", "{public}");
+        }
+    });
+}
+
+#[test]
+fn names_are_resolved_by_the_hosts_resolver_over_udp_and_tcp() {
+    lab(async |lab| {
+        let network = installed().await;
+        let container = lab.admitted(&network, 0, &[]).await;
+        let resolver = lab.internet.udp(at(RESOLVER, 53));
+        for asked in ["169.254.1.1", "169.254.1.2"] {
+            let client = container.space.udp(SocketAddr::new(container.addresses.ipv4.into(), 0));
+            client.send_to(b"question", at(asked, 53)).unwrap();
+            let mut buffer = [0; 16];
+            let (_, from) = resolver.recv_from(&mut buffer).unwrap();
+            assert_eq!(from.ip().to_string(), HOST[0]);
+            resolver.send_to(b"answer", from).unwrap();
+            let (count, from) = client.recv_from(&mut buffer).unwrap();
+            assert_eq!((&buffer[..count], from), (&b"answer"[..], at(asked, 53)));
+            assert!(container.space.connect(at(asked, 53)).is_some(), "{asked} over TCP");
+            assert_eq!(container.space.connect(at(asked, 80)), None, "{asked} is a resolver and nothing else");
+        }
+        assert_eq!(container.space.connect(at(RESOLVER, 53)), None, "by its own address it is a private place");
+    });
+}
+
+#[test]
+fn a_link_that_nobody_admitted_carries_nothing() {
+    lab(async |lab| {
+        let network = installed().await;
+        let container = lab.container(&network, 0).await;
+        for public in PUBLIC {
+            assert_eq!(container.space.connect(at(public, 80)), None, "before");
+        }
+        container.admit(&network, &[at("192.168.7.7", 80)]).await;
+        assert!(container.space.connect(at(PUBLIC[0], 80)).is_some());
+        network.dismiss(container.slot).await.unwrap();
+        network.dismiss(container.slot).await.unwrap();
+        for to in [PUBLIC[0], PUBLIC[1], "192.168.7.7"] {
+            assert_eq!(container.space.connect(at(to, 80)), None, "after");
+        }
+    });
+}
+
+#[test]
+fn one_container_cannot_use_up_the_connections_of_all() {
+    lab(async |lab| {
+        let network = installed().await;
+        let hog = lab.admitted(&network, 0, &[]).await;
+        let modest = lab.admitted(&network, 1, &[]).await;
+        let socket = hog.space.udp(SocketAddr::new(hog.addresses.ipv4.into(), 0));
+        // Each port is a connection of its own to the host. Errors of earlier packets are reported by later ones.
+        for port in 1000..30_000 {
+            let _ = socket.send_to(b"x", at(PUBLIC[0], port));
+        }
+        let used = Cmd::new("cat").arg("/proc/sys/net/netfilter/nf_conntrack_count").run().await.unwrap();
+        let used: u32 = String::from_utf8_lossy(&used.stdout).trim().parse().unwrap();
+        assert!((4000..9000).contains(&used), "{used}");
+        assert_eq!(hog.space.connect(at(PUBLIC[0], 80)), None);
+        assert!(modest.space.connect(at(PUBLIC[0], 80)).is_some());
+    });
+}
+
+#[test]
+fn a_restarted_daemon_finds_what_was_admitted_and_leaves_it() {
+    lab(async |lab| {
+        let allow = [at("192.168.7.7", 5432), at("fd12:3456:789a::1", 5432)];
+        let container = lab.admitted(&installed().await, 0, &allow).await;
+        let connection = container.space.enter(|| TcpStream::connect(at(PUBLIC[0], 80)).unwrap());
+        let network = installed().await;
+        assert_eq!(network.observe().await.unwrap(), [(network.link(slot(0)), allow.into())].into());
+        assert!(container.space.connect(allow[0]).is_some() && connection.peer_addr().is_ok());
+        container.admit(&network, &[]).await;
+        assert_eq!(container.space.connect(allow[0]), None);
+        network.dismiss_all_but(&BTreeSet::new()).await.unwrap();
+        assert_eq!(container.space.connect(at(PUBLIC[0], 80)), None);
+        assert_eq!(network.observe().await.unwrap(), BTreeMap::new());
+    });
+}
+
+#[test]
+fn a_table_that_somebody_emptied_is_no_obstacle() {
+    lab(async |lab| {
+        let network = installed().await;
+        let container = lab.admitted(&network, 0, &[at("192.168.7.7", 80)]).await;
+        nft::apply("delete table inet flyloft_1f3a9c").await.unwrap();
+        network.install().await.unwrap();
+        nft::apply("flush set inet flyloft_1f3a9c reach4").await.unwrap();
+        container.admit(&network, &[]).await;
+        assert!(container.space.connect(at(PUBLIC[0], 80)).is_some());
+    });
+}
+
+#[test]
+fn one_daemons_table_goes_without_touching_anothers() {
+    lab(async |lab| {
+        let (network, other) = (installed().await, Network::new("0000ff", config()));
+        other.install().await.unwrap();
+        let container = lab.admitted(&other, 0, &[]).await;
+        network.uninstall().await.unwrap();
+        network.uninstall().await.unwrap();
+        let left = Cmd::new("nft").args(["list", "tables"]).run().await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&left.stdout), "table inet flyloft_0000ff\n");
+        assert!(container.space.connect(at(PUBLIC[1], 80)).is_some());
+    });
+}
+
+#[test]
+fn a_network_that_has_our_addresses_already_is_named() {
+    lab(async |_lab| {
+        ip(&["link add vpn0 type veth peer name vpn1", "addr add 10.213.7.1/24 dev vpn0", "link set vpn0 up"]).await;
+        let error = network().install().await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "containers are to have addresses from `10.213.0.0` on, but this machine has a route to `10.213.7.0/24` over `vpn0`"
+        );
+    });
+}
+
+#[test]
+fn becoming_a_router_keeps_the_route_that_an_advertisement_gave() {
+    lab(async |_lab| {
+        let setting = |name: &str| std::fs::read_to_string(format!("/proc/sys/net/{name}")).unwrap().trim().to_owned();
+        assert_eq!(setting("ipv6/conf/up0/accept_ra"), "1");
+        installed().await;
+        assert_eq!(setting("ipv6/conf/up0/accept_ra"), "2");
+        assert_eq!((setting("ipv6/conf/all/forwarding"), setting("ipv4/ip_forward")), ("1".into(), "1".into()));
+    });
+}
+
+#[test]
+fn without_a_resolver_for_containers_there_is_a_hint() {
+    lab(async |_lab| {
+        let config = NetConfig { dns: vec!["127.0.0.1".parse().unwrap()], ..config() };
+        let error = Network::new("1f3a9c", config).install().await.unwrap_err();
+        assert!(matches!(error, NetError::NoResolver));
+        assert!(error.hint().contains("`dns`"));
+    });
+}
+
+#[test]
+fn a_containers_lines_of_configuration_read_like_this() {
+    lab(async |_lab| {
+        let lines = network().lxc_lines(slot(4095), &slot(4095).addresses(&config()));
+        insta::assert_snapshot!(lines, @r"
+        lxc.net.0.type = veth
+        lxc.net.0.veth.mode = router
+        lxc.net.0.veth.pair = fl1f3a9c4095
+        lxc.net.0.name = eth0
+        lxc.net.0.hwaddr = 02:1f:3a:9c:0f:ff
+        lxc.net.0.ipv4.address = 10.213.16.0/32
+        lxc.net.0.ipv4.gateway = 169.254.1.1
+        lxc.net.0.ipv6.address = fd66:6c79:6c66::1000/128
+        lxc.net.0.ipv6.gateway = fe80::1
+        lxc.net.0.flags = up
+        ");
+    });
+}

@@ -1,0 +1,215 @@
+//! Slots: which range of user ids, and which addresses, a container has.
+//!
+//! Several daemons live side by side on one machine, so slots are given out under one machine-wide lock in one
+//! machine-wide directory. A file there is named after its slot and contains the directory of its owner; when that
+//! directory is gone, so is the claim. Nothing else of a daemon is shared.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use super::net::NetConfig;
+use crate::engine::Addresses;
+
+/// The machine-wide registry.
+pub const REGISTRY: &str = "/var/lib/flyloft-slots";
+
+/// Ids of a container: 0 to 65,535 inside.
+pub const IDS: u32 = 65_536;
+
+/// Slots that there are: as many ranges as fit between here and 2³¹, above which some programs take ids for negative.
+const COUNT: u16 = 4096;
+const FIRST_ID: u32 = 0x7000_0000;
+
+/// A container's number on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Slot(u16);
+
+impl Slot {
+    pub fn index(self) -> u16 {
+        self.0
+    }
+
+    /// The host's id of the container's root.
+    pub fn uid_base(self) -> u32 {
+        FIRST_ID + u32::from(self.0) * IDS
+    }
+
+    /// Slot n has the n-th pair of addresses of the network's prefixes; the first pair is nobody's.
+    pub fn addresses(self, network: &NetConfig) -> Addresses {
+        let n = u32::from(self.0) + 1;
+        Addresses {
+            ipv4: Ipv4Addr::from_bits(network.ipv4.to_bits() + n),
+            ipv6: Ipv6Addr::from_bits(network.ipv6.to_bits() + u128::from(n)),
+        }
+    }
+}
+
+/// The registry as one daemon sees it.
+#[derive(Clone, Debug)]
+pub struct Slots {
+    dir: PathBuf,
+}
+
+impl Slots {
+    /// Opens the registry, reserves the id ranges for root where that has not been done, and drops stale claims.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        let slots = Self { dir: dir.to_owned() };
+        let lock = slots.lock()?;
+        for file in ["/etc/subuid", "/etc/subgid"] {
+            reserve(Path::new(file))?;
+        }
+        slots.drop_stale()?;
+        drop(lock);
+        Ok(slots)
+    }
+
+    /// Gives a slot to the owner of an existing directory.
+    pub fn take(&self, owner: &Path) -> io::Result<Slot> {
+        let _lock = self.lock()?;
+        let slot = match self.lowest_free()? {
+            Some(slot) => slot,
+            None => {
+                self.drop_stale()?;
+                self.lowest_free()?.ok_or_else(|| io::Error::other("all 4096 slots of this machine are taken"))?
+            }
+        };
+        self.claim(slot, owner)?;
+        Ok(slot)
+    }
+
+    /// Claims again a slot that this owner has had, in case its claim was lost. False if another has it now.
+    pub fn hold(&self, slot: Slot, owner: &Path) -> io::Result<bool> {
+        let _lock = self.lock()?;
+        match self.owner(slot)? {
+            Some(known) if known == owner => Ok(true),
+            Some(known) if known.exists() => Ok(false),
+            _ => self.claim(slot, owner).map(|()| true),
+        }
+    }
+
+    /// Takes a slot back from its owner. Does nothing if it is another's.
+    pub fn give_back(&self, slot: Slot, owner: &Path) -> io::Result<()> {
+        let _lock = self.lock()?;
+        if self.owner(slot)?.as_deref() == Some(owner) {
+            fs::remove_file(self.file(slot))?;
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> io::Result<Flock<File>> {
+        let file =
+            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(self.dir.join("lock"))?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+    }
+
+    fn file(&self, slot: Slot) -> PathBuf {
+        self.dir.join(slot.0.to_string())
+    }
+
+    fn taken(&self) -> io::Result<BTreeSet<u16>> {
+        let entries = fs::read_dir(&self.dir)?;
+        Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
+    }
+
+    fn lowest_free(&self) -> io::Result<Option<Slot>> {
+        let taken = self.taken()?;
+        Ok((0..COUNT).find(|n| !taken.contains(n)).map(Slot))
+    }
+
+    fn owner(&self, slot: Slot) -> io::Result<Option<PathBuf>> {
+        match fs::read_to_string(self.file(slot)) {
+            Ok(path) => Ok(Some(PathBuf::from(path))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn claim(&self, slot: Slot, owner: &Path) -> io::Result<()> {
+        let owner = owner.to_str().ok_or_else(|| io::Error::other("the state directory's path is not UTF-8"))?;
+        fs::write(self.file(slot), owner)
+    }
+
+    fn drop_stale(&self) -> io::Result<()> {
+        for number in self.taken()? {
+            let slot = Slot(number);
+            if self.owner(slot)?.is_some_and(|owner| !owner.exists()) {
+                fs::remove_file(self.file(slot))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// LXC asks `newuidmap` for its ranges even as root, and that grants only what this file gives to root.
+fn reserve(file: &Path) -> io::Result<()> {
+    let text = match fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error),
+    };
+    if grants_all(&text) {
+        return Ok(());
+    }
+    let separator = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    let line = format!("{separator}root:{FIRST_ID}:{}\n", u32::from(COUNT) * IDS);
+    OpenOptions::new().create(true).append(true).open(file)?.write_all(line.as_bytes())
+}
+
+/// Whether a line of a subuid(5) file gives root all the ids of all slots.
+fn grants_all(text: &str) -> bool {
+    let end = u64::from(FIRST_ID) + u64::from(COUNT) * u64::from(IDS);
+    text.lines().any(|line| {
+        let mut fields = line.split(':');
+        let (who, from, count) = (fields.next(), fields.next(), fields.next());
+        let number = |field: Option<&str>| field.and_then(|field| field.trim().parse::<u64>().ok());
+        matches!(who, Some("root" | "0"))
+            && number(from)
+                .zip(number(count))
+                .is_some_and(|(from, count)| from <= FIRST_ID.into() && from + count >= end)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_owners_never_share_a_slot_and_a_slot_is_free_again_when_its_owner_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+        fs::create_dir(&one).unwrap();
+        fs::create_dir(&two).unwrap();
+        let slots = Slots { dir: dir.path().to_owned() };
+        let first = slots.take(&one).unwrap();
+        let second = slots.take(&two).unwrap();
+        assert_ne!(first, second);
+        assert!(!slots.hold(first, &two).unwrap(), "the owner is there");
+        fs::remove_dir(&one).unwrap();
+        slots.drop_stale().unwrap();
+        assert_eq!(slots.take(&two).unwrap(), first);
+        slots.give_back(second, &one).unwrap();
+        assert!(slots.owner(second).unwrap().is_some(), "only its owner gives it back");
+    }
+
+    #[test]
+    fn every_range_is_below_two_to_the_31() {
+        assert_eq!(Slot(COUNT - 1).uid_base() + (IDS - 1), i32::MAX as u32);
+    }
+
+    #[test]
+    fn a_grant_counts_only_if_it_is_roots_and_covers_every_slot() {
+        assert!(grants_all("alice:100000:65536\nroot:1879048192:268435456\n"));
+        assert!(grants_all("root:1000000000:2000000000"));
+        assert!(!grants_all("alice:1879048192:268435456\n"));
+        assert!(!grants_all("root:1879048192:65536\n"));
+    }
+}

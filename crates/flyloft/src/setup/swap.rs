@@ -1,0 +1,237 @@
+//! Where the memory of sleeping environments goes: compressed memory first, then a disk.
+//!
+//! Swap that is there already is adopted. What is missing is a zram device, and a swap file beside the state. Neither
+//! survives a reboot, so that the service's unit runs this at every start.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::Step;
+use crate::exec::{Cmd, ExecError};
+use crate::machine::memory::Zram;
+use crate::machine::storage::Filesystem;
+use crate::machine::{Memory, Storage};
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Compressed memory is filled before a disk.
+const ZRAM_PRIORITY: &str = "100";
+
+/// What to do about one kind of swap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Plan {
+    /// Make it, of this many bytes.
+    Make(u64),
+    AlreadySo(String),
+    Left(String),
+}
+
+#[derive(Debug, Error)]
+enum SwapError {
+    #[error("the kernel gave no zram device")]
+    NoDevice,
+    #[error(transparent)]
+    Exec(#[from] ExecError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+pub async fn arrange(memory: &Memory, storage: &Storage) -> Vec<Step> {
+    let zram = match plan_zram(memory) {
+        Plan::Make(size) => match make_zram(size).await {
+            Ok(device) => Step::done("compressed memory", format!("{} MiB at {device}", size / MIB)),
+            // Containers of other systems show zram and refuse it.
+            Err(error) => Step::because("compressed memory", "failed to set up zram", &error),
+        },
+        Plan::AlreadySo(what) => Step::already("compressed memory", what),
+        Plan::Left(why) => Step::left("compressed memory", why),
+    };
+    let path = storage.state_dir.join("swap");
+    let disk = match plan_file(memory, storage) {
+        Plan::Make(size) => match make_file(&path, size).await {
+            Ok(size) => Step::done("swap on disk", format!("{} MiB in `{}`", size / MIB, path.display())),
+            Err(error) => Step::because("swap on disk", format!("failed to use `{}`", path.display()), &error),
+        },
+        Plan::AlreadySo(what) => Step::already("swap on disk", what),
+        Plan::Left(why) => Step::left("swap on disk", why),
+    };
+    vec![zram, disk]
+}
+
+/// Half of the memory, of which it takes less than half again: pages compress to about 40 %.
+fn plan_zram(memory: &Memory) -> Plan {
+    match memory.compressed() {
+        0 if memory.zswap => Plan::AlreadySo("zswap compresses what goes to disk".to_owned()),
+        0 if memory.zram == Zram::Missing => Plan::Left("the kernel has no zram".to_owned()),
+        0 => Plan::Make((memory.total / 2).clamp(64 * MIB, 8 * GIB) / MIB * MIB),
+        size => Plan::AlreadySo(format!("{} MiB of zram", size / MIB)),
+    }
+}
+
+/// As much as the memory, twice as much on small machines, and never more than a quarter of the free disk.
+fn plan_file(memory: &Memory, storage: &Storage) -> Plan {
+    let wanted = if memory.total < 2 * GIB { memory.total * 2 } else { memory.total };
+    let wanted = wanted.clamp(GIB, 16 * GIB) / MIB * MIB;
+    let there = memory.on_disk();
+    if there >= wanted / 2 {
+        return Plan::AlreadySo(format!("{} MiB", there / MIB));
+    }
+    if !matches!(storage.filesystem, Filesystem::Ext | Filesystem::Xfs) {
+        return Plan::Left("swap files need ext4 or xfs; add a swap partition if you can".to_owned());
+    }
+    let affordable = storage.free / 4 / MIB * MIB;
+    if affordable < 256 * MIB {
+        return Plan::Left(format!("only {} MiB of disk are free", storage.free / MIB));
+    }
+    Plan::Make(wanted.min(affordable))
+}
+
+async fn make_zram(size: u64) -> Result<String, SwapError> {
+    // Built into the kernel it is there without; an error shows below.
+    let _ = Cmd::new("modprobe").arg("zram").run().await;
+    let name = free_zram()?;
+    let block = Path::new("/sys/block").join(&name);
+    // lz4 wakes fastest; where it is missing, the kernel's default is nearly as good.
+    if fs::read_to_string(block.join("comp_algorithm")).is_ok_and(|known| offers(&known, "lz4")) {
+        fs::write(block.join("comp_algorithm"), "lz4")?;
+    }
+    fs::write(block.join("disksize"), size.to_string())?;
+    let device = format!("/dev/{name}");
+    Cmd::new("mkswap").arg(&device).run().await?;
+    Cmd::new("swapon").args(["--priority", ZRAM_PRIORITY, &device]).run().await?;
+    Ok(device)
+}
+
+/// The name of a zram device that nobody has given a size, made where there is none (the kernel's zram.rst).
+fn free_zram() -> Result<String, SwapError> {
+    for entry in fs::read_dir("/sys/block")? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let size = fs::read_to_string(entry.path().join("disksize"));
+        if name.starts_with("zram") && size.is_ok_and(|size| size.trim() == "0") {
+            return Ok(name);
+        }
+    }
+    let number = fs::read_to_string("/sys/class/zram-control/hot_add").map_err(|_| SwapError::NoDevice)?;
+    Ok(format!("zram{}", number.trim()))
+}
+
+/// Whether `lzo [lzo-rle] lz4` has an algorithm.
+fn offers(known: &str, algorithm: &str) -> bool {
+    known.split_whitespace().any(|name| name.trim_matches(['[', ']']) == algorithm)
+}
+
+/// Switches the swap file on, after making it if it is not there. Gives its size.
+async fn make_file(path: &Path, size: u64) -> Result<u64, SwapError> {
+    // One from before a reboot is as good as a new one, unless the machine went down while it was made.
+    if path.is_file() && swap_on(path).await.is_ok() {
+        return Ok(path.metadata()?.len());
+    }
+    let fresh = path.with_extension("new");
+    let made = async {
+        allocate(&fresh, size)?;
+        Cmd::new("mkswap").arg(&fresh).run().await?;
+        fs::rename(&fresh, path)?;
+        swap_on(path).await
+    }
+    .await;
+    match made {
+        Ok(()) => Ok(size),
+        Err(error) => {
+            for leftover in [fresh, PathBuf::from(path)] {
+                let _ = fs::remove_file(leftover);
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn swap_on(path: &Path) -> Result<(), SwapError> {
+    Cmd::new("swapon").arg(path).run().await?;
+    Ok(())
+}
+
+fn allocate(path: &Path, size: u64) -> io::Result<()> {
+    let _ = fs::remove_file(path);
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let size = size.try_into().map_err(io::Error::other)?;
+    nix::fcntl::posix_fallocate(&file, 0, size)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::memory::Swap;
+
+    fn memory(total: u64) -> Memory {
+        Memory { total, swaps: Vec::new(), zram: Zram::Possible, zswap: false }
+    }
+
+    fn with_swap(total: u64, path: &str, size: u64) -> Memory {
+        Memory { swaps: vec![Swap { path: path.into(), size, used: 0 }], ..memory(total) }
+    }
+
+    fn disk(free: u64) -> Storage {
+        Storage { filesystem: Filesystem::Ext, free, ..Storage::default() }
+    }
+
+    #[test]
+    fn the_smallest_server_gets_twice_its_memory_on_disk() {
+        let small = memory(480 * MIB);
+        assert_eq!(plan_zram(&small), Plan::Make(240 * MIB));
+        assert_eq!(plan_file(&small, &disk(8 * GIB)), Plan::Make(GIB));
+        assert_eq!(plan_file(&small, &disk(2 * GIB)), Plan::Make(512 * MIB), "a quarter of what is free");
+    }
+
+    #[test]
+    fn a_large_server_gets_its_memory_once() {
+        let large = memory(24 * GIB);
+        assert_eq!(plan_zram(&large), Plan::Make(8 * GIB));
+        assert_eq!(plan_file(&large, &disk(500 * GIB)), Plan::Make(16 * GIB));
+    }
+
+    #[test]
+    fn swap_that_is_there_is_adopted() {
+        let partition = with_swap(4 * GIB, "/dev/vda3", 2 * GIB);
+        assert_eq!(plan_file(&partition, &disk(100 * GIB)), Plan::AlreadySo("2048 MiB".to_owned()));
+        assert_eq!(plan_zram(&partition), Plan::Make(2 * GIB), "a disk is no compressed memory");
+        let zram = with_swap(4 * GIB, "/dev/zram0", 2 * GIB);
+        assert!(matches!(plan_zram(&zram), Plan::AlreadySo(_)));
+        assert_eq!(plan_file(&zram, &disk(100 * GIB)), Plan::Make(4 * GIB), "compressed memory is no disk");
+        let zswap = Memory { zswap: true, ..partition };
+        assert!(matches!(plan_zram(&zswap), Plan::AlreadySo(_)));
+    }
+
+    #[test]
+    fn what_cannot_be_is_left() {
+        assert!(matches!(plan_zram(&Memory { zram: Zram::Missing, ..memory(GIB) }), Plan::Left(_)));
+        let btrfs = Storage { filesystem: Filesystem::Btrfs, ..disk(100 * GIB) };
+        assert!(matches!(plan_file(&memory(GIB), &btrfs), Plan::Left(_)));
+        assert!(matches!(plan_file(&memory(GIB), &disk(900 * MIB)), Plan::Left(_)));
+    }
+
+    #[test]
+    fn a_swap_file_is_private_and_has_no_holes() {
+        use std::os::unix::fs::MetadataExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("swap");
+        allocate(&path, MIB).unwrap();
+        let meta = path.metadata().unwrap();
+        assert_eq!((meta.len(), meta.mode() & 0o777), (MIB, 0o600));
+        assert!(meta.blocks() * 512 >= MIB, "swapon refuses files with holes");
+    }
+
+    #[test]
+    fn lz4_is_chosen_where_it_is_offered() {
+        assert!(offers("lzo [lzo-rle] lz4 zstd\n", "lz4"));
+        assert!(offers("[lz4] zstd\n", "lz4"));
+        assert!(!offers("lzo [lzo-rle] lz4hc\n", "lz4"));
+    }
+}
