@@ -78,3 +78,34 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Opened<S> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_of_what_was_read_is_lost_however_it_comes() {
+        let preface = std::str::from_utf8(PREFACE).unwrap();
+        let cases = [
+            ("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n".to_owned(), Protocol::Http1),
+            (format!("{preface}and more"), Protocol::Http2),
+            (preface.to_owned(), Protocol::Http2),
+            ("PRI * HTTP/1.1\r\nHost: shop.test\r\n\r\n".to_owned(), Protocol::Http1),
+            ("PRI".to_owned(), Protocol::Http1),
+            (String::new(), Protocol::Http1),
+        ];
+        for (sent, spoken) in cases {
+            for piece in [1, 5, 1000] {
+                let (mut client, server) = tokio::io::duplex(piece);
+                let text = sent.clone();
+                tokio::spawn(async move { client.write_all(text.as_bytes()).await });
+                let (protocol, mut opened) = Opened::read(server).await.unwrap();
+                let mut read = String::new();
+                opened.read_to_string(&mut read).await.unwrap();
+                assert_eq!((protocol, read), (spoken, sent.clone()));
+            }
+        }
+    }
+}

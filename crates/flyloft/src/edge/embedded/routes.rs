@@ -99,18 +99,24 @@ impl Routes {
             let table = self.table.load();
             let place = table.get(host)?;
             place.usage.touch();
-            let Aim::Upstream(upstream) = &place.aim else {
+            if let Aim::Unavailable { .. } = place.aim {
                 return Some(Admission::Refused(place.clone()));
-            };
-            upstream.in_flight.fetch_add(1, Ordering::SeqCst);
-            let pass = Pass { place: place.clone() };
-            // Whoever swaps the table publishes first and counts then; this counts first and looks at the table again.
-            // With a fence on each side at least one of the two sees the other, so nobody enters what looked empty.
-            fence(Ordering::SeqCst);
-            if std::ptr::eq(&**table, &**self.table.load()) {
+            }
+            if let Some(pass) = self.enter(&table, place) {
                 return Some(Admission::Entered(pass));
             }
         }
+    }
+
+    /// Enters a place that was found in `table`, unless the table has been swapped meanwhile.
+    ///
+    /// Whoever swaps the table publishes first and counts then; this counts first and looks at the table again. With a
+    /// fence on each side at least one of the two sees the other, so nobody enters what has been found empty.
+    fn enter(&self, table: &Arc<Table>, place: &Arc<Place>) -> Option<Pass> {
+        let pass = Pass { place: place.clone() };
+        pass.upstream().in_flight.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        Arc::ptr_eq(table, &self.table.load()).then_some(pass)
     }
 
     pub fn usage(&self, host: &str) -> Option<Usage> {
@@ -219,5 +225,80 @@ impl Counters {
             last: (last > 0).then(|| UNIX_EPOCH + Duration::from_millis(last)),
             answers: std::array::from_fn(|class| self.answers[class].load(Ordering::Relaxed)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    fn route(port: u16) -> Route {
+        let upstream = SocketAddr::from(([127, 0, 0, 1], port));
+        Route { env: EnvRef::parse("shop/main").unwrap(), target: Target::Upstream(upstream) }
+    }
+
+    #[test]
+    fn whoever_looked_before_a_swap_does_not_enter_after_it() {
+        let routes = Routes::new(1);
+        routes.set("shop.test", route(1));
+        let table = routes.table.load();
+        let place = &table["shop.test"];
+        assert!(routes.enter(&table, place).is_some());
+        routes.set("shop.test", route(2));
+        assert!(routes.enter(&table, place).is_none());
+        let Some(Admission::Entered(pass)) = routes.admit("shop.test") else { panic!("not let in") };
+        assert_eq!(pass.upstream().address.port(), 2);
+        let Aim::Upstream(old) = &place.aim else { panic!("it has an upstream") };
+        assert_eq!(old.in_flight.load(Ordering::SeqCst), 0);
+    }
+
+    /// Two threads enter and leave without pause; a third swaps two targets, and closes each once it is drained.
+    #[test]
+    fn nobody_is_let_in_where_everybody_has_left() {
+        let open = [AtomicBool::new(true), AtomicBool::new(false)];
+        let (routes, done) = (Routes::new(1), AtomicBool::new(false));
+        routes.set("shop.test", route(0));
+        let visit = || {
+            let mut visits = 0_u64;
+            while !done.load(Ordering::SeqCst) {
+                let Some(Admission::Entered(pass)) = routes.admit("shop.test") else { panic!("the route is gone") };
+                let at = pass.upstream().address.port();
+                assert!(open[usize::from(at)].load(Ordering::SeqCst), "let in after it was drained");
+                visits += 1;
+            }
+            visits
+        };
+        let swap = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            for turn in 0..2_000 {
+                let (old, new) = (turn % 2, (turn + 1) % 2);
+                open[usize::from(new)].store(true, Ordering::SeqCst);
+                routes.set("shop.test", route(new));
+                assert!(runtime.block_on(routes.drained(([127, 0, 0, 1], old).into(), Duration::from_secs(20))));
+                open[usize::from(old)].store(false, Ordering::SeqCst);
+            }
+        };
+        std::thread::scope(|scope| {
+            let visitors = [scope.spawn(visit), scope.spawn(visit)];
+            let swapped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(swap));
+            done.store(true, Ordering::SeqCst);
+            for visitor in visitors {
+                assert!(visitor.join().unwrap() > 0);
+            }
+            swapped.unwrap();
+        });
+    }
+
+    #[test]
+    fn two_hosts_with_one_target_count_together() {
+        let routes = Routes::new(1);
+        routes.set("one.test", route(1));
+        routes.set("two.test", route(1));
+        let (one, two) = (routes.admit("one.test"), routes.admit("two.test"));
+        let (Some(Admission::Entered(one)), Some(Admission::Entered(two))) = (one, two) else { panic!("not let in") };
+        assert!(std::ptr::eq(one.upstream(), two.upstream()));
+        assert_eq!(one.upstream().in_flight.load(Ordering::SeqCst), 2);
     }
 }

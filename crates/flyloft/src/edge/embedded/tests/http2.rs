@@ -99,3 +99,46 @@ async fn an_upgrade_offer_to_http_2_is_answered_in_http_1_1() {
         .await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\n") && !answer.to_lowercase().contains("h2c"), "{answer}");
 }
+
+#[tokio::test]
+async fn large_bodies_pass_over_http_2() {
+    const SIZE: usize = 16 << 20;
+    let stage = Stage::new()
+        .app(async |mut peer: Peer| {
+            peer.read_head().await;
+            let body = peer.read_exact(SIZE).await;
+            assert!(body.bytes().all(|byte| byte == b'x'));
+            peer.reply(&body).await;
+        })
+        .await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, vec![b'x'; SIZE]).unwrap();
+    let answer = curl(&stage, "/", &["--data-binary", &format!("@{}", file.path().display())]).await;
+    let (_, body) = answer.split_once("\n\n").unwrap();
+    assert!(body.len() == SIZE && body.bytes().all(|byte| byte == b'x'), "{} bytes came back", body.len());
+}
+
+#[tokio::test]
+async fn a_request_that_http_2_takes_back_ends_at_the_app() {
+    let (arrived, mut arrival) = tokio::sync::mpsc::unbounded_channel();
+    let stage = Stage::new()
+        .app(move |mut peer: Peer| {
+            let arrived = arrived.clone();
+            async move {
+                arrived.send(peer.read_head().await).unwrap();
+                arrived.send(peer.read_to_end().await).unwrap();
+            }
+        })
+        .await;
+    let stream = TokioIo::new(stage.connect().await.stream);
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let asked =
+        tokio::spawn(sender.send_request(Request::get("http://shop.test/").body(Empty::<Bytes>::new()).unwrap()));
+    assert!(arrival.recv().await.unwrap().starts_with("GET / HTTP/1.1\r\n"));
+    asked.abort();
+    // The connection itself stays, so only the request can have ended.
+    assert_eq!(tokio::time::timeout(DEADLINE, arrival.recv()).await.unwrap().unwrap(), "");
+    assert!(!connection.is_finished());
+    connection.abort();
+}
