@@ -5,10 +5,9 @@
 //! [`Package::reduced`].
 
 use super::node_package::Package;
+use super::static_site::{self, Missing};
 use super::version::{Dialect, Precision, Range};
-use super::{
-    APP, CACHE, Dependencies, Manifest, Part, Pin, PlanError, Tool, ToolKind, Toolchain, Tree, part, static_site,
-};
+use super::{APP, CACHE, Dependencies, Manifest, Part, Pin, PlanError, Tool, ToolKind, Toolchain, Tree, part};
 
 /// What a process that needs Node is started with.
 pub(super) const PROGRAMS: &[&str] = &["node", "npm", "npx", "yarn", "pnpm", "next", "nodemon", "tsx", "ts-node"];
@@ -102,6 +101,8 @@ fn install(tree: &dyn Tree, package: &Package, manager: Manager) -> Result<Depen
             .with("npm_config_fund", "false")
             .with("npm_config_audit", "false")
             .with("CI", "1")
+            // Headers for modules in C++ come from the stack, not from the network.
+            .with("npm_config_nodedir", "/usr")
     };
     let locked = tree.exists("package-lock.json") || tree.exists("npm-shrinkwrap.json");
     let install = match manager {
@@ -184,7 +185,7 @@ fn start(tree: &dyn Tree, package: &Package, run: &str, part: &mut Part) {
     } else if tree.exists("server.js") {
         part.web = Some("node server.js".to_owned());
     } else if let Some(dir) = built_files(package) {
-        let files = static_site::serving(dir);
+        let files = static_site::serving(dir, Missing::FrontPage);
         part.run.extend(files.run);
         part.conf.extend(files.conf);
         part.web = files.web;

@@ -7,32 +7,80 @@ pub(super) fn detect(tree: &dyn Tree) -> Option<Part> {
         let index = if dir.is_empty() { "index.html".to_owned() } else { format!("{dir}/index.html") };
         tree.exists(&index)
     })?;
-    Some(serving(dir))
+    Some(serving(dir, Missing::NotFound))
+}
+
+/// What answers a path that is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    NotFound,
+    /// The front page, whose script knows what to show.
+    FrontPage,
 }
 
 /// Serves a directory of the app, named by the caller, never by the repository.
-pub(super) fn serving(dir: &'static str) -> Part {
+pub(super) fn serving(dir: &'static str, missing: Missing) -> Part {
     let mut part = Part::new("static files", "web: lighttpd -D -f site.conf");
     part.run.push(Toolchain::Files);
-    part.conf.insert("site.conf".to_owned(), configuration(dir));
+    part.conf.insert("site.conf".to_owned(), configuration(dir, missing));
     part.web = Some(format!("lighttpd -D -f {CONF}/site.conf"));
     part
 }
 
-/// For lighttpd 1.4 (its documentation, "Configuration"). What is not there is answered by a page of the site's own:
-/// `404.html`, or the front page, which is what single-page apps expect.
-fn configuration(dir: &str) -> String {
+/// What the web is made of (the media types that IANA has for these extensions).
+const TYPES: &[(&str, &str)] = &[
+    (".html", "text/html; charset=utf-8"),
+    (".css", "text/css; charset=utf-8"),
+    (".js", "text/javascript; charset=utf-8"),
+    (".mjs", "text/javascript; charset=utf-8"),
+    (".json", "application/json"),
+    (".map", "application/json"),
+    (".webmanifest", "application/manifest+json"),
+    (".xml", "text/xml; charset=utf-8"),
+    (".txt", "text/plain; charset=utf-8"),
+    (".md", "text/markdown; charset=utf-8"),
+    (".csv", "text/csv; charset=utf-8"),
+    (".svg", "image/svg+xml"),
+    (".png", "image/png"),
+    (".jpg", "image/jpeg"),
+    (".jpeg", "image/jpeg"),
+    (".gif", "image/gif"),
+    (".webp", "image/webp"),
+    (".avif", "image/avif"),
+    (".ico", "image/vnd.microsoft.icon"),
+    (".woff", "font/woff"),
+    (".woff2", "font/woff2"),
+    (".ttf", "font/ttf"),
+    (".otf", "font/otf"),
+    (".mp3", "audio/mpeg"),
+    (".mp4", "video/mp4"),
+    (".webm", "video/webm"),
+    (".wasm", "application/wasm"),
+    (".pdf", "application/pdf"),
+    (".zip", "application/zip"),
+    ("", "application/octet-stream"),
+];
+
+/// For lighttpd 1.4 (its documentation, "Configuration").
+fn configuration(dir: &str, missing: Missing) -> String {
     let root = format!("{APP}/{dir}");
     let root = root.trim_end_matches('/');
+    let fallback = match missing {
+        Missing::NotFound => "",
+        Missing::FrontPage => "server.error-handler-404 = \"/index.html\"\n",
+    };
+    let types: Vec<_> = TYPES.iter().map(|(extension, kind)| format!("\"{extension}\" => \"{kind}\"")).collect();
     format!(
         r#"server.document-root = "{root}"
 server.bind = "0.0.0.0"
 server.port = env.PORT
 server.modules = ("mod_access")
 server.tag = ""
-index-file.names = ("index.html")
-url.access-deny = ("/.", "/Procfile", "/app.json")
-include "/usr/share/lighttpd/mime.conf"
-"#
+{fallback}index-file.names = ("index.html")
+$HTTP["url"] =~ "/\.(?!well-known/)" {{ url.access-deny = ("") }}
+url.access-deny = ("Procfile", "app.json")
+mimetype.assign = ({})
+"#,
+        types.join(", ")
     )
 }
