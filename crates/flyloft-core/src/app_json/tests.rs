@@ -307,8 +307,6 @@ fn any_json() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
-
     #[test]
     fn any_json_is_read_or_refused_at_a_place_that_exists(json in any_json()) {
         if let Err(AppJsonError { place, .. }) = AppJson::parse(json.as_bytes()) {

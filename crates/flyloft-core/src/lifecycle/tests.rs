@@ -226,7 +226,7 @@ fn any_history() -> impl Strategy<Value = Vec<(u64, Event)>> {
         60 => any_event(),
         1 => prop::sample::select(vec![Event::Destroy, Event::SourceGone]),
     ];
-    prop::collection::vec((0..6 * HOUR, event), 0..60).prop_map(|events| {
+    prop::collection::vec((0..6 * HOUR, event), 0..40).prop_map(|events| {
         let mut now = 10 * DAY;
         let hop = |(after, event): (u64, Event)| {
             now = (now + after).saturating_sub(HOUR);
