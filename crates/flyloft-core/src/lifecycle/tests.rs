@@ -164,6 +164,24 @@ fn an_environment_that_crashes_at_once_is_not_started_for_ever() {
 }
 
 #[test]
+fn a_wake_that_fails_leaves_it_stopped_until_somebody_asks_again() {
+    let (state, _) = done(&awake(1), Event::Off, 1);
+    let (state, effects) = done(&state, Event::Wake, 2);
+    assert_eq!(effects, [Effect::Start { release: v(1) }]);
+    let (state, effects) = done(&state, Event::WakeFailed { release: v(1) }, 3);
+    assert_eq!((state.to_string().as_str(), effects), ("off v1 (crashed)", vec![Effect::Stop { release: v(1) }]));
+    let (_, effects) = done(&state, Event::Wake, 4);
+    assert_eq!(effects, [Effect::Start { release: v(1) }]);
+}
+
+#[test]
+fn nothing_steps_down_while_a_deploy_is_under_way() {
+    let (state, _) = done(&awake(1), Event::Deploy { release: v(2) }, 1);
+    assert_eq!(next_rung(&state, &Policy::default()), None);
+    assert_eq!(step(&state, &Event::Clock, Timestamp(30 * DAY), &Policy::default()), Ok(Answer::AlreadySo));
+}
+
+#[test]
 fn a_clock_that_is_set_back_a_day_takes_nothing_down() {
     let (state, _) = done(&awake(1), Event::Used { at: Timestamp(2 * DAY) }, 2 * DAY);
     let answer = step(&state, &Event::Clock, Timestamp(DAY), &Policy::default());
