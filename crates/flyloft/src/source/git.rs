@@ -78,14 +78,12 @@ impl Git {
         self
     }
 
-    #[allow(dead_code, reason = "used by the checkout, which comes next")]
     pub(super) fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.env.push((name.into(), value.into()));
         self
     }
 
     /// Reads objects of a push that is not accepted yet.
-    #[allow(dead_code, reason = "used by the checkout, which comes next")]
     pub(super) fn reading(self, quarantine: Option<&Quarantine>) -> Self {
         let Some(Quarantine { dir, objects }) = quarantine else { return self };
         self.env("GIT_OBJECT_DIRECTORY", dir.to_string_lossy())

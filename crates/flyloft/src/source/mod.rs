@@ -4,32 +4,55 @@
 //! All of it belongs to an unprivileged user, and git runs as that user ([`git`]). Callers name apps and commits;
 //! nobody else knows where a repository lies.
 
+mod checkout;
+mod credential;
+mod fetch;
 mod git;
+mod modules;
+mod refusal;
+mod remote;
+mod ssh;
+mod tree;
+
+#[cfg(test)]
+mod tests;
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use flyloft_core::name::AppName;
+use flyloft_core::name::{AppName, BranchName, CommitId};
 use thiserror::Error;
 
+use crate::error::{Error as DoorError, Kind};
 use crate::exec::{Cmd, ExecError};
+pub use checkout::Checkout;
+pub use credential::{Credential, Secret};
+use fetch::Turns;
+pub use fetch::{Fetched, Want};
 use git::Git;
 pub use git::Quarantine;
+pub use refusal::Refusal;
+pub use remote::{RemoteUrl, UrlError};
 
 /// Everything below one directory:
 ///
 /// ```text
 /// hooks/           root's: what git runs when a push arrives
-/// apps/shop.git/   the unprivileged user's
-/// tmp/             the unprivileged user's; emptied at start
+/// known_hosts      root's: SSH hosts that were fetched from
+/// apps/shop.git    the unprivileged user's, like all below: what was pushed
+/// fetched/shop.git     what was fetched, without its history
+/// modules/shop/….git   what its submodules were fetched from
+/// tmp/             emptied at start
 /// ```
 #[derive(Clone, Debug)]
 pub struct Repositories {
     dir: PathBuf,
     user: u32,
     limits: SourceLimits,
+    plain_http: bool,
+    turns: Turns,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -59,16 +82,97 @@ pub struct ReceivePack {
 pub enum SourceError {
     #[error("app `{0}` has no repository yet")]
     NoRepository(AppName),
+    #[error("commit `{0}` is not in the repository")]
+    NoCommit(CommitId),
+    #[error("there is no pull request {number} at `{url}`")]
+    NoPullRequest { number: u64, url: String },
+    #[error("there is no branch `{branch}` at `{url}`")]
+    NoBranch { branch: BranchName, url: String },
+    #[error("there is no commit `{commit}` at `{url}`")]
+    NoCommitThere { commit: CommitId, url: String },
+    #[error("failed to fetch from `{url}`")]
+    Remote {
+        url: String,
+        #[source]
+        why: Refusal,
+    },
+    #[error(transparent)]
+    Url(#[from] UrlError),
+    #[error("failed to get submodule `{}`", path.display())]
+    Submodule {
+        path: PathBuf,
+        #[source]
+        why: Box<SourceError>,
+    },
+    #[error("submodule `{}` has no URL in `.gitmodules`", .0.display())]
+    SubmoduleWithoutUrl(PathBuf),
+    #[error("submodules are nested deeper than {0}")]
+    SubmodulesTooDeep(usize),
+    #[error("there are more than {0} submodules")]
+    TooManySubmodules(usize),
+    #[error("`{}` is a Git LFS pointer, not the file itself ({count} in all)", path.display())]
+    LfsPointer { path: PathBuf, count: usize },
+    #[error("the tree is too large: it has {files} files with {bytes} bytes")]
+    TooLarge { files: u64, bytes: u64 },
     #[error("failed to {doing}")]
     Git { doing: String, source: ExecError },
     #[error("failed to {doing}")]
     Io { doing: String, source: io::Error },
 }
 
+impl SourceError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::NoRepository(_) => Kind::NotFound,
+            Self::Url(_) => Kind::Usage,
+            _ => Kind::Failed,
+        }
+    }
+
+    fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NoRepository(_) => Some("push to it first, or fetch with `flyloft up APP --branch NAME`"),
+            Self::NoPullRequest { .. } => Some("check its number; on GitLab it is that of the merge request"),
+            Self::NoBranch { .. } => Some("check its name, and that it was pushed there"),
+            Self::NoCommitThere { .. } => Refusal::NoSuchCommit.hint(),
+            Self::Remote { why, .. } => why.hint(),
+            Self::Url(UrlError::Secret(_)) => Some("give the token to the app as a credential instead"),
+            Self::Submodule { why, .. } => match &**why {
+                Self::Url(UrlError::NoBase(_)) => Some(
+                    "give it an absolute https:// URL, or say where the app comes from with `flyloft apps create APP --git URL`",
+                ),
+                Self::Url(UrlError::Form(_)) => Some("give it an https:// or ssh:// URL in `.gitmodules`"),
+                why => why.hint(),
+            },
+            Self::SubmoduleWithoutUrl(_) => {
+                Some("add it with `git submodule add URL PATH`, or remove it from the commit")
+            }
+            Self::LfsPointer { .. } => {
+                Some("Git LFS is not supported: commit the files themselves (`git lfs migrate export`)")
+            }
+            _ => None,
+        }
+    }
+}
+
+impl From<SourceError> for DoorError {
+    fn from(error: SourceError) -> Self {
+        let (kind, hint) = (error.kind(), error.hint());
+        let mut shown = DoorError::new(kind, &error);
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            shown.causes.push(cause.to_string());
+            source = cause.source();
+        }
+        shown.hints.extend(hint.map(str::to_owned));
+        shown
+    }
+}
+
 impl Repositories {
     /// `dir` is made when it is missing. Its parents must let `user` pass; git runs as that user and its group.
     pub fn open(dir: &Path, user: u32, limits: SourceLimits) -> Result<Self, SourceError> {
-        let repositories = Self { dir: dir.to_owned(), user, limits };
+        let repositories = Self { dir: dir.to_owned(), user, limits, plain_http: false, turns: Turns::default() };
         repositories.lay_out().map_err(|source| SourceError::Io {
             doing: format!("prepare the directory of repositories `{}`", dir.display()),
             source,
@@ -83,11 +187,8 @@ impl Repositories {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        for name in ["apps", "tmp"] {
-            let dir = self.dir.join(name);
-            fs::create_dir_all(&dir)?;
-            chown(&dir, Some(self.user), Some(self.user))?;
-            fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
+        for name in ["apps", "fetched", "modules", "tmp"] {
+            self.own(&self.dir.join(name))?;
         }
         for repository in fs::read_dir(self.dir.join("apps"))? {
             sweep(&repository?.path().join("objects"))?;
@@ -100,34 +201,47 @@ impl Repositories {
         self.dir.join("hooks")
     }
 
-    /// Makes the app's repository, if it has none yet.
+    /// For tests: repositories at `http://127.0.0.1:PORT/…` may be fetched from, too.
+    #[doc(hidden)]
+    pub fn with_plain_http_on_loopback(mut self) -> Self {
+        self.plain_http = true;
+        self
+    }
+
+    /// Makes the repository that an app is pushed to, if it has none yet.
     pub async fn ensure(&self, app: &AppName) -> Result<(), SourceError> {
-        let repository = self.repository(app);
+        self.make(&self.repository(app)).await
+    }
+
+    /// Makes a bare repository, if it is not there yet.
+    async fn make(&self, repository: &Path) -> Result<(), SourceError> {
         if repository.join("HEAD").exists() {
             return Ok(());
         }
         // Made aside, so that a repository that is there is whole.
         let aside = self.scratch()?;
+        let doing = || format!("make the repository `{}`", repository.display());
         let init = self.git().command("init").args(["--quiet", "--bare", "--template="]).arg(aside.path());
-        init.run()
-            .await
-            .map_err(|source| SourceError::Git { doing: format!("make a repository for `{app}`"), source })?;
-        match fs::rename(aside.path(), &repository) {
-            Err(error) if !repository.join("HEAD").exists() => {
-                Err(SourceError::Io { doing: format!("make a repository for `{app}`"), source: error })
-            }
+        init.run().await.map_err(|source| SourceError::Git { doing: doing(), source })?;
+        let moved = repository.parent().map_or(Ok(()), |parent| self.own(parent));
+        match moved.and_then(|()| fs::rename(aside.path(), repository)) {
+            Err(source) if !repository.join("HEAD").exists() => Err(SourceError::Io { doing: doing(), source }),
             _ => Ok(()),
         }
     }
 
-    /// Removes the app's repository, if it has one.
+    /// Removes the app's repositories, if it has any.
     pub fn remove(&self, app: &AppName) -> Result<(), SourceError> {
-        match fs::remove_dir_all(self.repository(app)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(SourceError::Io { doing: format!("remove the repository of `{app}`"), source: error })
+        let modules = self.dir.join("modules").join(app.as_str());
+        for dir in [self.repository(app), self.fetched(app), modules] {
+            match fs::remove_dir_all(&dir) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(SourceError::Io { doing: format!("remove `{}`", dir.display()), source });
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     /// What takes a push. The repository must be there: see [`Repositories::ensure`].
@@ -161,6 +275,13 @@ impl Repositories {
     fn existing(&self, app: &AppName) -> Result<PathBuf, SourceError> {
         let repository = self.repository(app);
         if repository.join("HEAD").exists() { Ok(repository) } else { Err(SourceError::NoRepository(app.clone())) }
+    }
+
+    /// Makes a directory that is the unprivileged user's alone.
+    fn own(&self, dir: &Path) -> io::Result<()> {
+        fs::create_dir_all(dir)?;
+        chown(dir, Some(self.user), Some(self.user))?;
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
     }
 
     /// A directory of the unprivileged user's that is removed when it is dropped.
