@@ -260,6 +260,11 @@ pub type SharedEngine = Arc<dyn Engine>;
 pub enum EngineError {
     #[error("no such container `{0}`")]
     NoContainer(ContainerId),
+    /// It was made from another specification, and must be removed first.
+    #[error("container `{0}` exists already and is made differently")]
+    Exists(ContainerId),
+    #[error("`{0}` cannot be the name of a container, a layer or a cache")]
+    BadName(String),
     #[error("no such layer `{0}`")]
     NoLayer(LayerId),
     #[error("layer `{0}` is in use")]
@@ -282,6 +287,42 @@ pub enum EngineError {
     Exec { doing: String, source: ExecError },
     #[error("failed to {doing}")]
     Io { doing: String, source: std::io::Error },
+}
+
+impl EngineError {
+    pub fn io(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let doing = doing.into();
+        move |source| EngineError::Io { doing, source }
+    }
+
+    pub fn exec(doing: impl Into<String>) -> impl FnOnce(ExecError) -> Self {
+        let doing = doing.into();
+        move |source| EngineError::Exec { doing, source }
+    }
+}
+
+/// Names become parts of paths, of cgroups and of configurations: an engine checks each before it uses it.
+fn check_name(name: &str, max: usize) -> Result<(), EngineError> {
+    let plain = name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+    if plain && !name.is_empty() && name.len() <= max { Ok(()) } else { Err(EngineError::BadName(name.to_owned())) }
+}
+
+impl ContainerId {
+    fn check(&self) -> Result<(), EngineError> {
+        check_name(&self.0, 50)
+    }
+}
+
+impl LayerId {
+    fn check(&self) -> Result<(), EngineError> {
+        check_name(&self.0, 64)
+    }
+}
+
+impl CacheId {
+    fn check(&self) -> Result<(), EngineError> {
+        check_name(&self.0, 80)
+    }
 }
 
 impl fmt::Display for ContainerId {

@@ -1,0 +1,274 @@
+//! Control groups, version 2 and version 1 (hybrid).
+//!
+//! Where a container's groups are is asked from the kernel, by its init process, and never computed: a stale group
+//! makes LXC choose another name.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use flyloft_core::policy::Limits;
+
+use crate::engine::Stats;
+
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// What the machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    Unified,
+    Legacy {
+        /// Whether swap is accounted for.
+        swap: bool,
+    },
+}
+
+impl Layout {
+    /// `None` if a controller that limits need is missing, with its name.
+    pub fn detect() -> Result<Self, &'static str> {
+        let root = Path::new(ROOT);
+        if let Ok(controllers) = fs::read_to_string(root.join("cgroup.controllers")) {
+            let missing = |name: &&&str| !controllers.split_whitespace().any(|known| known == **name);
+            return ["memory", "pids", "cpu"].iter().find(missing).map_or(Ok(Layout::Unified), |name| Err(*name));
+        }
+        let missing = |name: &&&str| !root.join(name).join("cgroup.procs").exists();
+        match ["memory", "pids", "cpu", "freezer"].iter().find(missing) {
+            Some(name) => Err(name),
+            None => Ok(Layout::Legacy { swap: root.join("memory/memory.memsw.limit_in_bytes").exists() }),
+        }
+    }
+
+    /// The limits as keys and values of an LXC configuration. Sets the memory before its sum with swap: the kernel
+    /// refuses the other order.
+    pub fn limits(self, limits: &Limits) -> Vec<(String, u64)> {
+        let weight = u64::from(limits.cpu_weight.clamp(1, 10_000));
+        let pairs: Vec<(&str, u64)> = match self {
+            Layout::Unified => vec![
+                ("cgroup2.memory.max", limits.memory),
+                ("cgroup2.memory.swap.max", limits.swap),
+                ("cgroup2.pids.max", limits.pids.into()),
+                ("cgroup2.cpu.weight", weight),
+            ],
+            Layout::Legacy { swap } => {
+                let mut pairs = vec![("cgroup.memory.limit_in_bytes", limits.memory)];
+                if swap {
+                    pairs.push(("cgroup.memory.memsw.limit_in_bytes", limits.memory + limits.swap));
+                }
+                // 1024 shares are what a weight of 100 is.
+                pairs.extend([
+                    ("cgroup.pids.max", limits.pids.into()),
+                    ("cgroup.cpu.shares", (weight * 1024 / 100).max(2)),
+                ]);
+                pairs
+            }
+        };
+        pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+}
+
+/// The groups of one running container.
+#[derive(Clone, Debug)]
+pub struct Groups {
+    layout: Layout,
+    /// `/proc/<init>/cgroup`, cut after the container's own group.
+    lines: Vec<(String, String)>,
+}
+
+impl Groups {
+    pub fn of(layout: Layout, init: i32) -> io::Result<Self> {
+        let text = fs::read_to_string(format!("/proc/{init}/cgroup"))?;
+        Ok(Self { layout, lines: parse(&text) })
+    }
+
+    /// The group's directory in the hierarchy of a controller.
+    fn dir(&self, controller: &str) -> io::Result<PathBuf> {
+        let wanted = match self.layout {
+            Layout::Unified => "",
+            Layout::Legacy { .. } => controller,
+        };
+        let found = self.lines.iter().find(|(names, _)| names.split(',').any(|name| name == wanted));
+        let (_, path) = found.ok_or_else(|| io::Error::other(format!("no cgroup of controller `{controller}`")))?;
+        let mount = Path::new(ROOT).join(wanted);
+        Ok(mount.join(path.trim_start_matches('/')))
+    }
+
+    pub fn frozen(&self) -> io::Result<bool> {
+        let dir = self.dir("freezer")?;
+        match self.layout {
+            Layout::Unified => Ok(field(&fs::read_to_string(dir.join("cgroup.events"))?, "frozen") == Some(1)),
+            Layout::Legacy { .. } => Ok(fs::read_to_string(dir.join("freezer.state"))?.trim() == "FROZEN"),
+        }
+    }
+
+    /// Freezes or thaws, and waits until it is so.
+    pub fn set_frozen(&self, frozen: bool) -> io::Result<()> {
+        let dir = self.dir("freezer")?;
+        let (file, value) = match self.layout {
+            Layout::Unified => ("cgroup.freeze", if frozen { "1" } else { "0" }),
+            Layout::Legacy { .. } => ("freezer.state", if frozen { "FROZEN" } else { "THAWED" }),
+        };
+        fs::write(dir.join(file), value)?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.frozen()? != frozen {
+            if Instant::now() > deadline {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel did not get there in 10 s"));
+            }
+            std::thread::sleep(Duration::from_micros(500));
+            if matches!(self.layout, Layout::Legacy { .. }) {
+                // Version 1 can get stuck at FREEZING when processes come and go; writing again moves it on.
+                fs::write(dir.join(file), value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything of [`Stats`] but the disk.
+    pub fn stats(&self) -> io::Result<Stats> {
+        let number = |controller: &str, file: &str| -> io::Result<u64> {
+            let text = fs::read_to_string(self.dir(controller)?.join(file))?;
+            text.trim().parse().map_err(|_| io::Error::other(format!("`{file}` is not a number")))
+        };
+        // Swap need not be accounted for.
+        let optional = |file: &str| number("memory", file).unwrap_or(0);
+        let (memory, swap, cpu) = match self.layout {
+            Layout::Unified => {
+                let usage = field(&fs::read_to_string(self.dir("cpu")?.join("cpu.stat"))?, "usage_usec").unwrap_or(0);
+                (number("memory", "memory.current")?, optional("memory.swap.current"), Duration::from_micros(usage))
+            }
+            Layout::Legacy { .. } => {
+                let memory = number("memory", "memory.usage_in_bytes")?;
+                let swap = optional("memory.memsw.usage_in_bytes").saturating_sub(memory);
+                (memory, swap, Duration::from_nanos(number("cpuacct", "cpuacct.usage").unwrap_or(0)))
+            }
+        };
+        let pids = number("pids", "pids.current")? as u32;
+        Ok(Stats { memory, swap, pids, cpu, disk: 0 })
+    }
+
+    /// Processes of this group that the kernel has killed for want of memory.
+    pub fn oom_kills(&self) -> io::Result<u64> {
+        let dir = self.dir("memory")?;
+        let file = match self.layout {
+            Layout::Unified => "memory.events",
+            Layout::Legacy { .. } => "memory.oom_control",
+        };
+        Ok(field(&fs::read_to_string(dir.join(file))?, "oom_kill").unwrap_or(0))
+    }
+}
+
+/// Pairs of controllers and path. The path ends with the container's own group, whatever it made below that.
+fn parse(text: &str) -> Vec<(String, String)> {
+    let line = |line: &str| {
+        let mut fields = line.splitn(3, ':');
+        let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+        let end = path.find("/lxc.payload.").map_or(path.len(), |at| {
+            let rest = &path[at + 1..];
+            at + 1 + rest.find('/').unwrap_or(rest.len())
+        });
+        Some((controllers.to_owned(), path[..end].to_owned()))
+    };
+    text.lines().filter_map(line).collect()
+}
+
+/// `name 12` in a file of such lines.
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// Every group that LXC made for the container `name`, in all hierarchies: `lxc.monitor.NAME`, `lxc.payload.NAME`, and
+/// those with `-1` and so on at the end that it made beside stale ones.
+fn leftovers(name: &str) -> io::Result<Vec<PathBuf>> {
+    let root = Path::new(ROOT);
+    let mut hierarchies = vec![root.to_owned()];
+    hierarchies.extend(fs::read_dir(root)?.filter_map(|entry| Some(entry.ok()?.path())).filter(|dir| dir.is_dir()));
+    let mut found = Vec::new();
+    for hierarchy in hierarchies {
+        for entry in fs::read_dir(&hierarchy).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_some_and(|group| belongs(group, name)) {
+                found.push(entry.path());
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn belongs(group: &str, name: &str) -> bool {
+    let rest = ["lxc.monitor.", "lxc.payload."].iter().find_map(|prefix| group.strip_prefix(prefix));
+    rest.and_then(|rest| rest.strip_prefix(name)).is_some_and(|suffix| {
+        suffix.is_empty()
+            || suffix.strip_prefix('-').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    })
+}
+
+/// Kills what is left in the container's groups and removes them.
+pub fn clean(name: &str) -> io::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let groups = leftovers(name)?;
+        if groups.is_empty() {
+            return Ok(());
+        }
+        for group in &groups {
+            thaw_and_kill(group);
+            remove_tree(group);
+        }
+        if Instant::now() > deadline {
+            let what = format!("cgroup `{}` cannot be removed", groups[0].display());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn thaw_and_kill(group: &Path) {
+    // Which of these files there are depends on the hierarchy.
+    let _ = fs::write(group.join("freezer.state"), "THAWED");
+    let _ = fs::write(group.join("cgroup.kill"), "1");
+    for pid in fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines() {
+        if let Ok(pid) = pid.parse() {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
+        }
+    }
+}
+
+fn remove_tree(group: &Path) {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            thaw_and_kill(&entry.path());
+            remove_tree(&entry.path());
+        }
+    }
+    // A group whose processes are not gone yet is tried again.
+    let _ = fs::remove_dir(group);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_named_by_the_kernel_and_cut_at_the_container() {
+        let text = "8:pids:/lxc.payload.fl-a-x-1\n1:cpu,cpuacct:/lxc.payload.fl-a-x-1/sub/deep\n0::/\n";
+        let expected = [("pids", "/lxc.payload.fl-a-x-1"), ("cpu,cpuacct", "/lxc.payload.fl-a-x-1"), ("", "/")];
+        assert_eq!(parse(text), expected.map(|(name, path)| (name.to_owned(), path.to_owned())));
+    }
+
+    #[test]
+    fn only_the_groups_of_a_container_itself_are_leftovers_of_it() {
+        assert!(belongs("lxc.monitor.fl-a-web.c", "fl-a-web.c"));
+        assert!(belongs("lxc.payload.fl-a-web.c-12", "fl-a-web.c"));
+        assert!(!belongs("lxc.payload.fl-a-web-12.c", "fl-a-web.c"));
+        assert!(!belongs("lxc.payload.fl-a-web.c-two", "fl-a-web.c"));
+        assert!(!belongs("fl-a-web.c", "fl-a-web.c"));
+    }
+
+    #[test]
+    fn weights_become_shares_in_proportion() {
+        let shares = |cpu_weight| {
+            let limits = Limits { cpu_weight, ..Limits::default() };
+            Layout::Legacy { swap: false }.limits(&limits).pop().unwrap().1
+        };
+        assert_eq!((shares(100), shares(200), shares(0)), (1024, 2048, 10));
+    }
+}

@@ -1,0 +1,274 @@
+//! One container's life on the host: its files, its processes, and what is left when it goes.
+//!
+//! Everything here blocks, for milliseconds as a rule; the engine calls it off its runtime's threads. The truth is on
+//! disk and in `/proc`, so that a daemon that starts again finds every container as it is.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use super::cgroup::{self, Groups, Layout};
+use super::mounts;
+use super::places::{Home, RUN};
+use super::slots::{Slot, Slots};
+use super::tree;
+use crate::engine::{Addresses, ContainerSpec, ContainerState};
+
+/// `spec.json` of a home: what was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub spec: ContainerSpec,
+    pub slot: Slot,
+    pub addresses: Addresses,
+}
+
+/// `spec.json` of `/flyloft` in the container: what PID 1 is to do. The other side is in `flyloft-init`.
+#[derive(Debug, Serialize)]
+pub struct InitSpec<'a> {
+    pub hostname: &'a str,
+    pub uid: u32,
+    pub gid: u32,
+    pub dir: &'a str,
+    pub grace_seconds: u64,
+    pub env: &'a std::collections::BTreeMap<String, String>,
+    pub processes: &'a [crate::engine::Process],
+    pub addresses: [std::net::IpAddr; 2],
+}
+
+/// The app's user and group inside a container.
+pub const APP: u32 = 1000;
+
+/// How long PID 1 waits for its processes before it kills them. The engine's own `stop` has the last word.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+impl Record {
+    /// `None` where nothing, or only a part, was made.
+    pub fn read(home: &Home) -> io::Result<Option<Self>> {
+        match fs::read(home.record()) {
+            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Written whole or not at all.
+    pub fn write(&self, home: &Home) -> io::Result<()> {
+        let aside = home.dir.join("spec.json.new");
+        fs::write(&aside, serde_json::to_vec_pretty(self)?)?;
+        fs::rename(aside, home.record())
+    }
+}
+
+/// Makes the home's directory and gives it a slot.
+pub fn settle(home: &Home, slots: &Slots) -> io::Result<Slot> {
+    // What is left of an attempt that was cut short is in the way.
+    erase(home)?;
+    fs::DirBuilder::new().mode(0o700).create(&home.dir)?;
+    slots.take(&home.dir)
+}
+
+/// Fills `/flyloft`: PID 1, and what it is to do, which only the container's root may read.
+pub fn furnish(home: &Home, init: &Path, slot: Slot, spec: &InitSpec<'_>) -> io::Result<()> {
+    let dir = home.init();
+    match fs::DirBuilder::new().mode(0o755).create(&dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let program = dir.join("init");
+    if !program.exists() && fs::hard_link(init, &program).is_err() {
+        // Another file system.
+        fs::copy(init, &program)?;
+    }
+    let file = dir.join("spec.json");
+    let _ = fs::remove_file(&file);
+    let mut out = fs::OpenOptions::new().create_new(true).write(true).mode(0o400).open(&file)?;
+    out.write_all(&serde_json::to_vec(spec)?)?;
+    chown(&file, Some(slot.uid_base()), Some(slot.uid_base()))
+}
+
+/// The two processes that a running container has on the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// LXC's own, the parent of `init`.
+    pub monitor: i32,
+    /// PID 1 of the container.
+    pub init: i32,
+}
+
+impl Running {
+    /// Finds them without asking LXC, which would take a process each time.
+    pub fn find(home: &Home) -> Option<Self> {
+        let monitor: i32 = fs::read_to_string(home.pid_file()).ok()?.trim().parse().ok()?;
+        let title = fs::read(format!("/proc/{monitor}/cmdline")).ok()?;
+        let title = String::from_utf8_lossy(&title);
+        // A number that was given to another process since then has another title.
+        if title.trim_end_matches(['\0', ' ']) != format!("[lxc monitor] {RUN} {}", home.name) {
+            return None;
+        }
+        let children = fs::read_to_string(format!("/proc/{monitor}/task/{monitor}/children")).ok()?;
+        let init = children.split_whitespace().next()?.parse().ok()?;
+        Some(Self { monitor, init })
+    }
+
+    pub fn groups(self, layout: Layout) -> io::Result<Groups> {
+        Groups::of(layout, self.init)
+    }
+}
+
+/// What the container is doing.
+pub fn state(home: &Home, layout: Layout) -> ContainerState {
+    match Running::find(home) {
+        None => ContainerState::Stopped,
+        // A container that ends just now has no groups any more.
+        Some(running) => match running.groups(layout).and_then(|groups| groups.frozen()) {
+            Ok(true) => ContainerState::Frozen,
+            _ => ContainerState::Running,
+        },
+    }
+}
+
+/// SIGTERM to PID 1, which passes it on; SIGKILL to all of them after `grace`. Returns when LXC has cleaned up too.
+pub fn halt(home: &Home, layout: Layout, grace: Duration) -> io::Result<()> {
+    if let Some(running) = Running::find(home) {
+        if let Ok(groups) = running.groups(layout) {
+            // Signals reach no frozen process.
+            let _ = groups.set_frozen(false);
+        }
+        let monitor = Watched::open(running.monitor)?;
+        if let Some(init) = Watched::open(running.init)? {
+            if !grace.is_zero() {
+                let _ = kill(Pid::from_raw(running.init), Signal::SIGTERM);
+            }
+            if !init.ended_within(grace)? {
+                // The kernel ends every process of a PID namespace with its first one.
+                let _ = kill(Pid::from_raw(running.init), Signal::SIGKILL);
+                init.ended_within(Duration::from_secs(10))?;
+            }
+        }
+        if let Some(monitor) = monitor
+            && !monitor.ended_within(Duration::from_secs(5))?
+        {
+            let _ = kill(Pid::from_raw(running.monitor), Signal::SIGKILL);
+            monitor.ended_within(Duration::from_secs(5))?;
+        }
+    }
+    cgroup::clean(&home.name)?;
+    match fs::remove_file(home.pid_file()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Stops what runs and removes every trace but the claim on the slot, which ends with the directory.
+pub fn erase(home: &Home) -> io::Result<()> {
+    let layout = Layout::detect().map_err(io::Error::other)?;
+    halt(home, layout, Duration::ZERO)?;
+    mounts::dissolve(home)?;
+    for point in mounts::mounted_below(&home.dir)? {
+        mounts::unmount(&point)?;
+    }
+    // LXC leaves the file that it locks.
+    let lock = Path::new("/run/lxc/lock").join(RUN.trim_start_matches('/')).join(format!(".{}", home.name));
+    match fs::remove_file(lock) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    tree::purge(&home.dir)
+}
+
+/// A process of another parent whose end can be waited for.
+struct Watched(OwnedFd);
+
+impl Watched {
+    /// `None` if it has ended already.
+    fn open(pid: i32) -> io::Result<Option<Self>> {
+        // SAFETY: pidfd_open(2) takes two numbers.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        if fd < 0 {
+            let error = io::Error::last_os_error();
+            return if error.raw_os_error() == Some(libc::ESRCH) { Ok(None) } else { Err(error) };
+        }
+        // SAFETY: the kernel has just given this descriptor to us.
+        Ok(Some(Self(unsafe { OwnedFd::from_raw_fd(fd as i32) })))
+    }
+
+    fn ended_within(&self, limit: Duration) -> io::Result<bool> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left.as_micros().div_ceil(1000) as i32).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], timeout) {
+                Ok(0) if Instant::now() >= deadline => return Ok(false),
+                Ok(0) | Err(nix::Error::EINTR) => {}
+                Ok(_) => return Ok(true),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// TCP sockets in LISTEN, from the tables that the kernel shows of a process's network namespace.
+pub fn listening(init: i32) -> io::Result<Vec<std::net::SocketAddr>> {
+    let mut found = Vec::new();
+    for file in ["tcp", "tcp6"] {
+        match fs::read_to_string(format!("/proc/{init}/net/{file}")) {
+            Ok(table) => found.extend(table.lines().skip(1).filter_map(listener)),
+            // A kernel without IPv6.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+/// The local address of a line of `/proc/net/tcp` or `tcp6` whose state is LISTEN (`0A`). Addresses are there as 32-bit
+/// words in the machine's byte order (proc_pid_net(5)).
+fn listener(line: &str) -> Option<std::net::SocketAddr> {
+    let mut fields = line.split_whitespace().skip(1);
+    let (local, _remote, state) = (fields.next()?, fields.next()?, fields.next()?);
+    if state != "0A" {
+        return None;
+    }
+    let (address, port) = local.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let word = |n: usize| u32::from_str_radix(address.get(n * 8..n * 8 + 8)?, 16).ok().map(u32::to_ne_bytes);
+    let ip: std::net::IpAddr = match address.len() {
+        8 => word(0)?.into(),
+        32 => {
+            let mut bytes = [0; 16];
+            for n in 0..4 {
+                bytes[n * 4..n * 4 + 4].copy_from_slice(&word(n)?);
+            }
+            bytes.into()
+        }
+        _ => return None,
+    };
+    Some((ip, port).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_that_listen_are_read_from_the_kernels_table_and_others_are_not() {
+        let lines = [
+            "   0: 0100007F:1388 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 1 1 0",
+            "   1: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 1 1 0",
+            "   2: 0100007F:1388 0100007F:E1F2 01 00000000:00000000 00:00000000 00000000  1000        0 1 1 0",
+            "   0: 00000000000000000000000001000000:1F90 00000000000000000000000000000000:0000 0A 00000000:00000000",
+        ];
+        let found: Vec<String> = lines.iter().filter_map(|line| listener(line)).map(|at| at.to_string()).collect();
+        assert_eq!(found, ["127.0.0.1:5000", "0.0.0.0:80", "[::1]:8080"]);
+    }
+}

@@ -1,0 +1,56 @@
+//! What the machine must have before there can be containers, and how to mend what is missing.
+
+use std::fs;
+use std::path::Path;
+
+use super::LxcConfig;
+use super::attach::PATH;
+use super::cgroup::Layout;
+use super::idmap::IdMap;
+use crate::engine::EngineError;
+
+/// Programs that are run, and the Debian package that has them.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("lxc-start", "lxc"),
+    ("lxc-attach", "lxc"),
+    ("newuidmap", "uidmap"),
+    ("nft", "nftables"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("unshare", "util-linux"),
+];
+
+pub fn check(config: &LxcConfig) -> Result<Layout, EngineError> {
+    if !nix::unistd::geteuid().is_root() {
+        return missing("the engine needs to be root", "start the daemon as root");
+    }
+    let is_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+    if config.instance.len() != 6 || !config.instance.bytes().all(is_hex) {
+        return missing(format!("`{}` cannot name an instance", config.instance), "use six digits of 0-9 and a-f");
+    }
+    for (program, package) in PROGRAMS {
+        if !PATH.split(':').any(|dir| Path::new(dir).join(program).exists()) {
+            return missing(format!("`{program}` is not installed"), format!("apt install {package}"));
+        }
+    }
+    if !config.init.is_file() {
+        let what = format!("`{}` is not there", config.init.display());
+        return missing(what, "it is PID 1 of every container, and is installed with flyloft");
+    }
+    if !fs::read_to_string("/proc/filesystems").is_ok_and(|list| list.lines().any(|line| line.ends_with("\toverlay"))) {
+        return missing("the kernel has no overlayfs", "modprobe overlay");
+    }
+    if let Err(error) = IdMap::new(0, super::slots::IDS) {
+        return missing(
+            format!("the kernel makes no user namespaces: {error}"),
+            "sysctl user.max_user_namespaces=65536, and a kernel of version 5.19 or later",
+        );
+    }
+    Layout::detect().or_else(|controller| {
+        let what = format!("the cgroup controller `{controller}` is not there");
+        missing(what, "boot with cgroup_enable=memory, or with systemd.unified_cgroup_hierarchy=1")
+    })
+}
+
+fn missing<T>(what: impl Into<String>, hint: impl Into<String>) -> Result<T, EngineError> {
+    Err(EngineError::Missing { what: what.into(), hint: hint.into() })
+}
