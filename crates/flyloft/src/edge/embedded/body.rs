@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -99,11 +99,7 @@ impl Relayed {
 impl Relayed {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let poll = match &mut self.carrier {
-            Carrier::Line(line) => {
-                line.drive(cx);
-                // All frames come from the line above, so nobody need be woken for them.
-                Pin::new(&mut self.body).poll_frame(&mut Context::from_waker(Waker::noop()))
-            }
+            Carrier::Line(line) => line.poll_body(&mut self.body, cx),
             Carrier::Task(_) | Carrier::Gone => Pin::new(&mut self.body).poll_frame(cx),
         };
         if let Poll::Ready(frame) = &poll {

@@ -8,11 +8,12 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hyper::body::Incoming;
+use futures_util::task::AtomicWaker;
+use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
@@ -38,7 +39,12 @@ pub struct Line {
     /// It has been used for an earlier request.
     pub used: bool,
     idle_since: Instant,
+    bell: Arc<Bell>,
+    /// The bell's rope.
+    waker: Waker,
 }
+
+type FrameResult = Result<Frame<Bytes>, hyper::Error>;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +79,10 @@ impl Line {
             unsent: None,
             unheard: true,
         })?;
-        Ok(Box::new(Self { sender, wire, heard, ended: false, used: false, idle_since: Instant::now() }))
+        let bell = Arc::new(Bell::default());
+        let waker = Waker::from(bell.clone());
+        let idle_since = Instant::now();
+        Ok(Box::new(Self { sender, wire, heard, ended: false, used: false, idle_since, bell, waker }))
     }
 
     /// Sends a request and gives the head of its answer. The body of the answer moves only while [`Line::drive`] is
@@ -81,11 +90,10 @@ impl Line {
     pub async fn ask(&mut self, request: Request<Upload>) -> Result<Response<Incoming>, LineError> {
         self.heard.store(false, Ordering::Relaxed);
         // Without `unconstrained` tokio may put the answer off to a later turn, for which nobody would be woken.
-        let mut asked = std::pin::pin!(tokio::task::unconstrained(self.sender.try_send_request(request)));
+        let asked = tokio::task::unconstrained(self.sender.try_send_request(request));
+        let mut asked = std::pin::pin!(asked);
         let answer = std::future::poll_fn(|cx| {
-            if !self.ended {
-                self.ended = self.wire.poll_without_shutdown(cx).is_ready();
-            }
+            self.drive(cx);
             // The answer comes from the line above and nowhere else, so nobody need be woken for it.
             asked.as_mut().poll(&mut Context::from_waker(Waker::noop()))
         });
@@ -98,8 +106,26 @@ impl Line {
 
     /// Moves what can be moved, and asks to be woken when more can be.
     pub fn drive(&mut self, cx: &mut Context<'_>) {
+        self.bell.task.register(cx.waker());
+        self.advance();
+    }
+
+    /// Gives the next frame of `body`, the body of this line's answer.
+    pub fn poll_body(&mut self, body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<FrameResult>> {
+        self.drive(cx);
+        // The line has just been driven, so it need not be woken because the frame has been taken from it; and frames
+        // come from it alone, so nobody need be woken for them.
+        self.bell.mute();
+        let frame = Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()));
+        if self.bell.unmute() && frame.is_pending() {
+            cx.waker().wake_by_ref();
+        }
+        frame
+    }
+
+    fn advance(&mut self) {
         if !self.ended {
-            self.ended = self.wire.poll_without_shutdown(cx).is_ready();
+            self.ended = self.wire.poll_without_shutdown(&mut Context::from_waker(&self.waker)).is_ready();
         }
     }
 
@@ -119,10 +145,47 @@ impl Line {
         (parts.io.into_inner().stream, parts.read_buf)
     }
 
-    /// Whether it is open, with nothing under way.
+    /// Whether it is open, with nothing under way. Whoever used it last is not woken for it any more.
     fn is_idle(&mut self) -> bool {
-        self.drive(&mut Context::from_waker(Waker::noop()));
+        self.bell.task.take();
+        self.advance();
         !self.ended && self.sender.is_ready()
+    }
+}
+
+/// What a connection rings when it can go on. It outlives the tasks that use the connection one after the other, so
+/// that the connection need not be told of each, and it can be kept still while its user is at it anyway.
+#[derive(Default)]
+struct Bell {
+    task: AtomicWaker,
+    muted: AtomicBool,
+    /// It would have rung.
+    missed: AtomicBool,
+}
+
+impl Bell {
+    fn mute(&self) {
+        self.muted.store(true, Ordering::Relaxed);
+    }
+
+    /// Says whether it would have rung.
+    fn unmute(&self) -> bool {
+        self.muted.store(false, Ordering::Relaxed);
+        self.missed.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.muted.load(Ordering::Relaxed) {
+            self.missed.store(true, Ordering::Relaxed);
+        } else {
+            self.task.wake();
+        }
     }
 }
 

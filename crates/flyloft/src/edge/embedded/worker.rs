@@ -24,6 +24,9 @@ const HEAD_MAX: usize = 64 << 10;
 /// What HTTP/2 clients may send before the upstream has taken it: enough for a quick upload, on a connection and in it.
 const WINDOW: u32 = 1 << 20;
 
+/// A connection that was accepted just before the end still gets its first request answered, if it comes this soon.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
 pub struct Worker {
@@ -88,9 +91,11 @@ impl Worker {
     }
 
     async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, stop: CancellationToken) {
+        let opening = tokio::time::timeout(self.limits.head, Opened::read(stream));
+        let mut opening = std::pin::pin!(opening);
         let opened = tokio::select! {
-            opened = tokio::time::timeout(self.limits.head, Opened::read(stream)) => opened,
-            () = stop.cancelled() => return,
+            opened = opening.as_mut() => opened,
+            () = stop.cancelled() => tokio::time::timeout(LAST_CALL, opening).await.unwrap_or_else(Err),
         };
         let Ok(Ok((protocol, stream))) = opened else { return };
         let head_limit = self.limits.head;

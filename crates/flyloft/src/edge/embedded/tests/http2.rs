@@ -142,3 +142,36 @@ async fn a_request_that_http_2_takes_back_ends_at_the_app() {
     assert!(!connection.is_finished());
     connection.abort();
 }
+
+#[tokio::test]
+async fn a_shutdown_lets_requests_of_http_2_end_and_takes_no_more() {
+    let (arrived, mut arrival) = tokio::sync::mpsc::unbounded_channel();
+    let stage = Stage::new()
+        .app(move |mut peer: Peer| {
+            let arrived = arrived.clone();
+            async move {
+                peer.read_head().await;
+                let (go, may_go) = tokio::sync::oneshot::channel::<()>();
+                arrived.send(go).unwrap();
+                may_go.await.unwrap();
+                peer.reply("hello").await;
+            }
+        })
+        .await;
+    let stream = TokioIo::new(stage.connect().await.stream);
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = || Request::get("http://shop.test/").body(Empty::<Bytes>::new()).unwrap();
+    let asked = tokio::spawn(sender.send_request(request()));
+    let go = arrival.recv().await.unwrap();
+    let edge = stage.edge.clone();
+    let ending = tokio::spawn(async move { edge.shutdown(DEADLINE).await });
+    let address = stage.address();
+    eventually("connections are refused", || std::net::TcpStream::connect(address).is_err()).await;
+    go.send(()).unwrap();
+    let answer = asked.await.unwrap().unwrap().into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(answer, "hello");
+    tokio::time::timeout(DEADLINE, ending).await.unwrap().unwrap();
+    tokio::time::timeout(DEADLINE, connection).await.unwrap().unwrap().unwrap();
+    assert!(sender.send_request(request()).await.is_err());
+}
