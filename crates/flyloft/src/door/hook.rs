@@ -83,7 +83,9 @@ impl HookEnd {
             }
             if said[before..] == *b"end\n" {
                 said.truncate(before);
-                return parse(&said, objects).map(Some);
+                let push = parse(&said, objects)?;
+                fits(&push, &objects.with_file_name("refs").join("heads"))?;
+                return Ok(Some(push));
             }
         }
     }
@@ -137,6 +139,36 @@ fn parse(said: &[u8], objects: &Path) -> Result<Push> {
         many => Err(Error::usage(format!("the push has {many} branches, {MAX_UPDATES} are allowed"))
             .hint("push the branches that you want to stage by name: `git push staging main`")),
     }
+}
+
+/// Git keeps a branch as a file below `heads`, so there can be no `feature` beside `feature/login`. It finds that out
+/// when all is staged already; here it is found before.
+fn fits(push: &Push, heads: &Path) -> Result<()> {
+    for update in push.updates.iter().filter(|update| update.new.is_some()) {
+        let name = update.branch.as_str();
+        let pushed = push.updates.iter().filter(|other| other.new.is_some());
+        let beside = pushed.map(|other| other.branch.as_str()).find(|other| lies_below(other, name));
+        let above = name.match_indices('/').map(|(end, _)| &name[..end]);
+        let taken = above.filter(|above| heads.join(above).is_file()).map(str::to_owned).next();
+        let below = || has_files(&heads.join(name)).then(|| format!("{name}/…"));
+        if let Some(other) = beside.map(str::to_owned).or(taken).or_else(below) {
+            return Err(Error::conflict(format!("branch `{name}` cannot be there beside branch `{other}`"))
+                .hint("git allows no branch below another one: delete one, or rename one"));
+        }
+    }
+    Ok(())
+}
+
+fn lies_below(name: &str, above: &str) -> bool {
+    name.strip_prefix(above).is_some_and(|rest| rest.starts_with('/'))
+}
+
+fn has_files(dir: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(dir) else { return false };
+    entries.flatten().any(|entry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => has_files(&entry.path()),
+        _ => true,
+    })
 }
 
 /// The inner `None` is git's "no commit".

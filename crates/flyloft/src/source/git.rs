@@ -19,6 +19,8 @@ const HARDENED: &[(&str, &str)] = &[
     ("credential.helper", ""),
     ("fetch.recurseSubmodules", "false"),
     ("gc.auto", "0"),
+    // The door looks at branches as files.
+    ("gc.packRefs", "false"),
     ("maintenance.auto", "false"),
     // A redirect could carry a token to another host, and the address check of a submodule past itself.
     ("http.followRedirects", "false"),

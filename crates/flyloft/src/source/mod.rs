@@ -254,7 +254,9 @@ impl Repositories {
             .set("receive.maxInputSize", self.limits.push.to_string())
             .set("receive.denyCurrentBranch", "ignore")
             .set("receive.denyDeleteCurrent", "ignore")
-            .set("receive.autogc", "false");
+            .set("receive.autogc", "false")
+            // A build service pushes from a clone without history.
+            .set("receive.shallowUpdate", "true");
         Ok(ReceivePack { cmd: git.command("receive-pack").arg(&repository), objects: repository.join("objects") })
     }
 

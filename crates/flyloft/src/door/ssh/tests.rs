@@ -129,6 +129,83 @@ async fn a_repository_that_does_not_exist_cannot_be_fetched() {
 }
 
 #[tokio::test]
+async fn the_files_of_a_push_can_be_taken_out_while_it_waits() {
+    let team = Team::new().await;
+    *team.staff.answer.lock().unwrap() = Answer::Checkout;
+    let project = team.project(FILES).await;
+    for content in ["one", "two"] {
+        let commit = team.commit(&project, &[("app.py", content)]).await;
+        let push = team.push("bot", &project, "shop", &["main"]).await;
+        assert_eq!(push.code, 0, "{}", push.stderr);
+        assert_eq!(std::fs::read_to_string(team.path(&commit).join("app.py")).unwrap(), content);
+        let again = team.push("bot", &project, "shop", &["main:again"]).await;
+        assert!(again.stderr.contains("failed to make"), "objects that are there already: {}", again.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_branch_that_git_could_not_keep_beside_another_is_refused_before_it_is_staged() {
+    let team = Team::new().await;
+    let project = team.project(FILES).await;
+    team.push("bot", &project, "shop", &["main:feature/login"]).await;
+    for refs in [&["main:feature"][..], &["main:feature/login/x"], &["main:new", "main:new/one"]] {
+        let push = team.push("bot", &project, "shop", refs).await;
+        assert_eq!(push.code, 1);
+        assert!(push.stderr.contains("cannot be there beside branch"), "{refs:?}: {}", push.stderr);
+    }
+    assert_eq!(team.pushed().len(), 1);
+    team.push("bot", &project, "shop", &[":feature/login"]).await;
+    assert_eq!(team.push("bot", &project, "shop", &["main:feature"]).await.code, 0);
+}
+
+#[tokio::test]
+async fn a_clone_without_history_can_be_pushed() {
+    let team = Team::new().await;
+    let project = team.project(FILES).await;
+    team.commit(&project, &[("app.py", "second")]).await;
+    let (from, shallow) = (format!("file://{}", project.display()), team.path("shallow"));
+    team.run(team.git("bot", team.dir.path()).args(["clone", "-q", "--depth=1", &from]).arg(&shallow)).await;
+    let push = team.push("bot", &shallow, "shop", &["main"]).await;
+    assert_eq!(push.code, 0, "{}", push.stderr);
+    assert_eq!(team.branches("shop").await, ["refs/heads/main"]);
+}
+
+#[tokio::test]
+async fn a_tree_that_would_write_into_git_or_out_of_the_checkout_is_refused() {
+    let team = Team::new().await;
+    let project = team.project(FILES).await;
+    let blob = team.run(team.git("ada", &project).args(["rev-parse", "HEAD:app.py"])).await.stdout;
+    let modules = "[submodule \"x\"]\n\tpath = x\n\turl = -u./payload\n";
+    std::fs::write(project.join("modules"), modules).unwrap();
+    let hash = team.git("ada", &project).args(["hash-object", "-w", "modules"]);
+    let modules = team.run(hash).await.stdout;
+    for (mode, blob, name) in [
+        ("100644", &blob, ".git"),
+        ("100644", &blob, ".GIT"),
+        ("100644", &blob, ".."),
+        ("100644", &modules, ".gitmodules"),
+        ("120000", &blob, ".gitmodules"),
+    ] {
+        let tree = tree_object(mode, blob.trim(), name);
+        let write = ["hash-object", "-t", "tree", "-w", "--stdin", "--literally"];
+        let tree = team.run(team.git("ada", &project).args(write).stdin(tree)).await.stdout;
+        let commit = team.run(team.git("ada", &project).args(["commit-tree", "-m", "Evil", tree.trim()])).await.stdout;
+        let refspec = format!("{}:refs/heads/evil", commit.trim());
+        let push = team.push("bot", &project, "shop", &[&refspec]).await;
+        assert_ne!(push.code, 0, "{mode} {name} was accepted");
+        assert!(push.stderr.contains("fsck error") || push.stderr.contains("unpack"), "{name}: {}", push.stderr);
+    }
+    assert_eq!(team.pushed(), []);
+}
+
+/// One entry of a tree as git stores it, which git itself would not write.
+fn tree_object(mode: &str, object: &str, name: &str) -> Vec<u8> {
+    let mut tree = format!("{mode} {name}\0").into_bytes();
+    tree.extend(hex::decode(object).unwrap());
+    tree
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_during_the_build_leaves_nothing_half_made() {
     let team = Team::new().await;
     let project = team.project(FILES).await;
@@ -319,6 +396,12 @@ async fn how_long_a_command_and_a_push_take() {
         let start = Instant::now();
         team.push("bot", &project, "shop", &["main"]).await;
         pushes.push(start.elapsed());
+    }
+    *team.staff.answer.lock().unwrap() = Answer::Checkout;
+    for n in 0..5 {
+        team.commit(&project, &[("app.py", &format!("checked out {n}"))]).await;
+        let push = team.push("bot", &project, "shop", &["main"]).await;
+        println!("checkout {}", push.stderr.lines().find(|line| line.contains("took")).unwrap_or("failed"));
     }
     commands.sort();
     pushes.sort();

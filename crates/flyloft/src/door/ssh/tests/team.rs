@@ -17,7 +17,7 @@ use crate::door::{Backend, CommandIo, Output, PublicKey, Push, hook};
 use crate::error::{Error, OrFailed, Result};
 use crate::exec::{Cmd, ExecError};
 use crate::principal::{Principal, Role};
-use crate::source::{ReceivePack, Repositories, SourceLimits};
+use crate::source::{Checkout, ReceivePack, Repositories, SourceLimits};
 
 /// Runs git in the tests. It needs no entry in the password file.
 pub const GIT_USER: u32 = 61_234;
@@ -32,6 +32,8 @@ pub struct Team {
 pub struct Staff {
     pub repositories: Repositories,
     keys: Mutex<BTreeMap<String, Principal>>,
+    /// See [`Answer::Checkout`].
+    pub trees: PathBuf,
     pub pushes: Mutex<Vec<(String, AppName, Push)>>,
     pub commands: Mutex<Vec<(String, Vec<String>)>>,
     /// What the next pushes meet.
@@ -47,6 +49,8 @@ pub enum Answer {
     Refuse(Error),
     /// Stages for ever.
     Hang,
+    /// Takes the files out while the push waits.
+    Checkout,
 }
 
 impl Team {
@@ -63,6 +67,7 @@ impl Team {
         let staff = Arc::new(Staff {
             repositories,
             keys: Mutex::default(),
+            trees: dir.path().to_owned(),
             pushes: Mutex::default(),
             commands: Mutex::default(),
             answer: Mutex::new(Answer::Deploy),
@@ -281,6 +286,7 @@ impl Backend for Staff {
         output.write_all(format!("-----> Staging {app}\n").as_bytes()).await.unwrap();
         self.pushes.lock().unwrap().push((principal.name.clone(), app.clone(), push));
         self.begun.notify_one();
+        let push = self.pushes.lock().unwrap().last().unwrap().2.clone();
         let answer = self.answer.lock().unwrap().clone();
         match answer {
             Answer::Deploy => {
@@ -289,6 +295,15 @@ impl Backend for Staff {
             }
             Answer::Refuse(error) => Err(error),
             Answer::Hang => std::future::pending().await,
+            Answer::Checkout => {
+                let commit = push.updates[0].new.as_ref().unwrap();
+                let wanted = Checkout { commit, quarantine: push.quarantine.as_ref(), remote: None, credentials: &[] };
+                let into = self.trees.join(commit.as_str());
+                let start = Instant::now();
+                self.repositories.checkout(app, &wanted, &into).await?;
+                output.write_all(format!("took {:?}\n", start.elapsed()).as_bytes()).await.unwrap();
+                Ok(())
+            }
         }
     }
 }
