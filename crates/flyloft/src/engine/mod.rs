@@ -11,6 +11,10 @@
 //! Every verb is idempotent: asking for what is already so succeeds. The engine knows nothing of git, URLs or the
 //! store; it keeps what it needs about what it made beside what it made, so that a restarted daemon finds it again.
 
+#[cfg(test)]
+pub mod conformance;
+#[cfg(test)]
+pub mod fake;
 pub mod lxc;
 
 use std::collections::BTreeMap;

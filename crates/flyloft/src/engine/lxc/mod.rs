@@ -34,6 +34,9 @@ mod step;
 mod tests;
 mod tree;
 
+#[cfg(test)]
+pub use self::bench::Bench;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io;

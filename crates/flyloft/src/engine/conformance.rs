@@ -1,0 +1,209 @@
+//! What every engine must do, whatever it runs on. One suite; each engine's tests call [`holds_for`].
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncReadExt;
+
+use super::fake::Fake;
+use super::lxc::Bench;
+use super::*;
+
+#[tokio::test]
+async fn the_engine_in_memory_conforms() {
+    let fake = Fake::new();
+    let base = LayerId("base".to_owned());
+    let recipe = Recipe::Debian { suite: "trixie".to_owned(), packages: Vec::new() };
+    let derivation = Derivation { id: base.clone(), title: "a base".to_owned(), on: Vec::new(), recipe };
+    fake.derive(derivation, &Transcript::discard()).await.unwrap();
+    holds_for(&fake, &vec![base]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_engine_on_lxc_conforms() {
+    let bench = Bench::open().await;
+    holds_for(&bench.engine, &vec![bench.base.clone()]).await;
+}
+
+/// `base` is an image that has a shell. The engine has no containers, and has none afterwards.
+async fn holds_for(engine: &dyn Engine, base: &Image) {
+    names_are_checked(engine, base).await;
+    what_is_not_there_is_said_to_be_missing(engine, base).await;
+    a_container_goes_through_its_states(engine, base).await;
+    commands_run_in_running_containers_alone(engine, base).await;
+    what_processes_print_can_be_read(engine, base).await;
+    a_layer_is_made_once_and_kept_while_it_is_used(engine, base).await;
+    a_layer_that_failed_is_not_there(engine, base).await;
+    assert_eq!(engine.observe().await.unwrap(), []);
+}
+
+fn spec(id: &str, image: &Image) -> ContainerSpec {
+    let web = Process { name: "web.1".to_owned(), command: "echo hello".to_owned(), env: BTreeMap::new() };
+    ContainerSpec {
+        id: ContainerId(id.to_owned()),
+        image: image.clone(),
+        processes: vec![web],
+        env: BTreeMap::new(),
+        limits: Limits::default(),
+        reach: Reach::default(),
+    }
+}
+
+fn step(id: &str, on: &Image, argv: &[&str]) -> Derivation {
+    let run = Run {
+        commands: vec![argv.iter().map(|&arg| arg.to_owned()).collect()],
+        dir: "/app".to_owned(),
+        env: BTreeMap::new(),
+        files: Vec::new(),
+        caches: Vec::new(),
+        scratch: Vec::new(),
+        limits: Limits::default(),
+        timeout: Duration::from_secs(60),
+        reach: Reach::default(),
+    };
+    Derivation {
+        id: LayerId(id.to_owned()),
+        title: format!("layer {id}"),
+        on: on.clone(),
+        recipe: Recipe::Run(Box::new(run)),
+    }
+}
+
+async fn state_of(engine: &dyn Engine, id: &ContainerId) -> Option<ContainerState> {
+    engine.observe().await.unwrap().into_iter().find(|container| container.id == *id).map(|container| container.state)
+}
+
+async fn names_are_checked(engine: &dyn Engine, base: &Image) {
+    for name in ["", "Web", "a/b", "..", "a\nlxc.hook.start-host = /bin/sh", &"x".repeat(51)] {
+        let created = engine.create(&spec(name, base)).await;
+        assert!(matches!(created, Err(EngineError::BadName(_))), "{name:?}: {created:?}");
+        let removed = engine.remove(&ContainerId(name.to_owned())).await;
+        assert!(matches!(removed, Err(EngineError::BadName(_))), "{name:?}: {removed:?}");
+    }
+}
+
+async fn what_is_not_there_is_said_to_be_missing(engine: &dyn Engine, base: &Image) {
+    let nobody = ContainerId("nobody".to_owned());
+    assert!(matches!(engine.start(&nobody).await, Err(EngineError::NoContainer(id)) if id == nobody));
+    assert!(matches!(engine.stop(&nobody, Duration::ZERO).await, Err(EngineError::NoContainer(_))));
+    assert!(matches!(engine.freeze(&nobody).await, Err(EngineError::NoContainer(_))));
+    assert!(matches!(engine.stats(&nobody).await, Err(EngineError::NoContainer(_))));
+    engine.remove(&nobody).await.unwrap();
+    let mut without = spec("without", base);
+    without.image.push(LayerId("absent".to_owned()));
+    assert!(matches!(engine.create(&without).await, Err(EngineError::NoLayer(layer)) if layer.0 == "absent"));
+    assert_eq!(state_of(engine, &without.id).await, None);
+}
+
+async fn a_container_goes_through_its_states(engine: &dyn Engine, base: &Image) {
+    let web = spec("web", base);
+    let addresses = engine.create(&web).await.unwrap();
+    assert_eq!(engine.create(&web).await.unwrap(), addresses, "created twice");
+    let mut other = web.clone();
+    other.env.insert("CHANGED".to_owned(), "yes".to_owned());
+    assert!(matches!(engine.create(&other).await, Err(EngineError::Exists(_))));
+    assert_eq!(state_of(engine, &web.id).await, Some(ContainerState::Stopped));
+    assert!(matches!(engine.freeze(&web.id).await, Err(EngineError::NotRunning(_))));
+
+    // Each verb twice: the second time it is already so.
+    for _ in 0..2 {
+        engine.start(&web.id).await.unwrap();
+        assert_eq!(state_of(engine, &web.id).await, Some(ContainerState::Running));
+    }
+    assert!(engine.stats(&web.id).await.unwrap().pids > 0);
+    for _ in 0..2 {
+        engine.freeze(&web.id).await.unwrap();
+        assert_eq!(state_of(engine, &web.id).await, Some(ContainerState::Frozen));
+    }
+    for _ in 0..2 {
+        engine.thaw(&web.id).await.unwrap();
+        assert_eq!(state_of(engine, &web.id).await, Some(ContainerState::Running));
+    }
+    // A frozen one stops like any other.
+    engine.freeze(&web.id).await.unwrap();
+    for _ in 0..2 {
+        engine.stop(&web.id, Duration::from_secs(10)).await.unwrap();
+        assert_eq!(state_of(engine, &web.id).await, Some(ContainerState::Stopped));
+    }
+    assert_eq!(engine.stats(&web.id).await.unwrap().pids, 0);
+    engine.start(&web.id).await.unwrap();
+    assert_eq!(engine.create(&web).await.unwrap(), addresses, "they last");
+    for _ in 0..2 {
+        engine.remove(&web.id).await.unwrap();
+        assert_eq!(state_of(engine, &web.id).await, None);
+    }
+}
+
+async fn commands_run_in_running_containers_alone(engine: &dyn Engine, base: &Image) {
+    let shell = spec("shell", base);
+    let run = async |argv: &[&str]| {
+        let argv = argv.iter().map(|&arg| arg.to_owned()).collect();
+        let mut exec = engine.exec(&shell.id, ExecSpec { argv, env: BTreeMap::new(), terminal: None }).await?;
+        let mut out = String::new();
+        exec.stdout.read_to_string(&mut out).await.unwrap();
+        Ok::<_, EngineError>((out, exec.control.wait().await.unwrap()))
+    };
+    assert!(matches!(run(&["true"]).await, Err(EngineError::NoContainer(_))));
+    engine.create(&shell).await.unwrap();
+    assert!(matches!(run(&["true"]).await, Err(EngineError::NotRunning(_))));
+    engine.start(&shell.id).await.unwrap();
+    assert_eq!(run(&["echo", "two words", "$HOME"]).await.unwrap(), ("two words $HOME\n".to_owned(), 0));
+    assert_eq!(run(&["false"]).await.unwrap(), (String::new(), 1));
+    engine.remove(&shell.id).await.unwrap();
+}
+
+async fn what_processes_print_can_be_read(engine: &dyn Engine, base: &Image) {
+    let talker = spec("talker", base);
+    engine.create(&talker).await.unwrap();
+    engine.start(&talker.id).await.unwrap();
+    let printed = async || {
+        let mut log = String::new();
+        engine.logs(&talker.id, 100, false).await.unwrap().read_to_string(&mut log).await.unwrap();
+        log.contains("web.1 | hello\n")
+    };
+    eventually("the process's line is in the log", printed).await;
+    let mut last = String::new();
+    engine.logs(&talker.id, 1, false).await.unwrap().read_to_string(&mut last).await.unwrap();
+    assert_eq!(last.lines().count(), 1);
+    engine.remove(&talker.id).await.unwrap();
+}
+
+async fn a_layer_is_made_once_and_kept_while_it_is_used(engine: &dyn Engine, base: &Image) {
+    let layer = LayerId("aa01".to_owned());
+    let orphan = step("aa02", &vec![LayerId("absent".to_owned())], &["true"]);
+    let derived = engine.derive(orphan, &Transcript::discard()).await;
+    assert!(matches!(derived, Err(EngineError::NoLayer(_))), "{derived:?}");
+
+    engine.derive(step("aa01", base, &["true"]), &Transcript::discard()).await.unwrap();
+    // Made already, so that what would fail is not run.
+    engine.derive(step("aa01", base, &["false"]), &Transcript::discard()).await.unwrap();
+    assert!(engine.layers().await.unwrap().contains(&layer));
+
+    let mut user = spec("user", base);
+    user.image.push(layer.clone());
+    engine.create(&user).await.unwrap();
+    assert!(matches!(engine.forget(&layer).await, Err(EngineError::LayerInUse(_))));
+    assert!(engine.layers().await.unwrap().contains(&layer));
+    engine.remove(&user.id).await.unwrap();
+    for _ in 0..2 {
+        engine.forget(&layer).await.unwrap();
+        assert!(!engine.layers().await.unwrap().contains(&layer));
+    }
+}
+
+async fn a_layer_that_failed_is_not_there(engine: &dyn Engine, base: &Image) {
+    let before = engine.layers().await.unwrap();
+    let failed = engine.derive(step("aa03", base, &["false"]), &Transcript::discard()).await;
+    assert!(matches!(failed, Err(EngineError::StepFailed { code: 1, .. })), "{failed:?}");
+    assert_eq!(engine.layers().await.unwrap(), before);
+    assert_eq!(engine.observe().await.unwrap(), [], "builds are not containers");
+}
+
+/// Waits until `holds` is true, for 20 s.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds().await {
+        assert!(Instant::now() < deadline, "it never came to be that {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -1,0 +1,287 @@
+//! An engine in memory, for tests of what is above the engine. It passes the same suite as the real one.
+//!
+//! Nothing runs in it. A process whose command is `echo TEXT` has printed that once it is started, a command `true`,
+//! `false` or `echo …` ends as one expects, and any other ends with status 0 and no output.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::Cursor;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::io::AsyncRead;
+
+use super::{
+    Abilities, Addresses, ContainerId, ContainerSpec, ContainerState, Derivation, Engine, EngineError, Exec,
+    ExecControl, ExecSpec, LayerId, Observed, Recipe, Staging, Stats,
+};
+use crate::transcript::Transcript;
+
+#[derive(Default)]
+pub struct Fake {
+    memory: Mutex<Memory>,
+}
+
+#[derive(Default)]
+struct Memory {
+    layers: BTreeSet<LayerId>,
+    containers: BTreeMap<ContainerId, Container>,
+    /// Verbs as they were called: `start web-1`.
+    calls: Vec<String>,
+    /// How often a verb is to fail from now on.
+    failures: HashMap<&'static str, usize>,
+    next_address: u16,
+    listening: Vec<SocketAddr>,
+}
+
+struct Container {
+    spec: ContainerSpec,
+    state: ContainerState,
+    addresses: Addresses,
+    log: String,
+}
+
+impl Fake {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What was asked of it, in order: `derive aa01`, `create web-1`, `start web-1` …
+    pub fn calls(&self) -> Vec<String> {
+        self.memory().calls.clone()
+    }
+
+    /// The next `times` calls of a verb fail, without doing anything.
+    pub fn fail(&self, verb: &'static str, times: usize) {
+        self.memory().failures.insert(verb, times);
+    }
+
+    /// What every running container listens on from now on.
+    pub fn listen(&self, on: Vec<SocketAddr>) {
+        self.memory().listening = on;
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap()
+    }
+
+    fn begin(&self, verb: &'static str, name: &str) -> Result<MutexGuard<'_, Memory>, EngineError> {
+        let mut memory = self.memory();
+        memory.calls.push(format!("{verb} {name}"));
+        match memory.failures.get_mut(verb) {
+            Some(times) if *times > 0 => {
+                *times -= 1;
+                Err(EngineError::io(format!("{verb} `{name}`"))(std::io::Error::other("the test wants it to fail")))
+            }
+            _ => Ok(memory),
+        }
+    }
+}
+
+impl Memory {
+    fn container(&mut self, id: &ContainerId) -> Result<&mut Container, EngineError> {
+        id.check()?;
+        self.containers.get_mut(id).ok_or_else(|| EngineError::NoContainer(id.clone()))
+    }
+
+    fn running(&mut self, id: &ContainerId) -> Result<&mut Container, EngineError> {
+        let container = self.container(id)?;
+        match container.state {
+            ContainerState::Stopped => Err(EngineError::NotRunning(id.clone())),
+            _ => Ok(container),
+        }
+    }
+
+    fn check_image(&self, image: &[LayerId]) -> Result<(), EngineError> {
+        match image.iter().find(|layer| !self.layers.contains(layer)) {
+            Some(layer) => Err(EngineError::NoLayer(layer.clone())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a command prints, and its status.
+fn pretend(argv: &[String]) -> (String, i32) {
+    match argv.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["false", ..] => (String::new(), 1),
+        ["echo", ref words @ ..] => (format!("{}\n", words.join(" ")), 0),
+        _ => (String::new(), 0),
+    }
+}
+
+#[async_trait]
+impl Engine for Fake {
+    fn abilities(&self) -> Abilities {
+        Abilities { name: "fake", freeze: true, disk_quota: false }
+    }
+
+    fn staging(&self) -> Staging {
+        Staging { dir: std::env::temp_dir(), user: nix::unistd::geteuid().as_raw() }
+    }
+
+    async fn observe(&self) -> Result<Vec<Observed>, EngineError> {
+        let memory = self.memory();
+        let observed = |(id, container): (&ContainerId, &Container)| Observed {
+            id: id.clone(),
+            state: container.state,
+            addresses: container.addresses,
+            image: container.spec.image.clone(),
+        };
+        Ok(memory.containers.iter().map(observed).collect())
+    }
+
+    async fn layers(&self) -> Result<Vec<LayerId>, EngineError> {
+        Ok(self.memory().layers.iter().cloned().collect())
+    }
+
+    async fn derive(&self, derivation: Derivation, transcript: &Transcript) -> Result<(), EngineError> {
+        derivation.id.check()?;
+        let mut memory = self.begin("derive", &derivation.id.0)?;
+        if memory.layers.contains(&derivation.id) {
+            return Ok(());
+        }
+        memory.check_image(&derivation.on)?;
+        if let Recipe::Run(run) = &derivation.recipe {
+            for argv in &run.commands {
+                let (out, code) = pretend(argv);
+                transcript.detail(&out);
+                if code != 0 {
+                    return Err(EngineError::StepFailed { command: argv.join(" "), code });
+                }
+            }
+        }
+        memory.layers.insert(derivation.id);
+        Ok(())
+    }
+
+    async fn forget(&self, layer: &LayerId) -> Result<(), EngineError> {
+        layer.check()?;
+        let mut memory = self.begin("forget", &layer.0)?;
+        if memory.containers.values().any(|container| container.spec.image.contains(layer)) {
+            return Err(EngineError::LayerInUse(layer.clone()));
+        }
+        memory.layers.remove(layer);
+        Ok(())
+    }
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<Addresses, EngineError> {
+        spec.id.check()?;
+        let mut memory = self.begin("create", &spec.id.0)?;
+        if let Some(known) = memory.containers.get(&spec.id) {
+            return if known.spec == *spec { Ok(known.addresses) } else { Err(EngineError::Exists(spec.id.clone())) };
+        }
+        memory.check_image(&spec.image)?;
+        memory.next_address += 1;
+        // Addresses of the loopback interface, so that a test can answer there.
+        let ipv4 = Ipv4Addr::from_bits(Ipv4Addr::new(127, 99, 0, 0).to_bits() + u32::from(memory.next_address));
+        let addresses = Addresses { ipv4, ipv6: Ipv6Addr::LOCALHOST };
+        let container = Container { spec: spec.clone(), state: ContainerState::Stopped, addresses, log: String::new() };
+        memory.containers.insert(spec.id.clone(), container);
+        Ok(addresses)
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let mut memory = self.begin("start", &id.0)?;
+        let container = memory.container(id)?;
+        if container.state == ContainerState::Stopped {
+            container.state = ContainerState::Running;
+            for process in &container.spec.processes {
+                if let Some(text) = process.command.strip_prefix("echo ") {
+                    container.log.push_str(&format!("{} | {text}\n", process.name));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn stop(&self, id: &ContainerId, _grace: Duration) -> Result<(), EngineError> {
+        self.begin("stop", &id.0)?.container(id)?.state = ContainerState::Stopped;
+        Ok(())
+    }
+
+    async fn freeze(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.begin("freeze", &id.0)?.running(id)?.state = ContainerState::Frozen;
+        Ok(())
+    }
+
+    async fn thaw(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.begin("thaw", &id.0)?.running(id)?.state = ContainerState::Running;
+        Ok(())
+    }
+
+    async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<Exec, EngineError> {
+        self.begin("exec", &id.0)?.running(id)?;
+        let (out, code) = pretend(&spec.argv);
+        Ok(Exec {
+            stdin: Box::new(tokio::io::sink()),
+            stdout: Box::new(Cursor::new(out.into_bytes())),
+            stderr: Box::new(tokio::io::empty()),
+            control: Box::new(Ended(code)),
+        })
+    }
+
+    async fn stats(&self, id: &ContainerId) -> Result<Stats, EngineError> {
+        let mut memory = self.memory();
+        let running = memory.container(id)?.state != ContainerState::Stopped;
+        let (megabytes, pids) = if running { (32, 2) } else { (0, 0) };
+        Ok(Stats { memory: megabytes << 20, pids, ..Stats::default() })
+    }
+
+    async fn listening(&self, id: &ContainerId) -> Result<Vec<SocketAddr>, EngineError> {
+        let mut memory = self.memory();
+        memory.running(id)?;
+        Ok(memory.listening.clone())
+    }
+
+    async fn logs(
+        &self,
+        id: &ContainerId,
+        lines: usize,
+        _follow: bool,
+    ) -> Result<Box<dyn AsyncRead + Send + Unpin>, EngineError> {
+        let mut memory = self.memory();
+        let log = &memory.container(id)?.log;
+        let skipped = log.lines().count().saturating_sub(lines);
+        let text: String = log.lines().skip(skipped).flat_map(|line| [line, "\n"]).collect();
+        Ok(Box::new(Cursor::new(text.into_bytes())))
+    }
+
+    async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {
+        id.check()?;
+        self.begin("remove", &id.0)?.containers.remove(id);
+        Ok(())
+    }
+}
+
+struct Ended(i32);
+
+#[async_trait]
+impl ExecControl for Ended {
+    fn resize(&mut self, _columns: u16, _rows: u16) {}
+
+    async fn wait(&mut self) -> Result<i32, EngineError> {
+        Ok(self.0)
+    }
+}
+
+/// As the daemon holds an engine, with a handle for the test.
+pub fn shared() -> (Arc<Fake>, super::SharedEngine) {
+    let fake = Arc::new(Fake::new());
+    (fake.clone(), fake)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_verb_fails_as_often_as_a_test_wants() {
+        let fake = Fake::new();
+        fake.fail("remove", 1);
+        let id = ContainerId("web".to_owned());
+        assert!(fake.remove(&id).await.is_err());
+        assert!(fake.remove(&id).await.is_ok());
+        assert_eq!(fake.calls(), ["remove web", "remove web"]);
+    }
+}
