@@ -1,9 +1,8 @@
 //! Which layers an app's image is made of, and how each is made. Pure: the same inputs give the same ids.
 //!
 //! ```text
-//!   base ─ home ─ python-run ─ python-build ┬ uv          in the image that runs:
-//!                                           └ dependencies ─ … ─ app ─ built
-//!   base ─ home ─ python-run ──────────────── uv, dependencies, …, app, built
+//!   base ─ python-run ─ python-build ─ home ─ uv ─ dependencies ─ app ─ built      where it is built
+//!   base ─ python-run ──────────────── home ─ uv ─ dependencies ─ app ─ built      where it runs
 //! ```
 //!
 //! Layers that only building needs are left out of the image. That works because a step runs as the app's user and
@@ -97,11 +96,12 @@ pub fn layers(plan: &Plan, inputs: &Inputs) -> Vec<Layer> {
     let mut stacking = Stacking { layers: Vec::new(), below: Vec::new(), inputs };
     stacking.stack(plan.stack, &plan.run, true);
     stacking.stack(plan.stack, &plan.build, false);
+    stacking.directory("home", HOME, BTreeMap::new());
     for tool in &plan.tools {
         stacking.tool(tool, plan);
     }
     if !plan.conf.is_empty() {
-        stacking.push("configuration", Content::Directory { path: CONF, files: plan.conf.clone() }, true);
+        stacking.directory("configuration", CONF, plan.conf.clone());
     }
     for (dependencies, manifests) in plan.dependencies.iter().zip(&inputs.manifests) {
         let commands = Commands {
@@ -112,7 +112,7 @@ pub fn layers(plan: &Plan, inputs: &Inputs) -> Vec<Layer> {
         };
         stacking.push(&dependencies.title, Content::Dependencies(commands), true);
     }
-    stacking.push("app", Content::App, true);
+    stacking.files("app", Content::App);
     if !plan.steps.is_empty() {
         let commands = Commands {
             argv: plan.steps.iter().map(|step| step.argv.clone()).collect(),
@@ -154,17 +154,25 @@ struct Stacking<'a> {
 impl Stacking<'_> {
     fn push(&mut self, title: &str, content: Content, runs: bool) {
         let id = self.id(title, &content);
-        // The repository's files do not depend on what lies below them.
         self.layers.push(Layer { id: id.clone(), title: title.to_owned(), on: self.below.clone(), content, runs });
         self.below.push(id);
     }
 
-    /// Debian, the app's own directory, and the packages of these toolchains. What is there already stays.
+    /// Files are the same on whatever they lie, so they need nothing but a base to be made on.
+    fn files(&mut self, title: &str, content: Content) {
+        self.push(title, content, true);
+        self.layers.last_mut().expect("it was pushed").on.truncate(1);
+    }
+
+    fn directory(&mut self, title: &str, path: &'static str, files: BTreeMap<String, String>) {
+        self.files(title, Content::Directory { path, files });
+    }
+
+    /// Debian and the packages of these toolchains. What is there already stays.
     fn stack(&mut self, stack: Stack, toolchains: &BTreeSet<Toolchain>, runs: bool) {
         if self.layers.is_empty() {
             let packages = packages::base();
             self.push(&format!("base of {stack}"), Content::Debian { stack, packages }, true);
-            self.push("home", Content::Directory { path: HOME, files: BTreeMap::new() }, true);
         }
         for &toolchain in toolchains {
             let (run, build) = (packages::run(toolchain, stack), packages::build(toolchain));
@@ -192,6 +200,7 @@ impl Stacking<'_> {
         if tool.toolchain() == Toolchain::Python {
             alone.stack(plan.stack, &toolchain, false);
         }
+        alone.directory("home", HOME, BTreeMap::new());
         let from = alone.layers.len();
         let commands = Commands {
             argv: tool_commands(tool),
@@ -223,8 +232,8 @@ impl Stacking<'_> {
         let mut hash = Hash::new();
         hash.text(&format!("flyloft layer {RECIPE_VERSION}"));
         hash.text(title);
-        // The repository's own layer is the same on whatever it lies.
-        if *content != Content::App {
+        // See `Stacking::files`.
+        if !matches!(content, Content::App | Content::Directory { .. }) {
             self.below.iter().for_each(|below| hash.text(&below.0));
         }
         match content {

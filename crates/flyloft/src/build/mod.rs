@@ -17,6 +17,8 @@ mod packages;
 mod surroundings;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -265,8 +265,8 @@ async fn the_image_leaves_out_what_only_building_needs() {
         titles,
         [
             "base of debian-13",
-            "home",
             "node-run on debian-13",
+            "home",
             "Node packages with npm",
             "app",
             "Running npm run build"
@@ -360,6 +360,15 @@ async fn a_dependency_step_gets_the_variables_that_it_reads_and_the_build_gets_a
     // Another environment with another value of what is not read there shares the layer.
     test.request.variables.insert("API_URL".to_owned(), "v".to_owned());
     assert_eq!(test.makes().await, ["Running npm run build"]);
+}
+
+#[tokio::test]
+async fn a_change_of_code_does_not_need_the_compilers_to_be_there_still() {
+    let mut test = Test::flask();
+    test.build().await;
+    test.engine.made.lock().unwrap().retain(|derivation| !derivation.title.starts_with("python-build"));
+    test = test.file("templates/index.html", "<h1>");
+    assert_eq!(test.makes().await, ["app"]);
 }
 
 #[tokio::test]
