@@ -4,9 +4,10 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::task::AbortHandle;
 
@@ -17,8 +18,36 @@ use super::routes::Pass;
 #[derive(Debug)]
 pub struct Upload {
     body: Option<Incoming>,
+    progress: Progress,
     /// Shared with the one who asked, who learns from the count that this is gone.
     _open: Option<Arc<()>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Nobody has asked for any of it, and so the client may not have been told to send it.
+    Waiting,
+    UnderWay,
+    Over,
+}
+
+/// How much of a body is taken in only to be thrown away, and for how long.
+const DISCARD_MAX: usize = 1 << 20;
+const DISCARD_LIMIT: Duration = Duration::from_secs(2);
+
+/// Takes in what is left of a body that nobody wants, up to a bound. A connection that closes while its client still
+/// sends can be reset before the client has read the answer (RFC 9112 section 9.6).
+pub async fn discard(mut body: Incoming) {
+    let mut left = DISCARD_MAX;
+    let end = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DISCARD_LIMIT, end).await;
 }
 
 /// Tells whether an [`Upload`] is still under way.
@@ -50,12 +79,12 @@ enum Carrier {
 
 impl Upload {
     pub fn empty() -> Self {
-        Self { body: None, _open: None }
+        Self { body: None, progress: Progress::Over, _open: None }
     }
 
     pub fn new(body: Incoming) -> (Self, UploadWatch) {
         let open = (!body.is_end_stream()).then(|| Arc::new(()));
-        (Self { body: Some(body), _open: open.clone() }, UploadWatch(open))
+        (Self { body: Some(body), progress: Progress::Waiting, _open: open.clone() }, UploadWatch(open))
     }
 }
 
@@ -70,10 +99,12 @@ impl Body for Upload {
     type Error = hyper::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.get_mut().body {
-            Some(body) => Pin::new(body).poll_frame(cx),
-            None => Poll::Ready(None),
-        }
+        let this = self.get_mut();
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        let frame = Pin::new(body).poll_frame(cx);
+        let over = matches!(frame, Poll::Ready(None | Some(Err(_))));
+        this.progress = if over { Progress::Over } else { Progress::UnderWay };
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -82,6 +113,19 @@ impl Body for Upload {
 
     fn size_hint(&self) -> SizeHint {
         self.body.as_ref().map_or(SizeHint::with_exact(0), Incoming::size_hint)
+    }
+}
+
+impl Drop for Upload {
+    /// The upstream has answered, or gone, without having taken it all.
+    fn drop(&mut self) {
+        if self.progress == Progress::UnderWay
+            && let Some(body) = self.body.take()
+            && !body.is_end_stream()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(discard(body));
+        }
     }
 }
 

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{EXPECT, HeaderValue, UPGRADE};
 use hyper::http::uri::PathAndQuery;
@@ -15,7 +14,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 
-use super::body::{Answer, Relayed, Upload};
+use super::body::{self, Answer, Relayed, Upload};
 use super::headers::{self, Authority, Visitor};
 use super::line::{Line, LineError};
 use super::page::{Death, Form, Notice};
@@ -25,10 +24,6 @@ use super::worker::Worker;
 /// A request that cannot be asked a second time goes only over a connection that was in use this shortly ago. Servers
 /// close idle ones after 2 s (gunicorn), 5 s (Node) or more, and may do so just when a request is on its way.
 const SURELY_OPEN: Duration = Duration::from_secs(1);
-
-/// How much of a body is taken in only to be thrown away, and for how long.
-const DISCARD_MAX: usize = 1 << 20;
-const DISCARD_LIMIT: Duration = Duration::from_secs(2);
 
 /// One client's connection, which many requests may come over.
 pub struct Client {
@@ -134,24 +129,11 @@ async fn ask(
     Ok((line.ask(again).await?, line))
 }
 
-/// Takes in the body of a request that is answered without it, up to a bound. A connection that closes while its client
-/// still sends can be reset before the client has read the answer (RFC 9112 section 9.6). Whoever asked before sending
-/// is not made to send.
+/// Takes in the body of a request that is answered without it. Whoever asked before sending is not made to send.
 async fn discard(request: Request<Incoming>) {
-    if request.body().is_end_stream() || request.headers().contains_key(EXPECT) {
-        return;
+    if !request.body().is_end_stream() && !request.headers().contains_key(EXPECT) {
+        body::discard(request.into_body()).await;
     }
-    let mut body = request.into_body();
-    let mut left = DISCARD_MAX;
-    let end = async {
-        while let Some(Ok(frame)) = body.frame().await {
-            left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len()));
-            if left == 0 {
-                return;
-            }
-        }
-    };
-    let _ = tokio::time::timeout(DISCARD_LIMIT, end).await;
 }
 
 fn without_body(request: &Request<Upload>) -> Request<Upload> {

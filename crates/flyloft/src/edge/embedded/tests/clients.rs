@@ -249,17 +249,23 @@ async fn an_app_that_closed_its_idle_connection_is_asked_over_a_new_one() {
 
 #[tokio::test]
 async fn an_early_answer_to_an_upload_reaches_the_client() {
-    let stage = Stage::new()
-        .app(async |mut peer: Peer| {
-            peer.read_head().await;
-            peer.say("HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig").await;
-            peer.read_to_end().await;
-        })
-        .await;
-    let mut client = stage.connect().await;
-    client.say("POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 1000000\r\n\r\nbeginning").await;
-    let answer = client.read_answer().await;
-    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.ends_with("big"), "{answer}");
+    for app_stays in [true, false] {
+        let stage = Stage::new()
+            .app(move |mut peer: Peer| async move {
+                peer.read_head().await;
+                peer.say("HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig").await;
+                if app_stays {
+                    peer.read_to_end().await;
+                }
+            })
+            .await;
+        let mut client = stage.connect().await;
+        client.say("POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 800000\r\n\r\n").await;
+        // It sends all that it has before it looks for an answer.
+        client.stream.write_all(&[b'x'; 800_000]).await.unwrap();
+        let answer = client.read_answer().await;
+        assert!(answer.starts_with("HTTP/1.1 413 ") && answer.ends_with("big"), "{answer}");
+    }
 }
 
 #[tokio::test]
