@@ -3,6 +3,7 @@
 use super::Check;
 use crate::machine::cgroups::{NEEDED, Version};
 use crate::machine::ids::Grant;
+use crate::machine::kernel::Trial;
 use crate::machine::tools::Found;
 use crate::machine::{Cgroups, Kernel, Machine};
 
@@ -42,12 +43,20 @@ fn features(kernel: &Kernel) -> Vec<Check> {
     let has = |there: bool, what: &str, mend: &str| {
         (!there).then(|| Check::problem("kernel", format!("it has no {what}"), mend.to_owned()))
     };
+    let no_idmap = match &kernel.idmapped_mounts {
+        Trial::Fails(error) => Some(Check::problem(
+            "kernel",
+            format!("the state directory's file system cannot be mounted with other owners: {error}"),
+            "put the state directory on ext4, xfs or btrfs; inside a container, ask its host",
+        )),
+        Trial::Works | Trial::NotTried => None,
+    };
     let checks = [
         has(kernel.overlay, "overlayfs", "use a kernel with CONFIG_OVERLAY_FS; inside a container, ask its host"),
         has(kernel.user_namespaces > 0, "user namespaces", "sysctl -w user.max_user_namespaces=65536"),
         has(kernel.seccomp, "seccomp filters", "use a kernel with CONFIG_SECCOMP_FILTER"),
     ];
-    checks.into_iter().flatten().collect()
+    checks.into_iter().flatten().chain(no_idmap).collect()
 }
 
 fn cgroups(cgroups: &Cgroups) -> Check {

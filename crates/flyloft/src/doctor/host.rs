@@ -35,15 +35,10 @@ fn user(machine: &Machine) -> Check {
 
 fn tools(machine: &Machine) -> Vec<Check> {
     let mut checks = Vec::new();
-    let missing = missing_packages(&machine.tools);
-    let mut names = Vec::new();
+    let (mut names, mut missing) = (Vec::new(), Vec::new());
     for tool in &machine.tools {
         match &tool.found {
-            Found::Missing => checks.push(Check::problem(
-                "tools",
-                format!("there is no `{}`, which is needed for {}", tool.program, tool.for_what),
-                format!("apt-get install --no-install-recommends {}", missing.join(" ")),
-            )),
+            Found::Missing => missing.push(format!("`{}` (for {})", tool.program, tool.for_what)),
             Found::TooOld { have, need } => checks.push(Check::problem(
                 "tools",
                 format!("`{}` is version {have}; {need} is needed for {}", tool.program, tool.for_what),
@@ -52,6 +47,14 @@ fn tools(machine: &Machine) -> Vec<Check> {
             Found::Version(version) => names.push(format!("{} {version}", tool.program)),
             Found::Unversioned => names.push(tool.program.to_owned()),
         }
+    }
+    if !missing.is_empty() {
+        let packages = missing_packages(&machine.tools).join(" ");
+        checks.push(Check::problem(
+            "tools",
+            format!("there is no {}", missing.join(", no ")),
+            format!("apt-get install --no-install-recommends {packages}"),
+        ));
     }
     if checks.is_empty() {
         checks.push(Check::ok("tools", names.join(", ")));
@@ -181,6 +184,7 @@ fn clock(machine: &Machine) -> Check {
     } else if machine.kernel.clock_synchronised {
         Check::ok("clock", "it is synchronised")
     } else {
-        Check::warning("clock", "nothing keeps it right", "apt-get install systemd-timesyncd")
+        let remedy = "apt-get install systemd-timesyncd, and let it reach a time server (UDP port 123)";
+        Check::warning("clock", "it is not synchronised", remedy)
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::machine::cgroups::{Cgroups, Version};
 use crate::machine::ids::{Grant, Ids};
+use crate::machine::kernel::Trial;
 use crate::machine::memory::{Memory, Swap, Zram};
 use crate::machine::network::{Chain, Network, Resolver, Uplink};
 use crate::machine::ports::{Holder, Port};
@@ -25,6 +26,7 @@ fn healthy() -> Machine {
             overlay: true,
             user_namespaces: 1800,
             seccomp: true,
+            idmapped_mounts: Trial::Works,
             apparmor: true,
             clock_synchronised: true,
             clock: THE_DAY,
@@ -119,7 +121,9 @@ fn a_healthy_machine_is_told_so_in_plain_words() {
 #[test]
 fn everything_that_is_wrong_says_how_to_mend_it() {
     let mut machine = healthy();
-    machine.kernel = Kernel { release: "5.10.0".to_owned(), clock: 1000, ..Kernel::default() };
+    let no_idmap = Trial::Fails("Invalid argument (os error 22)".to_owned());
+    machine.kernel =
+        Kernel { release: "5.10.0".to_owned(), clock: 1000, idmapped_mounts: no_idmap, ..Kernel::default() };
     machine.cgroups.controllers = BTreeSet::new();
     machine.cgroups.freezer = false;
     machine.cgroups.reclaim = false;
@@ -146,10 +150,10 @@ fn everything_that_is_wrong_says_how_to_mend_it() {
     assert!(report.checks.iter().all(|check| check.verdict == Verdict::Ok || check.remedy.is_some()));
     insta::assert_snapshot!(report, @r#"
     ok       user: this runs as root, as the daemon must
-    problem  tools: there is no `lxc-start`, which is needed for containers
-             → apt-get install --no-install-recommends lxc
     problem  tools: `newuidmap` is version 1.0.0; 2.0.0 is needed for containers
              → install a newer `uidmap`
+    problem  tools: there is no `lxc-start` (for containers)
+             → apt-get install --no-install-recommends lxc
     ok       memory: 480 MiB, about 6 small apps awake
     warning  swap: there is none: an environment that sleeps keeps all of its memory
              → flyloft setup
@@ -170,6 +174,8 @@ fn everything_that_is_wrong_says_how_to_mend_it() {
              → sysctl -w user.max_user_namespaces=65536
     problem  kernel: it has no seccomp filters
              → use a kernel with CONFIG_SECCOMP_FILTER
+    problem  kernel: the state directory's file system cannot be mounted with other owners: Invalid argument (os error 22)
+             → put the state directory on ext4, xfs or btrfs; inside a container, ask its host
     problem  cgroups: the controllers cpu, memory, pids are missing, so that nothing bounds an environment
              → add cgroup_enable=memory to the kernel's command line, and reboot
     problem  sleep: there is no freezer, so that nothing can sleep
@@ -190,7 +196,7 @@ fn everything_that_is_wrong_says_how_to_mend_it() {
              → modprobe nf_tables
     warning  firewall: chain `FORWARD` of table `ip filter` drops what it does not know, what environments send and receive perhaps among it
              → let it through: nft insert rule ip filter FORWARD iifname "fly*" accept
-    16 problems must be mended before environments can run
+    17 problems must be mended before environments can run
     "#);
 }
 

@@ -1,8 +1,10 @@
 //! The kernel: its version, and the features without which there are no containers of our kind.
 
+use std::io;
 use std::path::Path;
 
 use super::{read, read_number};
+use crate::engine::lxc::machine::try_idmapped_mount;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kernel {
@@ -12,18 +14,40 @@ pub struct Kernel {
     /// How many user namespaces there may be.
     pub user_namespaces: u64,
     pub seccomp: bool,
+    /// Whether the file system of the state directory can be mounted with other owners.
+    pub idmapped_mounts: Trial,
     pub apparmor: bool,
     /// Whether the clock is synchronised (adjtimex(2)), and the seconds since 1970 that it shows.
     pub clock_synchronised: bool,
     pub clock: u64,
 }
 
+/// How it went when something was tried out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Trial {
+    /// Only root can.
+    #[default]
+    NotTried,
+    Works,
+    Fails(String),
+}
+
+impl Trial {
+    fn of_root(attempt: impl FnOnce() -> io::Result<()>) -> Self {
+        if !nix::unistd::geteuid().is_root() {
+            return Trial::NotTried;
+        }
+        attempt().map_or_else(|error| Trial::Fails(error.to_string()), |()| Trial::Works)
+    }
+}
+
 impl Kernel {
-    pub fn look() -> Self {
+    pub fn look(state_dir: &Path) -> Self {
         let uname = nix::sys::utsname::uname().ok();
         let release = uname.map(|uname| uname.release().to_string_lossy().into_owned()).unwrap_or_default();
         Self {
-            overlay: has_filesystem("overlay", &release),
+            overlay: has_filesystem("overlay"),
+            idmapped_mounts: Trial::of_root(|| try_idmapped_mount(super::nearest(state_dir))),
             release,
             user_namespaces: read_number("/proc/sys/user/max_user_namespaces").unwrap_or(0),
             seccomp: Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
@@ -41,19 +65,20 @@ impl Kernel {
 }
 
 /// Built in or loaded, or a module that the kernel loads when it is asked for.
-fn has_filesystem(name: &str, release: &str) -> bool {
+pub fn has_filesystem(name: &str) -> bool {
     let known = read("/proc/filesystems").lines().any(|line| line.split_whitespace().last() == Some(name));
-    known || has_module(name, release)
+    known || has_module(name)
 }
 
 /// Whether a module of this name is installed for the running kernel (modules.dep of depmod(8)).
-pub(super) fn has_module(name: &str, release: &str) -> bool {
+pub(super) fn has_module(name: &str) -> bool {
+    let release = read("/proc/sys/kernel/osrelease");
     let file = |line: &str| {
         let path = line.split(':').next().unwrap_or_default();
         let file = path.rsplit('/').next().unwrap_or_default();
         file.split(".ko").next().unwrap_or_default().replace('-', "_") == name
     };
-    read(format!("/lib/modules/{release}/modules.dep")).lines().any(file)
+    read(format!("/lib/modules/{}/modules.dep", release.trim())).lines().any(file)
 }
 
 fn clock_synchronised() -> bool {

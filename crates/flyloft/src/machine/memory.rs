@@ -42,12 +42,11 @@ impl Swap {
 
 impl Memory {
     pub fn look() -> Self {
-        let release = read("/proc/sys/kernel/osrelease");
         let built_in = Path::new("/sys/class/zram-control").exists();
         Self {
             total: total(&read("/proc/meminfo")).unwrap_or(0),
             swaps: swaps(&read("/proc/swaps")),
-            zram: if built_in || kernel::has_module("zram", release.trim()) { Zram::Possible } else { Zram::Missing },
+            zram: if built_in || kernel::has_module("zram") { Zram::Possible } else { Zram::Missing },
             zswap: read("/sys/module/zswap/parameters/enabled").trim() == "Y",
         }
     }

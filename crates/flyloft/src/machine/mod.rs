@@ -48,7 +48,7 @@ impl Machine {
         let (tools, network) = tokio::join!(tools::look(), Network::look(&config.network.dns));
         Self {
             root: nix::unistd::geteuid().is_root(),
-            kernel: Kernel::look(),
+            kernel: Kernel::look(&config.state_dir),
             cgroups: Cgroups::look(),
             tools,
             ids: Ids::look(),

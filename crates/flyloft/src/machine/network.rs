@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::net::UdpSocket;
 
 use super::{read, read_number};
-use crate::exec::Cmd;
+use crate::exec::{Cmd, ExecError};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Network {
@@ -18,7 +18,7 @@ pub struct Network {
     pub resolvers: Vec<Resolver>,
     /// Chains of others that drop what is not allowed.
     pub dropping: Vec<Chain>,
-    /// Whether `nft` can talk to the kernel; `None` when that was not tried, since only root can.
+    /// Whether `nft` can talk to the kernel; `None` when that was not tried: it is not there, or this is not root.
     pub nftables: Option<bool>,
 }
 
@@ -72,7 +72,10 @@ impl Network {
                 interface,
             }),
             resolvers,
-            nftables: root.then_some(ruleset.is_ok()),
+            nftables: match &ruleset {
+                Err(ExecError::Start { .. }) => None,
+                tried => root.then_some(tried.is_ok()),
+            },
             dropping: ruleset.map(|output| dropping(&output.stdout)).unwrap_or_default(),
         }
     }

@@ -149,6 +149,7 @@ pub async fn run(args: SetupArgs) -> anyhow::Result<ExitCode> {
     progress.tell([accounts::group(&config.group).await]);
     progress.tell(accounts::id_ranges(&machine.ids));
     progress.tell(place::directories(&config));
+    progress.tell([place::host_key(&config)]);
     progress.tell(sysctl::arrange(&machine.network));
     progress.tell(swap::arrange(&machine.memory, &Storage::look(&config.state_dir)).await);
     // A daemon without its tools would only fail again and again.

@@ -5,8 +5,11 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
+use russh::keys::HashAlg;
+
 use super::{Step, file};
 use crate::config::Config;
+use crate::door::ssh::host_key;
 
 const EXAMPLE: &str = include_str!("../../../../flyloft.example.toml");
 
@@ -54,6 +57,19 @@ pub fn directories(config: &Config) -> Vec<Step> {
             Step::because("state directory", format!("failed to make `{}`", config.state_dir.display()), &error)
         }
     }]
+}
+
+/// The key by which clients recognise this server, with the fingerprint that they are shown at first.
+pub fn host_key(config: &Config) -> Step {
+    let path = config.state_dir.join(host_key::FILE);
+    let there = path.exists();
+    match host_key::load_or_make(&path) {
+        Err(error) => Step::because("SSH host key", "failed to make it", &error),
+        Ok(key) => {
+            let fingerprint = key.public_key().fingerprint(HashAlg::Sha256).to_string();
+            if there { Step::already("SSH host key", fingerprint) } else { Step::done("SSH host key", fingerprint) }
+        }
+    }
 }
 
 /// True if something was changed.
@@ -104,6 +120,17 @@ mod tests {
         let step = configuration(&path, None);
         assert_eq!(step.outcome, Outcome::Failed);
         assert!(step.what.contains("unknown field `domian`"), "{}", step.what);
+    }
+
+    #[test]
+    fn a_host_key_is_made_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { state_dir: dir.path().to_owned(), ..Config::default() };
+        let first = host_key(&config);
+        assert_eq!(first.outcome, Outcome::Done);
+        assert!(first.what.starts_with("SHA256:"), "{}", first.what);
+        let second = host_key(&config);
+        assert_eq!((second.outcome, second.what), (Outcome::AlreadySo, first.what));
     }
 
     #[test]

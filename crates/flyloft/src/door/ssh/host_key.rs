@@ -11,6 +11,9 @@ use russh::keys::ssh_key::private::Ed25519Keypair;
 
 use super::SshError;
 
+/// Its file in the state directory.
+pub const FILE: &str = "ssh_host_key";
+
 pub fn load_or_make(path: &Path) -> Result<PrivateKey, SshError> {
     if !path.exists() {
         make(path).map_err(|source| SshError::MakeKey { path: path.to_owned(), source })?;

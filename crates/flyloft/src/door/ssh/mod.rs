@@ -9,7 +9,7 @@
 //! file, starts a shell or forwards a port for a client.
 
 mod connection;
-mod host_key;
+pub mod host_key;
 mod session;
 mod words;
 

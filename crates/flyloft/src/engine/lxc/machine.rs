@@ -1,13 +1,14 @@
 //! What the machine must have before there can be containers, and how to mend what is missing.
 
-use std::fs;
+use std::io;
 use std::path::Path;
 
 use super::LxcConfig;
 use super::attach::PATH;
 use super::cgroup::Layout;
-use super::idmap::IdMap;
+use super::idmap::{Access, Detached, IdMap};
 use crate::engine::EngineError;
+use crate::machine::kernel;
 
 /// Programs that are run, and the Debian package that has them.
 const PROGRAMS: &[(&str, &str)] = &[
@@ -36,8 +37,9 @@ pub fn check(config: &LxcConfig) -> Result<Layout, EngineError> {
         let what = format!("`{}` is not there", config.init.display());
         return missing(what, "it is PID 1 of every container, and is installed with flyloft");
     }
-    if !fs::read_to_string("/proc/filesystems").is_ok_and(|list| list.lines().any(|line| line.ends_with("\toverlay"))) {
-        return missing("the kernel has no overlayfs", "modprobe overlay");
+    // Where it is a module, the first mount loads it.
+    if !kernel::has_filesystem("overlay") {
+        return missing("the kernel has no overlayfs", "use a kernel with CONFIG_OVERLAY_FS");
     }
     if let Err(error) = IdMap::new(0, super::slots::IDS) {
         return missing(
@@ -49,6 +51,12 @@ pub fn check(config: &LxcConfig) -> Result<Layout, EngineError> {
         let what = format!("the cgroup controller `{controller}` is not there");
         missing(what, "boot with cgroup_enable=memory, or with systemd.unified_cgroup_hierarchy=1")
     })
+}
+
+/// Tries whether what lies in `dir` can be shown as owned by other ids. Nothing of the trial stays.
+pub fn try_idmapped_mount(dir: &Path) -> io::Result<()> {
+    let map = IdMap::new(0, super::slots::IDS)?;
+    Detached::clone_of(dir, Access::ReadOnly, Some(&map)).map(drop)
 }
 
 fn missing<T>(what: impl Into<String>, hint: impl Into<String>) -> Result<T, EngineError> {

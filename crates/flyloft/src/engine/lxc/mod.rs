@@ -22,7 +22,7 @@ mod debian;
 mod derive;
 mod idmap;
 mod layers;
-mod machine;
+pub mod machine;
 mod mounts;
 pub mod net;
 mod places;
