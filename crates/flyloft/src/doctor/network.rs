@@ -79,7 +79,7 @@ fn resolvers(resolvers: &[Resolver]) -> Check {
 fn dropping(chain: &Chain) -> Check {
     let Chain { family, table, name, hook } = chain;
     let (what, allow) = match hook.as_str() {
-        "forward" => ("what environments send and receive", "iifname \"fly*\" accept"),
+        "forward" => ("what environments send and receive", "iifname \"fl*\" accept"),
         _ => ("visitors and pushes", "tcp dport { 80, 2222 } accept"),
     };
     Check::warning(

@@ -195,7 +195,7 @@ fn everything_that_is_wrong_says_how_to_mend_it() {
     problem  firewall: `nft` cannot talk to the kernel, so that nothing would separate environments
              → modprobe nf_tables
     warning  firewall: chain `FORWARD` of table `ip filter` drops what it does not know, what environments send and receive perhaps among it
-             → let it through: nft insert rule ip filter FORWARD iifname "fly*" accept
+             → let it through: nft insert rule ip filter FORWARD iifname "fl*" accept
     17 problems must be mended before environments can run
     "#);
 }
