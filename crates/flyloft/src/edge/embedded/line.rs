@@ -73,7 +73,7 @@ impl Line {
         };
         stream.set_nodelay(true).map_err(LineError::Connect)?;
         let heard = Arc::new(AtomicBool::new(false));
-        let wire = TokioIo::new(Wire { stream, heard: heard.clone() });
+        let wire = TokioIo::new(Wire { stream, heard: heard.clone(), deaf: false });
         let (sender, wire) = http1::Builder::new().handshake(wire).await.map_err(|source| LineError::Lost {
             source,
             unsent: None,
@@ -231,9 +231,26 @@ impl Pool {
 }
 
 /// The socket to an upstream. It notes when something comes back.
+///
+/// An app may answer and close before it has read all that it was sent, so that it cannot be written does not end the
+/// exchange: what it said counts, and if it said nothing the reading side will tell.
 struct Wire {
     stream: TcpStream,
     heard: Arc<AtomicBool>,
+    /// The app has closed; what is written goes nowhere.
+    deaf: bool,
+}
+
+impl Wire {
+    fn or_deaf(&mut self, written: Poll<io::Result<usize>>, all: usize) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(Err(_)) => {
+                self.deaf = true;
+                Poll::Ready(Ok(all))
+            }
+            written => written,
+        }
+    }
 }
 
 impl AsyncRead for Wire {
@@ -249,7 +266,11 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        if self.deaf {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.or_deaf(written, bytes.len())
     }
 
     fn poll_write_vectored(
@@ -257,7 +278,12 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let all = slices.iter().map(|slice| slice.len()).sum();
+        if self.deaf {
+            return Poll::Ready(Ok(all));
+        }
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.or_deaf(written, all)
     }
 
     fn is_write_vectored(&self) -> bool {
