@@ -3,6 +3,9 @@
 pub mod hook;
 pub mod ssh;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use async_trait::async_trait;
 use flyloft_core::name::{AppName, BranchName, CommitId};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -63,6 +66,22 @@ pub struct Terminal {
     pub rows: u16,
     /// Columns and rows, whenever they change.
     pub resize: watch::Receiver<(u16, u16)>,
+    pub lines: LineMode,
+}
+
+/// Keys go to a command as they are pressed, unless it asks for lines: then they are echoed and can be corrected, and
+/// Ctrl-C ends the command.
+#[derive(Clone, Debug, Default)]
+pub struct LineMode(Arc<AtomicBool>);
+
+impl LineMode {
+    pub fn ask(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// What one `git push` brings, checked: at least one update, no branch twice.

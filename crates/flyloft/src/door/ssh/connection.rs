@@ -12,9 +12,10 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Shared;
+use super::keyboard::Keyboard;
 use super::session::Session;
 use super::words::{self, Request};
-use crate::door::{CommandIo, PublicKey, Terminal};
+use crate::door::{CommandIo, LineMode, PublicKey, Terminal};
 use crate::error::Result;
 use crate::principal::Principal;
 
@@ -54,6 +55,9 @@ struct Running {
     /// None when the client has sent all, or the command wants no more.
     input: Option<DuplexStream>,
     size: watch::Sender<(u16, u16)>,
+    lines: LineMode,
+    keyboard: Keyboard,
+    interrupted: CancellationToken,
     /// Calls off what runs, when the channel or the connection goes.
     _guard: DropGuard,
 }
@@ -105,7 +109,8 @@ impl Connection {
         let (input, stdin) = duplex(INPUT_BUFFER);
         let (term, columns, rows) = waiting.terminal.clone().unwrap_or_default();
         let (size, resize) = watch::channel((columns, rows));
-        let gone = CancellationToken::new();
+        let (gone, interrupted) = (CancellationToken::new(), CancellationToken::new());
+        let lines = LineMode::default();
         let task = Session {
             shared: self.shared.clone(),
             principal: principal.clone(),
@@ -116,11 +121,13 @@ impl Connection {
                 stdin: Box::new(stdin),
                 stdout: Box::new(waiting.write.make_writer()),
                 stderr: Box::new(waiting.write.make_writer_ext(Some(1))),
-                terminal: waiting.terminal.map(|_| Terminal { term, columns, rows, resize }),
+                terminal: waiting.terminal.map(|_| Terminal { term, columns, rows, resize, lines: lines.clone() }),
             },
             gone: gone.clone(),
+            interrupted: interrupted.clone(),
         };
-        let running = Running { input: Some(input), size, _guard: gone.drop_guard() };
+        let (input, keyboard) = (Some(input), Keyboard::default());
+        let running = Running { input, size, lines, keyboard, interrupted, _guard: gone.drop_guard() };
         self.channels.insert(channel, Slot::Running(running));
         let _ = session.channel_success(channel);
         tokio::spawn(task.run(request));
@@ -251,9 +258,11 @@ impl Handler for Connection {
     }
 
     /// Whatever the signal, the client wants it to end.
-    async fn signal(&mut self, channel: ChannelId, _: Sig, session: &mut russh::server::Session) -> Outcome {
-        self.channels.remove(&channel);
-        session.close(channel)
+    async fn signal(&mut self, channel: ChannelId, _: Sig, _session: &mut russh::server::Session) -> Outcome {
+        if let Some(running) = self.running(channel) {
+            running.interrupted.cancel();
+        }
+        Ok(())
     }
 
     /// Waits until the command takes the data. That holds the connection up, which is what tells the client to slow
@@ -261,8 +270,22 @@ impl Handler for Connection {
     /// does not wait for this one.
     async fn data(&mut self, channel: ChannelId, data: &[u8], session: &mut russh::server::Session) -> Outcome {
         let Some(running) = self.running(channel) else { return Ok(()) };
+        let (mut data, mut ends) = (data, false);
+        let typed;
+        if running.lines.is_asked() {
+            typed = running.keyboard.press(data);
+            session.data(channel, typed.echo)?;
+            if typed.interrupt {
+                running.interrupted.cancel();
+            }
+            (data, ends) = (&typed.input, typed.end);
+        }
         let Some(input) = &mut running.input else { return Ok(()) };
         match tokio::time::timeout(STALLED, input.write_all(data)).await {
+            Ok(Ok(())) if ends => {
+                running.input = None;
+                Ok(())
+            }
             Ok(Ok(())) => Ok(()),
             // The command wants no more input; what it still says counts.
             Ok(Err(_)) => {

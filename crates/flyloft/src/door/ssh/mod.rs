@@ -10,6 +10,7 @@
 
 mod connection;
 pub mod host_key;
+mod keyboard;
 mod session;
 mod words;
 

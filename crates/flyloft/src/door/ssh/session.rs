@@ -33,19 +33,28 @@ pub struct Session {
     pub io: CommandIo,
     /// Cancelled when the client has closed the channel or has gone away.
     pub gone: CancellationToken,
+    /// Cancelled when somebody at the client's terminal has pressed Ctrl-C.
+    pub interrupted: CancellationToken,
 }
 
 /// How long git gets to end by itself when its client has gone.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// As a shell says that Ctrl-C ended a command: 128 + SIGINT.
+const INTERRUPTED: i32 = 130;
+
 impl Session {
     /// Serves the request, then says how it ended. An error among the arguments goes to the client like any other.
     pub async fn run(self, request: Result<Option<Request>>) {
-        let Self { shared, principal, handle, channel, git_protocol, io, gone } = self;
+        let Self { shared, principal, handle, channel, git_protocol, io, gone, interrupted } = self;
         let work = Work { shared: &shared, principal: &principal, git_protocol, gone: &gone };
         let code = match request {
             Ok(Some(Request::Command(argv))) if !argv.is_empty() => {
-                gone.run_until_cancelled(shared.backend.command(&principal, argv, io)).await
+                tokio::select! {
+                    code = shared.backend.command(&principal, argv, io) => Some(code),
+                    () = interrupted.cancelled() => Some(INTERRUPTED),
+                    () = gone.cancelled() => None,
+                }
             }
             Ok(Some(Request::Receive(app))) => work.receive(&app, io).await,
             Ok(Some(Request::Upload(app))) => work.upload(&app, io).await,

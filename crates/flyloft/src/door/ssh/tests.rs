@@ -2,13 +2,19 @@
 
 mod team;
 
+use std::process::Stdio;
 use std::time::Instant;
 
 use flyloft_core::name::BranchName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::error::Error;
 use crate::source::{Checkout, Credential, Refusal, Repositories, Secret, SourceError, SourceLimits, Want};
 use team::{Answer, Team, ended, until, within};
+
+fn piped() -> Stdio {
+    Stdio::piped()
+}
 
 const FILES: &[(&str, &str)] = &[("app.py", "print('hello')\n"), ("Procfile", "web: python app.py\n")];
 
@@ -301,6 +307,26 @@ async fn a_terminal_is_passed_on_with_its_name_and_size() {
     assert_eq!(none.stdout, "none");
     let some = team.run(team.ssh("ada").env("TERM", "xterm-256color").args(["-tt", "size"])).await;
     assert_eq!(some.stdout, "xterm-256color 80x24");
+}
+
+#[tokio::test]
+async fn a_command_can_ask_on_a_terminal_and_ctrl_c_ends_it() {
+    let team = Team::new().await;
+    for (keys, code, seen) in
+        [(&b"nope\x15yes\r"[..], 0, "you said \"yes\\n\""), (b"\x04", 0, "you said \"\""), (b"y\x03", 130, "y^C")]
+    {
+        let mut child = team.ssh("ada").args(["-tt", "ask"]).spawn(piped(), piped(), piped()).unwrap();
+        let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut said = Vec::new();
+        while !said.ends_with(b"Really? ") {
+            within("it asks", stdout.read_buf(&mut said)).await.unwrap();
+        }
+        stdin.write_all(keys).await.unwrap();
+        within("it ends", stdout.read_to_end(&mut said)).await.unwrap();
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.contains(seen), "{said:?}");
+        assert_eq!(child.wait().await.unwrap().code(), Some(code), "{said:?}");
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use flyloft_core::name::AppName;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::Notify;
 
 use crate::door::ssh::{SshConfig, SshDoor};
@@ -235,7 +235,7 @@ impl Backend for Staff {
         self.keys.lock().unwrap().get(&key.fingerprint).cloned()
     }
 
-    /// `cat`, `size`, `watch-size`, `fail CODE`, or the words that it was given.
+    /// One of a few, or says the words that it was given.
     async fn command(&self, principal: &Principal, argv: Vec<String>, mut io: CommandIo) -> i32 {
         self.commands.lock().unwrap().push((principal.name.clone(), argv.clone()));
         match argv[0].as_str() {
@@ -247,6 +247,14 @@ impl Backend for Staff {
                 let _dropped = Dropped(&self.called_off);
                 self.begun.notify_one();
                 std::future::pending().await
+            }
+            "ask" => {
+                io.terminal.unwrap().lines.ask();
+                io.stdout.write_all(b"Really? ").await.unwrap();
+                let mut answer = String::new();
+                BufReader::new(io.stdin).read_line(&mut answer).await.unwrap();
+                io.stdout.write_all(format!("you said {answer:?}").as_bytes()).await.unwrap();
+                0
             }
             "size" => {
                 let said = io.terminal.map_or("none".to_owned(), |t| format!("{} {}x{}", t.term, t.columns, t.rows));
