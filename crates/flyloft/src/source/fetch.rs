@@ -224,7 +224,7 @@ async fn through(link: ssh::Link, command: Cmd, after: &[String]) -> (Result<cra
 pub(super) struct Turns(Arc<Mutex<HashMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>>);
 
 impl Turns {
-    fn of(&self, repository: &Path) -> Arc<tokio::sync::Mutex<()>> {
+    pub(super) fn of(&self, repository: &Path) -> Arc<tokio::sync::Mutex<()>> {
         self.0.lock().expect("not poisoned").entry(repository.to_owned()).or_default().clone()
     }
 }

@@ -12,6 +12,7 @@ mod modules;
 mod refusal;
 mod remote;
 mod ssh;
+mod tidy;
 mod tree;
 
 #[cfg(test)]

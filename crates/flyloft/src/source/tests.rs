@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use flyloft_core::name::{BranchName, CommitId};
 
-use super::{Credential, Refusal, RemoteUrl, Secret, SourceError, SourceLimits, UrlError, Want};
+use super::{Credential, Refusal, RemoteUrl, Repositories, Secret, SourceError, SourceLimits, UrlError, Want};
 use crate::error::Error;
 use shelf::{Manner, Shelf, USER, app};
 
@@ -351,4 +351,69 @@ async fn what_is_not_there_is_an_error_that_says_what_to_do() {
 
       hint: give the app a deploy key, or use the https address of the repository
     ");
+}
+
+#[tokio::test]
+async fn tidying_keeps_what_was_pushed_and_what_releases_are_made_from() {
+    let shelf = Shelf::new();
+    let copy = shelf.copy("project").await;
+    copy.commit().await;
+    let pushed = shelf.push(&copy).await;
+    copy.write("app.py", "kept");
+    let kept = copy.commit().await;
+    copy.write("app.py", "given up");
+    let given_up = copy.commit().await;
+    let host = shelf.host("project", &copy, Manner::Open).await;
+    for commit in [&kept, &given_up] {
+        shelf.repositories.fetch(&app(), &host.url, &Want::Commit(commit.clone()), &[]).await.unwrap();
+    }
+    shelf.repositories.tidy(&app(), std::slice::from_ref(&kept)).await.unwrap();
+    let fetched = shelf.path("git/fetched/shop.git");
+    let refs = shelf::git(&fetched, &["for-each-ref", "--format=%(refname)"], "").await;
+    assert_eq!(refs, format!("refs/flyloft/commits/{kept}\n"));
+    shelf.checkout(&pushed, None).await.unwrap();
+    shelf.checkout(&kept, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn removing_an_app_leaves_nothing_of_its_repositories() {
+    let shelf = Shelf::new();
+    let (theme, project) = (shelf.copy("theme").await, shelf.copy("project").await);
+    let there = theme.commit().await;
+    let host = shelf.host("theme", &theme, Manner::Open).await;
+    project.commit().await;
+    project.submodule("theme", &host.url.to_string(), &there).await;
+    let commit = shelf.push(&project).await;
+    shelf.checkout(&commit, None).await.unwrap();
+    shelf.repositories.fetch(&app(), &host.url, &Want::Commit(there), &[]).await.unwrap();
+    shelf.repositories.remove(&app()).unwrap();
+    shelf.repositories.remove(&app()).unwrap();
+    for dir in ["apps", "fetched", "modules", "tmp"] {
+        assert_eq!(fs::read_dir(shelf.path("git").join(dir)).unwrap().count(), 0, "{dir}");
+    }
+}
+
+#[tokio::test]
+async fn half_a_push_of_a_killed_daemon_is_swept_away_at_the_next_start() {
+    let shelf = Shelf::new();
+    let copy = shelf.copy("project").await;
+    copy.commit().await;
+    let commit = shelf.push(&copy).await;
+    let left = shelf.path("git/apps/shop.git/objects/tmp_objdir-incoming-abcdef");
+    fs::create_dir(&left).unwrap();
+    Repositories::open(&shelf.path("git"), USER, SourceLimits::default()).unwrap();
+    assert!(!left.exists());
+    shelf.checkout(&commit, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_gives_no_single_commits_is_asked_for_its_branches() {
+    let shelf = Shelf::new();
+    let copy = shelf.copy("project").await;
+    let first = copy.commit().await;
+    copy.write("app.py", "second");
+    copy.commit().await;
+    let host = shelf.host("project", &copy, Manner::Old).await;
+    shelf.repositories.fetch(&app(), &host.url, &Want::Commit(first.clone()), &[]).await.unwrap();
+    shelf.checkout(&first, None).await.unwrap();
 }

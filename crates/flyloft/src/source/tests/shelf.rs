@@ -152,6 +152,8 @@ pub enum Manner {
     Open,
     /// Wants this as the value of `Authorization`.
     Private(&'static str),
+    /// Speaks the protocol's first version, in which only the tips of branches can be asked for.
+    Old,
     /// Sends everybody to another host.
     Redirects(String),
 }
@@ -233,6 +235,9 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Result<Respons
         ("GIT_PROTOCOL", "git-protocol"),
     ] {
         cmd = cmd.env(variable, header(name).unwrap_or_default());
+    }
+    if matches!(state.manner, Manner::Old) {
+        cmd = cmd.env("GIT_PROTOCOL", "");
     }
     let body = request.into_body().collect().await?.to_bytes();
     // What it printed counts even if it failed: an error of git's protocol is in there.
