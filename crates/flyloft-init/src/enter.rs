@@ -1,14 +1,15 @@
 //! `init exec`: a command in a running container, for shells, one-off commands and build steps.
 //!
 //! ```text
-//!   lxc-attach ── init exec (root in the container) ── the command (the app's user, its own process group)
+//!   lxc-attach ── init exec (root in the container) ── the command (the app's user, a session of its own)
 //! ```
 //!
 //! The one in the middle reports 128 + the signal's number, and ends the command's whole group when `lxc-attach` dies:
 //! that is how the engine takes back a command whose caller has gone.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{ErrorKind, IsTerminal};
+use std::io::ErrorKind;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg, sigprocmask};
 use nix::unistd::Pid;
 
-use crate::child::{self, Group, Identity};
+use crate::child::{self, Bond, Identity};
 use crate::reap;
 use crate::spec::Spec;
 use crate::{Env, SPEC};
@@ -33,14 +34,19 @@ const PARTING: Duration = Duration::from_millis(200);
 struct Request {
     root: bool,
     dir: Option<PathBuf>,
+    /// An open file that is the command's terminal.
+    terminal: Option<RawFd>,
     argv: Vec<OsString>,
 }
 
 pub fn run(args: Vec<OsString>) -> ExitCode {
     let Some(request) = parse(args) else {
-        eprintln!("usage: init exec [--root] [--dir DIR] -- COMMAND [ARGUMENT]…");
+        eprintln!("usage: init exec [--root] [--dir DIR] [--terminal FD] -- COMMAND [ARGUMENT]…");
         return ExitCode::from(2);
     };
+    if let Some(Err(error)) = request.terminal.map(use_terminal) {
+        return refuse(NOT_EXECUTABLE, &format!("failed to use the terminal: {error}"));
+    }
     let spec = match Spec::read(SPEC.as_ref()) {
         Ok(spec) => spec,
         Err(error) => return refuse(NOT_EXECUTABLE, &error.to_string()),
@@ -51,14 +57,24 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
     }
 }
 
+/// Makes the terminal all three streams, for the command and for what is said here.
+fn use_terminal(number: RawFd) -> Result<(), Errno> {
+    // SAFETY: whoever passed the number gave the file that goes with it to this process.
+    let terminal = unsafe { OwnedFd::from_raw_fd(number) };
+    nix::unistd::dup2_stdin(&terminal)?;
+    nix::unistd::dup2_stdout(&terminal)?;
+    nix::unistd::dup2_stderr(&terminal)
+}
+
 fn parse(args: Vec<OsString>) -> Option<Request> {
-    let mut request = Request { root: false, dir: None, argv: Vec::new() };
+    let mut request = Request { root: false, dir: None, terminal: None, argv: Vec::new() };
     let mut args = args.into_iter();
     loop {
         let arg = args.next()?;
         match arg.to_str() {
             Some("--root") => request.root = true,
             Some("--dir") => request.dir = Some(args.next()?.into()),
+            Some("--terminal") => request.terminal = Some(terminal_number(&args.next()?)?),
             Some("--") => break,
             _ => return None,
         }
@@ -67,20 +83,21 @@ fn parse(args: Vec<OsString>) -> Option<Request> {
     (!request.argv.is_empty()).then_some(request)
 }
 
+/// Beside the three streams, which are something else when there is a terminal.
+fn terminal_number(text: &OsStr) -> Option<RawFd> {
+    text.to_str()?.parse().ok().filter(|number| *number > libc::STDERR_FILENO)
+}
+
 fn start(request: &Request, spec: &Spec) -> Result<Pid, ExitCode> {
     let dir = request.dir.as_deref().unwrap_or(if request.root { Path::new("/") } else { &spec.dir });
     let who = if request.root { Identity { uid: 0, gid: 0 } } else { Identity { uid: spec.uid, gid: spec.gid } };
-    let group = if std::io::stdin().is_terminal() { Group::Foreground } else { Group::Session };
-    if group == Group::Foreground {
-        // So that what opens the terminal by name, as tmux does, may.
-        let _ = nix::unistd::fchown(std::io::stdin(), Some(who.uid.into()), None);
-    }
     if let Err(error) = std::fs::metadata(dir) {
         return Err(refuse(NOT_EXECUTABLE, &format!("failed to enter `{}`: {error}", dir.display())));
     }
+    let bond = Bond { terminal: request.terminal.is_some(), mortal: true };
     watch();
     let env = spec.command_env(std::env::vars_os().collect(), request.root);
-    let mut command = child::command(&request.argv[0], searched(env), dir, who, group, true);
+    let mut command = child::command(&request.argv[0], searched(env), dir, who, bond);
     command.args(&request.argv[1..]);
     match command.spawn() {
         Ok(child) => Ok(Pid::from_raw(child.id() as i32)),
@@ -138,8 +155,6 @@ fn follow(command: Pid) -> ExitCode {
                         return ExitCode::from(ending.code());
                     }
                 }
-                // It was stopped from the keyboard, and there is no shell to go back to.
-                let _ = killpg(command, Signal::SIGCONT);
             }
             Ok(signal @ (Signal::SIGTERM | Signal::SIGHUP)) => return part(command, signal),
             // From the keyboard, and meant for the command, which gets them itself.
@@ -161,9 +176,7 @@ fn part(command: Pid, signal: Signal) -> ExitCode {
 /// The command's streams end when the command closes them, and not with us.
 fn release_streams() {
     let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") else { return };
-    if !std::io::stdin().is_terminal() {
-        let _ = nix::unistd::dup2_stdin(&null);
-    }
+    let _ = nix::unistd::dup2_stdin(&null);
     let _ = nix::unistd::dup2_stdout(&null);
     let _ = nix::unistd::dup2_stderr(&null);
 }
@@ -186,7 +199,15 @@ mod tests {
 
     #[test]
     fn a_request_without_a_command_is_refused() {
-        for args in [&[][..], &["--"], &["ls"], &["--dir"], &["--dir", "/", "ls"], &["--uid", "0", "--", "ls"]] {
+        for args in [
+            &[][..],
+            &["--"],
+            &["ls"],
+            &["--dir"],
+            &["--dir", "/", "ls"],
+            &["--uid", "0", "--", "ls"],
+            &["--terminal", "1", "--", "ls"],
+        ] {
             assert_eq!(parsed(args), None, "{args:?}");
         }
     }

@@ -1,8 +1,8 @@
 //! PID 1 of Flyloft's containers, and the way in for commands.
 //!
 //! ```text
-//!   /flyloft/init                                     as PID 1: keeps the processes of spec.json running
-//!   /flyloft/init exec [--root] [--dir D] -- ARGV…    run by lxc-attach: one command, as the app's user
+//!   /flyloft/init                    as PID 1: keeps the processes of spec.json running
+//!   /flyloft/init exec … -- ARGV…    run by lxc-attach: one command, as the app's user
 //! ```
 //!
 //! One of it runs in every container, asleep ones included, so it is a static binary with one thread, one poll loop and
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         None if std::process::id() == 1 => init(),
         _ => {
             eprintln!("usage: init                                   (as PID 1 of a container)");
-            eprintln!("       init exec [--root] [--dir DIR] -- COMMAND [ARGUMENT]…");
+            eprintln!("       init exec [--root] [--dir DIR] [--terminal FD] -- COMMAND [ARGUMENT]…");
             ExitCode::from(2)
         }
     }

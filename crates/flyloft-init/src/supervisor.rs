@@ -18,7 +18,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
 use crate::backoff::Backoff;
-use crate::child::{self, Group, Identity};
+use crate::child::{self, Bond, Identity};
 use crate::console::Console;
 use crate::lines::Lines;
 use crate::reap::{self, Ending};
@@ -223,7 +223,7 @@ impl Charge {
         self.outputs.clear();
         let who = Identity { uid: spec.uid, gid: spec.gid };
         let env = spec.process_env(&self.process);
-        let mut command = child::command("sh".as_ref(), env, &spec.dir, who, Group::Session, false);
+        let mut command = child::command("sh".as_ref(), env, &spec.dir, who, Bond::default());
         command.arg("-c").arg(&self.process.command);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         match command.spawn() {

@@ -30,6 +30,7 @@ mod seccomp;
 pub mod slots;
 mod sources;
 mod step;
+mod terminal;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -387,8 +388,9 @@ impl Engine for LxcEngine {
     }
 
     async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<Exec, EngineError> {
-        let (home, _) = self.running(id)?;
-        attach::piped(&home, &spec)
+        let (home, record) = self.known(id)?;
+        let (_, running) = self.running(id)?;
+        attach::start(&home, running.init, record.slot.uid_base() + APP, &spec)
     }
 
     async fn stats(&self, id: &ContainerId) -> Result<Stats, EngineError> {
