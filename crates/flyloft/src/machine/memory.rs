@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{kernel, read, read_number};
+use super::{kernel, read};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
@@ -60,14 +60,6 @@ impl Memory {
     pub fn on_disk(&self) -> u64 {
         self.swaps.iter().filter(|swap| !swap.is_zram()).map(|swap| swap.size).sum()
     }
-}
-
-/// What of it is in use now, in bytes, for one zram device: what was stored, and what it takes.
-pub fn zram_usage(device: &str) -> Option<(u64, u64)> {
-    read_number(format!("/sys/block/{device}/disksize"))?;
-    let stat = read(format!("/sys/block/{device}/mm_stat"));
-    let mut fields = stat.split_whitespace().map(str::parse);
-    Some((fields.next()?.ok()?, fields.nth(1)?.ok()?))
 }
 
 fn total(meminfo: &str) -> Option<u64> {

@@ -8,6 +8,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use serde::Serialize;
+
 use crate::config::{self, Config, Overrides};
 use crate::machine::{Machine, Memory, Storage};
 
@@ -33,6 +35,9 @@ pub struct SetupArgs {
     /// Do one part alone
     #[arg(long, value_enum)]
     pub only: Option<Only>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -42,15 +47,17 @@ pub enum Only {
 }
 
 /// What became of one thing that should be so.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Step {
     pub about: &'static str,
     pub outcome: Outcome,
     pub what: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hints: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     Done,
     AlreadySo,
@@ -113,17 +120,33 @@ impl fmt::Display for Step {
     }
 }
 
-/// Prints each step as it ends.
+/// Tells each step as it ends, or all of them at the end as JSON.
+#[derive(Serialize)]
 struct Progress {
-    failed: bool,
+    #[serde(skip)]
+    json: bool,
+    steps: Vec<Step>,
 }
 
 impl Progress {
     fn tell(&mut self, steps: impl IntoIterator<Item = Step>) {
         for step in steps {
-            println!("{step}");
-            self.failed |= step.outcome == Outcome::Failed;
+            if !self.json {
+                println!("{step}");
+            }
+            self.steps.push(step);
         }
+    }
+
+    fn failed(&self) -> bool {
+        self.steps.iter().any(|step| step.outcome == Outcome::Failed)
+    }
+
+    fn end(self) -> anyhow::Result<ExitCode> {
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&self)?);
+        }
+        Ok(if self.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }
 
@@ -131,7 +154,7 @@ pub async fn run(args: SetupArgs) -> anyhow::Result<ExitCode> {
     if !nix::unistd::geteuid().is_root() {
         return Err(crate::error::Error::forbidden("setup must run as root").hint("sudo flyloft setup").into());
     }
-    let mut progress = Progress { failed: false };
+    let mut progress = Progress { json: args.json, steps: Vec::new() };
     if args.only != Some(Only::Swap) {
         progress.tell(packages::install(args.install).await);
         progress.tell([place::configuration(&args.config, args.domain.as_deref())]);
@@ -142,7 +165,7 @@ pub async fn run(args: SetupArgs) -> anyhow::Result<ExitCode> {
     if args.only == Some(Only::Swap) {
         progress.tell(place::directories(&config));
         progress.tell(swap::arrange(&Memory::look(), &Storage::look(&config.state_dir)).await);
-        return Ok(progress.exit());
+        return progress.end();
     }
 
     let machine = Machine::look(&config).await;
@@ -153,16 +176,10 @@ pub async fn run(args: SetupArgs) -> anyhow::Result<ExitCode> {
     progress.tell(sysctl::arrange(&machine.network));
     progress.tell(swap::arrange(&machine.memory, &Storage::look(&config.state_dir)).await);
     // A daemon without its tools would only fail again and again.
-    if progress.failed {
+    if progress.failed() {
         progress.tell([Step::left("service", "it is not started before the rest is mended").hint("flyloft setup")]);
     } else {
         progress.tell(unit::arrange(machine.systemd, &args.config).await);
     }
-    Ok(progress.exit())
-}
-
-impl Progress {
-    fn exit(&self) -> ExitCode {
-        if self.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
-    }
+    progress.end()
 }

@@ -1,5 +1,6 @@
 //! The Debian packages that the daemon's tools come from.
 
+use std::os::fd::AsFd;
 use std::process::Stdio;
 
 use super::Step;
@@ -25,13 +26,15 @@ pub async fn install(install: bool) -> Vec<Step> {
     }]
 }
 
-/// Its output goes where ours goes: it is long, and whoever waits wants to see it.
+/// Its output goes to stderr as it comes: it is long, and whoever waits wants to see it.
 async fn apt_get(packages: &[&str]) -> Result<(), ExecError> {
     let apt = || Cmd::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").arg("-q");
     for cmd in [apt().arg("update"), apt().args(["install", "-y", "--no-install-recommends"]).args(packages)] {
-        let mut child = cmd.spawn(Stdio::null(), Stdio::inherit(), Stdio::inherit())?;
         let argv = cmd.to_string();
-        let status = child.wait().await.map_err(|source| ExecError::Pipe { argv: argv.clone(), source })?;
+        let pipe = |source| ExecError::Pipe { argv: argv.clone(), source };
+        let stderr = std::io::stderr().as_fd().try_clone_to_owned().map_err(pipe)?;
+        let mut child = cmd.spawn(Stdio::null(), stderr.into(), Stdio::inherit())?;
+        let status = child.wait().await.map_err(pipe)?;
         if !status.success() {
             let ending = crate::exec::ending(status);
             return Err(ExecError::Status { argv, ending, code: status.code(), tail: String::new() });
