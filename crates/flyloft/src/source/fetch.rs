@@ -158,6 +158,9 @@ impl Repositories {
             Scheme::Ssh => "fd",
         };
         let mut git = git.set(format!("protocol.{protocol}.allow"), "always");
+        for (variable, value) in &self.outward {
+            git = git.env(*variable, value);
+        }
         let token = Credential::token(credentials, url);
         if let Some((user, token)) = token {
             // Git sends the header to URLs that begin so, and to no other. See http.<url>.* in git-config(1).

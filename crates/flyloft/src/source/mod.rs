@@ -18,6 +18,7 @@ mod tree;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -53,6 +54,8 @@ pub struct Repositories {
     user: u32,
     limits: SourceLimits,
     plain_http: bool,
+    /// Variables by which git finds its way out.
+    outward: Vec<(&'static str, String)>,
     turns: Turns,
 }
 
@@ -173,7 +176,8 @@ impl From<SourceError> for DoorError {
 impl Repositories {
     /// `dir` is made when it is missing. Its parents must let `user` pass; git runs as that user and its group.
     pub fn open(dir: &Path, user: u32, limits: SourceLimits) -> Result<Self, SourceError> {
-        let repositories = Self { dir: dir.to_owned(), user, limits, plain_http: false, turns: Turns::default() };
+        let repositories =
+            Self { dir: dir.to_owned(), user, limits, plain_http: false, outward: Vec::new(), turns: Turns::default() };
         repositories.lay_out().map_err(|source| SourceError::Io {
             doing: format!("prepare the directory of repositories `{}`", dir.display()),
             source,
@@ -200,6 +204,17 @@ impl Repositories {
     /// Where hooks are taken from; see [`crate::door::hook::install`].
     pub fn hooks(&self) -> PathBuf {
         self.dir.join("hooks")
+    }
+
+    /// Makes fetches trust these certificate authorities, and take the proxy that `variables` name, if they do. Their
+    /// other variables have no effect.
+    pub fn reaching_out(mut self, ca_bundle: &Path, variables: &BTreeMap<String, String>) -> Self {
+        self.outward = vec![("GIT_SSL_CAINFO", ca_bundle.to_string_lossy().into_owned())];
+        for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
+            let value = variables.iter().find(|(variable, _)| variable.eq_ignore_ascii_case(name));
+            self.outward.extend(value.map(|(_, value)| (name, value.clone())));
+        }
+        self
     }
 
     /// For tests: repositories at `http://127.0.0.1:PORT/…` may be fetched from, too.
@@ -262,9 +277,28 @@ impl Repositories {
     }
 
     /// What answers a fetch or a clone.
-    pub fn upload_pack(&self, app: &AppName) -> Result<Cmd, SourceError> {
+    pub async fn upload_pack(&self, app: &AppName) -> Result<Cmd, SourceError> {
         let repository = self.existing(app)?;
+        self.settle_head(&repository).await?;
         Ok(self.git().within(&repository).command("upload-pack").arg("--strict").arg(&repository))
+    }
+
+    /// A clone checks out the branch that `HEAD` names. Where that was never pushed, it becomes one that was.
+    async fn settle_head(&self, repository: &Path) -> Result<(), SourceError> {
+        let head = fs::read_to_string(repository.join("HEAD")).unwrap_or_default();
+        if head.trim().strip_prefix("ref: ").is_some_and(|branch| repository.join(branch).exists()) {
+            return Ok(());
+        }
+        let failed = |source| SourceError::Git { doing: "find a branch for `HEAD`".to_owned(), source };
+        let git = self.git().within(repository);
+        let list = git.command("for-each-ref").args(["--sort=-committerdate", "--format=%(refname)", "refs/heads/"]);
+        let listed = list.run().await.map_err(failed)?;
+        let listed = String::from_utf8_lossy(&listed.stdout);
+        let master = listed.lines().find(|branch| *branch == "refs/heads/master");
+        match master.or_else(|| listed.lines().next()) {
+            Some(branch) => git.command("symbolic-ref").args(["HEAD", branch]).run().await.map(drop).map_err(failed),
+            None => Ok(()),
+        }
     }
 
     fn git(&self) -> Git {

@@ -417,3 +417,18 @@ async fn a_server_that_gives_no_single_commits_is_asked_for_its_branches() {
     shelf.repositories.fetch(&app(), &host.url, &Want::Commit(first.clone()), &[]).await.unwrap();
     shelf.checkout(&first, None).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_fetch_takes_the_proxy_that_builds_take() {
+    let shelf = Shelf::new();
+    let copy = shelf.copy("project").await;
+    let tip = copy.commit().await;
+    let proxy = shelf.host("project", &copy, Manner::Open).await;
+    let variables = [("HTTP_PROXY".to_owned(), format!("http://{}", proxy.url.authority()))].into();
+    let repositories =
+        shelf.repositories.clone().reaching_out("/etc/ssl/certs/ca-certificates.crt".as_ref(), &variables);
+    // Nobody listens there: only the proxy can answer.
+    let url = repositories.url("http://127.0.0.1:9/acme/project.git").unwrap();
+    let fetched = repositories.fetch(&app(), &url, &Want::Branch(BranchName::parse("main").unwrap()), &[]).await;
+    assert_eq!(fetched.unwrap().commit, tip);
+}

@@ -9,6 +9,7 @@ use flyloft_core::name::BranchName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::error::Error;
+use crate::principal::Role;
 use crate::source::{Checkout, Credential, Refusal, Repositories, Secret, SourceError, SourceLimits, Want};
 use team::{Answer, Team, ended, until, within};
 
@@ -111,6 +112,27 @@ async fn a_key_that_nobody_added_stays_outside() {
     assert_eq!(login.code, 255);
     assert!(login.stderr.contains("Permission denied (publickey)"), "{}", login.stderr);
     assert!(team.staff.commands.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn keys_of_every_usual_kind_come_in() {
+    let team = Team::new().await;
+    for kind in ["rsa", "ecdsa"] {
+        team.hire_with(kind, kind, Role::Admin).await;
+        team.run(team.ssh(kind).arg("ls")).await;
+    }
+    let users: Vec<_> = team.staff.commands.lock().unwrap().iter().map(|(who, _)| who.clone()).collect();
+    assert_eq!(users, ["rsa", "ecdsa"]);
+}
+
+#[tokio::test]
+async fn a_clone_has_a_branch_checked_out_whatever_it_is_called() {
+    let team = Team::new().await;
+    let project = team.project(FILES).await;
+    team.push("bot", &project, "shop", &["main:trunk"]).await;
+    let copy = team.path("copy");
+    team.run(team.git("bot", team.dir.path()).args(["clone", "-q", &team.url("shop")]).arg(&copy)).await;
+    assert!(copy.join("app.py").exists());
 }
 
 #[tokio::test]

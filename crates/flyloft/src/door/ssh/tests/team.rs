@@ -85,7 +85,12 @@ impl Team {
     }
 
     pub async fn hire(&self, name: &str, role: Role) {
-        self.run(Cmd::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(self.path(name))).await;
+        self.hire_with("ed25519", name, role).await;
+    }
+
+    /// Makes somebody a key of a kind that `ssh-keygen -t` knows.
+    pub async fn hire_with(&self, kind: &str, name: &str, role: Role) {
+        self.run(Cmd::new("ssh-keygen").args(["-q", "-t", kind, "-N", "", "-f"]).arg(self.path(name))).await;
         let public = std::fs::read_to_string(self.path(&format!("{name}.pub"))).unwrap();
         let key = PublicKey::parse(&public).unwrap();
         self.staff.keys.lock().unwrap().insert(key.fingerprint, Principal { name: name.into(), role });
@@ -286,7 +291,7 @@ impl Backend for Staff {
 
     async fn upload(&self, principal: &Principal, app: &AppName) -> Result<Cmd> {
         principal.must_use(app)?;
-        self.repositories.upload_pack(app).map_err(Error::not_found)
+        self.repositories.upload_pack(app).await.map_err(Error::not_found)
     }
 
     async fn push(&self, principal: &Principal, app: &AppName, push: Push, mut output: Output) -> Result<()> {
