@@ -91,6 +91,18 @@ impl Error {
         self
     }
 
+    /// As a terminal shows it: the error, its causes, then the hints; each line ends with a newline.
+    pub fn text(&self) -> String {
+        let mut text = format!("error: {}\n", self.what);
+        for cause in &self.causes {
+            text.push_str(&format!("  because: {}\n", cause.replace('\n', "\n    ")));
+        }
+        for hint in &self.hints {
+            text.push_str(&format!("  hint: {hint}\n"));
+        }
+        text
+    }
+
     pub fn hint(mut self, hint: impl fmt::Display) -> Self {
         self.hints.push(hint.to_string());
         self

@@ -1,3 +1,5 @@
 //! Flyloft: just-in-time staging environments on LXC. One binary: command line and daemon.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    flyloft::cli::main()
+}

@@ -1,6 +1,8 @@
 //! The ways in for a command. A door reads and prints; what is behind it, it knows only as a [`Backend`].
 
+pub mod frame;
 pub mod hook;
+pub mod socket;
 pub mod ssh;
 
 use std::sync::Arc;

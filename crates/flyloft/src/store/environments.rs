@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use flyloft_core::name::{AppName, EnvName, EnvRef, Origin, ReleaseNumber};
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::{Store, StoreError, name, parse, print};
 use crate::engine::ContainerId;
@@ -25,7 +25,6 @@ pub struct EnvRow {
     pub formation: BTreeMap<String, u32>,
     pub live: Option<LiveRow>,
     pub created_at: i64,
-    pub used_at: i64,
 }
 
 /// What serves an environment.
@@ -38,7 +37,7 @@ pub struct LiveRow {
 }
 
 const ENVIRONMENT: &str = "SELECT id, app, name, host, origin, state, formation, live, container, upstream,
-    created_at, used_at FROM environments";
+    created_at FROM environments";
 
 impl Store {
     /// Makes an environment, or finds it. `Err` names who has the host name, or what else the name stands for.
@@ -61,13 +60,13 @@ impl Store {
             }
             drop(rows);
             t.execute(
-                "INSERT INTO environments (app, name, host, origin, state, created_at, used_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)",
+                "INSERT INTO environments (app, name, host, origin, state, created_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 params![env.app.as_str(), env.env.as_str(), host, print(&origin), state, now],
             )?;
             let id = EnvId(t.last_insert_rowid());
             let formation = BTreeMap::new();
-            Ok(Ok(EnvRow { id, name: env, host, origin, state, formation, live: None, created_at: now, used_at: now }))
+            Ok(Ok(EnvRow { id, name: env, host, origin, state, formation, live: None, created_at: now }))
         })
         .await
     }
@@ -97,11 +96,21 @@ impl Store {
         .await
     }
 
-    pub async fn set_state(&self, id: EnvId, state: &str, now: i64) -> Result<(), StoreError> {
-        let state = state.to_owned();
+    /// Records the life cycle's state and, where the event came to that, what serves from here on: the moment at which
+    /// a deploy has happened. The release that served until now is retired in the same transaction.
+    pub async fn set_state(
+        &self,
+        id: EnvId,
+        state: &str,
+        live: Option<&LiveRow>,
+        now: i64,
+    ) -> Result<(), StoreError> {
+        let (state, live) = (state.to_owned(), live.cloned());
         self.call(move |t| {
-            let sql = "UPDATE environments SET state = ?2, used_at = ?3 WHERE id = ?1";
-            t.execute(sql, params![id.0, state, now])?;
+            t.execute("UPDATE environments SET state = ?2 WHERE id = ?1", params![id.0, state])?;
+            if let Some(live) = live {
+                set_live(t, id, live, now)?;
+            }
             Ok(())
         })
         .await
@@ -125,28 +134,6 @@ impl Store {
         .await
     }
 
-    /// From here on `live` is what serves: the moment at which a deploy has happened. The release that served until
-    /// now is retired in the same transaction.
-    pub async fn set_live(&self, id: EnvId, live: &LiveRow, now: i64) -> Result<(), StoreError> {
-        let LiveRow { release, container, upstream } = live.clone();
-        self.call(move |t| {
-            t.execute(
-                "UPDATE releases SET status = 'retired' WHERE environment = ?1 AND status = 'live'",
-                params![id.0],
-            )?;
-            t.execute(
-                "UPDATE releases SET status = 'live', ended_at = ?3 WHERE environment = ?1 AND number = ?2",
-                params![id.0, release.0, now],
-            )?;
-            t.execute(
-                "UPDATE environments SET live = ?2, container = ?3, upstream = ?4, used_at = ?5 WHERE id = ?1",
-                params![id.0, release.0, container.0, upstream.map(|address| address.to_string()), now],
-            )?;
-            Ok(())
-        })
-        .await
-    }
-
     /// Removes an environment with its releases and variables.
     pub async fn remove_environment(&self, id: EnvId) -> Result<(), StoreError> {
         self.call(move |t| {
@@ -156,6 +143,23 @@ impl Store {
         })
         .await
     }
+}
+
+fn set_live(t: &Transaction, id: EnvId, live: LiveRow, now: i64) -> Result<(), StoreError> {
+    let LiveRow { release, container, upstream } = live;
+    t.execute(
+        "UPDATE releases SET status = 'retired' WHERE environment = ?1 AND status = 'live' AND number <> ?2",
+        params![id.0, release.0],
+    )?;
+    t.execute(
+        "UPDATE releases SET status = 'live', ended_at = coalesce(ended_at, ?3) WHERE environment = ?1 AND number = ?2",
+        params![id.0, release.0, now],
+    )?;
+    t.execute(
+        "UPDATE environments SET live = ?2, container = ?3, upstream = ?4 WHERE id = ?1",
+        params![id.0, release.0, container.0, upstream.map(|address| address.to_string())],
+    )?;
+    Ok(())
 }
 
 impl EnvRow {
@@ -179,7 +183,6 @@ impl EnvRow {
                 upstream,
             }),
             created_at: row.get(10)?,
-            used_at: row.get(11)?,
         })
     }
 }

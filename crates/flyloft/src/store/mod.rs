@@ -24,7 +24,7 @@ pub use apps::{AppRow, CredentialKind, CredentialRow};
 pub use environments::{EnvId, EnvRow, LiveRow};
 pub use events::{EventKind, EventRow};
 pub use keys::KeyRow;
-pub use releases::{BuiltRow, NewRelease, ReleaseRow, ReleaseStatus, StepRow};
+pub use releases::{Content, NewRelease, ReleaseRow, ReleaseStatus, StepRow};
 
 /// The version of the schema that this program writes.
 const VERSION: i64 = 1;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use flyloft_core::name::{CommitId, ReleaseNumber};
 use rusqlite::{Row, params};
+use serde::{Deserialize, Serialize};
 
 use super::{EnvId, Store, StoreError, name, parse, print};
 use crate::engine::{Image, LayerId};
@@ -24,7 +25,7 @@ pub struct ReleaseRow {
     pub reason: String,
     pub by: String,
     pub status: ReleaseStatus,
-    pub built: Option<BuiltRow>,
+    pub content: Option<Content>,
     pub failure: Option<String>,
     pub created_at: i64,
     pub ended_at: Option<i64>,
@@ -38,14 +39,20 @@ pub enum ReleaseStatus {
     Failed,
 }
 
-/// What a build leaves, all that is needed to launch it again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BuiltRow {
+/// All that is needed to launch a release again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
     pub image: Image,
-    /// What the build says about the environment of its processes (`PATH` and the like), without anybody's variables.
+    /// What the build says about the environment of its processes (`PATH` and the like).
     pub env: BTreeMap<String, String>,
+    /// The variables that were set when it was made.
+    pub config: BTreeMap<String, String>,
     /// The Procfile: process types and commands, in its order.
     pub processes: Vec<(String, String)>,
+    /// How many of each process type `app.json` wants.
+    pub formation: BTreeMap<String, u32>,
+    /// The path that says whether it is healthy; any answer to `/` will do if there is none.
+    pub health: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,8 +62,7 @@ pub struct StepRow {
     pub ended_at: Option<i64>,
 }
 
-const RELEASE: &str = "SELECT number, commit_id, reason, by, status, image, env, processes, failure, created_at,
-    ended_at FROM releases";
+const RELEASE: &str = "SELECT number, commit_id, reason, by, status, content, failure, created_at, ended_at FROM releases";
 
 impl Store {
     /// Numbers a new release of an environment.
@@ -75,12 +81,11 @@ impl Store {
         .await
     }
 
-    pub async fn set_built(&self, id: EnvId, number: ReleaseNumber, built: BuiltRow) -> Result<(), StoreError> {
+    pub async fn set_content(&self, id: EnvId, number: ReleaseNumber, content: &Content) -> Result<(), StoreError> {
+        let content = print(content);
         self.call(move |t| {
-            t.execute(
-                "UPDATE releases SET image = ?3, env = ?4, processes = ?5 WHERE environment = ?1 AND number = ?2",
-                params![id.0, number.0, print(&built.image), print(&built.env), print(&built.processes)],
-            )?;
+            let sql = "UPDATE releases SET content = ?3 WHERE environment = ?1 AND number = ?2";
+            t.execute(sql, params![id.0, number.0, content])?;
             Ok(())
         })
         .await
@@ -172,10 +177,10 @@ impl Store {
     /// Every layer that a release names, of whatever environment: what the garbage collection must keep.
     pub async fn layers_in_use(&self) -> Result<Vec<LayerId>, StoreError> {
         self.call(|t| {
-            let mut query = t.prepare("SELECT image FROM releases WHERE image IS NOT NULL AND status <> 'failed'")?;
+            let mut query = t.prepare("SELECT content FROM releases WHERE content IS NOT NULL AND status <> 'failed'")?;
             let mut layers = Vec::new();
-            for image in query.query_map([], |row| row.get::<_, String>(0))? {
-                layers.extend(parse::<Image>("image", &image?)?);
+            for content in query.query_map([], |row| row.get::<_, String>(0))? {
+                layers.extend(parse::<Content>("content", &content?)?.image);
             }
             layers.sort();
             layers.dedup();
@@ -209,27 +214,17 @@ impl ReleaseStatus {
 impl ReleaseRow {
     fn from_row(row: &Row) -> Result<Self, StoreError> {
         let commit: Option<String> = row.get(1)?;
-        let image: Option<String> = row.get(5)?;
-        let env: Option<String> = row.get(6)?;
-        let processes: Option<String> = row.get(7)?;
-        let built = match (image, env, processes) {
-            (Some(image), Some(env), Some(processes)) => Some(BuiltRow {
-                image: parse("image", &image)?,
-                env: parse("env", &env)?,
-                processes: parse("processes", &processes)?,
-            }),
-            _ => None,
-        };
+        let content: Option<String> = row.get(5)?;
         Ok(Self {
             number: ReleaseNumber(row.get(0)?),
             commit: commit.as_deref().map(name::<CommitId>).transpose()?,
             reason: row.get(2)?,
             by: row.get(3)?,
             status: ReleaseStatus::parse(&row.get::<_, String>(4)?)?,
-            built,
-            failure: row.get(8)?,
-            created_at: row.get(9)?,
-            ended_at: row.get(10)?,
+            content: content.map(|text| parse("content", &text)).transpose()?,
+            failure: row.get(6)?,
+            created_at: row.get(7)?,
+            ended_at: row.get(8)?,
         })
     }
 }

@@ -3,6 +3,8 @@
 CREATE TABLE apps (
     name        TEXT PRIMARY KEY,
     git_url     TEXT,
+    -- How often it was built anew from nothing
+    generation  INTEGER NOT NULL DEFAULT 0,
     created_at  INTEGER NOT NULL
 ) STRICT;
 
@@ -33,7 +35,6 @@ CREATE TABLE environments (
     -- How many containers were ever made for it: part of the next one's name.
     containers  INTEGER NOT NULL DEFAULT 0,
     created_at  INTEGER NOT NULL,
-    used_at     INTEGER NOT NULL,
     UNIQUE (app, name)
 ) STRICT;
 
@@ -45,10 +46,8 @@ CREATE TABLE releases (
     reason      TEXT NOT NULL,
     by          TEXT NOT NULL,
     status      TEXT NOT NULL CHECK (status IN ('pending', 'live', 'retired', 'failed')),
-    -- JSON, once it is built: layers, environment, processes
-    image       TEXT,
-    env         TEXT,
-    processes   TEXT,
+    -- JSON of all that is needed to launch it again, once it is known: see `Content` in releases.rs
+    content     TEXT,
     failure     TEXT,
     created_at  INTEGER NOT NULL,
     ended_at    INTEGER,

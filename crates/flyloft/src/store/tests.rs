@@ -96,7 +96,7 @@ async fn releases_are_numbered_from_one_and_only_one_is_live() {
             container: ContainerId(format!("shop-main-{number}")),
             upstream: Some("10.0.0.1:5000".parse().unwrap()),
         };
-        f.store.set_live(env.id, &live, 4).await.unwrap();
+        f.store.set_state(env.id, "{}", Some(&live), 4).await.unwrap();
         assert_eq!(f.store.environment(&env.name).await.unwrap().unwrap().live, Some(live));
     }
     f.store.fail_release(env.id, ReleaseNumber(2), "build failed", 5).await.unwrap();
@@ -112,9 +112,9 @@ async fn layers_of_releases_that_may_be_launched_again_are_in_use() {
     for layers in [["base", "one"], ["base", "two"]] {
         let number = f.release(&env).await;
         let image = layers.map(|id| LayerId(id.to_owned())).to_vec();
-        let built = BuiltRow { image, env: BTreeMap::new(), processes: vec![("web".into(), "run".into())] };
-        f.store.set_built(env.id, number, built.clone()).await.unwrap();
-        assert_eq!(f.store.release(env.id, number).await.unwrap().unwrap().built, Some(built));
+        let content = Content { image, processes: vec![("web".into(), "run".into())], ..Content::default() };
+        f.store.set_content(env.id, number, &content).await.unwrap();
+        assert_eq!(f.store.release(env.id, number).await.unwrap().unwrap().content, Some(content));
     }
     f.store.fail_release(env.id, ReleaseNumber(2), "never answered", 5).await.unwrap();
     assert_eq!(f.store.layers_in_use().await.unwrap(), ["base", "one"].map(|id| LayerId(id.to_owned())));

@@ -1,0 +1,50 @@
+//! The same web process from the same files, without a container.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::harness::Flyloft;
+
+/// Starts it in a chroot of the container's files on the host, until its first answer.
+pub fn first_answer(flyloft: &Flyloft, app: &str) -> Duration {
+    let shown: serde_json::Value = serde_json::from_str(&flyloft.ok(&["show", &format!("{app}/main"), "--json"])).unwrap();
+    let container = shown["container"].as_str().unwrap();
+    let root = flyloft.state().join("engine/containers").join(container).join("merged");
+    let command = shown["processes"].as_array().unwrap().iter().find(|process| process[0] == "web").unwrap();
+    let command = command[1].as_str().unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let path = shown["environment"]["PATH"].as_str().unwrap_or("/usr/bin:/bin");
+    let started = Instant::now();
+    let mut child = Command::new("chroot")
+        .arg(&root)
+        .args(["sh", "-c", &format!("cd /app && exec {command}")])
+        .env_clear()
+        .envs([("PATH", path), ("PORT", &port.to_string()), ("HOME", "/app")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let took = loop {
+        if answers(port) {
+            break started.elapsed();
+        }
+        assert!(started.elapsed() < Duration::from_secs(30), "the floor does not answer");
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    let group = nix::unistd::Pid::from_raw(child.id() as i32);
+    nix::sys::signal::killpg(group, nix::sys::signal::SIGKILL).unwrap();
+    child.wait().unwrap();
+    took
+}
+
+fn answers(port: u16) -> bool {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: floor\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).is_ok() && text.contains(" 200 ")
+}

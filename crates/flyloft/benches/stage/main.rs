@@ -1,0 +1,179 @@
+//! How long it takes from `git push` to an answer, and what the daemon costs.
+//!
+//! ```text
+//! cargo bench -p flyloft --bench stage -- [--quick] [--json FILE]
+//! ```
+//!
+//! What is compared is measured in one run, round by round, so that what else the machine does meets both. `floor` is
+//! the same web process, from the same files, started without a container: until it answers for the first time.
+#![allow(clippy::disallowed_methods, reason = "benchmarks start the programs that people use")]
+
+#[path = "../../tests/it/harness.rs"]
+mod harness;
+mod floor;
+mod load;
+
+use std::time::{Duration, Instant};
+
+use harness::{Flyloft, Repository, run, wait_for};
+use load::Load;
+use serde_json::json;
+
+const APP: &str = "bench-flask";
+
+struct Effort {
+    rounds: usize,
+    environments: usize,
+}
+
+/// One promise, and what was measured.
+struct Row {
+    name: &'static str,
+    measured: String,
+    promised: &'static str,
+    kept: bool,
+    value: f64,
+}
+
+fn main() {
+    // Cargo adds `--bench` to what the user wrote.
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let quick = args.iter().any(|arg| arg == "--quick");
+    let file = args.iter().position(|arg| arg == "--json").and_then(|at| args.get(at + 1));
+    let effort = if quick { Effort { rounds: 3, environments: 10 } } else { Effort { rounds: 10, environments: 50 } };
+    let rows = measure(&effort);
+    println!("{:<58} {:>16}   {:<18} kept", "what", "measured", "promised");
+    for row in &rows {
+        let kept = if row.kept { "yes" } else { "NO" };
+        println!("{:<58} {:>16}   {:<18} {kept}", row.name, row.measured, row.promised);
+    }
+    if let Some(file) = file {
+        let rows = rows.iter().map(|row| {
+            json!({"what": row.name, "value": row.value, "measured": row.measured, "promised": row.promised, "kept": row.kept})
+        });
+        let text = serde_json::to_string_pretty(&rows.collect::<Vec<_>>()).unwrap();
+        std::fs::write(file, text).unwrap();
+    }
+}
+
+fn measure(effort: &Effort) -> Vec<Row> {
+    let mut flyloft = Flyloft::start();
+    let _ = flyloft.cli(&["destroy", APP, "--yes"]);
+    let repository = flyloft.example(APP, "flask-hello");
+    // Makes the stack and the dependencies, if no run before has.
+    repository.pushed(&["main"]);
+    let (mut floors, mut news, mut again) = (Vec::new(), Vec::new(), Vec::new());
+    let mut failed = 0;
+    let mut served = 0;
+    for round in 0..effort.rounds {
+        floors.push(floor::first_answer(&flyloft, APP));
+        news.push(new_environment(&flyloft, &repository, round));
+        let load = Load::start(flyloft.http, &format!("{APP}-main"));
+        again.push(redeploy(&flyloft, &repository, round));
+        let (answers, errors) = load.stop();
+        (served, failed) = (served + answers, failed + errors);
+    }
+    let floor = median(&floors);
+    let memory = memory_with(&flyloft, &repository, effort.environments);
+    flyloft.kill();
+    let started = Instant::now();
+    flyloft.serve();
+    let start = started.elapsed();
+    flyloft.ok(&["destroy", APP, "--yes"]);
+
+    let over = |times: &[Duration]| median(times).saturating_sub(floor).as_secs_f64() * 1e3;
+    let (new, redeploy) = (over(&news), over(&again));
+    println!("floor: {:.0} ms, median of {}", floor.as_secs_f64() * 1e3, floors.len());
+    println!("answers under load while redeploying: {served}, failed: {failed}\n");
+    vec![
+        Row {
+            name: "new environment: git push → first 200",
+            measured: format!("floor + {new:.0} ms"),
+            promised: "≤ floor + 400 ms",
+            kept: new <= 400.0,
+            value: new,
+        },
+        Row {
+            name: "redeploy of a code-only change: git push → new code",
+            measured: format!("floor + {redeploy:.0} ms"),
+            promised: "≤ floor + 350 ms",
+            kept: redeploy <= 350.0,
+            value: redeploy,
+        },
+        Row {
+            name: "requests that fail while it is redeployed",
+            measured: format!("{failed} of {}", served + failed),
+            promised: "0",
+            kept: failed == 0 && served > 0,
+            value: failed as f64,
+        },
+        Row {
+            name: "daemon's resident memory with all environments awake",
+            measured: format!("{memory:.1} MB ({})", effort.environments),
+            promised: "≤ 40 MB with 50",
+            kept: memory <= 40.0,
+            value: memory,
+        },
+        Row {
+            name: "second start of the daemon, with these environments",
+            measured: format!("{:.0} ms", start.as_secs_f64() * 1e3),
+            promised: "≤ 200 ms",
+            kept: start <= Duration::from_millis(200),
+            value: start.as_secs_f64() * 1e3,
+        },
+    ]
+}
+
+/// A branch that was never pushed, with a change of the code.
+fn new_environment(flyloft: &Flyloft, repository: &Repository, round: usize) -> Duration {
+    let branch = format!("bench-{round}");
+    let version = change(repository, &format!("new {round}"));
+    let env = format!("{APP}/{branch}");
+    let took = push_until(flyloft, repository, &env, &format!("main:{branch}"), &version);
+    flyloft.ok(&["destroy", &env, "--yes"]);
+    took
+}
+
+fn redeploy(flyloft: &Flyloft, repository: &Repository, round: usize) -> Duration {
+    let version = change(repository, &format!("redeploy {round}"));
+    push_until(flyloft, repository, &format!("{APP}/main"), "main", &version)
+}
+
+/// From the start of the git process until the environment answers with the new version.
+fn push_until(flyloft: &Flyloft, repository: &Repository, env: &str, refs: &str, version: &str) -> Duration {
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        let pushing = scope.spawn(|| repository.pushed(&[refs]));
+        wait_for("the new version", || {
+            let answer = flyloft.get(env, "/");
+            (answer.status == 200 && answer.body.contains(version)).then_some(())
+        });
+        let took = started.elapsed();
+        pushing.join().unwrap();
+        took
+    })
+}
+
+/// Changes the code and nothing else. The example shows the commit that it was made from, which is given.
+fn change(repository: &Repository, what: &str) -> String {
+    let code = std::fs::read_to_string(repository.dir.join("app.py")).unwrap();
+    repository.commit(&[("app.py", &format!("{code}# {what}\n"))])[..10].to_owned()
+}
+
+/// The daemon's resident memory in megabytes while `count` environments are awake.
+fn memory_with(flyloft: &Flyloft, repository: &Repository, count: usize) -> f64 {
+    let branches: Vec<String> = (0..count).map(|number| format!("main:refs/heads/many-{number}")).collect();
+    for some in branches.chunks(5) {
+        repository.pushed(&some.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", flyloft.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let kib: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib * 1024.0 / 1e6
+}
+
+fn median(times: &[Duration]) -> Duration {
+    let mut sorted = times.to_vec();
+    sorted.sort();
+    sorted[sorted.len() / 2]
+}

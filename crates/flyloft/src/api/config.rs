@@ -1,0 +1,128 @@
+//! `flyloft config`. Values are printed to whoever asks for them, and never written to logs or events.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::reply::{Reply, done};
+use super::{Api, Call, Ending};
+use crate::command::{Config, Target, Variable};
+use crate::error::{Error, OrFailed, Result};
+use crate::store::{self, EnvId, EventKind};
+
+/// The largest value of a variable.
+const LARGEST: usize = 64 << 10;
+
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Variables(BTreeMap<String, String>);
+
+impl Reply for Variables {
+    fn text(&self) -> String {
+        self.0.iter().map(|(name, value)| format!("{name}={value}\n")).collect()
+    }
+}
+
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Value(String);
+
+impl Reply for Value {
+    fn text(&self) -> String {
+        format!("{}\n", self.0)
+    }
+}
+
+impl Api {
+    pub(super) async fn config(&self, call: &mut Call<'_>, command: Config) -> Result<Ending> {
+        match command {
+            Config::Ls { target } => Ok(Variables(self.variables(call, &target).await?).into()),
+            Config::Get { target, name } => match self.variables(call, &target).await?.remove(&name) {
+                Some(value) => Ok(Value(value).into()),
+                None => Err(Error::not_found(format!("`{target}` has no variable `{name}`"))
+                    .hint(format!("`flyloft config ls {target}` lists them"))),
+            },
+            Config::Set { target, variables } => {
+                let changes = variables.into_iter().map(checked).collect::<Result<_>>()?;
+                self.change(call, target, changes).await
+            }
+            Config::Unset { target, names } => {
+                let changes = names.into_iter().map(|name| (name, None)).collect();
+                self.change(call, target, changes).await
+            }
+        }
+    }
+
+    async fn variables(&self, call: &mut Call<'_>, target: &Target) -> Result<BTreeMap<String, String>> {
+        let id = self.id_of(call, target).await?;
+        let variables = self.loft.parts.store.variables(target.app(), id).await;
+        variables.or_failed(|| format!("failed to read the variables of `{target}`"))
+    }
+
+    async fn id_of(&self, call: &mut Call<'_>, target: &Target) -> Result<Option<EnvId>> {
+        call.must_use(target.app())?;
+        match target {
+            Target::App(app) => self.must_exist(app).await.map(|()| None),
+            Target::Env(env) => Ok(Some(self.loft.find(env).await?.0.id)),
+        }
+    }
+
+    async fn change(
+        &self,
+        call: &mut Call<'_>,
+        target: Target,
+        changes: BTreeMap<String, Option<String>>,
+    ) -> Result<Ending> {
+        let id = self.id_of(call, &target).await?;
+        let before = self.variables(call, &target).await?;
+        let names: Vec<String> = changes.keys().cloned().collect();
+        let changed = changes.iter().any(|(name, value)| before.get(name) != value.as_ref());
+        if !changed {
+            return Ok(done("nothing to change").into());
+        }
+        let store = &self.loft.parts.store;
+        let failed = || format!("failed to change the variables of `{target}`");
+        store.set_variables(target.app(), id, changes).await.or_failed(failed)?;
+        let env = match &target {
+            Target::App(_) => None,
+            Target::Env(env) => Some(&env.env),
+        };
+        let text = names.join(", ");
+        let told = store.tell(target.app(), env, EventKind::ConfigChanged, call.by(), &text, store::now());
+        told.await.or_failed(failed)?;
+        self.redeploy_touched(call, &target).await
+    }
+
+    /// Deploys again what runs with the variables: one environment, or all of the app's that share them.
+    async fn redeploy_touched(&self, call: &mut Call<'_>, target: &Target) -> Result<Ending> {
+        let touched = match target {
+            Target::Env(env) => vec![self.loft.find(env).await?.0],
+            Target::App(app) => {
+                let mut all = self.environments_of(app).await?;
+                all.retain(|env| env.name.env.pull_request().is_none());
+                all
+            }
+        };
+        let mut last = Ok(done("set; nothing runs with it yet").into());
+        for env in touched.into_iter().filter(|env| env.live.is_some()) {
+            last = self.redeploy(call, &env.name, "config").await;
+            if last.is_err() {
+                break;
+            }
+        }
+        last
+    }
+}
+
+fn checked(Variable { name, value }: Variable) -> Result<(String, Option<String>)> {
+    let first = name.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+    if !first || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        return Err(Error::usage(format!("`{name}` is no name for a variable"))
+            .hint("letters, digits and `_` are allowed, and no digit at the start"));
+    }
+    if value.contains('\0') || value.len() > LARGEST {
+        return Err(Error::usage(format!("the value of `{name}` is too long, or holds a NUL"))
+            .hint(format!("{LARGEST} bytes are allowed")));
+    }
+    Ok((name, Some(value)))
+}

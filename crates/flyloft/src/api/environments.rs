@@ -1,0 +1,317 @@
+//! Looking at environments, and what is done to them as a whole: `ls`, `show`, `releases`, `restart`, `scale`,
+//! `rollback`, `destroy`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use flyloft_core::lifecycle::{Event, State};
+use flyloft_core::name::{AppName, CommitId, EnvRef, Origin};
+use serde::Serialize;
+
+use super::reply::{Reply, age, done, size, table};
+use super::{Api, Call, Ending};
+use crate::command::{Destroy, Ls, Rollback, Scale, Target};
+use crate::deploy::{Source, Work};
+use crate::engine::Stats;
+use crate::error::{Error, OrFailed, Result};
+use crate::store::{self, EnvRow, EventKind, ReleaseRow, ReleaseStatus};
+
+/// How long `destroy` waits until nothing is left.
+const GONE: Duration = Duration::from_secs(60);
+
+#[derive(Serialize)]
+struct EnvList {
+    environments: Vec<EnvItem>,
+}
+
+#[derive(Serialize)]
+struct EnvItem {
+    name: EnvRef,
+    /// `awake v3`, `off v1, deploying v2`
+    state: String,
+    url: String,
+    follows: String,
+    created_at: i64,
+    /// Bytes of memory that it holds now.
+    memory: Option<u64>,
+}
+
+impl Reply for EnvList {
+    fn text(&self) -> String {
+        if self.environments.is_empty() {
+            return "there are no environments yet; push a branch, or stage one: flyloft up APP --pr NUMBER\n".to_owned();
+        }
+        let now = store::now();
+        let rows = self.environments.iter().map(|env| {
+            let memory = env.memory.map_or_else(|| "-".to_owned(), size);
+            [env.name.to_string(), env.state.clone(), memory, age(env.created_at, now), env.url.clone()]
+        });
+        table(["ENVIRONMENT", "STATE", "MEMORY", "AGE", "URL"], rows)
+    }
+}
+
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    env: EnvItem,
+    release: Option<ReleaseItem>,
+    /// How many of each process type were asked for.
+    formation: BTreeMap<String, u32>,
+    processes: Vec<(String, String)>,
+    /// The engine's name of its container.
+    container: Option<String>,
+    /// Where the edge reaches it on this machine.
+    upstream: Option<SocketAddr>,
+    stats: Option<Stats>,
+}
+
+impl Reply for Shown {
+    fn text(&self) -> String {
+        let mut lines = vec![
+            ("url", self.env.url.clone()),
+            ("state", self.env.state.clone()),
+            ("follows", self.env.follows.clone()),
+            ("age", age(self.env.created_at, store::now())),
+        ];
+        if let Some(release) = &self.release {
+            let commit = release.commit.as_ref().map_or("no commit", |commit| commit.short());
+            let made = age(release.created_at, store::now());
+            lines.push(("release", format!("{} of {commit}, {made} ago by {}", release.number, release.by)));
+        }
+        lines.extend(self.processes.iter().map(|(name, command)| ("process", format!("{name}: {command}"))));
+        lines.extend(self.formation.iter().map(|(name, count)| ("scaled", format!("{name}={count}"))));
+        lines.extend(self.upstream.iter().map(|upstream| ("upstream", upstream.to_string())));
+        if let Some(stats) = &self.stats {
+            lines.push(("memory", format!("{}, and {} in swap", size(stats.memory), size(stats.swap))));
+            lines.push(("disk", format!("{} beside its image", size(stats.disk))));
+            lines.push(("processes", stats.pids.to_string()));
+        }
+        let lines = lines.iter().map(|(name, value)| format!("  {name:<10} {value}\n"));
+        format!("{}\n{}", self.env.name, lines.collect::<String>())
+    }
+}
+
+#[derive(Serialize)]
+struct ReleaseList {
+    releases: Vec<ReleaseItem>,
+}
+
+#[derive(Serialize)]
+struct ReleaseItem {
+    number: String,
+    commit: Option<CommitId>,
+    status: &'static str,
+    reason: String,
+    by: String,
+    failure: Option<String>,
+    created_at: i64,
+}
+
+impl From<ReleaseRow> for ReleaseItem {
+    fn from(row: ReleaseRow) -> Self {
+        Self {
+            number: row.number.to_string(),
+            commit: row.commit,
+            status: row.status.as_str(),
+            reason: row.reason,
+            by: row.by,
+            failure: row.failure,
+            created_at: row.created_at,
+        }
+    }
+}
+
+impl Reply for ReleaseList {
+    fn text(&self) -> String {
+        let now = store::now();
+        let rows = self.releases.iter().map(|release| {
+            let commit = release.commit.as_ref().map_or("-", |commit| commit.short());
+            let [number, status, reason] = [&release.number, release.status, &release.reason].map(str::to_owned);
+            let failure = release.failure.as_deref().unwrap_or_default();
+            let failure = failure.lines().next().unwrap_or_default().to_owned();
+            [number, status, age(release.created_at, now), commit.to_owned(), release.by.clone(), reason, failure]
+        });
+        table(["RELEASE", "STATUS", "AGE", "COMMIT", "BY", "REASON", "FAILURE"], rows)
+    }
+}
+
+impl Api {
+    pub(super) async fn ls(&self, call: &mut Call<'_>, ls: Ls) -> Result<Ending> {
+        if let Some(app) = &ls.app {
+            call.must_use(app)?;
+            self.must_exist(app).await?;
+        }
+        let rows = self.loft.parts.store.environments(ls.app.as_ref()).await;
+        let mut rows = rows.or_failed(|| "failed to list environments")?;
+        rows.retain(|row| call.may_use(&row.name.app));
+        let mut environments = Vec::new();
+        for row in rows {
+            let memory = self.stats(&row).await.map(|stats| stats.memory);
+            environments.push(self.item(&row, memory));
+        }
+        Ok(EnvList { environments }.into())
+    }
+
+    pub(super) async fn show(&self, call: &mut Call<'_>, name: EnvRef) -> Result<Ending> {
+        call.must_use(&name.app)?;
+        let (row, _) = self.loft.find(&name).await?;
+        let stats = self.stats(&row).await;
+        let release = self.loft.parts.store.live_release(&row).await.or_failed(|| format!("failed to show `{name}`"))?;
+        let content = release.as_ref().and_then(|release| release.content.clone()).unwrap_or_default();
+        let shown = Shown {
+            env: self.item(&row, stats.as_ref().map(|stats| stats.memory)),
+            release: release.map(ReleaseItem::from),
+            formation: row.formation.clone(),
+            processes: content.processes,
+            container: row.live.as_ref().map(|live| live.container.to_string()),
+            upstream: row.live.as_ref().and_then(|live| live.upstream),
+            stats,
+        };
+        Ok(shown.into())
+    }
+
+    async fn stats(&self, row: &EnvRow) -> Option<Stats> {
+        self.loft.parts.engine.stats(&row.live.as_ref()?.container).await.ok()
+    }
+
+    fn item(&self, row: &EnvRow, memory: Option<u64>) -> EnvItem {
+        EnvItem {
+            name: row.name.clone(),
+            state: serde_json::from_str::<State>(&row.state).map_or_else(|_| "unknown".to_owned(), |s| s.to_string()),
+            url: self.loft.parts.settings.url(&row.host),
+            follows: match &row.origin {
+                Origin::Branch(branch) => format!("branch {branch}"),
+                Origin::PullRequest(number) => format!("pull request {number}"),
+                Origin::Commit(commit) => format!("commit {}", commit.short()),
+                Origin::Directory => "a directory".to_owned(),
+            },
+            created_at: row.created_at,
+            memory,
+        }
+    }
+
+    pub(super) async fn releases(&self, call: &mut Call<'_>, name: EnvRef) -> Result<Ending> {
+        call.must_use(&name.app)?;
+        let (row, _) = self.loft.find(&name).await?;
+        let releases = self.loft.parts.store.releases(row.id).await;
+        let releases = releases.or_failed(|| format!("failed to list the releases of `{name}`"))?;
+        Ok(ReleaseList { releases: releases.into_iter().map(ReleaseItem::from).collect() }.into())
+    }
+
+    pub(super) async fn restart(&self, call: &mut Call<'_>, name: EnvRef) -> Result<Ending> {
+        call.must_use(&name.app)?;
+        self.redeploy(call, &name, "restart").await
+    }
+
+    /// Launches what serves again, with the variables and the formation that are set now.
+    pub(super) async fn redeploy(&self, call: &mut Call<'_>, name: &EnvRef, reason: &str) -> Result<Ending> {
+        let (row, conductor) = self.loft.find(name).await?;
+        let live = self.loft.parts.store.live_release(&row).await.or_failed(|| format!("failed to look up `{name}`"))?;
+        let Some((commit, content)) = live.and_then(|live| Some((live.commit, live.content?))) else {
+            return Err(Error::conflict(format!("`{name}` has no release that serves")).hint("push to it first"));
+        };
+        let source = Source::Again { commit, content, own_config: false };
+        self.deploy_and_show(call, conductor, work(call, source, reason)).await
+    }
+
+    pub(super) async fn scale(&self, call: &mut Call<'_>, scale: Scale) -> Result<Ending> {
+        let name = scale.env;
+        call.must_use(&name.app)?;
+        let (row, _) = self.loft.find(&name).await?;
+        let store = &self.loft.parts.store;
+        let failed = || format!("failed to scale `{name}`");
+        let content = store.live_release(&row).await.or_failed(failed)?.and_then(|live| live.content);
+        let content = content.ok_or_else(|| Error::conflict(format!("`{name}` has no release that serves")))?;
+        let mut formation = row.formation.clone();
+        for count in scale.counts {
+            let known = content.processes.iter().any(|(name, _)| *name == count.process);
+            if !known || count.process == "release" {
+                let types = content.processes.iter().map(|(name, _)| name.as_str()).filter(|name| *name != "release");
+                return Err(Error::usage(format!("`{name}` has no process type `{}`", count.process))
+                    .hint(format!("it has: {}", types.collect::<Vec<_>>().join(", "))));
+            }
+            if count.process == "web" && count.count > 1 {
+                return Err(Error::usage("one `web` process at most can listen on the port of a container")
+                    .hint("let it start more workers itself, as gunicorn, puma and Node's cluster do"));
+            }
+            formation.insert(count.process, count.count);
+        }
+        if formation == row.formation {
+            let counts = content.processes.iter().filter(|(name, _)| name != "release").map(|(name, _)| {
+                let convention = u32::from(name == "web");
+                let count = formation.get(name).or(content.formation.get(name)).unwrap_or(&convention);
+                format!("{name}={count}")
+            });
+            return Ok(done(counts.collect::<Vec<_>>().join(" ")).into());
+        }
+        store.set_formation(row.id, &formation).await.or_failed(failed)?;
+        let text = formation.iter().map(|(name, count)| format!("{name}={count}")).collect::<Vec<_>>().join(" ");
+        let told = store.tell(&name.app, Some(&name.env), EventKind::Scaled, call.by(), &text, store::now());
+        told.await.or_failed(failed)?;
+        self.redeploy(call, &name, "scale").await
+    }
+
+    pub(super) async fn rollback(&self, call: &mut Call<'_>, rollback: Rollback) -> Result<Ending> {
+        let name = rollback.env;
+        call.must_use(&name.app)?;
+        let (row, conductor) = self.loft.find(&name).await?;
+        let failed = || format!("failed to roll `{name}` back");
+        let releases = self.loft.parts.store.releases(row.id).await.or_failed(failed)?;
+        let wanted = match rollback.release {
+            Some(number) => releases.into_iter().find(|release| release.number == number),
+            None => releases.into_iter().find(|release| release.status == ReleaseStatus::Retired),
+        };
+        let list = format!("`flyloft releases {name}` lists them");
+        let release = wanted.ok_or_else(|| Error::not_found(format!("`{name}` has no such release")).hint(&list))?;
+        let (ReleaseStatus::Live | ReleaseStatus::Retired, Some(content)) = (release.status, release.content) else {
+            return Err(Error::conflict(format!("{} of `{name}` never served", release.number)).hint(list));
+        };
+        let source = Source::Again { commit: release.commit, content, own_config: true };
+        let reason = format!("rollback to {}", release.number);
+        self.deploy_and_show(call, conductor, work(call, source, &reason)).await
+    }
+
+    pub(super) async fn destroy(&self, call: &mut Call<'_>, destroy: Destroy) -> Result<Ending> {
+        call.must_use(destroy.target.app())?;
+        let name = match destroy.target {
+            Target::Env(name) => name,
+            Target::App(app) => {
+                let rm = crate::command::AppsRm { app, yes: destroy.yes };
+                return self.apps(call, crate::command::Apps::Rm(rm)).await;
+            }
+        };
+        self.loft.find(&name).await?;
+        if !destroy.yes {
+            call.confirm(&format!("destroy `{name}`?")).await?;
+        }
+        self.destroy_by(&name, call.by()).await?;
+        Ok(done(format!("`{name}` is destroyed")).into())
+    }
+
+    pub(super) async fn destroy_by(&self, name: &EnvRef, by: &str) -> Result<()> {
+        self.destroy_and_wait(name).await?;
+        let told = self.loft.parts.store.tell(&name.app, Some(&name.env), EventKind::Destroyed, by, "", store::now());
+        told.await.or_failed(|| format!("failed to record the end of `{name}`"))
+    }
+
+    /// Comes back when nothing of it is left.
+    pub(super) async fn destroy_and_wait(&self, name: &EnvRef) -> Result<()> {
+        let (_, conductor) = self.loft.find(name).await?;
+        conductor.tell(Event::Destroy).await?;
+        let gone = tokio::time::timeout(GONE, conductor.gone()).await;
+        gone.map_err(|_| {
+            Error::failed(format!("`{name}` is not gone after {} s", GONE.as_secs()))
+                .hint("it is being removed still; `flyloft ls` shows it until it is")
+        })
+    }
+
+    pub(super) async fn environments_of(&self, app: &AppName) -> Result<Vec<EnvRow>> {
+        let rows = self.loft.parts.store.environments(Some(app)).await;
+        rows.or_failed(|| format!("failed to list the environments of `{app}`"))
+    }
+}
+
+fn work(call: &Call<'_>, source: Source, reason: &str) -> Work {
+    Work { source, reason: reason.to_owned(), by: call.by().to_owned(), no_cache: false, attached: false, together: None }
+}

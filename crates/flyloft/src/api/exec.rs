@@ -1,0 +1,94 @@
+//! `flyloft run` and `flyloft shell`.
+
+use std::collections::BTreeMap;
+
+use flyloft_core::name::EnvRef;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::{Api, Call, Ending};
+use crate::command::Run;
+use crate::engine::ExecSpec;
+use crate::error::{Error, OrFailed, Result};
+
+impl Api {
+    pub(super) async fn run(&self, call: &mut Call<'_>, run: Run) -> Result<Ending> {
+        self.exec(call, run.env, run.argv).await
+    }
+
+    pub(super) async fn shell(&self, call: &mut Call<'_>, env: EnvRef) -> Result<Ending> {
+        let shell = "command -v bash >/dev/null && exec bash -l || exec sh -l";
+        self.exec(call, env, ["sh", "-c", shell].map(str::to_owned).to_vec()).await
+    }
+
+    async fn exec(&self, call: &mut Call<'_>, name: EnvRef, argv: Vec<String>) -> Result<Ending> {
+        call.must_use(&name.app)?;
+        let (row, _) = self.loft.find(&name).await?;
+        let live = row.live.ok_or_else(|| {
+            Error::conflict(format!("nothing of `{name}` runs yet")).hint("push to it first")
+        })?;
+        let mut env = BTreeMap::from([("DYNO".to_owned(), "run.1".to_owned())]);
+        let terminal = call.io.terminal.clone();
+        if let Some(terminal) = &terminal {
+            env.insert("TERM".to_owned(), terminal.term.clone());
+        }
+        let size = terminal.as_ref().map(|terminal| (terminal.columns, terminal.rows));
+        let failed = || format!("failed to run a command in `{name}`");
+        let spec = ExecSpec { argv, env, terminal: size };
+        let exec = self.loft.parts.engine.exec(&live.container, spec).await.or_failed(failed)?;
+
+        let (mut stdin, mut stdout, mut stderr, mut control) = (exec.stdin, exec.stdout, exec.stderr, exec.control);
+        let output = async {
+            let out = pass(&mut stdout, &mut call.io.stdout);
+            let err = pass(&mut stderr, &mut call.io.stderr);
+            tokio::join!(out, err)
+        };
+        let input = async {
+            // A command that does not read ends the copying, not the command.
+            let _ = pass(&mut call.io.stdin, &mut stdin).await;
+            let _ = stdin.shutdown().await;
+            drop(stdin);
+            std::future::pending::<()>().await
+        };
+        let mut resizes = terminal.map(|terminal| terminal.resize);
+        tokio::pin!(output, input);
+        let code = loop {
+            tokio::select! {
+                (out, err) = &mut output => {
+                    out.and(err).or_failed(failed)?;
+                    break control.wait().await.or_failed(failed)?;
+                }
+                () = &mut input => {}
+                size = resized(&mut resizes) => control.resize(size.0, size.1),
+            }
+        };
+        Ok(Ending::Code(code.clamp(0, 255) as u8))
+    }
+}
+
+/// The next size of the client's terminal; never, without one.
+async fn resized(sizes: &mut Option<tokio::sync::watch::Receiver<(u16, u16)>>) -> (u16, u16) {
+    if let Some(receiver) = sizes
+        && receiver.changed().await.is_ok()
+    {
+        return *receiver.borrow_and_update();
+    }
+    *sizes = None;
+    std::future::pending().await
+}
+
+/// Copies, and lets the other side have each piece at once.
+async fn pass(
+    from: &mut (impl AsyncRead + Unpin + ?Sized),
+    to: &mut (impl AsyncWrite + Unpin + ?Sized),
+) -> std::io::Result<()> {
+    let mut piece = vec![0; 16 << 10];
+    loop {
+        match from.read(&mut piece).await? {
+            0 => return Ok(()),
+            count => {
+                to.write_all(&piece[..count]).await?;
+                to.flush().await?;
+            }
+        }
+    }
+}

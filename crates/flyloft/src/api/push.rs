@@ -1,0 +1,153 @@
+//! What the SSH door asks for: keys, repositories, and what a push brings.
+
+use async_trait::async_trait;
+use clap::Parser;
+use flyloft_core::name::{AppName, EnvName, EnvRef, Origin};
+use tokio::io::AsyncWriteExt;
+
+use super::stage::follow;
+use super::{Api, Role};
+use crate::command::Invocation;
+use crate::conductor::Ticket;
+use crate::deploy::{Source, Together, Work};
+use crate::door::{Backend, BranchUpdate, CommandIo, Output, PublicKey, Push};
+use crate::error::{Error, OrFailed, Result};
+use crate::exec::Cmd;
+use crate::principal::Principal;
+use crate::source::ReceivePack;
+
+#[async_trait]
+impl Backend for Api {
+    async fn authenticate(&self, key: &PublicKey) -> Option<Principal> {
+        let found = self.loft.parts.store.key_by_fingerprint(&key.fingerprint).await;
+        let row = found.inspect_err(|error| tracing::error!(%error, "failed to look up a key")).ok()??;
+        if row.public_key != key.line {
+            return None;
+        }
+        let role = if row.admin { Role::Admin } else { Role::Deployer { apps: row.apps } };
+        Some(Principal { name: row.name, role })
+    }
+
+    async fn command(&self, principal: &Principal, argv: Vec<String>, mut io: CommandIo) -> i32 {
+        let argv = std::iter::once("flyloft".to_owned()).chain(argv);
+        let invocation = match Invocation::try_parse_from(argv) {
+            Ok(invocation) => invocation,
+            Err(error) => {
+                let text = error.render().to_string();
+                let stream = if error.use_stderr() { &mut io.stderr } else { &mut io.stdout };
+                let _ = stream.write_all(text.as_bytes()).await;
+                let _ = stream.flush().await;
+                return error.exit_code();
+            }
+        };
+        let mut command = invocation.command.clone();
+        if let Some(file) = command.take_file() {
+            let text = Error::usage(format!("`{}` would be a file of the server", file.display()))
+                .hint("over SSH, send the content to standard input and leave the file out, or name it `-`")
+                .text();
+            let _ = io.stderr.write_all(text.as_bytes()).await;
+            let _ = io.stderr.flush().await;
+            return 2;
+        }
+        Api::command(self, principal, invocation, io).await.into()
+    }
+
+    async fn receive(&self, principal: &Principal, app: &AppName) -> Result<ReceivePack> {
+        principal.must_use(app)?;
+        self.ensure_app(app, &principal.name).await?;
+        self.loft.parts.repositories.receive_pack(app).or_failed(|| format!("failed to receive a push to `{app}`"))
+    }
+
+    async fn upload(&self, principal: &Principal, app: &AppName) -> Result<Cmd> {
+        principal.must_use(app)?;
+        self.must_exist(app).await?;
+        self.loft.parts.repositories.upload_pack(app).or_failed(|| format!("failed to read the repository of `{app}`"))
+    }
+
+    async fn push(&self, principal: &Principal, app: &AppName, push: Push, mut output: Output) -> Result<()> {
+        principal.must_use(app)?;
+        let (staged, deleted): (Vec<_>, Vec<_>) = push.updates.iter().partition(|update| update.new.is_some());
+        // Everything that can be refused is refused before anything begins.
+        let mut environments = Vec::new();
+        for update in &staged {
+            environments.push(self.loft.ensure(&environment(app, update)?, &Origin::Branch(update.branch.clone())).await?);
+        }
+        let together = (staged.len() > 1).then(|| Together::of(staged.len()));
+        let mut tickets = Vec::new();
+        for (update, (_, conductor)) in staged.iter().zip(environments) {
+            let commit = update.new.clone().expect("partitioned by it");
+            let work = Work {
+                source: Source::Commit { commit, quarantine: push.quarantine.clone() },
+                reason: "push".to_owned(),
+                by: principal.name.clone(),
+                no_cache: false,
+                attached: true,
+                together: together.clone(),
+            };
+            match conductor.deploy(work).await {
+                Ok(ticket) => tickets.push(ticket),
+                Err(error) => {
+                    if let Some(together) = &together {
+                        together.ended(false);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        tell_all(tickets, &mut output).await?;
+        for update in deleted {
+            self.delete_branch(principal, app, update, &mut output).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Api {
+    async fn delete_branch(
+        &self,
+        principal: &Principal,
+        app: &AppName,
+        update: &BranchUpdate,
+        output: &mut Output,
+    ) -> Result<()> {
+        let name = environment(app, update)?;
+        let line = match self.loft.find(&name).await {
+            Ok(_) => {
+                self.destroy_by(&name, &principal.name).await?;
+                format!("=====> Destroyed {name}\n")
+            }
+            // The branch may outlive its environment.
+            Err(error) if error.kind == crate::error::Kind::NotFound => format!("=====> {name} was not there\n"),
+            Err(error) => return Err(error),
+        };
+        output.write_all(line.as_bytes()).await.or_failed(|| "failed to answer")
+    }
+}
+
+/// One after the other, so that their lines do not mix. Of several errors the first that says more than that another
+/// one failed.
+async fn tell_all(tickets: Vec<Ticket>, output: &mut Output) -> Result<()> {
+    let several = tickets.len() > 1;
+    let mut failed: Option<Error> = None;
+    for ticket in tickets {
+        if several {
+            let line = format!("=====> {}\n", ticket.env);
+            output.write_all(line.as_bytes()).await.or_failed(|| "failed to answer")?;
+        }
+        let env = ticket.env.clone();
+        if let Err(error) = follow(ticket, output).await {
+            let secondary = error.what == crate::deploy::Together::ANOTHER_FAILED;
+            if failed.is_none() || !secondary {
+                failed = Some(if several { Error { what: format!("{env}: {}", error.what), ..error } } else { error });
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn environment(app: &AppName, update: &BranchUpdate) -> Result<EnvRef> {
+    let env = EnvName::for_branch(&update.branch).map_err(|error| {
+        Error::usage(error).hint("rename the branch; pull requests are staged with `flyloft up APP --pr NUMBER`")
+    })?;
+    Ok(EnvRef::new(app.clone(), env))
+}

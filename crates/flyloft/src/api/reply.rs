@@ -1,0 +1,116 @@
+//! What commands answer: plain data for JSON, and its text for people.
+
+use std::time::Duration;
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use crate::error::Error;
+
+/// A command's result. Serialises to what `--json` prints.
+pub trait Reply: erased::Json + Send {
+    /// For people, with a newline at the end of each line; nothing if there is nothing to say.
+    fn text(&self) -> String;
+}
+
+mod erased {
+    /// Serialisation that can be boxed.
+    pub trait Json {
+        fn json(&self) -> serde_json::Value;
+    }
+
+    impl<T: serde::Serialize> Json for T {
+        fn json(&self) -> serde_json::Value {
+            serde_json::to_value(self).expect("replies have only string keys")
+        }
+    }
+}
+
+/// An error as `--json` prints it, on one line of stderr.
+pub fn error_json(error: &Error) -> serde_json::Value {
+    serde_json::json!({ "error": error })
+}
+
+/// A sentence, for commands whose result is that they succeeded.
+#[derive(Serialize)]
+pub struct Done {
+    pub done: String,
+}
+
+pub fn done(text: impl Into<String>) -> Done {
+    Done { done: text.into() }
+}
+
+impl Reply for Done {
+    fn text(&self) -> String {
+        format!("{}\n", self.done)
+    }
+}
+
+/// Columns with a heading each, aligned, without lines.
+pub fn table<const N: usize>(heading: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(heading);
+    table.add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// `3 d`, `2 h`, `5 min`, `12 s`: how long ago, in one unit.
+pub fn age(millis: i64, now: i64) -> String {
+    let seconds = Duration::from_millis((now - millis).max(0) as u64).as_secs();
+    match seconds {
+        0..=89 => format!("{seconds} s"),
+        90..=5399 => format!("{} min", (seconds + 30) / 60),
+        5400..=129_599 => format!("{} h", (seconds + 1800) / 3600),
+        _ => format!("{} d", (seconds + 43_200) / 86_400),
+    }
+}
+
+/// `33.1 MiB`
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+        _ => format!("{:.1} GiB", bytes as f64 / 1_073_741_824.0),
+    }
+}
+
+/// A time as RFC 3339 in UTC.
+pub fn time(millis: i64) -> String {
+    let nanos = i128::from(millis) * 1_000_000;
+    time::OffsetDateTime::from_unix_timestamp_nanos(nanos)
+        .ok()
+        .and_then(|time| time.replace_millisecond(time.millisecond()).ok())
+        .and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_told_in_one_unit() {
+        let minute = 60_000;
+        let told = |millis| age(0, millis);
+        assert_eq!(told(5_000), "5 s");
+        assert_eq!(told(2 * minute), "2 min");
+        assert_eq!(told(119 * minute), "2 h");
+        assert_eq!(told(3 * 24 * 60 * minute), "3 d");
+    }
+
+    #[test]
+    fn tables_have_no_trailing_space() {
+        let text = table(["APP", "URL"], [["shop".to_owned(), "x".to_owned()]]);
+        assert_eq!(text, "APP   URL\nshop  x\n");
+    }
+
+    #[test]
+    fn times_are_rfc_3339() {
+        assert_eq!(time(1_795_500_000_123), "2026-11-24T06:00:00.123Z");
+    }
+}

@@ -1,0 +1,199 @@
+//! `flyloft up`, and what all deploys that somebody waits for have in common.
+
+use std::path::PathBuf;
+
+use flyloft_core::name::{AppName, EnvName, EnvRef, Origin};
+use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::reply::Reply;
+use super::{Api, Call, Ending};
+use crate::command::Up;
+use crate::conductor::{Conductor, Ticket};
+use crate::deploy::{Deployed, Source, Work};
+use crate::error::{Error, Kind, OrFailed, Result};
+use crate::exec::Cmd;
+use crate::source::Want;
+
+#[derive(Serialize)]
+struct Staged {
+    env: String,
+    release: String,
+    url: String,
+}
+
+impl Reply for Staged {
+    fn text(&self) -> String {
+        // The transcript, which everybody but `--json` has read, ends with it.
+        String::new()
+    }
+}
+
+impl Api {
+    pub(super) async fn up(&self, call: &mut Call<'_>, up: Up) -> Result<Ending> {
+        call.must_use(&up.app)?;
+        let (origin, env, source) = match (up.pr, &up.branch, &up.commit, &up.path) {
+            (Some(number), ..) => {
+                let commit = self.fetch(call, &up.app, Want::PullRequest(number)).await?;
+                (Origin::PullRequest(number), EnvName::for_pull_request(number), commit)
+            }
+            (_, Some(branch), ..) => {
+                let env = EnvName::for_branch(branch).map_err(Error::usage)?;
+                let commit = self.fetch(call, &up.app, Want::Branch(branch.clone())).await?;
+                (Origin::Branch(branch.clone()), env, commit)
+            }
+            (_, _, Some(commit), _) => {
+                let fetched = self.fetch(call, &up.app, Want::Commit(commit.clone())).await?;
+                (Origin::Commit(commit.clone()), EnvName::for_commit(commit), fetched)
+            }
+            (_, _, _, Some(path)) => {
+                if path.as_os_str() != "-" {
+                    return Err(Error::usage("the daemon opens no files for its clients")
+                        .hint("send an archive: tar -c . | ssh … up APP --path -"));
+                }
+                self.ensure_app(&up.app, call.by()).await?;
+                (Origin::Directory, up.name.clone(), self.unpack(&mut call.io.stdin).await?)
+            }
+            _ => {
+                return Err(Error::usage("there is nothing named to stage")
+                    .hint("say one of --pr NUMBER, --branch NAME, --commit ID, --path DIR"));
+            }
+        };
+        let name = EnvRef::new(up.app, env);
+        let (_, conductor) = self.loft.ensure(&name, &origin).await?;
+        let work = Work {
+            source,
+            reason: "up".to_owned(),
+            by: call.by().to_owned(),
+            no_cache: up.no_cache,
+            attached: false,
+            together: None,
+        };
+        self.deploy_and_show(call, conductor, work).await
+    }
+
+    /// Brings what is wanted of the app's remote repository into its own, and says which commit that is: this one is
+    /// built, whatever the remote moves on to meanwhile.
+    async fn fetch(&self, call: &mut Call<'_>, app: &AppName, want: Want) -> Result<Source> {
+        let parts = &self.loft.parts;
+        self.must_exist(app).await?;
+        let failed = || format!("failed to fetch from the repository of `{app}`");
+        let (url, credentials) = parts.remote(app).await?.ok_or_else(|| {
+            Error::conflict(format!("app `{app}` has no repository to fetch from"))
+                .hint(format!("flyloft apps create {app} --git URL"))
+        })?;
+        let fetched = parts.repositories.fetch(app, &url, &want, &credentials).await?;
+        if !call.json {
+            let what = fetched.reference.as_deref().unwrap_or("the commit");
+            let line = format!("-----> Fetched {what}: {}\n", fetched.commit);
+            call.io.stdout.write_all(line.as_bytes()).await.or_failed(failed)?;
+        }
+        Ok(Source::Commit { commit: fetched.commit, quarantine: None })
+    }
+
+    /// Unpacks a tar archive into the engine's staging directory, as its user.
+    async fn unpack(&self, archive: &mut (impl AsyncRead + Unpin)) -> Result<Source> {
+        let failed = || "failed to unpack the archive";
+        let staging = self.loft.parts.engine.staging();
+        let dir = staging.dir.join(format!("up-{}", crate::random::hex(8)));
+        let user = Some(staging.user);
+        std::fs::create_dir(&dir).or_failed(failed)?;
+        let guard = Leftover(Some(dir.clone()));
+        std::os::unix::fs::chown(&dir, user, user).or_failed(failed)?;
+        let limit = self.loft.parts.settings.limits.disk;
+        let tar = Cmd::new("tar")
+            .args(["--extract", "--file=-", "--no-same-owner", "--no-same-permissions", "--delay-directory-restore"])
+            .dir(&dir)
+            .user(staging.user)
+            .clear_env()
+            .env("PATH", "/usr/bin:/bin");
+        use std::process::Stdio;
+        let mut child = tar.spawn(Stdio::piped(), Stdio::null(), Stdio::piped()).or_failed(failed)?;
+        let (mut stdin, mut stderr) = (child.stdin.take(), child.stderr.take());
+        let copy = async {
+            let Some(mut stdin) = stdin.take() else { return Ok(0) };
+            tokio::io::copy(&mut archive.take(limit), &mut stdin).await
+        };
+        let complain = async {
+            let mut text = Vec::new();
+            if let Some(stderr) = &mut stderr {
+                let _ = stderr.take(4096).read_to_end(&mut text).await;
+            }
+            String::from_utf8_lossy(&text).trim().to_owned()
+        };
+        let (copied, complaint) = tokio::join!(copy, complain);
+        let status = child.wait().await.or_failed(failed)?;
+        match copied {
+            Ok(bytes) if bytes == limit => Err(Error::failed(failed()).hint(format!("more than {limit} bytes"))),
+            _ if !status.success() => {
+                let mut error = Error::usage("standard input is not a tar archive that can be unpacked");
+                error.causes.push(complaint);
+                Err(error)
+            }
+            Err(error) => Err(Error::because(failed(), error)),
+            Ok(_) => Ok(Source::Tree { dir: guard.keep() }),
+        }
+    }
+
+    /// Deploys while the caller reads along.
+    pub(super) async fn deploy_and_show(
+        &self,
+        call: &mut Call<'_>,
+        conductor: Conductor,
+        work: Work,
+    ) -> Result<Ending> {
+        let ticket = conductor.deploy(work).await?;
+        let env = ticket.env.clone();
+        let deployed = if call.json {
+            follow(ticket, &mut tokio::io::sink()).await?
+        } else {
+            follow(ticket, &mut call.io.stdout).await?
+        };
+        let Deployed { release, url } = deployed;
+        Ok(Staged { env: env.to_string(), release: release.to_string(), url }.into())
+    }
+}
+
+/// Writes what a deploy says while it goes on, and gives what comes of it.
+pub(super) async fn follow(ticket: Ticket, output: &mut (impl AsyncWrite + Unpin)) -> Result<Deployed> {
+    let Ticket { transcript, mut ended, .. } = ticket;
+    let failed = || "failed to follow the deploy";
+    let mut follower = transcript.follow().or_failed(failed)?;
+    // Only the deploy may hold the transcript now, or it would never end.
+    drop(transcript);
+    let mut telling = true;
+    let mut result = None;
+    while telling || result.is_none() {
+        tokio::select! {
+            piece = follower.next(), if telling => match piece.or_failed(failed)? {
+                Some(piece) => {
+                    output.write_all(&piece).await.or_failed(failed)?;
+                    output.flush().await.or_failed(failed)?;
+                }
+                None => telling = false,
+            },
+            end = &mut ended, if result.is_none() => result = Some(end),
+        }
+    }
+    let gone = || Error::new(Kind::Unavailable, "the daemon ended in the middle of the deploy");
+    result.expect("the loop waits for it").map_err(|_| gone())?
+}
+
+/// A directory that goes when nobody keeps it.
+struct Leftover(Option<PathBuf>);
+
+impl Leftover {
+    fn keep(mut self) -> PathBuf {
+        self.0.take().expect("kept only once")
+    }
+}
+
+impl Drop for Leftover {
+    fn drop(&mut self) {
+        if let Some(dir) = &self.0
+            && let Err(error) = std::fs::remove_dir_all(dir)
+        {
+            tracing::warn!(dir = %dir.display(), %error, "failed to remove an archive that was not used");
+        }
+    }
+}

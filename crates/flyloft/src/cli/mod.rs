@@ -1,0 +1,116 @@
+//! The command line: what runs here, and what goes to the daemon.
+
+mod client;
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::command::{Command, Invocation};
+use crate::config::{Config, Overrides};
+use crate::doctor::DoctorArgs;
+use crate::error::{Error, Kind};
+
+/// Just-in-time staging environments on LXC.
+///
+/// Every branch and pull request gets a URL of its own: push to it, or stage it with `flyloft up`.
+#[derive(Debug, Parser)]
+#[command(name = "flyloft", version, disable_help_subcommand = true, max_term_width = 100)]
+pub struct Cli {
+    /// The daemon's unix socket.
+    #[arg(long, global = true, value_name = "PATH", env = "FLYLOFT_SOCKET")]
+    socket: Option<PathBuf>,
+    /// Print the result as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Sub,
+}
+
+#[derive(Debug, Subcommand)]
+enum Sub {
+    /// Run the daemon.
+    #[command(after_help = "Examples:
+  flyloft serve
+  flyloft serve --config /etc/flyloft/flyloft.toml
+  flyloft serve --state-dir /srv/staging --domain localhost --http [::]:8080 --ssh [::]:2222")]
+    Serve {
+        /// The configuration file.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        overrides: Overrides,
+    },
+    /// Say what is missing on this machine, and how to mend it.
+    Doctor(DoctorArgs),
+    /// Print a completion script for a shell.
+    #[command(after_help = "Examples:
+  flyloft completions bash > /etc/bash_completion.d/flyloft")]
+    Completions { shell: Shell },
+    /// Print the manual page, for packages.
+    #[command(hide = true)]
+    Man,
+    #[command(flatten)]
+    Daemon(Command),
+}
+
+/// Where the daemon listens if nobody says otherwise.
+const SOCKET: &str = "/run/flyloft/flyloft.sock";
+
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            let error = error.downcast::<Error>().unwrap_or_else(|error| {
+                let mut causes = error.chain().map(|cause| cause.to_string());
+                let what = causes.next().unwrap_or_default();
+                Error { kind: Kind::Failed, what, causes: causes.collect(), hints: Vec::new() }
+            });
+            // Nothing can be done about a stderr that is closed.
+            let _ = std::io::stderr().write_all(error.text().as_bytes());
+            ExitCode::from(error.kind.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let Cli { socket, json, command } = cli;
+    match command {
+        Sub::Serve { config, overrides } => {
+            let overrides = Overrides { socket: overrides.socket.or(socket), ..overrides };
+            let config = Config::load(config.as_deref(), overrides).map_err(|error| Error::usage(error))?;
+            log();
+            runtime()?.block_on(crate::daemon::serve(config))?;
+        }
+        Sub::Doctor(args) => return runtime()?.block_on(crate::doctor::run(DoctorArgs { json: args.json || json, ..args })),
+        Sub::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "flyloft", &mut std::io::stdout());
+        }
+        Sub::Man => clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?,
+        Sub::Daemon(command) => {
+            let socket = socket.unwrap_or_else(|| SOCKET.into());
+            let client = client::send(&socket, Invocation { json, command });
+            let local = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let code = local.block_on(client);
+            // A read of the terminal that nobody waits for any more must not keep the process.
+            local.shutdown_background();
+            return code;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+}
+
+/// FLYLOFT_LOG takes the directives of `tracing_subscriber::EnvFilter`, such as `flyloft=debug`.
+fn log() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("FLYLOFT_LOG").unwrap_or_else(|_| EnvFilter::new("flyloft=info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).init();
+}

@@ -1,0 +1,371 @@
+//! The one command surface. A command is plain data, defined once here, and reached through every door: the command
+//! line over the unix socket, `ssh host COMMAND`, later the HTTP API. A door parses it, hands it to the
+//! [api](crate::api), and passes on what that prints.
+//!
+//! The daemon never opens a file that a command names. Where a command takes one, the client opens it and sends its
+//! content as standard input.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand};
+use flyloft_core::name::{AppName, BranchName, CommitId, EnvRef, NameError, ReleaseNumber};
+use serde::{Deserialize, Serialize};
+
+/// What a door hands over.
+#[derive(Clone, Debug, PartialEq, Parser, Serialize, Deserialize)]
+#[command(name = "flyloft", disable_help_subcommand = true)]
+pub struct Invocation {
+    /// Print the result as JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Clone, Debug, PartialEq, Subcommand, Serialize, Deserialize)]
+pub enum Command {
+    /// Create, list and remove apps.
+    #[command(subcommand)]
+    Apps(Apps),
+    /// Add, list and remove the SSH keys that may push and command.
+    #[command(subcommand)]
+    Keys(Keys),
+    /// Stage a pull request, a branch, a commit or a directory.
+    Up(Up),
+    /// List environments.
+    Ls(Ls),
+    /// Show one environment.
+    Show(OneEnv),
+    /// Print what an environment's processes, or its last build, wrote.
+    Logs(Logs),
+    /// Run a command in an environment's container.
+    Run(Run),
+    /// Open a shell in an environment's container.
+    Shell(OneEnv),
+    /// Start an environment's processes anew, without an interruption.
+    Restart(OneEnv),
+    /// Show or set how many processes of each type run.
+    Scale(Scale),
+    /// Read and set variables of an app or an environment.
+    #[command(subcommand)]
+    Config(Config),
+    /// List an environment's releases.
+    Releases(OneEnv),
+    /// Go back to an earlier release.
+    Rollback(Rollback),
+    /// Destroy an environment, or an app with all its environments.
+    Destroy(Destroy),
+    /// Print what happened.
+    Events(Events),
+}
+
+#[derive(Clone, Debug, PartialEq, Subcommand, Serialize, Deserialize)]
+pub enum Apps {
+    /// Create an app. Pushing to it does this as well.
+    #[command(after_help = "Examples:
+  flyloft apps create shop
+  flyloft apps create shop --git https://git.example.com/team/shop.git
+  flyloft apps create shop --git https://git.example.com/team/shop.git --token-from token.txt
+  flyloft apps create shop --git git@git.example.com:team/shop.git --deploy-key-from id_ed25519")]
+    Create(AppsCreate),
+    /// List apps.
+    Ls,
+    /// Remove an app with all its environments.
+    Rm(AppsRm),
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+pub struct AppsCreate {
+    pub app: AppName,
+    /// Where pull requests and branches are fetched from: https://, ssh:// or git@host:path.
+    #[arg(long, value_name = "URL")]
+    pub git: Option<String>,
+    /// A file with the HTTPS token that reads the repository; `-` is standard input.
+    #[arg(long, value_name = "FILE", requires = "git", conflicts_with = "deploy_key_from")]
+    pub token_from: Option<PathBuf>,
+    /// The user name that goes with the token.
+    #[arg(long, value_name = "NAME", default_value = "git", requires = "token_from")]
+    pub token_user: String,
+    /// A file with the private SSH key that reads the repository; `-` is standard input.
+    #[arg(long, value_name = "FILE", requires = "git")]
+    pub deploy_key_from: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+pub struct AppsRm {
+    pub app: AppName,
+    /// Do not ask.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Subcommand, Serialize, Deserialize)]
+pub enum Keys {
+    /// Add a public key.
+    #[command(after_help = "Examples:
+  flyloft keys add alice ~/.ssh/id_ed25519.pub --admin
+  flyloft keys add ci --app shop < ci.pub")]
+    Add(KeysAdd),
+    /// List keys.
+    Ls,
+    /// Remove a key.
+    Rm { name: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+pub struct KeysAdd {
+    /// Who or what has the key; recorded with everything that it does.
+    pub name: String,
+    /// The public key's file; standard input if none is named.
+    pub file: Option<PathBuf>,
+    /// The key may do everything.
+    #[arg(long, conflicts_with = "app")]
+    pub admin: bool,
+    /// The key may push and command this app. Can be given several times.
+    #[arg(long, value_name = "APP", required_unless_present = "admin")]
+    pub app: Vec<AppName>,
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[command(after_help = "Examples:
+  flyloft up shop --pr 42
+  flyloft up shop --branch feature/login
+  flyloft up shop --commit 1a2b3c4d5e6f7a8b9c0d1a2b3c4d5e6f7a8b9c0d
+  flyloft up shop --path .
+  tar -c . | ssh -p 2222 host up shop --path - --name try")]
+pub struct Up {
+    pub app: AppName,
+    /// The pull or merge request's number.
+    #[arg(long, value_name = "NUMBER", group = "what")]
+    pub pr: Option<u64>,
+    #[arg(long, value_name = "NAME", group = "what")]
+    pub branch: Option<BranchName>,
+    /// The full id of a commit.
+    #[arg(long, value_name = "ID", group = "what")]
+    pub commit: Option<CommitId>,
+    /// A directory of the client; `-` takes a tar archive from standard input.
+    #[arg(long, value_name = "DIR", group = "what")]
+    pub path: Option<PathBuf>,
+    /// The environment's name, where --path is used.
+    #[arg(long, value_name = "ENV", requires = "path", default_value = "local")]
+    pub name: flyloft_core::name::EnvName,
+    /// Build every layer of the app anew.
+    #[arg(long)]
+    pub no_cache: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+pub struct Ls {
+    /// Only this app's.
+    pub app: Option<AppName>,
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+pub struct OneEnv {
+    /// app/env
+    pub env: EnvRef,
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[command(after_help = "Examples:
+  flyloft logs shop/main
+  flyloft logs shop/main --follow
+  flyloft logs shop/pr-42 --build")]
+pub struct Logs {
+    /// app/env
+    pub env: EnvRef,
+    /// How many of the last lines.
+    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 100)]
+    pub lines: usize,
+    /// Go on as more is written.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// The output of the last build instead.
+    #[arg(long)]
+    pub build: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[command(after_help = "Examples:
+  flyloft run shop/main -- python manage.py migrate
+  echo 'print(1)' | flyloft run shop/main -- python -")]
+pub struct Run {
+    /// app/env
+    pub env: EnvRef,
+    /// The command and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub argv: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[command(after_help = "Examples:
+  flyloft scale shop/main
+  flyloft scale shop/main web=2 worker=1")]
+pub struct Scale {
+    /// app/env
+    pub env: EnvRef,
+    /// How many of a process type; what is not named stays.
+    #[arg(value_name = "TYPE=COUNT")]
+    pub counts: Vec<Count>,
+}
+
+#[derive(Clone, Debug, PartialEq, Subcommand, Serialize, Deserialize)]
+pub enum Config {
+    /// List variables with their values.
+    Ls { target: Target },
+    /// Print one variable's value.
+    Get { target: Target, name: String },
+    /// Set variables, and redeploy what they touch.
+    #[command(after_help = "Examples:
+  flyloft config set shop STRIPE_KEY=test
+  flyloft config set shop/pr-42 DEBUG=1 LOG_LEVEL=debug")]
+    Set {
+        target: Target,
+        #[arg(required = true, value_name = "NAME=VALUE")]
+        variables: Vec<Variable>,
+    },
+    /// Remove variables, and redeploy what they touched.
+    Unset {
+        target: Target,
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+pub struct Rollback {
+    /// app/env
+    pub env: EnvRef,
+    /// Such as v3; the release before the one that serves if none is named.
+    #[arg(value_parser = parse_release)]
+    pub release: Option<ReleaseNumber>,
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+pub struct Destroy {
+    /// app/env, or an app
+    pub target: Target,
+    /// Do not ask.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+pub struct Events {
+    /// app or app/env; everything if none is named
+    pub target: Option<Target>,
+    /// How many of the last.
+    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 50)]
+    pub lines: u32,
+    /// Go on as more happens.
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
+/// `app` or `app/env`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Target {
+    App(AppName),
+    Env(EnvRef),
+}
+
+impl Target {
+    pub fn app(&self) -> &AppName {
+        match self {
+            Target::App(app) => app,
+            Target::Env(env) => &env.app,
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if text.contains('/') { text.parse().map(Target::Env) } else { text.parse().map(Target::App) }
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Target::App(app) => app.fmt(f),
+            Target::Env(env) => env.fmt(f),
+        }
+    }
+}
+
+/// `worker=2`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Count {
+    pub process: String,
+    pub count: u32,
+}
+
+impl FromStr for Count {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (process, count) = text.split_once('=').ok_or("is not of the form TYPE=COUNT")?;
+        match count.parse() {
+            Ok(count @ 0..=50) => Ok(Self { process: process.to_owned(), count }),
+            _ => Err(format!("`{count}` is not a count from 0 to 50")),
+        }
+    }
+}
+
+/// `NAME=VALUE`. Shows only its name where it is printed for debugging.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Variable {
+    pub name: String,
+    pub value: String,
+}
+
+impl FromStr for Variable {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = text.split_once('=').ok_or("is not of the form NAME=VALUE")?;
+        Ok(Self { name: name.to_owned(), value: value.to_owned() })
+    }
+}
+
+impl std::fmt::Debug for Variable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}=…", self.name)
+    }
+}
+
+fn parse_release(text: &str) -> Result<ReleaseNumber, String> {
+    match text.strip_prefix('v').unwrap_or(text).parse() {
+        Ok(number @ 1..) => Ok(ReleaseNumber(number)),
+        _ => Err(format!("`{text}` is not a release such as v3")),
+    }
+}
+
+impl Command {
+    /// The file that the client must open and send as standard input. Taken out, so that it never reaches the daemon.
+    pub fn take_file(&mut self) -> Option<PathBuf> {
+        let file = match self {
+            Command::Apps(Apps::Create(create)) if create.token_from.is_some() => create.token_from.as_mut(),
+            Command::Apps(Apps::Create(create)) => create.deploy_key_from.as_mut(),
+            Command::Keys(Keys::Add(add)) => add.file.as_mut(),
+            Command::Up(up) => up.path.as_mut(),
+            _ => None,
+        }?;
+        let named = std::mem::replace(file, PathBuf::from("-"));
+        (named != PathBuf::from("-")).then_some(named)
+    }
+}
+
+impl Command {
+    /// Whether standard input means something to the command.
+    pub fn reads_stdin(&self) -> bool {
+        match self {
+            Command::Apps(Apps::Create(create)) => create.token_from.is_some() || create.deploy_key_from.is_some(),
+            Command::Keys(Keys::Add(_)) | Command::Run(_) | Command::Shell(_) => true,
+            // The answer to "are you sure".
+            Command::Apps(Apps::Rm(_)) | Command::Destroy(_) => true,
+            Command::Up(up) => up.path.is_some(),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Carrying out what the life cycle decided. Thin: nothing is decided here.
+//!
+//! An effect that fails is told and left: the state says what should be, and the reconciliation, every minute, finds
+//! what is not so and repeats it.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use flyloft_core::lifecycle::{Cause, Effect};
+use flyloft_core::name::ReleaseNumber;
+use tokio::sync::oneshot;
+
+use super::{Accepted, Message, Running, Task, cancelled};
+use crate::deploy::{self, Deployed, Job, probe, spec};
+use crate::edge::{Route, Target};
+use crate::engine::{ContainerId, Observed};
+use crate::error::{Error, OrFailed, Result};
+use crate::parts::Parts;
+use crate::store::{self, EnvRow, LiveRow};
+use crate::transcript::Transcript;
+
+/// How long requests in flight may take on a release that is being retired.
+const DRAIN: Duration = Duration::from_secs(30);
+/// What processes have between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(10);
+
+impl Task {
+    pub(super) async fn act(&mut self, effect: Effect) {
+        let text = effect.to_string();
+        if let Err(error) = self.carry_out(effect).await {
+            tracing::warn!(env = %self.env.name, effect = text, %error, "an effect failed");
+        }
+    }
+
+    async fn carry_out(&mut self, effect: Effect) -> Result<()> {
+        match effect {
+            Effect::StartDeploy { release } => self.start_deploy(release),
+            Effect::CancelDeploy { release, cause } => self.cancel_deploy(release, cause),
+            Effect::SkipDeploy { release, cause } => self.skip_deploy(release, cause).await?,
+            Effect::AbandonDeploy { release } => self.abandon_deploy(release).await?,
+            Effect::Route { .. } => self.route().await?,
+            Effect::Hold => self.hold().await?,
+            Effect::Unroute => {
+                self.parts.edge.remove(&self.env.host).await.or_failed(|| "failed to remove the route")?
+            }
+            Effect::Freeze { .. } => self.freeze().await?,
+            Effect::Stop { .. } => self.stop().await?,
+            // The engine keeps frozen memory resident so far, which costs memory and breaks nothing.
+            Effect::Offload { .. } => {}
+            Effect::Thaw { release } | Effect::Start { release } => self.wake(release),
+            Effect::Retire { .. } => self.retire().await?,
+            Effect::Sweep { .. } => self.sweep().await?,
+            // Hooks of `app.json` come with the services that they clean up.
+            Effect::Farewell { .. } => {}
+            Effect::Remove => self.remove().await?,
+        }
+        Ok(())
+    }
+
+    fn start_deploy(&mut self, release: ReleaseNumber) {
+        let Some(Accepted { job, mut ended }) = self.jobs.remove(&release) else { return };
+        let (cancel, cancelled) = oneshot::channel();
+        self.running = Some(Running { release, cancel });
+        tokio::spawn(async move {
+            let result = deploy::deploy(&job, called_off(&job, cancelled, &mut ended)).await;
+            if result.is_err() {
+                let unwanted = job.work.attached && ended.is_closed();
+                let _ = job.conductor.send(Message::Failed { release, unwanted }).await;
+            }
+            let _ = ended.send(result);
+        });
+    }
+
+    fn cancel_deploy(&mut self, release: ReleaseNumber, cause: Cause) {
+        if let Some(running) = self.running.take_if(|running| running.release == release) {
+            let _ = running.cancel.send(cause);
+        }
+    }
+
+    async fn skip_deploy(&mut self, release: ReleaseNumber, cause: Cause) -> Result<()> {
+        let error = cancelled(&self.env, cause);
+        let why = error.to_string();
+        if let Some(Accepted { ended, .. }) = self.jobs.remove(&release) {
+            let _ = ended.send(Err(error));
+        }
+        self.fail_release(release, &why).await
+    }
+
+    /// The containers that it made go with the sweep that follows.
+    async fn abandon_deploy(&mut self, release: ReleaseNumber) -> Result<()> {
+        self.fail_release(release, "the daemon ended in the middle of it").await
+    }
+
+    async fn fail_release(&self, release: ReleaseNumber, why: &str) -> Result<()> {
+        let failed = self.parts.store.fail_release(self.env.id, release, why, store::now());
+        failed.await.or_failed(|| format!("failed to record the end of {release}"))
+    }
+
+    async fn route(&self) -> Result<()> {
+        let target = match self.env.live.as_ref().and_then(|live| live.upstream) {
+            Some(upstream) => Target::Upstream(upstream),
+            None => Target::Unavailable { why: "This app has no web process.".to_owned() },
+        };
+        self.set_route(target).await
+    }
+
+    /// Nothing answers for now, and no request is on its way any more.
+    async fn hold(&self) -> Result<()> {
+        self.set_route(Target::Unavailable { why: "This environment is not running.".to_owned() }).await?;
+        if let Some(upstream) = self.env.live.as_ref().and_then(|live| live.upstream) {
+            self.parts.edge.drained(upstream, DRAIN).await;
+        }
+        Ok(())
+    }
+
+    async fn set_route(&self, target: Target) -> Result<()> {
+        let route = Route { env: self.env.name.clone(), target };
+        let set = self.parts.edge.set(&self.env.host, route).await;
+        set.or_failed(|| format!("failed to route `{}`", self.env.host))
+    }
+
+    async fn freeze(&self) -> Result<()> {
+        match &self.env.live {
+            Some(live) => self.parts.engine.freeze(&live.container).await.or_failed(|| "failed to freeze"),
+            None => Ok(()),
+        }
+    }
+
+    async fn stop(&self) -> Result<()> {
+        match &self.env.live {
+            Some(live) => self.parts.engine.stop(&live.container, GRACE).await.or_failed(|| "failed to stop"),
+            None => Ok(()),
+        }
+    }
+
+    /// Wakes what serves beside the conductor, which hears of the end by a message.
+    fn wake(&self, release: ReleaseNumber) {
+        let (Some(live), Some(myself)) = (self.env.live.clone(), self.myself.upgrade()) else { return };
+        let (parts, env) = (self.parts.clone(), self.env.clone());
+        tokio::spawn(async move {
+            let woken = wake(&parts, &env, live).await;
+            if let Err(error) = &woken {
+                tracing::warn!(env = %env.name, %error, "failed to wake");
+            }
+            let _ = myself.send(Message::Woke { release, live: woken.ok() }).await;
+        });
+    }
+
+    /// Removes the containers that do not serve, each when no request is on its way to it any more. Beside the
+    /// conductor: a slow download must not keep the environment from its next deploy.
+    async fn retire(&mut self) -> Result<()> {
+        let upstream = self.previous.take().and_then(|previous| previous.upstream);
+        for old in others(&self.parts, &self.env).await? {
+            let (parts, retiring) = (self.parts.clone(), self.retiring.clone());
+            retiring.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(async move {
+                if let Some(upstream) = upstream {
+                    parts.edge.drained(upstream, DRAIN).await;
+                }
+                if let Err(error) = remove_container(&parts, &old.id).await {
+                    tracing::warn!(container = %old.id, %error, "failed to retire a container");
+                }
+                retiring.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+        Ok(())
+    }
+
+    /// Removes what a deploy or a removal that failed left behind. Nothing that is under way is disturbed.
+    pub(super) async fn tidy(&mut self) {
+        let quiet = self.running.is_none() && self.jobs.is_empty() && self.retiring.load(Ordering::Relaxed) == 0;
+        if quiet && let Err(error) = self.sweep().await {
+            tracing::warn!(env = %self.env.name, %error, "failed to tidy up");
+        }
+    }
+
+    async fn sweep(&self) -> Result<()> {
+        for leftover in others(&self.parts, &self.env).await? {
+            remove_container(&self.parts, &leftover.id).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove(&mut self) -> Result<()> {
+        self.env.live = None;
+        self.sweep().await?;
+        let failed = || format!("failed to forget `{}`", self.env.name);
+        crate::fault::point("remove.swept");
+        self.parts.store.remove_environment(self.env.id).await.or_failed(failed)?;
+        match tokio::fs::remove_dir_all(self.parts.settings.transcripts.join(self.env.id.0.to_string())).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).or_failed(failed),
+            _ => {}
+        }
+        self.removed = true;
+        Ok(())
+    }
+}
+
+/// Comes back when the deploy is not wanted any more, and says why.
+async fn called_off(
+    job: &Job,
+    cancelled: oneshot::Receiver<Cause>,
+    ended: &mut oneshot::Sender<Result<Deployed>>,
+) -> Error {
+    tokio::select! {
+        Ok(cause) = cancelled => super::cancelled(&job.env, cause),
+        () = ended.closed(), if job.work.attached => Error::failed("whoever pushed has gone away"),
+        else => std::future::pending().await,
+    }
+}
+
+/// The environment's containers but the one that serves.
+async fn others(parts: &Parts, env: &EnvRow) -> Result<Vec<Observed>> {
+    let mut found = parts.engine.observe().await.or_failed(|| "failed to list containers")?;
+    let serving = env.live.as_ref().map(|live| &live.container);
+    found.retain(|observed| spec::belongs_to(&observed.id, env) && Some(&observed.id) != serving);
+    Ok(found)
+}
+
+async fn remove_container(parts: &Parts, id: &ContainerId) -> Result<()> {
+    parts.engine.stop(id, GRACE).await.or_failed(|| format!("failed to stop `{id}`"))?;
+    parts.engine.remove(id).await.or_failed(|| format!("failed to remove `{id}`"))
+}
+
+/// Thaws or starts what serves, makes it anew if it is gone, and waits until it answers.
+async fn wake(parts: &Parts, env: &EnvRow, live: LiveRow) -> Result<LiveRow> {
+    let failed = || format!("failed to wake `{}`", env.name);
+    let release = parts.store.release(env.id, live.release).await.or_failed(failed)?;
+    let release = release.ok_or_else(|| Error::failed(format!("`{}` has no {}", env.name, live.release)))?;
+    let content = release.content.ok_or_else(|| Error::failed(format!("{} was never built", live.release)))?;
+    let version = spec::Version { release: live.release, commit: release.commit.as_ref() };
+    let container = spec::container(parts, env, version, &content, &live.container);
+    parts.engine.create(&container).await.or_failed(failed)?;
+    parts.engine.thaw(&live.container).await.or_failed(failed)?;
+    parts.engine.start(&live.container).await.or_failed(failed)?;
+    let upstream = probe::probe(parts, &live.container, &content, env, &Transcript::discard()).await?;
+    Ok(LiveRow { upstream, ..live })
+}

@@ -1,0 +1,318 @@
+//! One task per environment. It alone changes what its environment is.
+//!
+//! ```text
+//!   push, up, config …        ┌───────────────── conductor ─────────────────┐
+//!   destroy, restart    ────► │ take a message → step() → persist → effects │ ──► engine, edge, store
+//!   a deploy's own news  ───► └─────────────────────────────────────────────┘
+//! ```
+//!
+//! What is decided is decided by [`lifecycle::step`], which knows nothing of the world; what is done is done in
+//! [`effect`]. The new state is in the store before the first effect begins, and every effect can be repeated: a daemon
+//! that dies in between goes on where it was.
+
+mod effect;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use flyloft_core::lifecycle::{self, Answer, Cause, Deploying, Event, Found, Refusal, Runs, State, Timestamp};
+use flyloft_core::name::{EnvRef, ReleaseNumber};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::deploy::{Deployed, Job, Work};
+use crate::engine::{ContainerState, Observed};
+use crate::error::{Error, OrFailed, Result};
+use crate::parts::Parts;
+use crate::store::{self, EnvRow, LiveRow, NewRelease};
+use crate::transcript::Transcript;
+
+/// A way to reach an environment's conductor.
+#[derive(Clone)]
+pub struct Conductor {
+    mailbox: mpsc::Sender<Message>,
+}
+
+/// A deploy that was accepted.
+pub struct Ticket {
+    pub env: EnvRef,
+    pub release: ReleaseNumber,
+    pub transcript: Transcript,
+    pub ended: oneshot::Receiver<Result<Deployed>>,
+}
+
+/// What came of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    Done,
+    AlreadySo,
+}
+
+pub enum Message {
+    Deploy { work: Work, answer: oneshot::Sender<Result<Ticket>> },
+    Event { event: Event, answer: oneshot::Sender<Result<Told>> },
+    Reconcile { observed: Arc<[Observed]> },
+    /// A deploy has a healthy container and asks to be what serves. Dropped unanswered if that is no longer wanted.
+    Healthy { release: ReleaseNumber, live: LiveRow, routed: oneshot::Sender<()> },
+    /// A deploy has ended without one, and undone what it made. `unwanted` if whoever asked for it has gone away.
+    Failed { release: ReleaseNumber, unwanted: bool },
+    /// What serves was thawed or started, and answers now or was given up.
+    Woke { release: ReleaseNumber, live: Option<LiveRow> },
+}
+
+impl Conductor {
+    pub fn start(parts: Arc<Parts>, env: EnvRow) -> Result<Self> {
+        let state = serde_json::from_str(&env.state).or_failed(|| format!("failed to read the state of `{}`", env.name))?;
+        let (mailbox, inbox) = mpsc::channel(64);
+        let task = Task {
+            parts,
+            env,
+            state,
+            jobs: BTreeMap::new(),
+            running: None,
+            previous: None,
+            retiring: Arc::default(),
+            removed: false,
+            myself: mailbox.downgrade(),
+        };
+        tokio::spawn(task.run(inbox));
+        Ok(Self { mailbox })
+    }
+
+    /// Whether the environment, and so the conductor, is gone.
+    pub fn is_gone(&self) -> bool {
+        self.mailbox.is_closed()
+    }
+
+    /// Comes back when the environment is gone.
+    pub async fn gone(&self) {
+        self.mailbox.closed().await;
+    }
+
+    pub async fn deploy(&self, work: Work) -> Result<Ticket> {
+        let (answer, wait) = oneshot::channel();
+        self.ask(Message::Deploy { work, answer }, wait).await?
+    }
+
+    pub async fn tell(&self, event: Event) -> Result<Told> {
+        let (answer, wait) = oneshot::channel();
+        self.ask(Message::Event { event, answer }, wait).await?
+    }
+
+    /// Hands over what the engine has, to be compared with what should be.
+    pub async fn reconcile(&self, observed: Arc<[Observed]>) {
+        // One that is gone has nothing to compare.
+        let _ = self.mailbox.send(Message::Reconcile { observed }).await;
+    }
+
+    async fn ask<T>(&self, message: Message, wait: oneshot::Receiver<T>) -> Result<T> {
+        let gone = || Error::not_found("the environment is gone");
+        self.mailbox.send(message).await.map_err(|_| gone())?;
+        wait.await.map_err(|_| gone())
+    }
+}
+
+struct Task {
+    parts: Arc<Parts>,
+    env: EnvRow,
+    state: State,
+    /// Deploys that were accepted and have not begun.
+    jobs: BTreeMap<ReleaseNumber, Accepted>,
+    running: Option<Running>,
+    /// What served before: requests may still be on their way to it.
+    previous: Option<LiveRow>,
+    /// Containers that are being drained.
+    retiring: Arc<AtomicUsize>,
+    removed: bool,
+    myself: mpsc::WeakSender<Message>,
+}
+
+struct Accepted {
+    job: Job,
+    ended: oneshot::Sender<Result<Deployed>>,
+}
+
+struct Running {
+    release: ReleaseNumber,
+    cancel: oneshot::Sender<Cause>,
+}
+
+impl Task {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
+        while !self.removed {
+            let Some(message) = inbox.recv().await else { return };
+            self.take(message).await;
+        }
+    }
+
+    async fn take(&mut self, message: Message) {
+        match message {
+            Message::Deploy { work, answer } => {
+                let _ = answer.send(self.accept(work).await);
+            }
+            Message::Event { event, answer } => {
+                let told = self.step(&event, None).await;
+                let _ = answer.send(told.and_then(|told| told.map_err(|refusal| self.refused(refusal))));
+            }
+            Message::Reconcile { observed } => {
+                if let Err(error) = self.reconcile(&observed).await {
+                    tracing::warn!(env = %self.env.name, %error, "failed to reconcile");
+                }
+            }
+            Message::Healthy { release, live, routed } => {
+                self.forget_running(release);
+                match self.step(&Event::DeploySucceeded { release }, Some(&live)).await {
+                    Ok(_) if self.env.live.as_ref() == Some(&live) => {
+                        let _ = routed.send(());
+                    }
+                    Ok(_) => {}
+                    Err(error) => tracing::error!(env = %self.env.name, %error, "failed to switch to a new release"),
+                }
+            }
+            Message::Failed { release, unwanted } => {
+                self.forget_running(release);
+                if let Err(error) = self.failed(release, unwanted).await {
+                    tracing::error!(env = %self.env.name, %error, "failed to record the end of a deploy");
+                }
+            }
+            Message::Woke { release, live } => {
+                let event = if live.is_some() { Event::Woke { release } } else { Event::WakeFailed { release } };
+                if let Err(error) = self.step(&event, live.as_ref()).await {
+                    tracing::error!(env = %self.env.name, %error, "failed to record the end of a wake");
+                }
+            }
+        }
+    }
+
+    async fn failed(&mut self, release: ReleaseNumber, unwanted: bool) -> Result<()> {
+        self.step(&Event::DeployFailed { release }, None).await?.ok();
+        // A push that was broken off is as if it had never been made, its environment included.
+        let untouched = matches!(&self.state, State::Live(live)
+            if live.runs == Runs::None && live.deploying == Deploying::No);
+        if unwanted && untouched {
+            self.step(&Event::Destroy, None).await?.ok();
+        }
+        Ok(())
+    }
+
+    /// Numbers the release, and starts its deploy or lets it wait for its turn.
+    async fn accept(&mut self, work: Work) -> Result<Ticket> {
+        let name = self.env.name.clone();
+        let failed = || format!("failed to record a release of `{name}`");
+        let release = NewRelease {
+            environment: self.env.id,
+            commit: work.commit().cloned(),
+            reason: work.reason.clone(),
+            by: work.by.clone(),
+        };
+        let number = self.parts.store.add_release(release, store::now()).await.or_failed(failed)?;
+        let path = self.parts.settings.transcript(self.env.id, number);
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir).or_failed(failed)?;
+        }
+        let transcript = Transcript::create(&path).or_failed(failed)?;
+        let (ended, wait) = oneshot::channel();
+        let job = Job {
+            parts: self.parts.clone(),
+            env: self.env.clone(),
+            release: number,
+            work,
+            transcript: transcript.clone(),
+            conductor: self.myself.upgrade().expect("a message has just come"),
+        };
+        self.jobs.insert(number, Accepted { job, ended });
+        match self.step(&Event::Deploy { release: number }, None).await? {
+            Ok(_) => Ok(Ticket { env: self.env.name.clone(), release: number, transcript, ended: wait }),
+            Err(refusal) => {
+                self.jobs.remove(&number);
+                let why = refusal.to_string();
+                self.parts.store.fail_release(self.env.id, number, &why, store::now()).await.or_failed(failed)?;
+                Err(self.refused(refusal))
+            }
+        }
+    }
+
+    /// Decides, persists, acts. `live` is what serves from now on if the event comes to that.
+    async fn step(&mut self, event: &Event, live: Option<&LiveRow>) -> Result<Result<Told, Refusal>> {
+        let now = Timestamp(store::now() as u64);
+        let (state, effects) = match lifecycle::step(&self.state, event, now, &self.parts.settings.policy) {
+            Ok(Answer::Done(state, effects)) => (state, effects),
+            Ok(Answer::AlreadySo) => return Ok(Ok(Told::AlreadySo)),
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        tracing::debug!(env = %self.env.name, %event, %state, "step");
+        let live = live.filter(|live| serves(&state) == Some(live.release));
+        let text = serde_json::to_string(&state).or_failed(|| "failed to write a state")?;
+        self.parts
+            .store
+            .set_state(self.env.id, &text, live, store::now())
+            .await
+            .or_failed(|| format!("failed to record the state of `{}`", self.env.name))?;
+        self.state = state;
+        if let Some(live) = live {
+            crate::fault::point("route.stored");
+            self.previous = self.env.live.replace(live.clone());
+        }
+        for effect in effects {
+            self.act(effect).await;
+        }
+        Ok(Ok(Told::Done))
+    }
+
+    async fn reconcile(&mut self, observed: &[Observed]) -> Result<()> {
+        if let State::Destroyed { .. } = self.state {
+            // Its removal did not come to its end: it is taken up as after a restart.
+            self.step(&Event::DaemonStarted { rebooted: false }, None).await?.ok();
+            return Ok(());
+        }
+        let mut found = self.found(observed);
+        if found != Found::Running {
+            // The list is a little old: what was launched since is not in it.
+            let now = self.parts.engine.observe().await.or_failed(|| "failed to list containers")?;
+            found = self.found(&now);
+        }
+        self.step(&Event::Found(found), None).await?.ok();
+        self.tidy().await;
+        Ok(())
+    }
+
+    fn found(&self, observed: &[Observed]) -> Found {
+        let Some(live) = &self.env.live else { return Found::Gone };
+        match observed.iter().find(|container| container.id == live.container).map(|container| container.state) {
+            None => Found::Gone,
+            Some(ContainerState::Stopped) => Found::Stopped,
+            Some(ContainerState::Running) => Found::Running,
+            Some(ContainerState::Frozen) => Found::Frozen,
+        }
+    }
+
+    fn forget_running(&mut self, release: ReleaseNumber) {
+        if self.running.as_ref().is_some_and(|running| running.release == release) {
+            self.running = None;
+        }
+    }
+
+    fn refused(&self, refusal: Refusal) -> Error {
+        let error = Error::conflict(format!("failed to change `{}`: {refusal}", self.env.name));
+        match refusal.hint() {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    }
+}
+
+fn serves(state: &State) -> Option<ReleaseNumber> {
+    match state {
+        State::Live(live) => live.runs.release(),
+        State::Destroyed { .. } => None,
+    }
+}
+
+/// What a person is told whose deploy does not go on.
+pub fn cancelled(env: &EnvRow, cause: Cause) -> Error {
+    match cause {
+        Cause::Superseded { by } => Error::conflict(format!("the deploy of `{}` is superseded by {by}", env.name))
+            .hint("a newer version of the same environment was deployed meanwhile"),
+        Cause::Destroyed => Error::conflict(format!("`{}` was destroyed meanwhile", env.name)),
+    }
+}

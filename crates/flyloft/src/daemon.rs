@@ -1,0 +1,192 @@
+//! The daemon: puts everything together. The only place that names concrete drivers.
+
+use std::fs::{DirBuilder, File, Permissions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use flyloft_core::host::Domain;
+use nix::fcntl::{Flock, FlockArg};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::api::Api;
+use crate::build::Builder;
+use crate::config::Config;
+use crate::door::{hook, socket, ssh};
+use crate::edge::embedded::{EdgeConfig, Embedded};
+use crate::engine::lxc::net::NetConfig;
+use crate::engine::lxc::{LxcConfig, LxcEngine};
+use crate::engine::SharedEngine;
+use crate::error::{Error, OrFailed, Result};
+use crate::loft::Loft;
+use crate::parts::{Parts, Settings};
+use crate::source::{Repositories, SourceLimits};
+use crate::store::Store;
+
+/// How long requests in flight may take when the daemon ends.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Runs until SIGINT or SIGTERM. The containers go on without it.
+pub async fn serve(config: Config) -> Result<()> {
+    must_be_root()?;
+    let state = State::open(&config.state_dir)?;
+    let store = Store::open(&state.dir.join("store.db")).or_failed(|| "failed to open the store")?;
+    let listener = socket::listen(&config.socket, &config.group).or_failed(|| "failed to take commands")?;
+
+    let edge = Embedded::open(EdgeConfig::new(config.http.listen.clone())).or_failed(|| "failed to start the edge")?;
+    let ports: Vec<u16> = edge.addresses().iter().map(|address| address.port()).collect();
+    let engine: SharedEngine = Arc::new(open_engine(&config, &state, &ports).await?);
+    let staging = engine.staging();
+    let repositories = Repositories::open(&state.dir.join("repos"), staging.user, SourceLimits::default())
+        .or_failed(|| "failed to open the repositories")?;
+    hook::install(&repositories.hooks()).or_failed(|| "failed to install git's hook")?;
+    let builder = Builder::new(engine.clone(), config.build.clone());
+    let settings = Settings {
+        domain: Domain::parse(&config.domain).map_err(Error::usage)?,
+        port: ports.first().copied().filter(|port| *port != 80),
+        limits: config.defaults.limits(),
+        policy: config.defaults.policy(),
+        transcripts: state.subdirectory("transcripts")?,
+    };
+    let parts = Parts { store, engine, edge: edge.clone(), builder, repositories, settings };
+    let loft = Arc::new(Loft::new(Arc::new(parts)));
+    loft.start(state.rebooted).await?;
+    let api = Arc::new(Api { loft: loft.clone() });
+
+    let ssh_config = ssh::SshConfig::new(config.ssh.listen.clone(), state.dir.join("ssh_host_key"));
+    let ssh = ssh::SshDoor::open(&ssh_config, api.clone()).or_failed(|| "failed to start the SSH door")?;
+    tokio::spawn(socket::serve(listener, config.group.clone(), api));
+    let reconciling = loft.clone();
+    tokio::spawn(async move { reconciling.reconcile_for_ever().await });
+
+    announce(&config, &edge, &ssh);
+    ended().await?;
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("stopping; containers go on");
+    std::fs::remove_file(&config.socket).ok();
+    edge.shutdown(DRAIN).await;
+    Ok(())
+}
+
+fn must_be_root() -> Result<()> {
+    match nix::unistd::geteuid().is_root() {
+        true => Ok(()),
+        false => Err(Error::failed("the daemon must run as root: it sets up containers, mounts and the network")),
+    }
+}
+
+async fn open_engine(config: &Config, state: &State, ports: &[u16]) -> Result<LxcEngine> {
+    let lxc = LxcConfig {
+        state: state.dir.clone(),
+        instance: state.instance.clone(),
+        init: init_binary()?,
+        network: NetConfig {
+            ipv4: config.network.ipv4.address,
+            ipv6: config.network.ipv6.address,
+            dns: config.network.dns.clone(),
+            edge_ports: ports.to_vec(),
+        },
+    };
+    LxcEngine::open(lxc).await.map_err(|error| match error {
+        crate::engine::EngineError::Missing { what, hint } => Error::failed(what).hint(hint),
+        error => Error::because("failed to start the engine", error),
+    })
+}
+
+/// `flyloft-init` lies beside this program, or where the Debian package puts it.
+fn init_binary() -> Result<PathBuf> {
+    let own = std::env::current_exe().or_failed(|| "failed to find this program's file")?;
+    let beside = own.with_file_name("flyloft-init");
+    let candidates = [std::env::var_os("FLYLOFT_INIT").map(PathBuf::from), Some(beside), Some("/usr/lib/flyloft/flyloft-init".into())];
+    let found = candidates.into_iter().flatten().find(|path| path.is_file());
+    found.ok_or_else(|| {
+        Error::failed("`flyloft-init` is missing, which every container needs as its first process")
+            .hint("put it beside the program `flyloft`, or name its file in FLYLOFT_INIT")
+    })
+}
+
+/// The directory of all that the daemon keeps, and what is known from it at once.
+struct State {
+    dir: PathBuf,
+    /// Tells this daemon's containers, rules and addresses from those of others on the machine.
+    instance: String,
+    rebooted: bool,
+    /// Held as long as the daemon runs.
+    _lock: Flock<File>,
+}
+
+impl State {
+    fn open(dir: &Path) -> Result<Self> {
+        let failed = || format!("failed to use the state directory `{}`", dir.display());
+        // Others may pass through it: git runs as another user in a directory below. What is secret has its own mode.
+        DirBuilder::new().recursive(true).mode(0o711).create(dir).or_failed(failed)?;
+        std::fs::set_permissions(dir, Permissions::from_mode(0o711)).or_failed(failed)?;
+        let lock = open_private(&dir.join("lock")).or_failed(failed)?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
+            Error::because(failed(), error).hint("another daemon uses it; give each its own with --state-dir")
+        })?;
+        let instance = remembered(&dir.join("instance"), || crate::random::hex(6)).or_failed(failed)?.0;
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").or_failed(|| "failed to read the boot id")?;
+        let boot_file = dir.join("boot-id");
+        let (last, known) = remembered(&boot_file, || boot.trim().to_owned()).or_failed(failed)?;
+        let rebooted = known && last != boot.trim();
+        if rebooted {
+            std::fs::write(&boot_file, boot.trim()).or_failed(failed)?;
+        }
+        Ok(Self { dir: dir.to_owned(), instance, rebooted, _lock: lock })
+    }
+
+    fn subdirectory(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.dir.join(name);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        made.or_failed(|| format!("failed to make `{}`", dir.display()))?;
+        Ok(dir)
+    }
+}
+
+/// The text in a file, which is made with `first` if it is not there. Says whether it was.
+fn remembered(path: &Path, first: impl FnOnce() -> String) -> std::io::Result<(String, bool)> {
+    let mut file = open_private(path)?;
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    if !text.trim().is_empty() {
+        return Ok((text.trim().to_owned(), true));
+    }
+    let text = first();
+    file.rewind()?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    Ok((text, false))
+}
+
+fn open_private(path: &Path) -> std::io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+fn announce(config: &Config, edge: &Embedded, ssh: &ssh::SshDoor) {
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let list = |addresses: &[std::net::SocketAddr]| {
+        addresses.iter().map(|address| address.to_string()).collect::<Vec<_>>().join(", ")
+    };
+    tracing::info!(
+        http = list(edge.addresses()),
+        ssh = list(ssh.addresses()),
+        socket = %config.socket.display(),
+        domain = config.domain,
+        "ready"
+    );
+}
+
+async fn ended() -> Result<()> {
+    let failed = || "failed to wait for signals";
+    let (mut int, mut term) =
+        (signal(SignalKind::interrupt()).or_failed(failed)?, signal(SignalKind::terminate()).or_failed(failed)?);
+    tokio::select! {
+        _ = int.recv() => {}
+        _ = term.recv() => {}
+    }
+    Ok(())
+}

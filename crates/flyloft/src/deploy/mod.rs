@@ -1,0 +1,263 @@
+//! A deploy, from top to bottom: `source → build → services → launch → probe → route`.
+//!
+//! Each step is recorded in the store before it is done, and registers its undo after it succeeded. A failure, or a
+//! newer push, anywhere before the end undoes what was done; the old release has served all the while. The last step
+//! hands the new release to the [conductor](crate::conductor), which moves the host name and retires the old one.
+
+pub mod probe;
+pub mod spec;
+mod together;
+mod undo;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use flyloft_core::lifecycle::Cause;
+use flyloft_core::name::{CommitId, Origin, ReleaseNumber};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::build::{Built, Request, Trust};
+use crate::conductor::{self, Message};
+use crate::engine::{ContainerId, EngineError};
+use crate::error::{Error, OrFailed, Result};
+use crate::parts::Parts;
+use crate::source::{Checkout, Quarantine};
+use crate::store::{self, Content, EnvRow, EventKind, LiveRow};
+use crate::transcript::Transcript;
+pub use together::Together;
+use undo::Undo;
+
+/// What is asked for.
+pub struct Work {
+    pub source: Source,
+    /// Why there is a release: `push`, `up`, `config`, `rollback to v2`.
+    pub reason: String,
+    /// Who asked.
+    pub by: String,
+    /// Build every layer of the app anew.
+    pub no_cache: bool,
+    /// Called off when whoever asked goes away, as a push is: its branch does not move either.
+    pub attached: bool,
+    /// Other environments that are staged by the same push: all of them are, or none.
+    pub together: Option<Together>,
+}
+
+pub enum Source {
+    /// A commit that the app's repository has, or that a push has in quarantine.
+    Commit { commit: CommitId, quarantine: Option<Quarantine> },
+    /// A tree in the engine's staging directory. It is used up.
+    Tree { dir: PathBuf },
+    /// What an earlier release was made from, with its own variables (a rollback) or those that are set now.
+    Again { commit: Option<CommitId>, content: Content, own_config: bool },
+}
+
+impl Work {
+    pub fn commit(&self) -> Option<&CommitId> {
+        match &self.source {
+            Source::Commit { commit, .. } => Some(commit),
+            Source::Again { commit, .. } => commit.as_ref(),
+            Source::Tree { .. } => None,
+        }
+    }
+}
+
+/// One deploy, with all that it needs.
+pub struct Job {
+    pub parts: std::sync::Arc<Parts>,
+    pub env: EnvRow,
+    pub release: ReleaseNumber,
+    pub work: Work,
+    pub transcript: Transcript,
+    pub conductor: mpsc::Sender<Message>,
+}
+
+/// What a deploy that succeeded comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deployed {
+    pub release: ReleaseNumber,
+    pub url: String,
+}
+
+/// Runs a deploy to its end, or until it is called off with an error. After an error nothing of it is left, but for the
+/// layers that it made on the way.
+pub async fn deploy(job: &Job, called_off: impl Future<Output = Error>) -> Result<Deployed> {
+    job.tell(EventKind::DeployStarted, &format!("{} ({})", job.release, job.work.reason)).await;
+    let mut undo = Undo::default();
+    let prepared = tokio::select! {
+        biased;
+        error = called_off => Err(error),
+        prepared = prepare(job, &mut undo) => prepared,
+    };
+    // From here on it cannot be called off: the conductor decides which release serves.
+    let result = match prepared {
+        Ok(live) => job.step("route", route(job, live)).await,
+        Err(error) => Err(error),
+    };
+    if let Some(together) = &job.work.together {
+        together.ended(result.is_ok());
+    }
+    match &result {
+        Ok(deployed) => {
+            job.tell(EventKind::DeploySucceeded, &format!("{} at {}", job.release, deployed.url)).await;
+            job.transcript.heading("Deployed");
+            job.transcript.plain(&deployed.url);
+        }
+        Err(error) => {
+            undo.run().await;
+            let why = error.to_string();
+            let failed = job.parts.store.fail_release(job.env.id, job.release, &why, store::now());
+            if let Err(error) = failed.await {
+                tracing::error!(env = %job.env.name, %error, "failed to record a failed release");
+            }
+            job.tell(EventKind::DeployFailed, &format!("{}: {error}", job.release)).await;
+        }
+    }
+    result
+}
+
+/// All that can be done beside the old release.
+async fn prepare(job: &Job, undo: &mut Undo) -> Result<LiveRow> {
+    let tree = job.step("source", source(job, undo)).await?;
+    let built = job.step("build", build(job, tree)).await?;
+    let content = job.step("services", spec::content(job, built)).await?;
+    let container = job.step("launch", launch(job, &content, undo)).await?;
+    let upstream = job.step("probe", probe::probe(&job.parts, &container, &content, &job.env, &job.transcript)).await?;
+    if let Some(together) = &job.work.together {
+        together.all_ready().await?;
+    }
+    Ok(LiveRow { release: job.release, container, upstream })
+}
+
+impl Job {
+    /// Records a step before and after it is done.
+    async fn step<T>(&self, name: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let failed = || format!("failed to record step `{name}`");
+        let Parts { store, .. } = &*self.parts;
+        store.begin_step(self.env.id, self.release, name, store::now()).await.or_failed(failed)?;
+        crate::fault::point(&format!("{name}.begun"));
+        let value = work.await?;
+        crate::fault::point(&format!("{name}.done"));
+        // It is done, whether or not that can be written down.
+        if let Err(error) = store.end_step(self.env.id, self.release, name, store::now()).await {
+            tracing::error!(env = %self.env.name, step = name, %error, "failed to record the end of a step");
+        }
+        Ok(value)
+    }
+
+    async fn tell(&self, kind: EventKind, text: &str) {
+        let env = &self.env.name;
+        let told = self.parts.store.tell(&env.app, Some(&env.env), kind, &self.work.by, text, store::now()).await;
+        if let Err(error) = told {
+            tracing::error!(%env, %error, "failed to record an event");
+        }
+    }
+}
+
+/// Puts the code into the engine's staging directory. There is none where an earlier release is launched again.
+async fn source(job: &Job, undo: &mut Undo) -> Result<Option<PathBuf>> {
+    let dir = match &job.work.source {
+        Source::Again { .. } => return Ok(None),
+        Source::Tree { dir } => dir.clone(),
+        Source::Commit { .. } => job.parts.engine.staging().dir.join(format!("{}-{}", job.env.id.0, job.release)),
+    };
+    let leftover = dir.clone();
+    undo.push("remove the checked-out tree", async move {
+        match tokio::fs::remove_dir_all(&leftover).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(EngineError::Io { doing: format!("remove `{}`", leftover.display()), source: error })
+            }
+            _ => Ok(()),
+        }
+    });
+    if let Source::Commit { commit, quarantine } = &job.work.source {
+        let app = &job.env.name.app;
+        let (remote, credentials) = job.parts.remote(app).await?.unzip();
+        let checkout = Checkout {
+            commit,
+            quarantine: quarantine.as_ref(),
+            remote: remote.as_ref(),
+            credentials: match job.env.origin {
+                // A stranger's pull request chooses which submodules are fetched.
+                Origin::PullRequest(_) => &[],
+                _ => credentials.as_deref().unwrap_or_default(),
+            },
+        };
+        job.parts.repositories.checkout(app, &checkout, &dir).await?;
+    }
+    Ok(Some(dir))
+}
+
+/// What a build gives, or what the earlier release has of it.
+enum Made {
+    Now(Box<Built>),
+    Before(Box<Content>),
+}
+
+async fn build(job: &Job, tree: Option<PathBuf>) -> Result<Made> {
+    let tree = match (&job.work.source, tree) {
+        (Source::Again { content, .. }, _) => return Ok(Made::Before(Box::new(content.clone()))),
+        (_, Some(tree)) => tree,
+        (_, None) => return Err(Error::failed("there is no source to build")),
+    };
+    let failed = || format!("failed to build {} of `{}`", job.release, job.env.name);
+    let app = &job.env.name.app;
+    let request = Request {
+        app: app.clone(),
+        tree,
+        tree_id: job.work.commit().map_or_else(|| crate::random::hex(32), |commit| commit.to_string()),
+        trust: match job.env.origin {
+            Origin::PullRequest(number) => Trust::Fork(number),
+            Origin::Branch(_) | Origin::Commit(_) | Origin::Directory => Trust::Own,
+        },
+        variables: BTreeMap::new(),
+        generation: job.parts.store.generation(app, job.work.no_cache).await.or_failed(failed)?,
+    };
+    Ok(Made::Now(Box::new(job.parts.builder.build(request, &job.transcript).await?)))
+}
+
+/// Starts a container beside the old one, after what `release:` in the Procfile asks for.
+async fn launch(job: &Job, content: &Content, undo: &mut Undo) -> Result<ContainerId> {
+    let failed = || format!("failed to launch {} of `{}`", job.release, job.env.name);
+    let Parts { engine, store, .. } = &*job.parts;
+    let number = store.next_container(job.env.id).await.or_failed(failed)?;
+    let id = spec::container_id(&job.env, number);
+    let version = spec::Version { release: job.release, commit: job.work.commit() };
+    let spec = spec::container(&job.parts, &job.env, version, content, &id);
+    let (leftover, owner) = (id.clone(), engine.clone());
+    undo.push("remove the new container", async move { owner.remove(&leftover).await });
+    if let Some((_, command)) = content.processes.iter().find(|(name, _)| name == "release") {
+        job.transcript.step("Running the release command");
+        release_phase(job, &spec, command).await?;
+    }
+    job.transcript.step("Launching");
+    engine.create(&spec).await.or_failed(failed)?;
+    crate::fault::point("launch.created");
+    engine.start(&id).await.or_failed(failed)?;
+    Ok(id)
+}
+
+/// Runs the release command in the new container, before anything else runs in it.
+async fn release_phase(job: &Job, spec: &crate::engine::ContainerSpec, command: &str) -> Result<()> {
+    let engine = &job.parts.engine;
+    let failed = || format!("failed to run the release command of `{}`", job.env.name);
+    let alone = crate::engine::ContainerSpec { processes: Vec::new(), ..spec.clone() };
+    engine.create(&alone).await.or_failed(failed)?;
+    engine.start(&spec.id).await.or_failed(failed)?;
+    let code = spec::run_release(engine, &spec.id, command, &job.transcript).await.or_failed(failed)?;
+    engine.remove(&spec.id).await.or_failed(failed)?;
+    match code {
+        0 => Ok(()),
+        code => Err(Error::failed(format!("the release command ended with status {code}"))
+            .hint("its output is above; the release that serves is left alone")),
+    }
+}
+
+/// Hands the new release over. When this comes back, new requests go to it.
+async fn route(job: &Job, live: LiveRow) -> Result<Deployed> {
+    let (routed, wait) = oneshot::channel();
+    let message = Message::Healthy { release: job.release, live, routed };
+    let gone = || conductor::cancelled(&job.env, Cause::Destroyed);
+    job.conductor.send(message).await.map_err(|_| gone())?;
+    wait.await.map_err(|_| gone())?;
+    Ok(Deployed { release: job.release, url: job.parts.settings.url(&job.env.host) })
+}

@@ -1,0 +1,235 @@
+//! Whether a new container is healthy: its web process answers HTTP.
+//!
+//! An app that listens on another port than `PORT`, or on one family of addresses alone, is found all the same, since
+//! the kernel says what listens in the container. One that listens on loopback alone, or not at all, gets an error
+//! that says so, and one that exits is shown its last lines.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::{Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpStream;
+
+use crate::engine::{Addresses, ContainerId};
+use crate::error::{Error, OrFailed, Result};
+use crate::parts::Parts;
+use crate::store::{Content, EnvRow};
+use crate::transcript::Transcript;
+
+/// The port that apps are told to listen on.
+pub const PORT: u16 = 5000;
+
+/// How long a web process may take until it answers.
+const LIMIT: Duration = Duration::from_secs(60);
+/// How long the processes of an app without a web process must stay up.
+const SETTLED: Duration = Duration::from_secs(2);
+/// How often the container is looked at: at first often, since most apps are up in a third of a second.
+const EAGER: Duration = Duration::from_millis(4);
+const PATIENT: Duration = Duration::from_millis(50);
+/// Lines of the app's output that an error shows.
+const TAIL: usize = 20;
+
+/// Where the app answers; `None` if it has no web process.
+pub async fn probe(
+    parts: &Parts,
+    container: &ContainerId,
+    content: &Content,
+    env: &EnvRow,
+    transcript: &Transcript,
+) -> Result<Option<SocketAddr>> {
+    let failed = || format!("failed to look into the container of `{}`", env.name);
+    let observed = parts.engine.observe().await.or_failed(failed)?;
+    let addresses = observed.into_iter().find(|found| found.id == *container).map(|found| found.addresses);
+    let addresses = addresses.ok_or_else(|| Error::failed(format!("the container of `{}` is gone", env.name)))?;
+    let has_web = content.processes.iter().any(|(name, _)| name == "web");
+    let mut output = Output::follow(parts, container).await.or_failed(failed)?;
+    if !has_web {
+        return match tokio::time::timeout(SETTLED, output.exit()).await {
+            Ok(exit) => Err(exited(&exit, &output)),
+            Err(_) => Ok(None),
+        };
+    }
+    transcript.step("Waiting until it answers");
+    let answer = tokio::time::timeout(LIMIT, answering(parts, container, content, env, addresses));
+    tokio::select! {
+        answer = answer => match answer {
+            Ok(upstream) => {
+                let upstream = upstream?;
+                if upstream.port() != PORT {
+                    transcript.detail(&format!("it listens on port {}, not on PORT ({PORT}): using that", upstream.port()));
+                }
+                Ok(Some(upstream))
+            }
+            Err(_) => {
+                let listening = parts.engine.listening(container).await.or_failed(failed)?;
+                Err(silent(&listening, &output))
+            }
+        },
+        exit = output.exit() => Err(exited(&exit, &output)),
+    }
+}
+
+/// Tries until an address answers.
+async fn answering(
+    parts: &Parts,
+    container: &ContainerId,
+    content: &Content,
+    env: &EnvRow,
+    addresses: Addresses,
+) -> Result<SocketAddr> {
+    let started = Instant::now();
+    loop {
+        let listening = parts.engine.listening(container).await.or_failed(|| "failed to see what listens")?;
+        for candidate in candidates(&listening, addresses) {
+            if answers(candidate, &env.host, content.health.as_deref()).await {
+                return Ok(candidate);
+            }
+        }
+        let pause = if started.elapsed() < Duration::from_secs(3) { EAGER } else { PATIENT };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// The container's addresses at which something listens that is not bound to loopback: the port it was told first,
+/// then the lowest; IPv4 before IPv6.
+fn candidates(listening: &[SocketAddr], addresses: Addresses) -> Vec<SocketAddr> {
+    let mut found: Vec<SocketAddr> = Vec::new();
+    for socket in listening {
+        let port = socket.port();
+        match socket.ip() {
+            ip if ip.is_loopback() => {}
+            IpAddr::V4(_) => found.push((addresses.ipv4, port).into()),
+            // `::` takes IPv4 as well unless the app said otherwise; whether it does is found out by trying.
+            IpAddr::V6(ip) if ip.is_unspecified() => {
+                found.extend([SocketAddr::from((addresses.ipv4, port)), (addresses.ipv6, port).into()])
+            }
+            IpAddr::V6(_) => found.push((addresses.ipv6, port).into()),
+        }
+    }
+    found.sort_by_key(|address| (address.port() != PORT, address.port(), address.is_ipv6()));
+    found.dedup();
+    found
+}
+
+/// Whether HTTP is spoken there. Any answer will do, unless the app names a path that must be well.
+async fn answers(address: SocketAddr, host: &str, health: Option<&str>) -> bool {
+    let ask = async {
+        let stream = TcpStream::connect(address).await.ok()?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+        tokio::spawn(connection);
+        let request = Request::get(health.unwrap_or("/"))
+            .header(header::HOST, host)
+            .header(header::USER_AGENT, "flyloft-probe")
+            .body(Empty::<Bytes>::new())
+            .ok()?;
+        sender.send_request(request).await.ok().map(|response| response.status())
+    };
+    match tokio::time::timeout(Duration::from_secs(10), ask).await {
+        Ok(Some(status)) => health.is_none() || well(status),
+        _ => false,
+    }
+}
+
+fn well(status: StatusCode) -> bool {
+    status.is_success() || status.is_redirection()
+}
+
+/// What the container prints while it is probed.
+struct Output {
+    lines: tokio::io::Lines<BufReader<Box<dyn tokio::io::AsyncRead + Send + Unpin>>>,
+    tail: std::collections::VecDeque<String>,
+}
+
+impl Output {
+    async fn follow(parts: &Parts, container: &ContainerId) -> Result<Self, crate::engine::EngineError> {
+        let log = parts.engine.logs(container, 1000, true).await?;
+        Ok(Self { lines: BufReader::new(log).lines(), tail: Default::default() })
+    }
+
+    /// Comes back when `flyloft-init` says that a process has ended, with what it says.
+    async fn exit(&mut self) -> String {
+        loop {
+            match self.lines.next_line().await {
+                Ok(Some(line)) => {
+                    // `2026-11-24T06:00:00.123Z flyloft | web.1 exited with code 1`; no app can write the third word.
+                    let mut words = line.splitn(3, ' ');
+                    let own = words.nth(1) == Some("flyloft");
+                    let text = words.next().unwrap_or_default().trim_start_matches("| ").to_owned();
+                    if own && text.contains(" exited ") || own && text.contains(" was killed ") {
+                        return text;
+                    }
+                    if self.tail.len() == TAIL {
+                        self.tail.pop_front();
+                    }
+                    self.tail.push_back(line);
+                }
+                Ok(None) => return "the container stopped".to_owned(),
+                Err(_) => std::future::pending().await,
+            }
+        }
+    }
+
+    fn tail(&self) -> String {
+        self.tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn exited(exit: &str, output: &Output) -> Error {
+    let mut error = Error::failed(format!("the app does not stay up: {exit}"));
+    if !output.tail.is_empty() {
+        error.causes.push(format!("its last lines:\n{}", output.tail()));
+    }
+    error.hint("try the command of the Procfile locally with PORT=5000")
+}
+
+fn silent(listening: &[SocketAddr], output: &Output) -> Error {
+    let seconds = LIMIT.as_secs();
+    let error = if listening.is_empty() {
+        Error::failed(format!("the web process listens on nothing after {seconds} s"))
+            .hint(format!("let it listen on 0.0.0.0 and the port in PORT ({PORT})"))
+    } else if let Some(socket) = listening.iter().find(|_| listening.iter().all(|socket| socket.ip().is_loopback())) {
+        Error::failed(format!("the web process listens on {socket} alone, where nobody outside reaches it"))
+            .hint(format!("bind 0.0.0.0:{port} or [::]:{port} instead", port = socket.port()))
+    } else {
+        let sockets = listening.iter().map(|socket| format!("`{socket}`")).collect::<Vec<_>>().join(", ");
+        Error::failed(format!("the web process listens on {sockets} and does not answer HTTP after {seconds} s"))
+            .hint("name a path that answers quickly in `healthchecks` of app.json")
+    };
+    if output.tail.is_empty() { error } else { Error { causes: vec![format!("its last lines:\n{}", output.tail())], ..error } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESSES: Addresses = Addresses {
+        ipv4: std::net::Ipv4Addr::new(10, 0, 0, 9),
+        ipv6: std::net::Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 9),
+    };
+
+    #[track_caller]
+    fn check(listening: &[&str], expected: &[&str]) {
+        let listening: Vec<SocketAddr> = listening.iter().map(|text| text.parse().unwrap()).collect();
+        let found: Vec<String> = candidates(&listening, ADDRESSES).iter().map(|address| address.to_string()).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_port_that_was_told_comes_first() {
+        check(&["0.0.0.0:3000", "0.0.0.0:5000"], &["10.0.0.9:5000", "10.0.0.9:3000"]);
+    }
+
+    #[test]
+    fn an_app_that_listens_on_every_ipv6_address_is_tried_on_both_families() {
+        check(&["[::]:5000"], &["10.0.0.9:5000", "[fd00::9]:5000"]);
+    }
+
+    #[test]
+    fn what_listens_on_loopback_alone_is_no_candidate() {
+        check(&["127.0.0.1:5000", "[::1]:5000"], &[]);
+    }
+}

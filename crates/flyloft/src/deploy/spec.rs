@@ -1,0 +1,245 @@
+//! What a release is launched with: its content, and the container that is made of it.
+
+use std::collections::BTreeMap;
+
+use flyloft_core::app_json::{Manifest, Moment, Probe};
+use flyloft_core::name::{CommitId, EnvRef, Origin, ReleaseNumber};
+use flyloft_core::procfile::ProcessType;
+use tokio::io::AsyncReadExt;
+
+use super::probe::PORT;
+use super::{Job, Made, Source};
+use crate::build::Built;
+use crate::engine::{ContainerId, ContainerSpec, EngineError, ExecSpec, Process, Reach, SharedEngine};
+use crate::error::{Error, OrFailed, Result};
+use crate::parts::Parts;
+use crate::store::{Content, EnvRow};
+use crate::transcript::Transcript;
+
+/// Collects all that the release needs to be launched, now and after a rollback, and records it.
+pub async fn content(job: &Job, made: Made) -> Result<Content> {
+    let content = match made {
+        Made::Before(content) if matches!(job.work.source, Source::Again { own_config: true, .. }) => *content,
+        Made::Before(content) => Content { config: config(job).await?, ..*content },
+        Made::Now(built) => from_build(job, *built).await?,
+    };
+    let failed = || format!("failed to record {} of `{}`", job.release, job.env.name);
+    job.parts.store.set_content(job.env.id, job.release, &content).await.or_failed(failed)?;
+    Ok(content)
+}
+
+/// The release's content after a build: what the repository asks for, and what was set.
+async fn from_build(job: &Job, built: Built) -> Result<Content> {
+    let manifest = match (&job.env.origin, &None::<flyloft_core::app_json::AppJson>) {
+        (_, None) => Manifest::default(),
+        (Origin::PullRequest(_), Some(app_json)) => app_json.for_review(),
+        (_, Some(app_json)) => app_json.manifest.clone(),
+    };
+    let mut config = config(job).await?;
+    config.extend(secrets(job, &manifest, &config).await?);
+    // What `app.json` says holds where nobody set it.
+    for (name, value) in manifest.defaults() {
+        config.entry(name.to_string()).or_insert_with(|| value.to_owned());
+    }
+    if let Some((name, description)) = manifest.required().find(|(name, _)| !config.contains_key(name.as_str())) {
+        let error = Error::failed(format!("`app.json` requires the variable `{name}`, and nobody set it"));
+        let error = description.iter().fold(error, |error, text| error.hint(format!("{name}: {text}")));
+        return Err(error.hint(format!("flyloft config set {} {name}=VALUE", job.env.name)));
+    }
+    Ok(Content {
+        image: built.image.clone(),
+        env: built.env,
+        config,
+        processes: built.procfile.iter().map(|(name, command)| (name.to_string(), command.to_owned())).collect(),
+        formation: manifest.formation.iter().map(|(name, count)| (name.to_string(), *count)).collect(),
+        health: health_path(&manifest),
+    })
+}
+
+/// The path that must be well before requests are routed to the web process.
+fn health_path(manifest: &Manifest) -> Option<String> {
+    manifest.healthchecks.get(&ProcessType::web())?.iter().find_map(|check| match &check.probe {
+        Probe::Http { path, .. } if check.when == Moment::Startup => Some(path.clone()),
+        _ => None,
+    })
+}
+
+/// Makes the secrets that `app.json` wants made, once for each environment.
+async fn secrets(
+    job: &Job,
+    manifest: &Manifest,
+    config: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>> {
+    let wanted = manifest.secrets().filter(|name| !config.contains_key(name.as_str()));
+    let made: BTreeMap<_, _> = wanted.map(|name| (name.to_string(), crate::random::hex(64))).collect();
+    if !made.is_empty() {
+        let changes = made.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect();
+        let set = job.parts.store.set_variables(&job.env.name.app, Some(job.env.id), changes).await;
+        set.or_failed(|| format!("failed to keep the secrets of `{}`", job.env.name))?;
+    }
+    Ok(made)
+}
+
+/// The variables that are set. A pull request has only its own: it may be a stranger's, and those of the app may be
+/// secrets.
+async fn config(job: &Job) -> Result<BTreeMap<String, String>> {
+    let store = &job.parts.store;
+    let app = &job.env.name.app;
+    let failed = || format!("failed to read the variables of `{}`", job.env.name);
+    let mut all = match job.env.origin {
+        Origin::PullRequest(_) => BTreeMap::new(),
+        _ => store.variables(app, None).await.or_failed(failed)?,
+    };
+    all.extend(store.variables(app, Some(job.env.id)).await.or_failed(failed)?);
+    Ok(all)
+}
+
+/// Says whose container it is to whoever looks at the machine, and is never given twice.
+pub fn container_id(env: &EnvRow, number: u32) -> ContainerId {
+    let name = format!("{}-{}", env.name.app, env.name.env);
+    let name: String = name.chars().take(30).collect();
+    ContainerId(format!("{}-{}-{number}", name.trim_end_matches('-'), env.id.0))
+}
+
+/// Whether `container_id` made this for the environment.
+pub fn belongs_to(container: &ContainerId, env: &EnvRow) -> bool {
+    owner(container) == Some(env.id.0)
+}
+
+/// The id of the environment that the container was made for.
+pub fn owner(container: &ContainerId) -> Option<i64> {
+    container.0.rsplit('-').nth(1)?.parse().ok()
+}
+
+/// Which release it is, and of what.
+#[derive(Clone, Copy)]
+pub struct Version<'a> {
+    pub release: ReleaseNumber,
+    pub commit: Option<&'a CommitId>,
+}
+
+/// The container of a release.
+pub fn container(
+    parts: &Parts,
+    env: &EnvRow,
+    release: Version,
+    content: &Content,
+    id: &ContainerId,
+) -> ContainerSpec {
+    let mut vars = content.env.clone();
+    vars.extend(content.config.clone());
+    vars.extend(own_variables(parts, env, release));
+    ContainerSpec {
+        id: id.clone(),
+        image: content.image.clone(),
+        processes: processes(content, &env.formation),
+        env: vars,
+        limits: parts.settings.limits.clone(),
+        reach: Reach::default(),
+    }
+}
+
+/// What every app is told about itself, under the names that Heroku's and Dokku's users know.
+fn own_variables(parts: &Parts, env: &EnvRow, version: Version) -> BTreeMap<String, String> {
+    let EnvRef { app, env: name } = &env.name;
+    let mut vars = BTreeMap::from([
+        ("PORT".to_owned(), PORT.to_string()),
+        ("HOST".to_owned(), "0.0.0.0".to_owned()),
+        ("FLYLOFT_APP".to_owned(), app.to_string()),
+        ("FLYLOFT_ENV".to_owned(), name.to_string()),
+        ("FLYLOFT_RELEASE".to_owned(), version.release.to_string()),
+        ("FLYLOFT_URL".to_owned(), parts.settings.url(&env.host)),
+        ("HEROKU_APP_NAME".to_owned(), format!("{app}-{name}")),
+        ("HEROKU_PARENT_APP_NAME".to_owned(), app.to_string()),
+    ]);
+    if let Some(commit) = version.commit {
+        vars.insert("GIT_REV".to_owned(), commit.to_string());
+        vars.insert("SOURCE_VERSION".to_owned(), commit.to_string());
+    }
+    match &env.origin {
+        Origin::PullRequest(number) => {
+            vars.insert("FLYLOFT_PULL_REQUEST".to_owned(), number.to_string());
+            vars.insert("HEROKU_PR_NUMBER".to_owned(), number.to_string());
+        }
+        Origin::Branch(branch) => {
+            vars.insert("HEROKU_BRANCH".to_owned(), branch.to_string());
+        }
+        Origin::Commit(_) | Origin::Directory => {}
+    }
+    vars
+}
+
+/// `web` runs one, other types none until asked, `release` never.
+fn processes(content: &Content, formation: &BTreeMap<String, u32>) -> Vec<Process> {
+    let mut all = Vec::new();
+    for (name, command) in content.processes.iter().filter(|(name, _)| name != "release") {
+        let convention = u32::from(name == "web");
+        let count = formation.get(name).or(content.formation.get(name)).copied().unwrap_or(convention);
+        for number in 1..=count {
+            all.push(Process { name: format!("{name}.{number}"), command: command.clone(), env: BTreeMap::new() });
+        }
+    }
+    all
+}
+
+/// Runs the release command in a container that runs nothing else; gives its exit code.
+pub async fn run_release(
+    engine: &SharedEngine,
+    id: &ContainerId,
+    command: &str,
+    transcript: &Transcript,
+) -> Result<i32, EngineError> {
+    let argv = ["sh", "-c", command].map(str::to_owned).to_vec();
+    let env = BTreeMap::from([("DYNO".to_owned(), "release.1".to_owned())]);
+    let mut exec = engine.exec(id, ExecSpec { argv, env, terminal: None }).await?;
+    drop(exec.stdin);
+    let (out, err) = tokio::join!(tell(&mut exec.stdout, transcript), tell(&mut exec.stderr, transcript));
+    out.and(err).map_err(|source| EngineError::Io { doing: "read the release command's output".to_owned(), source })?;
+    exec.control.wait().await
+}
+
+async fn tell(from: &mut (dyn tokio::io::AsyncRead + Send + Unpin), transcript: &Transcript) -> std::io::Result<()> {
+    use tokio::io::AsyncBufReadExt;
+    let mut from = tokio::io::BufReader::new(from);
+    let mut line = Vec::new();
+    while (&mut from).take(8192).read_until(b'\n', &mut line).await? > 0 {
+        transcript.detail(&String::from_utf8_lossy(&line));
+        line.clear();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(types: &[&str]) -> Content {
+        let processes = types.iter().map(|name| ((*name).to_owned(), format!("run {name}"))).collect();
+        Content { processes, ..Content::default() }
+    }
+
+    fn names(content: &Content, formation: &[(&str, u32)]) -> Vec<String> {
+        let formation = formation.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        processes(content, &formation).into_iter().map(|process| process.name).collect()
+    }
+
+    #[test]
+    fn one_web_process_runs_and_nothing_else_until_it_is_asked_for() {
+        let content = content(&["release", "web", "worker"]);
+        assert_eq!(names(&content, &[]), ["web.1"]);
+        assert_eq!(names(&content, &[("worker", 2)]), ["web.1", "worker.1", "worker.2"]);
+        assert_eq!(names(&content, &[("web", 0), ("worker", 1)]), ["worker.1"]);
+    }
+
+    #[test]
+    fn what_was_asked_for_goes_before_what_app_json_says() {
+        let content = Content { formation: BTreeMap::from([("worker".to_owned(), 3)]), ..content(&["web", "worker"]) };
+        assert_eq!(names(&content, &[("worker", 1)]), ["web.1", "worker.1"]);
+    }
+
+    #[test]
+    fn the_owner_of_a_container_is_read_from_its_name() {
+        assert_eq!(owner(&ContainerId("shop-pr-42-17-3".to_owned())), Some(17));
+        assert_eq!(owner(&ContainerId("somebody-elses".to_owned())), None);
+    }
+}

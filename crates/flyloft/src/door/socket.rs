@@ -1,0 +1,198 @@
+//! The unix socket, where the command line reaches the daemon. For root and the group that the socket belongs to.
+
+use std::fs::Permissions;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::{SinkExt, StreamExt};
+use nix::unistd::{Gid, Group, Uid, User};
+use thiserror::Error;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, watch};
+
+use super::frame::{self, Hello, PIECE, Tag};
+use super::{CommandIo, Terminal};
+use crate::api::Api;
+use crate::principal::{Principal, Role};
+
+#[derive(Debug, Error)]
+pub enum SocketError {
+    #[error("another daemon answers at `{}`", .0.display())]
+    Taken(PathBuf),
+    #[error("failed to listen at `{}`", path.display())]
+    Listen { path: PathBuf, source: io::Error },
+}
+
+/// Listens at `path`. The socket is root's and `group`'s, if there is such a group; otherwise root's alone.
+pub fn listen(path: &Path, group: &str) -> Result<UnixListener, SocketError> {
+    let failed = |source| SocketError::Listen { path: path.to_owned(), source };
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(failed)?;
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => {
+            // A socket that nobody listens on was left by a daemon that was killed.
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(SocketError::Taken(path.to_owned()));
+            }
+            std::fs::remove_file(path).map_err(failed)?;
+        }
+        Ok(_) => return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "something else is there"))),
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    let group = Group::from_name(group).ok().flatten().map(|group| group.gid);
+    let mode = if group.is_some() { 0o660 } else { 0o600 };
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed)?;
+    if let Some(group) = group {
+        nix::unistd::chown(path, None, Some(group)).map_err(|error| failed(error.into()))?;
+    }
+    Ok(listener)
+}
+
+/// Takes connections for ever, one command each.
+pub async fn serve(listener: UnixListener, group: String, api: Arc<Api>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (api, group) = (api.clone(), group.clone());
+                tokio::spawn(async move {
+                    // The other side went away in the middle, or is not our client: nobody is there to be told.
+                    if let Err(error) = answer(stream, &group, api).await {
+                        tracing::debug!(%error, "a client of the socket failed");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "failed to accept on the socket");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn answer(stream: UnixStream, group: &str, api: Arc<Api>) -> io::Result<()> {
+    let principal = peer(&stream, group);
+    let (read, write) = stream.into_split();
+    let (mut read, mut write) = (frame::reader(read), frame::writer(write));
+    let first = read.next().await.transpose()?.and_then(frame::decode);
+    let hello = match first {
+        Some((Tag::Invocation, json)) => serde_json::from_slice::<Hello>(&json).map_err(io::Error::other)?,
+        _ => return Err(io::Error::other("the first frame is no invocation")),
+    };
+    let refusal = match &principal {
+        None => Some("error: this user may not command flyloft\n\n  hint: root and members of the socket's group may"),
+        Some(_) if hello.version != frame::VERSION => {
+            Some("error: this client is of another version than the daemon\n\n  hint: restart the daemon")
+        }
+        Some(_) => None,
+    };
+    if let Some(refusal) = refusal {
+        write.send(frame::encode(Tag::Stderr, format!("{refusal}\n").as_bytes())).await?;
+        return write.send(frame::encode(Tag::Exit, &[1])).await;
+    }
+
+    let (to_stdin, stdin) = duplex(PIECE);
+    let (stdout, from_stdout) = duplex(PIECE);
+    let (stderr, from_stderr) = duplex(PIECE);
+    let size = hello.terminal.as_ref().map_or((80, 24), |size| (size.columns, size.rows));
+    let (window, resize) = watch::channel(size);
+    let terminal = hello.terminal.map(|size| Terminal { columns: size.columns, rows: size.rows, term: size.term, resize });
+    let io = CommandIo { stdin: Box::new(stdin), stdout: Box::new(stdout), stderr: Box::new(stderr), terminal };
+
+    let (frames, mut outgoing) = mpsc::channel(4);
+    let output = pump(from_stdout, Tag::Stdout, frames.clone());
+    let errors = pump(from_stderr, Tag::Stderr, frames);
+    let work = async {
+        let principal = principal.expect("refused above");
+        let run = api.command(&principal, hello.invocation, io);
+        tokio::join!(run, output, errors).0
+    };
+    let sending = async {
+        while let Some(frame) = outgoing.recv().await {
+            write.send(frame).await?;
+        }
+        Ok::<_, io::Error>(())
+    };
+    // Ends when the client does, and then drops the work: a command ends with whoever gave it.
+    let code = tokio::select! {
+        (code, sent) = async { tokio::join!(work, sending) } => { sent?; code }
+        gone = feed(&mut read, to_stdin, window) => return gone,
+    };
+    write.send(frame::encode(Tag::Exit, &[code])).await
+}
+
+/// Passes on what the client sends. Comes back only when the client is gone.
+async fn feed<R: tokio::io::AsyncRead + Unpin>(
+    read: &mut tokio_util::codec::FramedRead<R, tokio_util::codec::LengthDelimitedCodec>,
+    stdin: DuplexStream,
+    window: watch::Sender<(u16, u16)>,
+) -> io::Result<()> {
+    let mut stdin = Some(stdin);
+    while let Some(frame) = read.next().await.transpose()? {
+        match frame::decode(frame) {
+            Some((Tag::Stdin, data)) => {
+                if let Some(open) = &mut stdin
+                    && open.write_all(&data).await.is_err()
+                {
+                    stdin = None;
+                }
+            }
+            Some((Tag::EndOfStdin, _)) => stdin = None,
+            Some((Tag::Window, json)) => {
+                if let Ok(size) = serde_json::from_slice::<frame::Size>(&json) {
+                    window.send_replace((size.columns, size.rows));
+                }
+            }
+            _ => return Err(io::Error::other("a frame that only the daemon sends")),
+        }
+    }
+    Ok(())
+}
+
+async fn pump(mut from: DuplexStream, tag: Tag, frames: mpsc::Sender<bytes::Bytes>) {
+    let mut piece = vec![0; PIECE];
+    while let Ok(count @ 1..) = from.read(&mut piece).await {
+        if frames.send(frame::encode(tag, &piece[..count])).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Who is at the other end, if it is somebody who may command: root, the daemon's own user, or the group.
+fn peer(stream: &UnixStream, group: &str) -> Option<Principal> {
+    let peer = stream.peer_cred().ok()?;
+    let uid = Uid::from_raw(peer.uid());
+    let group = Group::from_name(group).ok().flatten().map(|group| group.gid);
+    let member = group.is_some_and(|group| peer.gid() == group.as_raw() || peer_groups(stream).contains(&group));
+    if !(uid.is_root() || uid == nix::unistd::geteuid() || member) {
+        return None;
+    }
+    let name = User::from_uid(uid).ok().flatten().map_or_else(|| format!("uid {uid}"), |user| user.name);
+    Some(Principal { name, role: Role::Admin })
+}
+
+/// The peer's supplementary groups when it connected (`SO_PEERGROUPS`, socket(7)).
+fn peer_groups(stream: &UnixStream) -> Vec<Gid> {
+    let mut groups = vec![0 as libc::gid_t; 1024];
+    let mut bytes = std::mem::size_of_val(groups.as_slice()) as libc::socklen_t;
+    // SAFETY: the pointer and the length are those of `groups`, which outlives the call.
+    let status = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERGROUPS,
+            groups.as_mut_ptr().cast(),
+            &mut bytes,
+        )
+    };
+    if status != 0 {
+        return Vec::new();
+    }
+    groups.truncate(bytes as usize / size_of::<libc::gid_t>());
+    groups.into_iter().map(Gid::from_raw).collect()
+}

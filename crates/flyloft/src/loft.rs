@@ -1,0 +1,135 @@
+//! All environments of this daemon: finds or starts the conductor of each, and keeps what is in line with what should
+//! be.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use flyloft_core::host::HostName;
+use flyloft_core::lifecycle::{Event, Runs, State, Timestamp};
+use flyloft_core::name::{EnvRef, Origin};
+
+use crate::conductor::Conductor;
+use crate::deploy::spec;
+use crate::engine::Observed;
+use crate::error::{Error, OrFailed, Result};
+use crate::parts::Parts;
+use crate::store::{self, EnvId, EnvRow};
+
+/// How often what is gets compared with what should be.
+const RECONCILE: Duration = Duration::from_secs(60);
+
+pub struct Loft {
+    pub parts: Arc<Parts>,
+    conductors: Mutex<HashMap<EnvId, Conductor>>,
+}
+
+impl Loft {
+    pub fn new(parts: Arc<Parts>) -> Self {
+        Self { parts, conductors: Mutex::default() }
+    }
+
+    /// Takes up every environment where the last daemon left it. `rebooted` when nothing can run any more.
+    pub async fn start(&self, rebooted: bool) -> Result<()> {
+        for env in self.parts.store.environments(None).await.or_failed(|| "failed to list environments")? {
+            let conductor = self.conductor(&env)?;
+            conductor.tell(Event::DaemonStarted { rebooted }).await.ok();
+            // Visits do not wake anything yet, so what ran before the reboot is started again.
+            if rebooted && was_awake(&env) {
+                conductor.tell(Event::Wake).await.ok();
+            }
+        }
+        self.reconcile().await
+    }
+
+    pub async fn reconcile_for_ever(&self) {
+        loop {
+            tokio::time::sleep(RECONCILE).await;
+            if let Err(error) = self.reconcile().await {
+                tracing::warn!(%error, "failed to compare what is with what should be");
+            }
+        }
+    }
+
+    /// Compares what the engine has with what the store says, both ways.
+    pub async fn reconcile(&self) -> Result<()> {
+        let failed = || "failed to list what there is";
+        // Observed first: what is made after that is in nobody's list of leftovers.
+        let observed = self.parts.engine.observe().await.or_failed(failed)?;
+        let envs = self.parts.store.environments(None).await.or_failed(failed)?;
+        let observed: Arc<[Observed]> = observed.into();
+        for env in &envs {
+            self.conductor(env)?.reconcile(observed.clone()).await;
+        }
+        let orphans = observed.iter().filter(|container| {
+            !spec::owner(&container.id).is_some_and(|owner| envs.iter().any(|env| env.id == EnvId(owner)))
+        });
+        for orphan in orphans {
+            // It may be of an environment that was made after the list.
+            let owner = spec::owner(&orphan.id).map(EnvId);
+            if let Some(owner) = owner
+                && self.parts.store.has_environment(owner).await.or_failed(failed)?
+            {
+                continue;
+            }
+            tracing::info!(container = %orphan.id, "removing a container that no environment has");
+            let removed = self.parts.engine.remove(&orphan.id).await;
+            removed.or_failed(|| format!("failed to remove `{}`", orphan.id))?;
+        }
+        Ok(())
+    }
+
+    /// The environment and its conductor.
+    pub async fn find(&self, name: &EnvRef) -> Result<(EnvRow, Conductor)> {
+        let row = self.parts.store.environment(name).await.or_failed(|| format!("failed to look up `{name}`"))?;
+        let env = row.ok_or_else(|| {
+            Error::not_found(format!("there is no environment `{name}`")).hint("`flyloft ls` lists what there is")
+        })?;
+        let conductor = self.conductor(&env)?;
+        Ok((env, conductor))
+    }
+
+    /// Finds the environment, or makes it. The app is there.
+    pub async fn ensure(&self, name: &EnvRef, origin: &Origin) -> Result<(EnvRow, Conductor)> {
+        let failed = || format!("failed to make environment `{name}`");
+        let host = HostName::of(name, &self.parts.settings.domain);
+        let state = State::new(Timestamp(store::now() as u64));
+        let state = serde_json::to_string(&state).or_failed(failed)?;
+        let made = self.parts.store.ensure_environment(name, host.as_str(), origin, &state, store::now()).await;
+        let env = made.or_failed(failed)?.map_err(|taken| collision(name, host.as_str(), &taken))?;
+        let conductor = self.conductor(&env)?;
+        Ok((env, conductor))
+    }
+
+    fn conductor(&self, env: &EnvRow) -> Result<Conductor> {
+        let mut conductors = self.conductors.lock().expect("not poisoned");
+        conductors.retain(|_, conductor| !conductor.is_gone());
+        if let Some(conductor) = conductors.get(&env.id) {
+            return Ok(conductor.clone());
+        }
+        let conductor = Conductor::start(self.parts.clone(), env.clone())?;
+        conductors.insert(env.id, conductor.clone());
+        Ok(conductor)
+    }
+}
+
+fn collision(name: &EnvRef, host: &str, taken: &EnvRow) -> Error {
+    if taken.name == *name {
+        let origin = match &taken.origin {
+            Origin::Branch(branch) => format!("branch `{branch}`"),
+            Origin::PullRequest(number) => format!("pull request {number}"),
+            Origin::Commit(commit) => format!("commit {}", commit.short()),
+            Origin::Directory => "a directory".to_owned(),
+        };
+        return Error::conflict(format!("environment `{name}` stages {origin} already"))
+            .hint("rename the branch, or destroy the environment first")
+            .hint(format!("flyloft destroy {name}"));
+    }
+    Error::conflict(format!("`{name}` would answer at `{host}`, where `{}` answers already", taken.name))
+        .hint("rename the branch, or destroy the other environment first")
+}
+
+fn was_awake(env: &EnvRow) -> bool {
+    let state = serde_json::from_str(&env.state);
+    matches!(state, Ok(State::Live(live)) if matches!(live.runs, Runs::Awake { .. } | Runs::Waking { .. }))
+}

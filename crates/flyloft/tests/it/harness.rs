@@ -1,0 +1,292 @@
+//! A daemon to test, and the programs that people use to reach it.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+
+/// Outside of the build directory, which may lie where git's unprivileged user cannot go.
+const HOME: &str = "/var/lib/flyloft-test";
+
+/// Long enough for a stack to be made for the first time on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(600);
+
+pub struct Flyloft {
+    child: Option<Child>,
+    pub http: u16,
+    pub ssh: u16,
+    work: tempfile::TempDir,
+    fault: Option<&'static str>,
+    _lock: Flock<File>,
+}
+
+impl Flyloft {
+    pub fn start() -> Self {
+        fs::create_dir_all(HOME).unwrap();
+        let lock = File::create(Path::new(HOME).join("lock")).unwrap();
+        let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
+        let work = tempfile::tempdir().unwrap();
+        let mut flyloft = Self { child: None, http: 0, ssh: 0, work, fault: None, _lock: lock };
+        run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(flyloft.key()));
+        flyloft.serve();
+        flyloft.cli(&["keys", "rm", "tester"]);
+        let key = flyloft.key().with_extension("pub");
+        flyloft.ok(&["keys", "add", "tester", key.to_str().unwrap(), "--admin"]);
+        flyloft
+    }
+
+    /// The next daemon that is started dies there.
+    pub fn fault(&mut self, place: &'static str) {
+        self.fault = Some(place);
+    }
+
+    pub fn serve(&mut self) {
+        assert!(self.child.is_none(), "a daemon runs already");
+        let log = self.work.path().join("log");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flyloft"));
+        command
+            .args(["serve", "--http", "[::]:0", "--ssh", "[::]:0", "--domain", "localhost"])
+            .args(["--state-dir", &format!("{HOME}/state"), "--socket", self.socket().to_str().unwrap()])
+            .env("FLYLOFT_INIT", init())
+            .env("FLYLOFT_LOG", "flyloft=debug")
+            .stdin(Stdio::null())
+            .stderr(File::create(&log).unwrap());
+        match self.fault.take() {
+            Some(place) => command.env("FLYLOFT_FAULT", place),
+            None => command.env_remove("FLYLOFT_FAULT"),
+        };
+        let child = self.child.insert(command.spawn().unwrap());
+        let started = Instant::now();
+        let ready = loop {
+            let text = fs::read_to_string(&log).unwrap();
+            if let Some(line) = text.lines().find(|line| line.contains(": ready ")) {
+                break line.to_owned();
+            }
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("the daemon ended with {status}:\n{text}");
+            }
+            assert!(started.elapsed() < DEADLINE, "the daemon is not ready:\n{text}");
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        self.http = port(&ready, "http");
+        self.ssh = port(&ready, "ssh");
+    }
+
+    /// `kill -9`
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("a daemon runs");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Waits until the daemon has died of its fault.
+    pub fn died(&mut self) {
+        let mut child = self.child.take().expect("a daemon runs");
+        let status = wait_for("the daemon to die", || child.try_wait().unwrap());
+        assert!(!status.success(), "the daemon ended well");
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.work.path().join("log")).unwrap_or_default()
+    }
+
+    fn key(&self) -> PathBuf {
+        self.work.path().join("key")
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.work.path().join("flyloft.sock")
+    }
+
+    pub fn cli(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flyloft"));
+        command.args(args).env("FLYLOFT_SOCKET", self.socket()).stdin(Stdio::null());
+        command.output().unwrap()
+    }
+
+    /// Runs a command that must succeed, and gives what it printed.
+    #[track_caller]
+    pub fn ok(&self, args: &[&str]) -> String {
+        let output = self.cli(args);
+        assert!(output.status.success(), "flyloft {args:?} failed:\n{}\n{}", text(&output), self.log());
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn ssh_options(&self) -> Vec<String> {
+        let known = self.work.path().join("known_hosts");
+        let options = ["IdentitiesOnly=yes", "StrictHostKeyChecking=no", "LogLevel=ERROR"];
+        let mut all = vec!["-F".to_owned(), "/dev/null".to_owned(), "-i".to_owned(), self.key().display().to_string()];
+        for option in options.map(str::to_owned).into_iter().chain([format!("UserKnownHostsFile={}", known.display())]) {
+            all.extend(["-o".to_owned(), option]);
+        }
+        all
+    }
+
+    /// `ssh host COMMAND`
+    pub fn ssh(&self, command: &str) -> Output {
+        let mut ssh = Command::new("ssh");
+        ssh.args(self.ssh_options()).args(["-p", &self.ssh.to_string(), "git@localhost", command]);
+        ssh.stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// A git repository with one commit of these files on `main`.
+    pub fn repository(&self, app: &str, files: &[(&str, &str)]) -> Repository<'_> {
+        let dir = self.work.path().join(app);
+        fs::create_dir_all(&dir).unwrap();
+        let repository = Repository { flyloft: self, app: app.to_owned(), dir };
+        repository.git(&["init", "--quiet", "--initial-branch", "main"]);
+        if !files.is_empty() {
+            repository.commit(files);
+        }
+        repository
+    }
+
+    /// A repository with a copy of one of the examples.
+    pub fn example(&self, app: &str, example: &str) -> Repository<'_> {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(example);
+        let repository = self.repository(app, &[]);
+        run(Command::new("cp").arg("--recursive").arg(from.join(".")).arg(&repository.dir));
+        repository.commit(&[]);
+        repository
+    }
+
+    pub fn state(&self) -> PathBuf {
+        Path::new(HOME).join("state")
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("a daemon runs").id()
+    }
+
+    /// GET, by host name, over IPv4.
+    pub fn get(&self, env: &str, path: &str) -> Response {
+        self.get_from(SocketAddr::from(([127, 0, 0, 1], self.http)), env, path)
+    }
+
+    pub fn get_from(&self, address: SocketAddr, env: &str, path: &str) -> Response {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let host = env.replace('/', "-");
+        let port = self.http;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}.localhost:{port}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        Response { status, head: head.to_owned(), body: body.to_owned() }
+    }
+}
+
+impl Drop for Flyloft {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::SIGTERM);
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- the daemon's log\n{}", self.log());
+        }
+    }
+}
+
+pub struct Response {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+pub struct Repository<'a> {
+    flyloft: &'a Flyloft,
+    pub app: String,
+    pub dir: PathBuf,
+}
+
+impl Repository<'_> {
+    pub fn git(&self, args: &[&str]) -> Output {
+        let mut git = Command::new("git");
+        let ssh: Vec<String> = self.flyloft.ssh_options();
+        git.args(["-c", "user.name=Tester", "-c", "user.email=tester@example.org"]).args(args);
+        git.current_dir(&self.dir).env("GIT_SSH_COMMAND", format!("ssh {}", ssh.join(" "))).stdin(Stdio::null());
+        git.output().unwrap()
+    }
+
+    /// Commits these files, and gives the commit's id.
+    pub fn commit(&self, files: &[(&str, &str)]) -> String {
+        for (name, content) in files {
+            let path = self.dir.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        self.git(&["add", "--all"]);
+        let committed = self.git(&["commit", "--quiet", "--message", "Change"]);
+        assert!(committed.status.success(), "{}", text(&committed));
+        String::from_utf8_lossy(&self.git(&["rev-parse", "HEAD"]).stdout).trim().to_owned()
+    }
+
+    pub fn url(&self) -> String {
+        format!("ssh://git@localhost:{}/{}", self.flyloft.ssh, self.app)
+    }
+
+    pub fn push(&self, refs: &[&str]) -> Output {
+        let url = self.url();
+        self.git(&[&["push", &url], refs].concat())
+    }
+
+    /// A push that must succeed; what the client printed.
+    #[track_caller]
+    pub fn pushed(&self, refs: &[&str]) -> String {
+        let output = self.push(refs);
+        assert!(output.status.success(), "the push failed:\n{}\n{}", text(&output), self.flyloft.log());
+        text(&output)
+    }
+
+    /// A push that must be rejected; what the client printed.
+    #[track_caller]
+    pub fn rejected(&self, refs: &[&str]) -> String {
+        let output = self.push(refs);
+        assert!(!output.status.success(), "the push succeeded:\n{}", text(&output));
+        text(&output)
+    }
+}
+
+/// Both streams, as a person sees them.
+pub fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[track_caller]
+pub fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?} failed:\n{}", text(&output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "waited a minute for {what}");
+        std::thread::sleep(Duration::from_millis(3));
+    }
+}
+
+/// `flyloft-init`, which script/test builds static.
+fn init() -> PathBuf {
+    let target = Path::new(env!("CARGO_BIN_EXE_flyloft")).parent().unwrap().parent().unwrap();
+    let init = target.join("release/flyloft-init");
+    assert!(init.is_file(), "{} is missing: run `cargo build-init`", init.display());
+    init
+}
+
+fn port(line: &str, name: &str) -> u16 {
+    let (_, rest) = line.split_once(&format!("{name}=\"")).unwrap();
+    let (address, _) = rest.split_once('"').unwrap();
+    address.parse::<SocketAddr>().unwrap().port()
+}

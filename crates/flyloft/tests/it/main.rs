@@ -1,0 +1,9 @@
+//! User stories, on real LXC, git, OpenSSH and HTTP. One binary, a module a story.
+//!
+//! All tests share one state directory, one after the other, so that the stack and its layers are made once. Each
+//! starts a daemon of its own on it, uses apps that only it knows, and destroys them.
+#![allow(clippy::disallowed_methods, reason = "tests start the programs that people use")]
+
+mod crash;
+mod harness;
+mod push;
