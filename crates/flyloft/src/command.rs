@@ -352,7 +352,7 @@ impl Command {
             _ => None,
         }?;
         let named = std::mem::replace(file, PathBuf::from("-"));
-        (named != PathBuf::from("-")).then_some(named)
+        (named.as_os_str() != "-").then_some(named)
     }
 }
 

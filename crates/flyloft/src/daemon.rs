@@ -16,9 +16,9 @@ use crate::build::Builder;
 use crate::config::Config;
 use crate::door::{hook, socket, ssh};
 use crate::edge::embedded::{EdgeConfig, Embedded};
+use crate::engine::SharedEngine;
 use crate::engine::lxc::net::NetConfig;
 use crate::engine::lxc::{LxcConfig, LxcEngine};
-use crate::engine::SharedEngine;
 use crate::error::{Error, OrFailed, Result};
 use crate::loft::Loft;
 use crate::parts::{Parts, Settings};
@@ -99,7 +99,11 @@ async fn open_engine(config: &Config, state: &State, ports: &[u16]) -> Result<Lx
 fn init_binary() -> Result<PathBuf> {
     let own = std::env::current_exe().or_failed(|| "failed to find this program's file")?;
     let beside = own.with_file_name("flyloft-init");
-    let candidates = [std::env::var_os("FLYLOFT_INIT").map(PathBuf::from), Some(beside), Some("/usr/lib/flyloft/flyloft-init".into())];
+    let candidates = [
+        std::env::var_os("FLYLOFT_INIT").map(PathBuf::from),
+        Some(beside),
+        Some("/usr/lib/flyloft/flyloft-init".into()),
+    ];
     let found = candidates.into_iter().flatten().find(|path| path.is_file());
     found.ok_or_else(|| {
         Error::failed("`flyloft-init` is missing, which every container needs as its first process")
@@ -128,7 +132,8 @@ impl State {
             Error::because(failed(), error).hint("another daemon uses it; give each its own with --state-dir")
         })?;
         let instance = remembered(&dir.join("instance"), || crate::random::hex(6)).or_failed(failed)?.0;
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").or_failed(|| "failed to read the boot id")?;
+        let boot =
+            std::fs::read_to_string("/proc/sys/kernel/random/boot_id").or_failed(|| "failed to read the boot id")?;
         let boot_file = dir.join("boot-id");
         let (last, known) = remembered(&boot_file, || boot.trim().to_owned()).or_failed(failed)?;
         let rebooted = known && last != boot.trim();

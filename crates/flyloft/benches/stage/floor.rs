@@ -10,7 +10,8 @@ use crate::harness::Flyloft;
 
 /// Starts it in a chroot of the container's files on the host, until its first answer.
 pub fn first_answer(flyloft: &Flyloft, app: &str) -> Duration {
-    let shown: serde_json::Value = serde_json::from_str(&flyloft.ok(&["show", &format!("{app}/main"), "--json"])).unwrap();
+    let shown: serde_json::Value =
+        serde_json::from_str(&flyloft.ok(&["show", &format!("{app}/main"), "--json"])).unwrap();
     let container = shown["container"].as_str().unwrap();
     let root = flyloft.state().join("engine/containers").join(container).join("merged");
     let command = shown["processes"].as_array().unwrap().iter().find(|process| process[0] == "web").unwrap();

@@ -8,9 +8,9 @@
 //! the same web process, from the same files, started without a container: until it answers for the first time.
 #![allow(clippy::disallowed_methods, reason = "benchmarks start the programs that people use")]
 
+mod floor;
 #[path = "../../tests/it/harness.rs"]
 mod harness;
-mod floor;
 mod load;
 
 use std::time::{Duration, Instant};

@@ -40,7 +40,8 @@ struct EnvItem {
 impl Reply for EnvList {
     fn text(&self) -> String {
         if self.environments.is_empty() {
-            return "there are no environments yet; push a branch, or stage one: flyloft up APP --pr NUMBER\n".to_owned();
+            return "there are no environments yet; push a branch, or stage one: flyloft up APP --pr NUMBER\n"
+                .to_owned();
         }
         let now = store::now();
         let rows = self.environments.iter().map(|env| {
@@ -157,7 +158,8 @@ impl Api {
         call.must_use(&name.app)?;
         let (row, _) = self.loft.find(&name).await?;
         let stats = self.stats(&row).await;
-        let release = self.loft.parts.store.live_release(&row).await.or_failed(|| format!("failed to show `{name}`"))?;
+        let release =
+            self.loft.parts.store.live_release(&row).await.or_failed(|| format!("failed to show `{name}`"))?;
         let content = release.as_ref().and_then(|release| release.content.clone()).unwrap_or_default();
         let shown = Shown {
             env: self.item(&row, stats.as_ref().map(|stats| stats.memory)),
@@ -207,7 +209,8 @@ impl Api {
     /// Launches what serves again, with the variables and the formation that are set now.
     pub(super) async fn redeploy(&self, call: &mut Call<'_>, name: &EnvRef, reason: &str) -> Result<Ending> {
         let (row, conductor) = self.loft.find(name).await?;
-        let live = self.loft.parts.store.live_release(&row).await.or_failed(|| format!("failed to look up `{name}`"))?;
+        let live =
+            self.loft.parts.store.live_release(&row).await.or_failed(|| format!("failed to look up `{name}`"))?;
         let Some((commit, content)) = live.and_then(|live| Some((live.commit, live.content?))) else {
             return Err(Error::conflict(format!("`{name}` has no release that serves")).hint("push to it first"));
         };
@@ -313,5 +316,12 @@ impl Api {
 }
 
 fn work(call: &Call<'_>, source: Source, reason: &str) -> Work {
-    Work { source, reason: reason.to_owned(), by: call.by().to_owned(), no_cache: false, attached: false, together: None }
+    Work {
+        source,
+        reason: reason.to_owned(),
+        by: call.by().to_owned(),
+        no_cache: false,
+        attached: false,
+        together: None,
+    }
 }

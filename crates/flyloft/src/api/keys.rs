@@ -67,10 +67,12 @@ impl Api {
         };
         match self.loft.parts.store.add_key(row).await.or_failed(|| format!("failed to add key `{name}`"))? {
             Ok(()) => Ok(done(format!("key `{name}` is added")).into()),
-            Err(taken) if taken == name => Err(Error::conflict(format!("there is a key `{name}` already"))
-                .hint(format!("flyloft keys rm {name}"))),
-            Err(taken) => Err(Error::conflict(format!("key `{taken}` is the same key"))
-                .hint(format!("flyloft keys rm {taken}"))),
+            Err(taken) if taken == name => {
+                Err(Error::conflict(format!("there is a key `{name}` already")).hint(format!("flyloft keys rm {name}")))
+            }
+            Err(taken) => {
+                Err(Error::conflict(format!("key `{taken}` is the same key")).hint(format!("flyloft keys rm {taken}")))
+            }
         }
     }
 

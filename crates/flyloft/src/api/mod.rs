@@ -95,11 +95,9 @@ impl<'a> Call<'a> {
         let raw = io.terminal.is_some();
         let passes = matches!(command, Command::Run(_) | Command::Shell(_));
         let io = match raw && !passes {
-            true => CommandIo {
-                stdout: Box::new(Cooked::new(io.stdout)),
-                stderr: Box::new(Cooked::new(io.stderr)),
-                ..io
-            },
+            true => {
+                CommandIo { stdout: Box::new(Cooked::new(io.stdout)), stderr: Box::new(Cooked::new(io.stderr)), ..io }
+            }
             false => io,
         };
         Self { principal, io, json, passes: raw && passes }

@@ -70,7 +70,8 @@ impl Backend for Api {
         // Everything that can be refused is refused before anything begins.
         let mut environments = Vec::new();
         for update in &staged {
-            environments.push(self.loft.ensure(&environment(app, update)?, &Origin::Branch(update.branch.clone())).await?);
+            environments
+                .push(self.loft.ensure(&environment(app, update)?, &Origin::Branch(update.branch.clone())).await?);
         }
         let together = (staged.len() > 1).then(|| Together::of(staged.len()));
         let mut tickets = Vec::new();

@@ -1,5 +1,6 @@
 //! Why a build failed, and what its user can do about it.
 
+use flyloft_core::app_json::AppJsonError;
 use flyloft_core::plan::{PlanError, Unreadable};
 use flyloft_core::procfile::ProcfileError;
 use thiserror::Error;
@@ -14,6 +15,8 @@ pub enum BuildError {
     Plan(#[from] PlanError),
     #[error(transparent)]
     Procfile(#[from] ProcfileError),
+    #[error(transparent)]
+    AppJson(#[from] AppJsonError),
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
     #[error("`app.json` chooses the stack `{0}`, which does not exist")]
@@ -63,7 +66,7 @@ impl BuildError {
                 EngineError::Missing { hint, .. } => vec![hint.clone()],
                 _ => hint("`flyloft doctor` on the server says whether it reaches a Debian mirror"),
             },
-            BuildError::Procfile(_) | BuildError::Engine { .. } | BuildError::Io { .. } => Vec::new(),
+            BuildError::Procfile(_) | BuildError::AppJson(_) | BuildError::Engine { .. } | BuildError::Io { .. } => Vec::new(),
         }
     }
 }

@@ -25,6 +25,7 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 
+use flyloft_core::app_json::AppJson;
 use flyloft_core::name::AppName;
 use flyloft_core::plan::{APP, CACHE, HOME, Manifest, Plan, Stack, Stacks, plan};
 use flyloft_core::procfile::Procfile;
@@ -71,6 +72,7 @@ pub struct Built {
     pub env: BTreeMap<String, String>,
     /// The repository's, or the default `web` process where there is none.
     pub procfile: Procfile,
+    pub app_json: Option<AppJson>,
     pub stack: Stack,
     /// Keeps the layers from being collected until the release is on record.
     pub hold: Hold,
@@ -80,6 +82,7 @@ pub struct Built {
 struct Reading {
     plan: Plan,
     procfile: Procfile,
+    app_json: Option<AppJson>,
     manifests: Vec<Vec<(String, Vec<u8>)>>,
     surroundings: Surroundings,
 }
@@ -94,6 +97,9 @@ impl Builder {
         let tree = Consumed(request.tree.clone());
         let reading = self.read(&request.tree).await?;
         announce(&reading.plan, transcript);
+        for warning in reading.app_json.iter().flat_map(|app_json| &app_json.warnings) {
+            transcript.detail(&warning.to_string());
+        }
         let inputs = Inputs {
             app: request.app,
             trust: request.trust,
@@ -110,6 +116,7 @@ impl Builder {
             image: layering::image(&layers),
             env: reading.plan.env,
             procfile: with_default(reading.procfile, reading.plan.web),
+            app_json: reading.app_json,
             stack: reading.plan.stack,
             hold,
         })
@@ -220,7 +227,8 @@ fn read(tree: &Path, config: &config::Build) -> Result<Reading, BuildError> {
         Some(content) => Procfile::parse(&content)?,
         None => Procfile::default(),
     };
-    let plan = plan(&checkout, &procfile, stacks(&checkout, config)?)?;
+    let app_json = checkout.content("app.json")?.map(|content| AppJson::parse(&content)).transpose()?;
+    let plan = plan(&checkout, &procfile, stacks(app_json.as_ref(), config)?)?;
     let mut manifests = Vec::new();
     for dependencies in &plan.dependencies {
         manifests.push(contents(&checkout, &dependencies.manifests)?);
@@ -229,15 +237,12 @@ fn read(tree: &Path, config: &config::Build) -> Result<Reading, BuildError> {
         doing: format!("read the certificate authorities `{}`", config.ca_bundle.display()),
         source,
     })?;
-    Ok(Reading { plan, procfile, manifests, surroundings })
+    Ok(Reading { plan, procfile, app_json, manifests, surroundings })
 }
 
-fn stacks(checkout: &Checkout, config: &config::Build) -> Result<Stacks, BuildError> {
-    // The rest of app.json is the deploy's business, as is saying what is wrong with it.
-    let app_json = checkout.content("app.json")?.unwrap_or_default();
-    let app_json: Option<serde_json::Value> = serde_json::from_slice(&app_json).ok();
-    let chosen = app_json.as_ref().and_then(|json| json.get("stack")?.as_str());
+fn stacks(app_json: Option<&AppJson>, config: &config::Build) -> Result<Stacks, BuildError> {
     let find = |name: &str| Stack::parse(name).ok_or_else(|| BuildError::NoSuchStack(name.to_owned()));
+    let chosen = app_json.and_then(|app_json| app_json.manifest.stack.as_deref());
     // Stacks of other platforms are not meant for this one.
     let chosen = chosen.filter(|name| name.starts_with("debian-")).map(find).transpose()?;
     Ok(Stacks { chosen, default: find(&config.stack)? })

@@ -53,7 +53,8 @@ async fn open(command: &Command, file: Option<&Path>) -> anyhow::Result<Box<dyn 
     match (command, file) {
         (Command::Up(_), Some(dir)) => archive(dir).await,
         (_, Some(file)) => {
-            let file = tokio::fs::File::open(file).await.with_context(|| format!("failed to open `{}`", file.display()));
+            let file =
+                tokio::fs::File::open(file).await.with_context(|| format!("failed to open `{}`", file.display()));
             Ok(Box::new(file?))
         }
         (_, None) if command.reads_stdin() => Ok(Box::new(tokio::io::stdin())),

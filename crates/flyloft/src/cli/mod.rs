@@ -82,11 +82,13 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match command {
         Sub::Serve { config, overrides } => {
             let overrides = Overrides { socket: overrides.socket.or(socket), ..overrides };
-            let config = Config::load(config.as_deref(), overrides).map_err(|error| Error::usage(error))?;
+            let config = Config::load(config.as_deref(), overrides).map_err(Error::usage)?;
             log();
             runtime()?.block_on(crate::daemon::serve(config))?;
         }
-        Sub::Doctor(args) => return runtime()?.block_on(crate::doctor::run(DoctorArgs { json: args.json || json, ..args })),
+        Sub::Doctor(args) => {
+            return runtime()?.block_on(crate::doctor::run(DoctorArgs { json: args.json || json, ..args }));
+        }
         Sub::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "flyloft", &mut std::io::stdout());
         }
@@ -112,5 +114,9 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 fn log() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("FLYLOFT_LOG").unwrap_or_else(|_| EnvFilter::new("flyloft=info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
 }

@@ -49,20 +49,39 @@ pub enum Told {
 }
 
 pub enum Message {
-    Deploy { work: Work, answer: oneshot::Sender<Result<Ticket>> },
-    Event { event: Event, answer: oneshot::Sender<Result<Told>> },
-    Reconcile { observed: Arc<[Observed]> },
+    Deploy {
+        work: Work,
+        answer: oneshot::Sender<Result<Ticket>>,
+    },
+    Event {
+        event: Event,
+        answer: oneshot::Sender<Result<Told>>,
+    },
+    Reconcile {
+        observed: Arc<[Observed]>,
+    },
     /// A deploy has a healthy container and asks to be what serves. Dropped unanswered if that is no longer wanted.
-    Healthy { release: ReleaseNumber, live: LiveRow, routed: oneshot::Sender<()> },
+    Healthy {
+        release: ReleaseNumber,
+        live: LiveRow,
+        routed: oneshot::Sender<()>,
+    },
     /// A deploy has ended without one, and undone what it made. `unwanted` if whoever asked for it has gone away.
-    Failed { release: ReleaseNumber, unwanted: bool },
+    Failed {
+        release: ReleaseNumber,
+        unwanted: bool,
+    },
     /// What serves was thawed or started, and answers now or was given up.
-    Woke { release: ReleaseNumber, live: Option<LiveRow> },
+    Woke {
+        release: ReleaseNumber,
+        live: Option<LiveRow>,
+    },
 }
 
 impl Conductor {
     pub fn start(parts: Arc<Parts>, env: EnvRow) -> Result<Self> {
-        let state = serde_json::from_str(&env.state).or_failed(|| format!("failed to read the state of `{}`", env.name))?;
+        let state =
+            serde_json::from_str(&env.state).or_failed(|| format!("failed to read the state of `{}`", env.name))?;
         let (mailbox, inbox) = mpsc::channel(64);
         let task = Task {
             parts,

@@ -159,7 +159,7 @@ impl Output {
                     let mut words = line.splitn(3, ' ');
                     let own = words.nth(1) == Some("flyloft");
                     let text = words.next().unwrap_or_default().trim_start_matches("| ").to_owned();
-                    if own && text.contains(" exited ") || own && text.contains(" was killed ") {
+                    if own && (text.contains(" exited ") || text.contains(" was killed ")) {
                         return text;
                     }
                     if self.tail.len() == TAIL {
@@ -199,7 +199,11 @@ fn silent(listening: &[SocketAddr], output: &Output) -> Error {
         Error::failed(format!("the web process listens on {sockets} and does not answer HTTP after {seconds} s"))
             .hint("name a path that answers quickly in `healthchecks` of app.json")
     };
-    if output.tail.is_empty() { error } else { Error { causes: vec![format!("its last lines:\n{}", output.tail())], ..error } }
+    if output.tail.is_empty() {
+        error
+    } else {
+        Error { causes: vec![format!("its last lines:\n{}", output.tail())], ..error }
+    }
 }
 
 #[cfg(test)]

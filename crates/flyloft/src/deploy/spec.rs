@@ -17,7 +17,7 @@ use crate::store::{Content, EnvRow};
 use crate::transcript::Transcript;
 
 /// Collects all that the release needs to be launched, now and after a rollback, and records it.
-pub async fn content(job: &Job, made: Made) -> Result<Content> {
+pub(super) async fn content(job: &Job, made: Made) -> Result<Content> {
     let content = match made {
         Made::Before(content) if matches!(job.work.source, Source::Again { own_config: true, .. }) => *content,
         Made::Before(content) => Content { config: config(job).await?, ..*content },
@@ -30,7 +30,7 @@ pub async fn content(job: &Job, made: Made) -> Result<Content> {
 
 /// The release's content after a build: what the repository asks for, and what was set.
 async fn from_build(job: &Job, built: Built) -> Result<Content> {
-    let manifest = match (&job.env.origin, &None::<flyloft_core::app_json::AppJson>) {
+    let manifest = match (&job.env.origin, &built.app_json) {
         (_, None) => Manifest::default(),
         (Origin::PullRequest(_), Some(app_json)) => app_json.for_review(),
         (_, Some(app_json)) => app_json.manifest.clone(),
@@ -119,13 +119,7 @@ pub struct Version<'a> {
 }
 
 /// The container of a release.
-pub fn container(
-    parts: &Parts,
-    env: &EnvRow,
-    release: Version,
-    content: &Content,
-    id: &ContainerId,
-) -> ContainerSpec {
+pub fn container(parts: &Parts, env: &EnvRow, release: Version, content: &Content, id: &ContainerId) -> ContainerSpec {
     let mut vars = content.env.clone();
     vars.extend(content.config.clone());
     vars.extend(own_variables(parts, env, release));

@@ -31,8 +31,7 @@ impl Together {
         let seen = progress.wait_for(|progress| progress.failed || progress.missing == 0).await;
         match seen {
             Ok(progress) if !progress.failed => Ok(()),
-            _ => Err(Error::failed(Self::ANOTHER_FAILED)
-                .hint("all branches of a push are staged together, or none")),
+            _ => Err(Error::failed(Self::ANOTHER_FAILED).hint("all branches of a push are staged together, or none")),
         }
     }
 

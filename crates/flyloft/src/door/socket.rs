@@ -101,7 +101,8 @@ async fn answer(stream: UnixStream, group: &str, api: Arc<Api>) -> io::Result<()
     let (stderr, from_stderr) = duplex(PIECE);
     let size = hello.terminal.as_ref().map_or((80, 24), |size| (size.columns, size.rows));
     let (window, resize) = watch::channel(size);
-    let terminal = hello.terminal.map(|size| Terminal { columns: size.columns, rows: size.rows, term: size.term, resize });
+    let terminal =
+        hello.terminal.map(|size| Terminal { columns: size.columns, rows: size.rows, term: size.term, resize });
     let io = CommandIo { stdin: Box::new(stdin), stdout: Box::new(stdout), stderr: Box::new(stderr), terminal };
 
     let (frames, mut outgoing) = mpsc::channel(4);

@@ -98,13 +98,7 @@ impl Store {
 
     /// Records the life cycle's state and, where the event came to that, what serves from here on: the moment at which
     /// a deploy has happened. The release that served until now is retired in the same transaction.
-    pub async fn set_state(
-        &self,
-        id: EnvId,
-        state: &str,
-        live: Option<&LiveRow>,
-        now: i64,
-    ) -> Result<(), StoreError> {
+    pub async fn set_state(&self, id: EnvId, state: &str, live: Option<&LiveRow>, now: i64) -> Result<(), StoreError> {
         let (state, live) = (state.to_owned(), live.cloned());
         self.call(move |t| {
             t.execute("UPDATE environments SET state = ?2 WHERE id = ?1", params![id.0, state])?;

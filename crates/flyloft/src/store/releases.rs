@@ -62,7 +62,8 @@ pub struct StepRow {
     pub ended_at: Option<i64>,
 }
 
-const RELEASE: &str = "SELECT number, commit_id, reason, by, status, content, failure, created_at, ended_at FROM releases";
+const RELEASE: &str =
+    "SELECT number, commit_id, reason, by, status, content, failure, created_at, ended_at FROM releases";
 
 impl Store {
     /// Numbers a new release of an environment.
@@ -177,7 +178,8 @@ impl Store {
     /// Every layer that a release names, of whatever environment: what the garbage collection must keep.
     pub async fn layers_in_use(&self) -> Result<Vec<LayerId>, StoreError> {
         self.call(|t| {
-            let mut query = t.prepare("SELECT content FROM releases WHERE content IS NOT NULL AND status <> 'failed'")?;
+            let mut query =
+                t.prepare("SELECT content FROM releases WHERE content IS NOT NULL AND status <> 'failed'")?;
             let mut layers = Vec::new();
             for content in query.query_map([], |row| row.get::<_, String>(0))? {
                 layers.extend(parse::<Content>("content", &content?)?.image);

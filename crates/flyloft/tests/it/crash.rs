@@ -12,9 +12,13 @@ fn traces() -> Vec<String> {
         format!("mount {}", fields[4])
     }));
     let links = run(std::process::Command::new("ip").args(["-o", "link"]));
-    all.extend(links.lines().filter_map(|line| line.split(": ").nth(1)).filter(|name| name.starts_with("fl")).map(|name| {
-        format!("link {}", name.split('@').next().unwrap())
-    }));
+    all.extend(
+        links
+            .lines()
+            .filter_map(|line| line.split(": ").nth(1))
+            .filter(|name| name.starts_with("fl"))
+            .map(|name| format!("link {}", name.split('@').next().unwrap())),
+    );
     let containers = std::fs::read_dir("/var/lib/flyloft-test/state/engine/containers").unwrap();
     all.extend(containers.map(|entry| format!("container {}", entry.unwrap().file_name().display())));
     all.sort();

@@ -120,7 +120,8 @@ impl Flyloft {
         let known = self.work.path().join("known_hosts");
         let options = ["IdentitiesOnly=yes", "StrictHostKeyChecking=no", "LogLevel=ERROR"];
         let mut all = vec!["-F".to_owned(), "/dev/null".to_owned(), "-i".to_owned(), self.key().display().to_string()];
-        for option in options.map(str::to_owned).into_iter().chain([format!("UserKnownHostsFile={}", known.display())]) {
+        for option in options.map(str::to_owned).into_iter().chain([format!("UserKnownHostsFile={}", known.display())])
+        {
             all.extend(["-o".to_owned(), option]);
         }
         all
