@@ -9,13 +9,14 @@
 #![allow(clippy::disallowed_methods, reason = "benchmarks start the programs that people use")]
 
 mod floor;
+#[allow(dead_code, reason = "it offers more than this needs")]
 #[path = "../../tests/it/harness.rs"]
 mod harness;
 mod load;
 
 use std::time::{Duration, Instant};
 
-use harness::{Flyloft, Repository, run, wait_for};
+use harness::{Flyloft, Repository, wait_for};
 use load::Load;
 use serde_json::json;
 

@@ -66,7 +66,9 @@ impl BuildError {
                 EngineError::Missing { hint, .. } => vec![hint.clone()],
                 _ => hint("`flyloft doctor` on the server says whether it reaches a Debian mirror"),
             },
-            BuildError::Procfile(_) | BuildError::AppJson(_) | BuildError::Engine { .. } | BuildError::Io { .. } => Vec::new(),
+            BuildError::Procfile(_) | BuildError::AppJson(_) | BuildError::Engine { .. } | BuildError::Io { .. } => {
+                Vec::new()
+            }
         }
     }
 }

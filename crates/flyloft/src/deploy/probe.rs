@@ -25,6 +25,8 @@ pub const PORT: u16 = 5000;
 
 /// How long a web process may take until it answers.
 const LIMIT: Duration = Duration::from_secs(60);
+/// How long an app may listen on loopback alone until that is not taken for a step of its start any more.
+const LOOPBACK: Duration = Duration::from_secs(5);
 /// How long the processes of an app without a web process must stay up.
 const SETTLED: Duration = Duration::from_secs(2);
 /// How often the container is looked at: at first often, since most apps are up in a third of a second.
@@ -54,11 +56,13 @@ pub async fn probe(
         };
     }
     transcript.step("Waiting until it answers");
+    let started = Instant::now();
     let answer = tokio::time::timeout(LIMIT, answering(parts, container, content, env, addresses));
     tokio::select! {
         answer = answer => match answer {
-            Ok(upstream) => {
-                let upstream = upstream?;
+            Ok(Err(Silence::Loopback(listening))) => Err(silent(&listening, &output, started)),
+            Ok(Err(Silence::Error(error))) => Err(error),
+            Ok(Ok(upstream)) => {
                 if upstream.port() != PORT {
                     transcript.detail(&format!("it listens on port {}, not on PORT ({PORT}): using that", upstream.port()));
                 }
@@ -66,11 +70,17 @@ pub async fn probe(
             }
             Err(_) => {
                 let listening = parts.engine.listening(container).await.or_failed(failed)?;
-                Err(silent(&listening, &output))
+                Err(silent(&listening, &output, started))
             }
         },
         exit = output.exit() => Err(exited(&exit, &output)),
     }
+}
+
+/// Why nothing will answer.
+enum Silence {
+    Loopback(Vec<SocketAddr>),
+    Error(Error),
 }
 
 /// Tries until an address answers.
@@ -80,10 +90,16 @@ async fn answering(
     content: &Content,
     env: &EnvRow,
     addresses: Addresses,
-) -> Result<SocketAddr> {
+) -> Result<SocketAddr, Silence> {
     let started = Instant::now();
+    let mut loopback: Option<Instant> = None;
     loop {
-        let listening = parts.engine.listening(container).await.or_failed(|| "failed to see what listens")?;
+        let listening = parts.engine.listening(container).await.or_failed(|| "failed to see what listens");
+        let listening = listening.map_err(Silence::Error)?;
+        let alone = !listening.is_empty() && listening.iter().all(|socket| socket.ip().is_loopback());
+        if alone && loopback.get_or_insert_with(Instant::now).elapsed() > LOOPBACK {
+            return Err(Silence::Loopback(listening));
+        }
         for candidate in candidates(&listening, addresses) {
             if answers(candidate, &env.host, content.health.as_deref()).await {
                 return Ok(candidate);
@@ -186,8 +202,8 @@ fn exited(exit: &str, output: &Output) -> Error {
     error.hint("try the command of the Procfile locally with PORT=5000")
 }
 
-fn silent(listening: &[SocketAddr], output: &Output) -> Error {
-    let seconds = LIMIT.as_secs();
+fn silent(listening: &[SocketAddr], output: &Output, started: Instant) -> Error {
+    let seconds = started.elapsed().as_secs();
     let error = if listening.is_empty() {
         Error::failed(format!("the web process listens on nothing after {seconds} s"))
             .hint(format!("let it listen on 0.0.0.0 and the port in PORT ({PORT})"))
