@@ -94,6 +94,9 @@ impl<'a> Call<'a> {
     fn new(principal: &'a Principal, json: bool, io: CommandIo, command: &Command) -> Self {
         let raw = io.terminal.is_some();
         let passes = matches!(command, Command::Run(_) | Command::Shell(_));
+        if let Some(terminal) = io.terminal.as_ref().filter(|_| !passes) {
+            terminal.lines.ask();
+        }
         let io = match raw && !passes {
             true => {
                 CommandIo { stdout: Box::new(Cooked::new(io.stdout)), stderr: Box::new(Cooked::new(io.stderr)), ..io }

@@ -15,7 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 
 use super::frame::{self, Hello, PIECE, Tag};
-use super::{CommandIo, Terminal};
+use super::{CommandIo, LineMode, Terminal};
 use crate::api::Api;
 use crate::principal::{Principal, Role};
 
@@ -101,8 +101,11 @@ async fn answer(stream: UnixStream, group: &str, api: Arc<Api>) -> io::Result<()
     let (stderr, from_stderr) = duplex(PIECE);
     let size = hello.terminal.as_ref().map_or((80, 24), |size| (size.columns, size.rows));
     let (window, resize) = watch::channel(size);
-    let terminal =
-        hello.terminal.map(|size| Terminal { columns: size.columns, rows: size.rows, term: size.term, resize });
+    let terminal = hello.terminal.map(|size| {
+        let frame::Size { columns, rows, term } = size;
+        // The client's terminal gives lines by itself, but for shells.
+        Terminal { columns, rows, term, resize, lines: LineMode::default() }
+    });
     let io = CommandIo { stdin: Box::new(stdin), stdout: Box::new(stdout), stderr: Box::new(stderr), terminal };
 
     let (frames, mut outgoing) = mpsc::channel(4);

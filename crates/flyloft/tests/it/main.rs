@@ -5,5 +5,6 @@
 #![allow(clippy::disallowed_methods, reason = "tests start the programs that people use")]
 
 mod crash;
+#[allow(dead_code, reason = "the benchmarks use the rest")]
 mod harness;
 mod push;
