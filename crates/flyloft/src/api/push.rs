@@ -61,7 +61,7 @@ impl Backend for Api {
     async fn upload(&self, principal: &Principal, app: &AppName) -> Result<Cmd> {
         principal.must_use(app)?;
         self.must_exist(app).await?;
-        self.loft.parts.repositories.upload_pack(app).or_failed(|| format!("failed to read the repository of `{app}`"))
+        Ok(self.loft.parts.repositories.upload_pack(app).await?)
     }
 
     async fn push(&self, principal: &Principal, app: &AppName, push: Push, mut output: Output) -> Result<()> {
