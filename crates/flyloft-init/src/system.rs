@@ -9,8 +9,8 @@ use std::path::Path;
 
 use crate::spec::Spec;
 
-/// Answered by the host at the other end of the container's link.
-const RESOLV_CONF: &str = "nameserver 169.254.1.1\noptions edns0\n";
+/// Answered by the host at the other end of the container's link, by its first and its second resolver.
+const RESOLV_CONF: &str = "nameserver 169.254.1.1\nnameserver 169.254.1.2\noptions edns0 timeout:3\n";
 
 /// Does it all; gives back, for the log, what did not work. The container runs all the same.
 pub fn prepare(spec: &Spec) -> Vec<String> {

@@ -11,9 +11,11 @@
 //!
 //! What must hold: a link that nobody admitted carries nothing, since rules go by the name's prefix and source addresses
 //! by an explicit list. The table of one daemon judges its own links alone and accepts everything else. Nothing here
-//! depends on the daemon running: rules and addresses stay as they are when it is killed.
+//! depends on the daemon running, with one exception: names are found by way of the daemon where the host's resolver
+//! listens on loopback alone or has no IPv4 address.
 
 mod elements;
+mod forwarder;
 mod host;
 mod nft;
 mod ruleset;
@@ -27,10 +29,12 @@ use thiserror::Error;
 use tokio::sync::Mutex;
 
 use self::elements::Admitted;
+use self::forwarder::Forwarder;
 use self::host::Host;
+use self::ruleset::Resolving;
 use super::slots::Slot;
 use crate::engine::{Addresses, EngineError, Reach};
-use crate::exec::ExecError;
+use crate::exec::{Cmd, ExecError};
 
 /// What the configuration says about the network.
 #[derive(Clone, Debug)]
@@ -50,6 +54,8 @@ pub struct Network {
     config: NetConfig,
     /// What the kernel has, as far as this daemon knows. Held while it is changed.
     admitted: Mutex<BTreeMap<String, Admitted>>,
+    /// Only where resolvers cannot be reached by address translation.
+    forwarder: Mutex<Option<Forwarder>>,
 }
 
 #[derive(Debug, Error)]
@@ -104,7 +110,7 @@ impl Network {
     pub fn new(instance: &str, config: NetConfig) -> Self {
         let is_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
         assert!(instance.len() == 6 && instance.bytes().all(is_hex), "an instance id is six hexadecimal digits");
-        Self { instance: instance.to_owned(), config, admitted: Mutex::default() }
+        Self { instance: instance.to_owned(), config, admitted: Mutex::default(), forwarder: Mutex::default() }
     }
 
     /// The host's end of a container's link; 15 bytes at most, as the kernel wants it.
@@ -142,13 +148,18 @@ impl Network {
     pub async fn install(&self) -> Result<(), NetError> {
         let host = Host::observe()?;
         self.check_collision(&host)?;
-        let resolvers = self.resolvers(&host)?;
+        let resolvers = if self.config.dns.is_empty() { &host.resolvers } else { &self.config.dns };
+        let translated = translatable(resolvers);
+        let resolving = match translated.as_slice() {
+            [] => Resolving::Carried { port: self.forward(resolvers).await? },
+            some => Resolving::Translated(some),
+        };
         host::route(&host)?;
         let mut admitted = self.admitted.lock().await;
         let ruleset = ruleset::Ruleset {
             table: &self.table(),
             links: &self.prefix(),
-            resolvers: &resolvers,
+            resolving,
             edge_ports: &self.config.edge_ports,
             on_link: &host.on_link(&self.prefix()),
         };
@@ -238,16 +249,39 @@ impl Network {
         Ok(())
     }
 
-    fn resolvers(&self, host: &Host) -> Result<Vec<Ipv4Addr>, NetError> {
-        let all = if self.config.dns.is_empty() { &host.resolvers } else { &self.config.dns };
-        let usable = |address: &IpAddr| match address {
-            IpAddr::V4(address) if !address.is_loopback() && !address.is_unspecified() => Some(*address),
-            _ => None,
-        };
-        let resolvers: Vec<Ipv4Addr> = all.iter().filter_map(usable).collect();
-        if resolvers.is_empty() { Err(NetError::NoResolver) } else { Ok(resolvers) }
+    /// Carries questions to these; gives the port that it takes them at.
+    async fn forward(&self, resolvers: &[IpAddr]) -> Result<u16, NetError> {
+        if resolvers.is_empty() {
+            return Err(NetError::NoResolver);
+        }
+        let mut running = self.forwarder.lock().await;
+        match running.as_ref() {
+            Some(forwarder) if forwarder.resolvers() == resolvers => Ok(forwarder.port()),
+            _ => {
+                // The address is every daemon's of the machine, and nobody's to take away.
+                let own = format!("{}/32", ruleset::RESOLVERS[0]);
+                Cmd::new("ip").args(["address", "replace", &own, "dev", "lo"]).run().await?;
+                let forwarder = Forwarder::start(resolvers).await;
+                let forwarder = forwarder.map_err(|source| NetError::Io {
+                    doing: "take questions for names from containers".into(),
+                    source,
+                })?;
+                Ok(running.insert(forwarder).port())
+            }
+        }
     }
 }
 
+/// The resolvers that packets of a container can be sent to as they are.
+fn translatable(resolvers: &[IpAddr]) -> Vec<Ipv4Addr> {
+    let usable = |address: &IpAddr| match address {
+        IpAddr::V4(address) if !address.is_loopback() && !address.is_unspecified() => Some(*address),
+        _ => None,
+    };
+    resolvers.iter().filter_map(usable).collect()
+}
+
+#[cfg(test)]
+mod containers;
 #[cfg(test)]
 mod tests;

@@ -12,15 +12,22 @@ pub struct Ruleset<'a> {
     pub table: &'a str,
     /// What the names of the links begin with.
     pub links: &'a str,
-    /// At least one.
-    pub resolvers: &'a [Ipv4Addr],
+    pub resolving: Resolving<'a>,
     pub edge_ports: &'a [u16],
     /// Networks that the host is a part of.
     pub on_link: &'a [Prefix],
 }
 
+/// What becomes of a question for a name.
+pub enum Resolving<'a> {
+    /// It goes straight to one of these, of which there is at least one.
+    Translated(&'a [Ipv4Addr]),
+    /// The daemon takes it at this port of [`RESOLVERS`]' first address.
+    Carried { port: u16 },
+}
+
 /// Where containers find a resolver: the first and, if that does not answer, the second.
-const RESOLVERS: [&str; 2] = ["169.254.1.1", "169.254.1.2"];
+pub const RESOLVERS: [&str; 2] = ["169.254.1.1", "169.254.1.2"];
 
 /// Connections that one container may have at a time: their table is the whole host's.
 const CONNECTIONS: u32 = 8192;
@@ -78,15 +85,21 @@ impl Ruleset<'_> {
         fill("closed6", CLOSED6.iter().map(strings).chain(on_link(false).map(strings)).collect());
         fill("edge_ports", self.edge_ports.iter().map(strings).collect());
         text.push_str(&format!("flush map inet {table} resolvers\n"));
-        let resolvers = RESOLVERS.iter().zip(self.resolvers.iter().cycle());
-        let pairs: Vec<String> = resolvers.map(|(asked, real)| format!("{asked} : {real}")).collect();
-        text.push_str(&format!("add element inet {table} resolvers {{ {} }}\n", pairs.join(", ")));
+        if let Resolving::Translated(resolvers) = self.resolving {
+            let resolvers = RESOLVERS.iter().zip(resolvers.iter().cycle());
+            let pairs: Vec<String> = resolvers.map(|(asked, real)| format!("{asked} : {real}")).collect();
+            text.push_str(&format!("add element inet {table} resolvers {{ {} }}\n", pairs.join(", ")));
+        }
         text
     }
 
     fn chains(&self) -> String {
         let Self { table, links, .. } = self;
         let asked = RESOLVERS.join(", ");
+        let resolver = match self.resolving {
+            Resolving::Translated(_) => "ip daddr map @resolvers".to_owned(),
+            Resolving::Carried { port } => format!("{}:{port}", RESOLVERS[0]),
+        };
         format!(
             r#"table inet {table} {{
 	# Which addresses a link may send from. A link that is not in here carries nothing.
@@ -113,7 +126,7 @@ impl Ruleset<'_> {
 
 	chain resolve {{
 		type nat hook prerouting priority dstnat; policy accept;
-		iifname "{links}*" meta l4proto {{ tcp, udp }} th dport 53 dnat ip to ip daddr map @resolvers
+		iifname "{links}*" ip daddr {{ {asked} }} meta l4proto {{ tcp, udp }} th dport 53 dnat ip to {resolver}
 	}}
 
 	chain through {{
@@ -178,7 +191,7 @@ mod tests {
         let ruleset = Ruleset {
             table: "flyloft_1f3a9c",
             links: "fl1f3a9c",
-            resolvers: &[[192, 0, 2, 53].into(), [192, 0, 2, 54].into(), [192, 0, 2, 55].into()],
+            resolving: Resolving::Translated(&[[192, 0, 2, 53].into(), [192, 0, 2, 54].into(), [192, 0, 2, 55].into()]),
             edge_ports: &[80, 443],
             on_link: &on_link,
         };

@@ -273,13 +273,37 @@ fn becoming_a_router_keeps_the_route_that_an_advertisement_gave() {
 }
 
 #[test]
-fn without_a_resolver_for_containers_there_is_a_hint() {
-    lab(async |_lab| {
-        let config = NetConfig { dns: vec!["127.0.0.1".parse().unwrap()], ..config() };
-        let error = Network::new("1f3a9c", config).install().await.unwrap_err();
-        assert!(matches!(error, NetError::NoResolver));
-        assert!(error.hint().contains("`dns`"));
-    });
+fn a_resolver_on_the_hosts_loopback_answers_containers_over_udp_and_tcp() {
+    for resolver in ["127.0.0.1", "::1"] {
+        lab(async |lab| {
+            let server = lab::udp(at(resolver, 53));
+            serve(TcpListener::bind(at(resolver, 53)).unwrap());
+            let config = NetConfig { dns: vec![resolver.parse().unwrap()], ..config() };
+            let network = Network::new("1f3a9c", config);
+            network.install().await.unwrap();
+            network.install().await.unwrap();
+            let container = lab.admitted(&network, 0, &[]).await;
+            let client = container.space.udp(SocketAddr::new(container.addresses.ipv4.into(), 0));
+            client.send_to(b"question", at("169.254.1.1", 53)).unwrap();
+            let mut buffer = [0; 16];
+            let (count, from) = server.recv_from(&mut buffer).unwrap();
+            assert_eq!(&buffer[..count], b"question");
+            server.send_to(b"answer", from).unwrap();
+            let (count, from) = client.recv_from(&mut buffer).unwrap();
+            assert_eq!((&buffer[..count], from), (&b"answer"[..], at("169.254.1.1", 53)));
+            assert_eq!(container.space.connect(at("169.254.1.2", 53)), Some(resolver.parse().unwrap()));
+            assert_eq!(container.space.connect(at("169.254.1.1", 22)), None);
+        });
+    }
+}
+
+#[test]
+fn a_host_without_a_resolver_is_told_what_to_do() {
+    let network = Network::new("1f3a9c", config());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let error = runtime.block_on(network.forward(&[])).unwrap_err();
+    assert!(matches!(error, NetError::NoResolver));
+    assert!(error.hint().contains("`dns`"));
 }
 
 #[test]

@@ -57,7 +57,8 @@ pub struct Container {
 pub fn lab<F: Future<Output = ()>>(test: impl FnOnce(Lab) -> F + Send) {
     let host = || {
         unshare(CloneFlags::CLONE_NEWNET).expect("tests of the network run as root");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        // Its threads are started from here, and so in this namespace; tests may block theirs.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.block_on(async { test(Lab::new().await).await });
     };
     thread::scope(|scope| scope.spawn(host).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic));
