@@ -23,7 +23,7 @@ pub(super) fn serving(dir: &'static str, missing: Missing) -> Part {
     let mut part = Part::new("static files", "web: lighttpd -D -f site.conf");
     part.run.push(Toolchain::Files);
     part.conf.insert("site.conf".to_owned(), configuration(dir, missing));
-    part.web = Some(format!("lighttpd -D -f {CONF}/site.conf"));
+    part.web = Some(format!("/usr/sbin/lighttpd -D -f {CONF}/site.conf"));
     part
 }
 
