@@ -36,6 +36,10 @@ pub enum BuildError {
 }
 
 impl BuildError {
+    pub(super) fn engine(doing: &'static str, source: EngineError) -> Self {
+        BuildError::Engine { doing, source: Box::new(source) }
+    }
+
     pub(super) fn of_layer(layer: &Layer, source: EngineError) -> Self {
         let (title, source) = (layer.title.clone(), Box::new(source));
         match layer.content {

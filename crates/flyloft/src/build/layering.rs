@@ -92,8 +92,11 @@ pub struct Commands {
 }
 
 /// All layers of the plan, each after those that it is made on.
-pub fn layers(plan: &Plan, inputs: &Inputs) -> Vec<Layer> {
-    let mut stacking = Stacking { layers: Vec::new(), below: Vec::new(), inputs };
+///
+/// `there` are the layers that exist: a fork takes dependencies that somebody of the app's own installed from the same
+/// manifests, since it reads them and cannot write them.
+pub fn layers(plan: &Plan, inputs: &Inputs, there: &BTreeSet<LayerId>) -> Vec<Layer> {
+    let mut stacking = Stacking { layers: Vec::new(), below: Vec::new(), inputs, there };
     stacking.stack(plan.stack, &plan.run, true);
     stacking.stack(plan.stack, &plan.build, false);
     stacking.directory("home", HOME, BTreeMap::new());
@@ -110,7 +113,7 @@ pub fn layers(plan: &Plan, inputs: &Inputs) -> Vec<Layer> {
             files: manifests.clone(),
             cache: Some(cache(inputs, packages::name(dependencies.toolchain))),
         };
-        stacking.push(&dependencies.title, Content::Dependencies(commands), true);
+        stacking.dependencies(&dependencies.title, commands);
     }
     stacking.files("app", Content::App);
     if !plan.steps.is_empty() {
@@ -149,11 +152,26 @@ struct Stacking<'a> {
     /// What the next layer is made on.
     below: Image,
     inputs: &'a Inputs,
+    there: &'a BTreeSet<LayerId>,
 }
 
 impl Stacking<'_> {
     fn push(&mut self, title: &str, content: Content, runs: bool) {
-        let id = self.id(title, &content);
+        let id = self.id(title, &content, &self.inputs.trust);
+        self.push_as(id, title, content, runs);
+    }
+
+    fn dependencies(&mut self, title: &str, commands: Commands) {
+        let content = Content::Dependencies(commands);
+        let own = self.id(title, &content, &Trust::Own);
+        if self.there.contains(&own) {
+            self.push_as(own, title, content, true);
+        } else {
+            self.push(title, content, true);
+        }
+    }
+
+    fn push_as(&mut self, id: LayerId, title: &str, content: Content, runs: bool) {
         self.layers.push(Layer { id: id.clone(), title: title.to_owned(), on: self.below.clone(), content, runs });
         self.below.push(id);
     }
@@ -194,7 +212,7 @@ impl Stacking<'_> {
     /// A tool is made on its own language alone, so that every app that uses it has the same.
     fn tool(&mut self, tool: &Tool, plan: &Plan) {
         let toolchain = BTreeSet::from([tool.toolchain()]);
-        let mut alone = Stacking { layers: Vec::new(), below: Vec::new(), inputs: self.inputs };
+        let mut alone = Stacking { layers: Vec::new(), below: Vec::new(), ..*self };
         alone.stack(plan.stack, &toolchain, true);
         // Python's package manager is part of what builds, Node's of what runs.
         if tool.toolchain() == Toolchain::Python {
@@ -228,7 +246,7 @@ impl Stacking<'_> {
         self.inputs.surroundings.clone().into_iter().chain(own.clone()).chain(variables).collect()
     }
 
-    fn id(&self, title: &str, content: &Content) -> LayerId {
+    fn id(&self, title: &str, content: &Content, trust: &Trust) -> LayerId {
         let mut hash = Hash::new();
         hash.text(&format!("flyloft layer {RECIPE_VERSION}"));
         hash.text(title);
@@ -248,20 +266,20 @@ impl Stacking<'_> {
             }
             Content::Tool(commands) => commands.hash(&mut hash),
             Content::Dependencies(commands) | Content::Built(commands) => {
-                self.domain(&mut hash);
+                self.domain(trust, &mut hash);
                 commands.hash(&mut hash);
             }
             Content::App => {
-                self.domain(&mut hash);
+                self.domain(trust, &mut hash);
                 hash.text(&self.inputs.tree);
             }
         }
         hash.id()
     }
 
-    fn domain(&self, hash: &mut Hash) {
+    fn domain(&self, trust: &Trust, hash: &mut Hash) {
         hash.text(self.inputs.app.as_str());
-        match self.inputs.trust {
+        match trust {
             Trust::Own => hash.text("own"),
             Trust::Fork(number) => hash.text(&format!("fork {number}")),
         }

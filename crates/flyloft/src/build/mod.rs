@@ -24,29 +24,37 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime};
 
 use flyloft_core::app_json::AppJson;
 use flyloft_core::name::AppName;
 use flyloft_core::plan::{APP, CACHE, HOME, Manifest, Plan, Stack, Stacks, plan};
 use flyloft_core::procfile::Procfile;
+use tokio::sync::RwLock;
 
 pub use self::error::BuildError;
-pub use self::garbage::{Known, Room, surplus};
 pub use self::hold::Hold;
 pub use self::layering::Trust;
 
 use self::checkout::Checkout;
+use self::garbage::{Known, Room};
 use self::hold::Holds;
 use self::layering::{Commands, Content, Inputs, Layer};
 use self::surroundings::Surroundings;
 use crate::config;
-use crate::engine::{Derivation, Image, LayerId, Reach, Recipe, Run, SharedEngine};
+use crate::engine::{Derivation, EngineError, Image, LayerId, Reach, Recipe, Run, SharedEngine};
 use crate::transcript::Transcript;
 
+/// Builds images, and collects the layers that nobody needs any more.
 pub struct Builder {
     engine: SharedEngine,
     config: config::Build,
     holds: Holds,
+    /// Read while a build finds out what is there, written while a layer is forgotten.
+    looking: RwLock<()>,
+    /// When layers were last seen in use, as far as this process knows.
+    used: Mutex<BTreeMap<LayerId, SystemTime>>,
 }
 
 /// What to build.
@@ -89,7 +97,7 @@ struct Reading {
 
 impl Builder {
     pub fn new(engine: SharedEngine, config: config::Build) -> Self {
-        Self { engine, config, holds: Holds::default() }
+        Self { engine, config, holds: Holds::default(), looking: RwLock::default(), used: Mutex::default() }
     }
 
     /// Makes the image. What the steps print goes to the transcript.
@@ -109,9 +117,16 @@ impl Builder {
             surroundings: reading.surroundings.env(),
             variables: request.variables,
         };
-        let layers = layering::layers(&reading.plan, &inputs);
-        let hold = self.holds.hold(layers.iter().map(|layer| layer.id.clone()).collect());
-        self.make(&layers, &tree, &reading.surroundings, transcript).await?;
+        let (layers, missing, hold) = {
+            let _looking = self.looking.read().await;
+            let there = self.engine.layers().await;
+            let there = there.map_err(|source| BuildError::engine("list the layers", source))?.into_iter().collect();
+            let layers = layering::layers(&reading.plan, &inputs, &there);
+            let hold = self.holds.hold(layers.iter().map(|layer| layer.id.clone()).collect());
+            let missing = layering::missing(&layers, &there).into_iter().map(|layer| layer.id.clone()).collect();
+            (layers, missing, hold)
+        };
+        self.make(&layers, &missing, &tree, &reading.surroundings, transcript).await?;
         Ok(Built {
             image: layering::image(&layers),
             env: reading.plan.env,
@@ -122,9 +137,62 @@ impl Builder {
         })
     }
 
-    /// Layers that builds under way need, and results that are not on record yet.
-    pub fn held(&self) -> BTreeSet<LayerId> {
-        self.holds.held()
+    /// Forgets layers that there is no room for, and gives them. `releases` are those that are on record as in use.
+    pub async fn collect(
+        &self,
+        releases: impl IntoIterator<Item = LayerId>,
+        disk: &config::Disk,
+    ) -> Result<Vec<LayerId>, BuildError> {
+        let mut in_use: BTreeSet<LayerId> = releases.into_iter().chain(self.holds.held()).collect();
+        let containers = self.engine.observe().await;
+        let containers = containers.map_err(|source| BuildError::engine("look at the containers", source))?;
+        in_use.extend(containers.into_iter().flat_map(|container| container.image));
+        let layers = self.known(&in_use).await?;
+        let room = Room { unused: disk.layers, missing: disk.floor.saturating_sub(self.free()?) };
+        let mut forgotten = Vec::new();
+        for layer in garbage::surplus(&layers, &in_use, room) {
+            let _looking = self.looking.write().await;
+            if self.holds.held().contains(&layer) {
+                continue;
+            }
+            match self.engine.forget(&layer).await {
+                // A container was made of it meanwhile.
+                Err(EngineError::LayerInUse(_)) => continue,
+                forgot => forgot.map_err(|source| BuildError::engine("forget a layer", source))?,
+            }
+            self.used.lock().expect("nothing panics while it notes").remove(&layer);
+            forgotten.push(layer);
+        }
+        Ok(forgotten)
+    }
+
+    /// All layers, with when they were last used: now, when this process last saw it, or when they were made.
+    async fn known(&self, in_use: &BTreeSet<LayerId>) -> Result<Vec<Known>, BuildError> {
+        let now = SystemTime::now();
+        let mut known = Vec::new();
+        for id in self.engine.layers().await.map_err(|source| BuildError::engine("list the layers", source))? {
+            let facts = match self.engine.layer(&id).await {
+                Err(EngineError::NoLayer(_)) => continue,
+                facts => facts.map_err(|source| BuildError::engine("look at a layer", source))?,
+            };
+            let mut used = self.used.lock().expect("nothing panics while it notes");
+            if in_use.contains(&id) {
+                used.insert(id.clone(), now);
+            }
+            let used = used.get(&id).copied().unwrap_or(facts.made).max(facts.made);
+            known.push(Known { id, on: facts.on, bytes: facts.bytes, used });
+        }
+        Ok(known)
+    }
+
+    /// Bytes that are free where the layers are.
+    fn free(&self) -> Result<u64, BuildError> {
+        let dir = self.engine.staging().dir;
+        let space = nix::sys::statvfs::statvfs(&dir).map_err(|error| BuildError::Io {
+            doing: format!("see how much space is free in `{}`", dir.display()),
+            source: error.into(),
+        })?;
+        Ok(space.blocks_available() * space.fragment_size())
     }
 
     /// Reads what decides about the build, off the async threads.
@@ -137,17 +205,11 @@ impl Builder {
     async fn make(
         &self,
         layers: &[Layer],
+        missing: &BTreeSet<LayerId>,
         tree: &Consumed,
         surroundings: &Surroundings,
         transcript: &Transcript,
     ) -> Result<(), BuildError> {
-        let there = self.engine.layers().await;
-        let there: BTreeSet<LayerId> = there
-            .map_err(|source| BuildError::Engine { doing: "list the layers", source: Box::new(source) })?
-            .into_iter()
-            .collect();
-        let missing: BTreeSet<&LayerId> =
-            layering::missing(layers, &there).into_iter().map(|layer| &layer.id).collect();
         for layer in layers {
             if !missing.contains(&layer.id) {
                 if matches!(layer.content, Content::Dependencies(_)) {
@@ -161,8 +223,12 @@ impl Builder {
             let recipe = self.recipe(layer, tree, surroundings)?;
             let derivation =
                 Derivation { id: layer.id.clone(), title: layer.title.clone(), on: layer.on.clone(), recipe };
+            let begun = Instant::now();
             let made = self.engine.derive(derivation, transcript).await;
             made.map_err(|source| BuildError::of_layer(layer, source))?;
+            if begun.elapsed() > Duration::from_secs(1) {
+                transcript.detail(&format!("done in {:.1} s", begun.elapsed().as_secs_f32()));
+            }
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Builds on an engine that records what it is asked for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -12,7 +12,8 @@ use tokio::io::AsyncRead;
 
 use super::*;
 use crate::engine::{
-    Abilities, Addresses, ContainerId, ContainerSpec, Engine, EngineError, Exec, ExecSpec, Observed, Staging, Stats,
+    Abilities, Addresses, ContainerId, ContainerSpec, Engine, EngineError, Exec, ExecSpec, LayerFacts, Observed,
+    Staging, Stats,
 };
 use crate::error::Error;
 
@@ -53,14 +54,23 @@ impl Engine for Recorder {
         Ok(self.made.lock().unwrap().iter().map(|derivation| derivation.id.clone()).collect())
     }
 
+    async fn layer(&self, id: &LayerId) -> Result<LayerFacts, EngineError> {
+        let made = self.made.lock().unwrap();
+        let on = made.iter().find(|derivation| derivation.id == *id).expect("it was made").on.clone();
+        Ok(LayerFacts { on, bytes: 100, made: SystemTime::UNIX_EPOCH })
+    }
+
+    async fn forget(&self, id: &LayerId) -> Result<(), EngineError> {
+        self.made.lock().unwrap().retain(|derivation| derivation.id != *id);
+        Ok(())
+    }
+
+    async fn observe(&self) -> Result<Vec<Observed>, EngineError> {
+        Ok(Vec::new())
+    }
+
     fn abilities(&self) -> Abilities {
         unreachable!("a build asks for none")
-    }
-    async fn observe(&self) -> Result<Vec<Observed>, EngineError> {
-        unreachable!("a build has no containers")
-    }
-    async fn forget(&self, _: &LayerId) -> Result<(), EngineError> {
-        unreachable!("a build forgets nothing")
     }
     async fn create(&self, _: &ContainerSpec) -> Result<Addresses, EngineError> {
         unreachable!("a build has no containers")
@@ -289,17 +299,25 @@ async fn tools_and_mixed_languages_make_a_stack_that_holds_together() {
 }
 
 #[tokio::test]
-async fn a_forks_pull_request_shares_the_stack_and_nothing_that_it_could_write() {
+async fn a_fork_reads_what_the_app_has_installed_and_writes_for_itself_alone() {
     let mut test = Test::flask();
-    let own = test.build().await;
+    test.build().await;
     test.request.trust = Trust::Fork(17);
+    assert_eq!(test.makes().await, ["app"]);
+    test = test.file("requirements.txt", "flask\ngunicorn\nevil\n");
     assert_eq!(test.makes().await, ["Python packages with pip", "app"]);
     assert_eq!(test.step("Python packages").caches[0].0.0, "shop-python-fork-17");
-    let fork = test.build().await;
-    let (own, fork): (BTreeSet<_>, BTreeSet<_>) = (own.image.iter().collect(), fork.image.iter().collect());
-    assert_eq!(own.intersection(&fork).count(), 3, "base, home, python-run");
-    test.request.trust = Trust::Fork(18);
-    assert_eq!(test.makes().await, ["Python packages with pip", "app"]);
+}
+
+#[tokio::test]
+async fn nobody_else_gets_what_a_fork_has_installed() {
+    let mut test = Test::flask();
+    test.request.trust = Trust::Fork(17);
+    test.build().await;
+    for other in [Trust::Fork(18), Trust::Own] {
+        test.request.trust = other;
+        assert_eq!(test.makes().await, ["Python packages with pip", "app"]);
+    }
 }
 
 #[tokio::test]
@@ -377,7 +395,7 @@ async fn static_files_need_no_step_at_all() {
     let built = test.build().await;
     let made = test.engine.take();
     assert!(made.iter().all(|derivation| !matches!(derivation.recipe, Recipe::Run(_))));
-    assert_eq!(built.procfile.web(), Some("lighttpd -D -f /home/app/conf/site.conf"));
+    assert_eq!(built.procfile.web(), Some("/usr/sbin/lighttpd -D -f /home/app/conf/site.conf"));
     assert!(built.image.iter().all(|id| made.iter().any(|derivation| derivation.id == *id)));
 }
 
@@ -447,7 +465,25 @@ async fn a_manifest_that_is_a_link_out_of_the_repository_fails_the_build() {
 async fn layers_of_a_build_are_held_until_its_result_is_dropped() {
     let mut test = Test::flask();
     let built = test.build().await;
-    assert!(built.image.iter().all(|id| test.builder.held().contains(id)));
+    let nothing_fits = config::Disk { layers: 0, floor: 0, ..config::Disk::default() };
+    let forgotten = test.builder.collect([], &nothing_fits).await.unwrap();
+    assert_eq!(forgotten, [], "all of it was just used");
+    let image = built.image.clone();
     drop(built);
-    assert!(test.builder.held().is_empty());
+    // Until the release is gone too.
+    let forgotten = test.builder.collect(image.clone(), &nothing_fits).await.unwrap();
+    assert!(forgotten.iter().all(|layer| !image.contains(layer)), "{forgotten:?}");
+    test.builder.collect([], &nothing_fits).await.unwrap();
+    assert!(test.engine.take().is_empty());
+}
+
+#[tokio::test]
+async fn layers_that_nothing_uses_stay_while_there_is_room() {
+    let mut test = Test::flask();
+    drop(test.build().await);
+    let forgotten = test.builder.collect([], &config::Disk { floor: 0, ..config::Disk::default() }).await.unwrap();
+    assert_eq!(forgotten, []);
+    let forgotten =
+        test.builder.collect([], &config::Disk { floor: u64::MAX, ..config::Disk::default() }).await.unwrap();
+    assert_eq!(forgotten.len(), 6, "a full disk takes them all");
 }

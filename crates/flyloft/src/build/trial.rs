@@ -124,8 +124,12 @@ struct Container {
 impl Drop for Container {
     fn drop(&mut self) {
         let (engine, id) = (self.engine.clone(), self.id.clone());
+        // Dropping cannot wait for the test's own runtime.
         let removed = std::thread::spawn(move || {
-            tokio::runtime::Runtime::new().unwrap().block_on(engine.remove(&id)).unwrap();
+            tokio::runtime::Runtime::new().unwrap().block_on(async {
+                engine.remove(&id).await.unwrap();
+                engine.uninstall().await.unwrap();
+            });
         });
         let _ = removed.join();
     }

@@ -178,6 +178,10 @@ async fn a_layer_is_made_once_and_kept_while_it_is_used(engine: &dyn Engine, bas
     // Made already, so that what would fail is not run.
     engine.derive(step("aa01", base, &["false"]), &Transcript::discard()).await.unwrap();
     assert!(engine.layers().await.unwrap().contains(&layer));
+    assert_eq!(engine.layer(&layer).await.unwrap().on, *base);
+    assert!(engine.layer(&layer).await.unwrap().bytes > 0);
+    let absent = engine.layer(&LayerId("absent".to_owned())).await;
+    assert!(matches!(absent, Err(EngineError::NoLayer(_))), "{absent:?}");
 
     let mut user = spec("user", base);
     user.image.push(layer.clone());

@@ -3,18 +3,18 @@
 //! Nothing runs in it. A process whose command is `echo TEXT` has printed that once it is started, a command `true`,
 //! `false` or `echo …` ends as one expects, and any other ends with status 0 and no output.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::io::Cursor;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use tokio::io::AsyncRead;
 
 use super::{
     Abilities, Addresses, ContainerId, ContainerSpec, ContainerState, Derivation, Engine, EngineError, Exec,
-    ExecControl, ExecSpec, LayerId, Observed, Recipe, Staging, Stats,
+    ExecControl, ExecSpec, LayerFacts, LayerId, Observed, Recipe, Staging, Stats,
 };
 use crate::transcript::Transcript;
 
@@ -25,7 +25,7 @@ pub struct Fake {
 
 #[derive(Default)]
 struct Memory {
-    layers: BTreeSet<LayerId>,
+    layers: BTreeMap<LayerId, LayerFacts>,
     containers: BTreeMap<ContainerId, Container>,
     /// Verbs as they were called: `start web-1`.
     calls: Vec<String>,
@@ -94,7 +94,7 @@ impl Memory {
     }
 
     fn check_image(&self, image: &[LayerId]) -> Result<(), EngineError> {
-        match image.iter().find(|layer| !self.layers.contains(layer)) {
+        match image.iter().find(|layer| !self.layers.contains_key(layer)) {
             Some(layer) => Err(EngineError::NoLayer(layer.clone())),
             None => Ok(()),
         }
@@ -132,13 +132,18 @@ impl Engine for Fake {
     }
 
     async fn layers(&self) -> Result<Vec<LayerId>, EngineError> {
-        Ok(self.memory().layers.iter().cloned().collect())
+        Ok(self.memory().layers.keys().cloned().collect())
+    }
+
+    async fn layer(&self, id: &LayerId) -> Result<LayerFacts, EngineError> {
+        id.check()?;
+        self.memory().layers.get(id).cloned().ok_or_else(|| EngineError::NoLayer(id.clone()))
     }
 
     async fn derive(&self, derivation: Derivation, transcript: &Transcript) -> Result<(), EngineError> {
         derivation.id.check()?;
         let mut memory = self.begin("derive", &derivation.id.0)?;
-        if memory.layers.contains(&derivation.id) {
+        if memory.layers.contains_key(&derivation.id) {
             return Ok(());
         }
         memory.check_image(&derivation.on)?;
@@ -151,7 +156,8 @@ impl Engine for Fake {
                 }
             }
         }
-        memory.layers.insert(derivation.id);
+        let facts = LayerFacts { on: derivation.on, bytes: 4096, made: SystemTime::now() };
+        memory.layers.insert(derivation.id, facts);
         Ok(())
     }
 

@@ -22,7 +22,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use flyloft_core::policy::Limits;
@@ -91,6 +91,16 @@ pub struct Run {
 /// `[a-z0-9-]`, 80 characters at most, such as `shop-pip` or `fork-17-shop-pip`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct CacheId(pub String);
+
+/// See [`Engine::layer`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerFacts {
+    /// What was there when it was made.
+    pub on: Image,
+    /// Bytes on the disk.
+    pub bytes: u64,
+    pub made: SystemTime,
+}
 
 /// A container that runs an app.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -211,6 +221,9 @@ pub trait Engine: Send + Sync {
 
     /// The layers that exist, whole.
     async fn layers(&self) -> Result<Vec<LayerId>, EngineError>;
+
+    /// What is known about a layer that exists.
+    async fn layer(&self, id: &LayerId) -> Result<LayerFacts, EngineError>;
 
     /// Makes a layer, or finds it made. Two callers that want the same one wait for the same work. On an error, or
     /// when the future is dropped, nothing of it stays.

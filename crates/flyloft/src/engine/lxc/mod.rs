@@ -45,7 +45,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::chown;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use tokio::io::AsyncRead;
@@ -62,8 +62,8 @@ use self::places::Home;
 use self::places::Places;
 use self::slots::{Slot, Slots};
 use super::{
-    Abilities, Addresses, ContainerId, ContainerSpec, Derivation, Engine, EngineError, Exec, ExecSpec, Image, LayerId,
-    Observed, Staging, Stats,
+    Abilities, Addresses, ContainerId, ContainerSpec, Derivation, Engine, EngineError, Exec, ExecSpec, Image,
+    LayerFacts, LayerId, Observed, Staging, Stats,
 };
 use crate::transcript::Transcript;
 
@@ -104,6 +104,11 @@ impl LxcEngine {
         network.install().await?;
         let engine = blocking("open the engine's state".to_owned(), move || Self::take_over(config, layout, network));
         engine.await
+    }
+
+    /// Takes the rules of the network away, when all containers are gone and none will follow.
+    pub async fn uninstall(&self) -> Result<(), EngineError> {
+        Ok(self.network.uninstall().await?)
     }
 
     fn take_over(config: LxcConfig, layout: Layout, network: Network) -> io::Result<Self> {
@@ -331,6 +336,15 @@ impl Engine for LxcEngine {
 
     async fn layers(&self) -> Result<Vec<LayerId>, EngineError> {
         self.layers.list().map_err(EngineError::io("list the layers"))
+    }
+
+    async fn layer(&self, id: &LayerId) -> Result<LayerFacts, EngineError> {
+        id.check()?;
+        let meta = self.layers.meta(id).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => EngineError::NoLayer(id.clone()),
+            _ => EngineError::io(format!("read what layer `{id}` is"))(error),
+        })?;
+        Ok(LayerFacts { on: meta.on, bytes: meta.bytes, made: UNIX_EPOCH + Duration::from_secs(meta.made_at) })
     }
 
     async fn derive(&self, derivation: Derivation, transcript: &Transcript) -> Result<(), EngineError> {
