@@ -13,6 +13,7 @@ use crate::command::{Command, Invocation};
 use crate::config::{Config, Overrides};
 use crate::doctor::DoctorArgs;
 use crate::error::{Error, Kind};
+use crate::setup::SetupArgs;
 
 /// Just-in-time staging environments on LXC.
 ///
@@ -44,15 +45,20 @@ enum Sub {
         #[command(flatten)]
         overrides: Overrides,
     },
+    /// Make this machine ready: packages, ids, kernel parameters, swap, the service.
+    #[command(after_help = "Examples:
+  flyloft setup
+  flyloft setup --install --domain staging.example.org")]
+    Setup(SetupArgs),
     /// Say what is missing on this machine, and how to mend it.
     Doctor(DoctorArgs),
     /// Print a completion script for a shell.
     #[command(after_help = "Examples:
   flyloft completions bash > /etc/bash_completion.d/flyloft")]
     Completions { shell: Shell },
-    /// Print the manual page, for packages.
+    /// Write the manual pages into a directory, for packages.
     #[command(hide = true)]
-    Man,
+    Man { dir: PathBuf },
     #[command(flatten)]
     Daemon(Command),
 }
@@ -86,13 +92,16 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             log();
             runtime()?.block_on(crate::daemon::serve(config))?;
         }
+        Sub::Setup(args) => {
+            return runtime()?.block_on(crate::setup::run(SetupArgs { json: args.json || json, ..args }));
+        }
         Sub::Doctor(args) => {
             return runtime()?.block_on(crate::doctor::run(DoctorArgs { json: args.json || json, ..args }));
         }
         Sub::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "flyloft", &mut std::io::stdout());
         }
-        Sub::Man => clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?,
+        Sub::Man { dir } => clap_mangen::generate_to(Cli::command(), dir)?,
         Sub::Daemon(command) => {
             let socket = socket.unwrap_or_else(|| SOCKET.into());
             let client = client::send(&socket, Invocation { json, command });

@@ -3,6 +3,7 @@
 //! [`judge`] is pure: facts in, checks out. [`Machine::look`] gathers the facts.
 
 use std::fmt;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -66,11 +67,9 @@ impl Check {
 pub async fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.config.as_deref(), args.overrides)?;
     let report = Report { checks: judge(&Machine::look(&config).await, &config) };
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print!("{report}");
-    }
+    let text = if args.json { format!("{}\n", serde_json::to_string_pretty(&report)?) } else { report.to_string() };
+    // Whoever does not read on, as `head` does, has seen enough.
+    let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(if report.worst() == Verdict::Problem { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

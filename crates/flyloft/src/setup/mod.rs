@@ -5,6 +5,7 @@
 //! others from being tried.
 
 use std::fmt;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -132,7 +133,7 @@ impl Progress {
     fn tell(&mut self, steps: impl IntoIterator<Item = Step>) {
         for step in steps {
             if !self.json {
-                println!("{step}");
+                say(&step);
             }
             self.steps.push(step);
         }
@@ -144,10 +145,15 @@ impl Progress {
 
     fn end(self) -> anyhow::Result<ExitCode> {
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&self)?);
+            say(&serde_json::to_string_pretty(&self)?);
         }
         Ok(if self.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
+}
+
+/// Goes on when nobody reads: what was begun should be finished.
+fn say(text: &dyn fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 pub async fn run(args: SetupArgs) -> anyhow::Result<ExitCode> {
