@@ -28,6 +28,7 @@ pub struct Cmd {
     user: Option<u32>,
     stdin: Vec<u8>,
     passed: Vec<(Arc<OwnedFd>, RawFd)>,
+    largest_file: Option<u64>,
     timeout: Option<Duration>,
 }
 
@@ -82,6 +83,7 @@ impl Cmd {
             user: None,
             stdin: Vec::new(),
             passed: Vec::new(),
+            largest_file: None,
             timeout: None,
         }
     }
@@ -127,6 +129,12 @@ impl Cmd {
     pub fn pass(mut self, file: OwnedFd, number: RawFd) -> std::io::Result<Self> {
         self.passed.push((Arc::new(high(&file)?), number));
         Ok(self)
+    }
+
+    /// The process, and each that it starts, is killed when it writes a file larger than this (`RLIMIT_FSIZE`).
+    pub fn largest_file(mut self, bytes: u64) -> Self {
+        self.largest_file = Some(bytes);
+        self
     }
 
     /// [`Cmd::run`] and [`Cmd::stream`] kill the process, and what it started in its process group, after this time.
@@ -198,6 +206,16 @@ impl Cmd {
             let passed: Vec<(RawFd, RawFd)> = self.passed.iter().map(|(file, to)| (file.as_raw_fd(), *to)).collect();
             // SAFETY: between fork and exec the closure only calls dup2 and fcntl, and allocates nothing.
             unsafe { command.pre_exec(move || renumber(&passed)) };
+        }
+        if let Some(bytes) = self.largest_file {
+            let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+            // SAFETY: setrlimit is a bare system call, and reads a structure that the closure owns.
+            let set = move || match unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) } {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            };
+            // SAFETY: between fork and exec the closure only makes that call.
+            unsafe { command.pre_exec(set) };
         }
         command.spawn().map_err(|source| ExecError::Start { program: self.program.to_string_lossy().into(), source })
     }

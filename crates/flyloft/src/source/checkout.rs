@@ -12,7 +12,7 @@ use super::credential::Credential;
 use super::git::{Git, Quarantine};
 use super::remote::RemoteUrl;
 use super::tree::Tree;
-use super::{Repositories, SourceError, modules};
+use super::{Repositories, SourceError, SourceLimits, modules};
 
 /// What is wanted of [`Repositories::checkout`].
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +50,7 @@ impl Repositories {
         chown(into, Some(self.user), Some(self.user)).map_err(failed)?;
         fs::set_permissions(into, fs::Permissions::from_mode(0o755)).map_err(failed)?;
         let index = self.scratch()?;
-        let mut budget = Budget { files: self.limits.files, bytes: self.limits.tree, submodules: MAX_SUBMODULES };
+        let mut budget = Budget::new(self.limits);
         let git = self.git().within(&self.holding(app, wanted.commit, wanted.quarantine).await?);
         let mut exports = vec![Export {
             git: git.reading(wanted.quarantine),
@@ -160,25 +160,31 @@ impl Export {
     }
 }
 
-/// What may still be written.
+/// What is written, submodules included, and how much of it may be.
 struct Budget {
     files: u64,
     bytes: u64,
     submodules: usize,
+    limits: SourceLimits,
 }
 
 impl Budget {
+    fn new(limits: SourceLimits) -> Self {
+        Self { files: 0, bytes: 0, submodules: 0, limits }
+    }
+
     fn charge(&mut self, tree: &Tree) -> Result<(), SourceError> {
-        let too_large = SourceError::TooLarge { files: tree.files, bytes: tree.bytes };
-        let files = self.files.checked_sub(tree.files);
-        let bytes = self.bytes.checked_sub(tree.bytes);
-        let submodules = self.submodules.checked_sub(tree.submodules.len());
-        match (files, bytes, submodules) {
-            (Some(files), Some(bytes), Some(submodules)) => *self = Self { files, bytes, submodules },
-            (_, _, None) => return Err(SourceError::TooManySubmodules(MAX_SUBMODULES)),
-            _ => return Err(too_large),
+        self.files += tree.files;
+        self.bytes = self.bytes.saturating_add(tree.bytes);
+        self.submodules += tree.submodules.len();
+        let Self { files, bytes, submodules, limits } = *self;
+        if submodules > MAX_SUBMODULES {
+            return Err(SourceError::TooManySubmodules(MAX_SUBMODULES));
         }
-        Ok(())
+        match files > limits.files || bytes > limits.tree {
+            true => Err(SourceError::TooLarge { files, bytes, limits }),
+            false => Ok(()),
+        }
     }
 }
 

@@ -175,7 +175,8 @@ impl Repositories {
             }
             Scheme::Https | Scheme::Http => None,
         };
-        Ok(Line { git, url: url.clone(), known: token.is_some() || link.is_some(), link })
+        let known = token.is_some() || link.is_some();
+        Ok(Line { git, url: url.clone(), known, most: self.limits.push, link })
     }
 }
 
@@ -189,14 +190,17 @@ struct Line {
     url: RemoteUrl,
     /// Whether the server was shown a credential.
     known: bool,
+    /// Bytes that the server may send.
+    most: u64,
     link: Option<ssh::Link>,
 }
 
 impl Line {
     /// Runs `git BEFORE… ADDRESS AFTER…` and gives what it printed.
     async fn run(self, before: &[&str], after: &[String], limit: Duration) -> Result<String, SourceError> {
-        let Self { git, url, known, link } = self;
-        let command = git.command(before[0]).args(&before[1..]).timeout(limit);
+        let Self { git, url, known, most, link } = self;
+        // Git has no limit of its own for what it fetches; what arrives becomes one file.
+        let command = git.command(before[0]).args(&before[1..]).timeout(limit).largest_file(most);
         let (result, said) = match link {
             None => (command.arg("--").arg(url.to_string()).args(after).run().await, String::new()),
             Some(link) => through(link, command, after).await,

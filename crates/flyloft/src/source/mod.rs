@@ -116,8 +116,8 @@ pub enum SourceError {
     TooManySubmodules(usize),
     #[error("`{}` is a Git LFS pointer, not the file itself ({count} in all)", path.display())]
     LfsPointer { path: PathBuf, count: usize },
-    #[error("the tree is too large: it has {files} files with {bytes} bytes")]
-    TooLarge { files: u64, bytes: u64 },
+    #[error("the tree is too large: it has {files} files with {bytes} bytes, {} files with {} bytes are allowed", limits.files, limits.tree)]
+    TooLarge { files: u64, bytes: u64, limits: SourceLimits },
     #[error("failed to {doing}")]
     Git { doing: String, source: ExecError },
     #[error("failed to {doing}")]
@@ -148,6 +148,7 @@ impl SourceError {
                 Self::Url(UrlError::Form(_)) => Some("give it an https:// or ssh:// URL in `.gitmodules`"),
                 why => why.hint(),
             },
+            Self::TooLarge { .. } => Some("keep large files out of the repository: a build step can download them"),
             Self::SubmoduleWithoutUrl(_) => {
                 Some("add it with `git submodule add URL PATH`, or remove it from the commit")
             }

@@ -32,6 +32,8 @@ pub enum Refusal {
     BadDeployKey,
     #[error("it does not have that commit, or does not give it")]
     NoSuchCommit,
+    #[error("it sends more than is allowed")]
+    TooLarge,
     #[error("it sent something that git refuses: {0}")]
     Malformed(String),
     #[error("{0}")]
@@ -49,7 +51,10 @@ impl Refusal {
         let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
         let secret = if known { Self::Denied } else { Self::NeedsCredential };
         let absent = if known { Self::NotFoundOrForbidden } else { Self::NotFoundOrPrivate };
-        if has(&["Could not resolve host"]) {
+        // SIGXFSZ, see `Cmd::largest_file`.
+        if has(&["died of signal 25", "File too large"]) {
+            Self::TooLarge
+        } else if has(&["Could not resolve host"]) {
             Self::UnknownHost
         } else if has(&["could not read Username", "Authentication failed", "error: 401", "error: 403"]) {
             secret
@@ -90,6 +95,7 @@ impl Refusal {
             }
             Self::BadDeployKey => "make a new one with `ssh-keygen -t ed25519 -N ''`",
             Self::NoSuchCommit => "check that the commit was pushed there, and give all its digits",
+            Self::TooLarge => "keep large files out of the repository",
             Self::Malformed(_) | Self::Other(_) => return None,
         })
     }

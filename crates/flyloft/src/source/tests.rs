@@ -432,3 +432,16 @@ async fn a_fetch_takes_the_proxy_that_builds_take() {
     let fetched = repositories.fetch(&app(), &url, &Want::Branch(BranchName::parse("main").unwrap()), &[]).await;
     assert_eq!(fetched.unwrap().commit, tip);
 }
+
+#[tokio::test]
+async fn a_host_that_sends_more_than_is_allowed_is_cut_off() {
+    let shelf = Shelf::with(SourceLimits { push: 100_000, ..SourceLimits::default() });
+    let copy = shelf.copy("project").await;
+    let mut noise = vec![0; 300_000];
+    getrandom::fill(&mut noise).unwrap();
+    copy.write("noise", &hex::encode(&noise));
+    let tip = copy.commit().await;
+    let host = shelf.host("project", &copy, Manner::Open).await;
+    let error = shelf.repositories.fetch(&app(), &host.url, &Want::Commit(tip), &[]).await.unwrap_err();
+    assert!(matches!(error, SourceError::Remote { why: Refusal::TooLarge, .. }), "{error:?}");
+}

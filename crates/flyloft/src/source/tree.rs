@@ -40,7 +40,7 @@ impl Tree {
                 continue;
             }
             let size: u64 = size.parse().ok()?;
-            tree.bytes += size;
+            tree.bytes = tree.bytes.saturating_add(size);
             if mode.starts_with("100") {
                 if path.file_name().is_some_and(|name| name == ".gitattributes") {
                     tree.attributes.push(path.clone());
