@@ -8,10 +8,12 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::termios::{self, SetArg};
 
+use crate::allowance::Allowance;
 use crate::{clock, spec};
 
 /// Above this many waiting bytes no more output is read.
@@ -21,6 +23,7 @@ pub struct Console {
     /// `None` when there is no console, or nobody behind it any more.
     to: Option<File>,
     waiting: Vec<u8>,
+    allowance: Allowance,
 }
 
 impl Console {
@@ -31,19 +34,26 @@ impl Console {
         {
             let _ = fcntl(to, FcntlArg::F_SETFL(OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK));
         }
-        Self { to, waiting: Vec::new() }
+        Self { to, waiting: Vec::new(), allowance: Allowance::new(Instant::now()) }
     }
 
     /// A line of a process.
     pub fn line(&mut self, name: &str, text: &[u8]) {
+        let before = self.waiting.len();
         let _ = write!(self.waiting, "{} {name} | ", clock::now());
         self.waiting.extend_from_slice(text);
         self.waiting.push(b'\n');
+        self.allowance.spend(self.waiting.len() - before);
     }
 
     /// A line of this program.
     pub fn say(&mut self, text: &str) {
         self.line(spec::SELF, text.as_bytes());
+    }
+
+    /// How long no more output is to be read, because there was too much of it.
+    pub fn pause(&mut self) -> Option<Duration> {
+        self.allowance.pause(Instant::now())
     }
 
     pub fn is_full(&self) -> bool {

@@ -9,6 +9,7 @@
 //! hardly any memory. It must never end while the container is to live, and nothing that an app does may make it write
 //! a line in its own name.
 
+mod allowance;
 mod backoff;
 mod child;
 mod clock;

@@ -137,8 +137,9 @@ impl Supervisor {
 
     fn wait(&mut self) -> Woken {
         self.turn = self.turn.wrapping_add(1);
+        let pause = self.console.pause();
         let mut readers: Vec<(usize, usize)> = Vec::new();
-        if !self.console.is_full() {
+        if pause.is_none() && !self.console.is_full() {
             let outputs = |(at, charge): (usize, &Charge)| (0..charge.outputs.len()).map(move |output| (at, output));
             readers.extend(self.charges.iter().enumerate().flat_map(outputs));
             let turn = self.turn % readers.len().max(1);
@@ -150,7 +151,7 @@ impl Supervisor {
         };
         polled.extend(readers.iter().map(readable));
         polled.extend(self.console.wants().map(|console| PollFd::new(console, PollFlags::POLLOUT)));
-        if poll(&mut polled, self.patience()).is_err() {
+        if poll(&mut polled, self.patience(pause)).is_err() {
             return Woken { signals: true, outputs: Vec::new() };
         }
         let ready = |fd: &PollFd| fd.any().unwrap_or(true);
@@ -159,14 +160,17 @@ impl Supervisor {
     }
 
     /// Until the next thing that is to be done without anybody calling.
-    fn patience(&self) -> PollTimeout {
+    fn patience(&self, pause: Option<Duration>) -> PollTimeout {
+        let now = Instant::now();
         let restarts = self.charges.iter().filter_map(|charge| match charge.state {
             State::Waiting { until } if self.deadline.is_none() => Some(until),
             _ => None,
         });
-        let Some(next) = restarts.chain(self.deadline).min() else { return PollTimeout::NONE };
+        let Some(next) = restarts.chain(self.deadline).chain(pause.map(|pause| now + pause)).min() else {
+            return PollTimeout::NONE;
+        };
         // Rounded up, or the last millisecond would be spent polling.
-        let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        let left = next.saturating_duration_since(now) + Duration::from_millis(1);
         PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
     }
 

@@ -294,6 +294,17 @@ fn a_flood_is_read_no_faster_than_the_console_takes_it_and_silences_nobody() {
 }
 
 #[test]
+fn a_flood_is_bounded_in_the_long_run() {
+    const MIB: usize = 1 << 20;
+    let start = Instant::now();
+    let container = Container::start(&[("noise.1", "exec yes")], 1);
+    let length = || container.log.lock().unwrap().len();
+    until(|| length() > 6 * MIB, || "a burst of 4 MiB and then some".to_owned());
+    let allowed = 4.25 + start.elapsed().as_secs_f64();
+    assert!(length() as f64 / MIB as f64 <= allowed, "{} bytes are more than {allowed} MiB", length());
+}
+
+#[test]
 fn an_app_cannot_speak_in_the_name_of_the_supervisor() {
     let script = "printf 'x\\rflyloft | forged\\n'; echo mine > /proc/1/fd/1; echo tried; exec sleep 600";
     let container = Container::start(&[("web.1", script)], 1);
