@@ -38,10 +38,7 @@ pub async fn serve(config: Config) -> Result<()> {
     let edge = Embedded::open(EdgeConfig::new(config.http.listen.clone())).or_failed(|| "failed to start the edge")?;
     let ports: Vec<u16> = edge.addresses().iter().map(|address| address.port()).collect();
     let engine: SharedEngine = Arc::new(open_engine(&config, &state, &ports).await?);
-    let staging = engine.staging();
-    let repositories = Repositories::open(&state.dir.join("repos"), staging.user, SourceLimits::default())
-        .or_failed(|| "failed to open the repositories")?;
-    hook::install(&repositories.hooks()).or_failed(|| "failed to install git's hook")?;
+    let repositories = open_repositories(&config, &state, engine.staging().user)?;
     let builder = Builder::new(engine.clone(), config.build.clone());
     let settings = Settings {
         domain: Domain::parse(&config.domain).map_err(Error::usage)?,
@@ -92,6 +89,18 @@ async fn open_engine(config: &Config, state: &State, ports: &[u16]) -> Result<Lx
     LxcEngine::open(lxc).await.map_err(|error| match error {
         crate::engine::EngineError::Missing { what, hint } => Error::failed(what).hint(hint),
         error => Error::because("failed to start the engine", error),
+    })
+}
+
+fn open_repositories(config: &Config, state: &State, user: u32) -> Result<Repositories> {
+    let opened = Repositories::open(&state.dir.join("repos"), user, SourceLimits::default());
+    let opened = opened.or_failed(|| "failed to open the repositories")?;
+    let repositories = opened.reaching_out(&config.build.ca_bundle, &config.build.variables);
+    hook::install(&repositories.hooks()).or_failed(|| "failed to install git's hook")?;
+    // A test's git host has no certificate.
+    Ok(match std::env::var_os("FLYLOFT_HTTP_ON_LOOPBACK") {
+        Some(_) => repositories.with_plain_http_on_loopback(),
+        None => repositories,
     })
 }
 

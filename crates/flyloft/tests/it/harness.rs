@@ -53,6 +53,7 @@ impl Flyloft {
             .args(["--state-dir", &format!("{HOME}/state"), "--socket", self.socket().to_str().unwrap()])
             .env("FLYLOFT_INIT", init())
             .env("FLYLOFT_LOG", "flyloft=debug")
+            .env("FLYLOFT_HTTP_ON_LOOPBACK", "1")
             .stdin(Stdio::null())
             .stderr(File::create(&log).unwrap());
         match self.fault.take() {
@@ -92,6 +93,13 @@ impl Flyloft {
 
     pub fn log(&self) -> String {
         fs::read_to_string(self.work.path().join("log")).unwrap_or_default()
+    }
+
+    /// The tester's key is no admin's any more, and may use this app alone.
+    pub fn demote(&self, app: &str) {
+        let key = self.key().with_extension("pub");
+        self.ok(&["keys", "rm", "tester"]);
+        self.ok(&["keys", "add", "tester", key.to_str().unwrap(), "--app", app]);
     }
 
     fn key(&self) -> PathBuf {

@@ -5,6 +5,9 @@
 #![allow(clippy::disallowed_methods, reason = "tests start the programs that people use")]
 
 mod crash;
+mod githost;
 #[allow(dead_code, reason = "the benchmarks use the rest")]
 mod harness;
+mod hostile;
+mod pull_request;
 mod push;
