@@ -192,11 +192,14 @@ async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
         }
     };
     tokio::select! {
-        Err(error) = session => tracing::debug!(%peer, %error, "an SSH connection ended"),
+        ended = session => {
+            if let Err(error) = ended {
+                tracing::debug!(%peer, %error, "an SSH connection ended");
+            }
+        }
         () = watch => {
             let _ = SockRef::from(&socket).shutdown(std::net::Shutdown::Both);
         }
-        else => {}
     }
 }
 

@@ -33,6 +33,17 @@ async fn a_client_that_does_not_say_who_it_is_is_sent_away() {
 }
 
 #[tokio::test]
+async fn a_client_that_has_gone_holds_nothing() {
+    let team = Team::new().await;
+    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = open();
+    for _ in 0..5 {
+        team.run(team.ssh("ada").arg("ls")).await;
+    }
+    until("every connection is closed", || open() <= before).await;
+}
+
+#[tokio::test]
 async fn strangers_at_the_door_do_not_keep_others_out_for_longer_than_their_grace() {
     let configure = |config: &mut crate::door::ssh::SshConfig| {
         config.strangers = 2;
