@@ -8,22 +8,23 @@ use std::fmt::Write;
 use flyloft_core::policy::Limits;
 
 use super::cgroup::Layout;
+use super::machine::AppArmor;
 use super::places::Home;
 use super::slots::{IDS, Slot};
 
 /// Capabilities that a container's root keeps. The app's user has none; these are for PID 1 and `exec --root`.
 const CAPABILITIES: &str = "chown dac_override fowner fsetid kill net_bind_service setgid setuid";
 
-/// Bytes of console log before it is rotated; one older piece is kept.
-const LOG_BYTES: u64 = 4 << 20;
-
 pub struct Config<'a> {
     pub home: &'a Home,
     pub hostname: &'a str,
     pub slot: Slot,
     pub limits: &'a Limits,
+    /// Of the console log, with the piece before the last rotation.
+    pub log_bytes: u64,
     pub cgroups: Layout,
     pub seccomp: &'a std::path::Path,
+    pub apparmor: AppArmor,
     /// Lines of the network, as it rendered them.
     pub network: &'a str,
 }
@@ -48,11 +49,17 @@ impl Config<'_> {
         set("mount.entry", &"tmpfs dev/shm tmpfs rw,nosuid,nodev,mode=1777,size=256m,create=dir 0 0");
         set("mount.entry", &"tmpfs run tmpfs rw,nosuid,nodev,mode=0755,size=64m,create=dir 0 0");
         set("console.logfile", &self.home.console().display());
-        set("console.size", &LOG_BYTES);
+        set("console.size", &(self.log_bytes / 2));
         set("console.rotate", &1);
         set("cap.keep", &CAPABILITIES);
         set("no_new_privs", &1);
+        // Under pressure the kernel takes an environment before it takes the daemon.
+        set("proc.oom_score_adj", &300);
+        set("prlimit.core", &0);
         set("seccomp.profile", &self.seccomp.display());
+        if self.apparmor == AppArmor::WithoutProfile {
+            set("apparmor.profile", &"unconfined");
+        }
         for (key, value) in self.cgroups.limits(self.limits) {
             set(&key, &value);
         }
@@ -74,8 +81,10 @@ mod tests {
             hostname: "shop-main",
             slot,
             limits: &Limits::default(),
+            log_bytes: 10 << 20,
             cgroups,
             seccomp: Path::new("/s/engine/seccomp"),
+            apparmor: AppArmor::Absent,
             network: "lxc.net.0.type = empty\n",
         }
         .render()
@@ -97,10 +106,12 @@ mod tests {
         lxc.mount.entry = tmpfs dev/shm tmpfs rw,nosuid,nodev,mode=1777,size=256m,create=dir 0 0
         lxc.mount.entry = tmpfs run tmpfs rw,nosuid,nodev,mode=0755,size=64m,create=dir 0 0
         lxc.console.logfile = /s/engine/containers/shop-main-1/console.log
-        lxc.console.size = 4194304
+        lxc.console.size = 5242880
         lxc.console.rotate = 1
         lxc.cap.keep = chown dac_override fowner fsetid kill net_bind_service setgid setuid
         lxc.no_new_privs = 1
+        lxc.proc.oom_score_adj = 300
+        lxc.prlimit.core = 0
         lxc.seccomp.profile = /s/engine/seccomp
         lxc.cgroup2.memory.max = 1073741824
         lxc.cgroup2.memory.swap.max = 1073741824

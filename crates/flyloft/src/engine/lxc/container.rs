@@ -46,8 +46,9 @@ pub struct InitSpec<'a> {
 /// The app's user and group inside a container.
 pub const APP: u32 = 1000;
 
-/// How long PID 1 waits for its processes before it kills them. The engine's own `stop` has the last word.
-pub const GRACE: Duration = Duration::from_secs(10);
+/// How long PID 1 waits for its processes before it kills them: longer than anybody asks for, since the engine's own
+/// `stop` knows how long.
+pub const GRACE: Duration = Duration::from_secs(600);
 
 impl Record {
     /// `None` where nothing, or only a part, was made.

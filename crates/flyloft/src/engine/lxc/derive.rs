@@ -29,6 +29,7 @@ impl LxcEngine {
         if self.layers.has(&id) {
             return Ok(());
         }
+        self.check_space()?;
         let _hold = self.layers.hold(&on);
         let lower = self.lower(&on)?;
         let (aside, uid_base) = match recipe {
@@ -67,12 +68,7 @@ impl LxcEngine {
         blocking(format!("make layer `{id}`"), move || {
             let usage = tree::disarm_unless_trusted(&aside.tree(), uid_base == 0)?;
             layers.publish(&id, aside, &Meta::new(&title, &on, uid_base, usage))?;
-            // Not waited for: see `layers`.
-            tokio::task::spawn_blocking(move || {
-                if let Err(error) = layers.sync(&id) {
-                    tracing::error!(layer = %id, %error, "failed to flush a layer to disk");
-                }
-            });
+            layers.sync_soon(id);
             Ok(())
         })
         .await

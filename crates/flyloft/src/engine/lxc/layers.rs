@@ -64,22 +64,24 @@ impl Drop for Hold {
 }
 
 impl Layers {
-    /// Opens the store, and drops what was being made when the daemon or the machine went down.
-    pub fn open(places: &Places) -> io::Result<Self> {
+    /// Opens the store, and drops what was being made when the daemon or the machine went down. Gives the layers too
+    /// that still have to be flushed to disk.
+    pub fn open(places: &Places) -> io::Result<(Self, Vec<LayerId>)> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         let layers = Self { dir: places.layers.clone(), tmp: places.tmp.clone(), boot, held: Arc::default() };
         for entry in fs::read_dir(&layers.tmp)? {
             tree::purge(&entry?.path())?;
         }
+        let mut unsynced = Vec::new();
         for id in layers.list()? {
             match fs::read_to_string(layers.home(&id).join("unsynced")) {
-                Ok(boot) if boot == layers.boot => layers.sync(&id)?,
+                Ok(boot) if boot == layers.boot => unsynced.push(id),
                 Ok(_) => layers.remove(&id)?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(layers)
+        Ok((layers, unsynced))
     }
 
     pub fn list(&self) -> io::Result<Vec<LayerId>> {
@@ -143,8 +145,18 @@ impl Layers {
         fs::rename(&aside.dir, self.home(id))
     }
 
+    /// Flushes the layer to disk, while the caller goes on.
+    pub fn sync_soon(&self, id: LayerId) {
+        let layers = self.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = layers.sync(&id) {
+                tracing::error!(layer = %id, %error, "failed to flush a layer to disk");
+            }
+        });
+    }
+
     /// Waits until the layer is on disk for good.
-    pub fn sync(&self, id: &LayerId) -> io::Result<()> {
+    fn sync(&self, id: &LayerId) -> io::Result<()> {
         let dir = File::open(self.home(id))?;
         // SAFETY: syncfs(2) takes a descriptor, which is open.
         if unsafe { libc::syncfs(dir.as_raw_fd()) } != 0 {
@@ -255,6 +267,8 @@ mod tests {
         fs::write(layers.home(&lost).join("unsynced"), "the boot before").unwrap();
         let mut places = Places::open(dir.path()).unwrap();
         (places.layers, places.tmp) = (layers.dir.clone(), layers.tmp.clone());
-        assert_eq!(Layers::open(&places).unwrap().list().unwrap(), [kept]);
+        let (layers, unsynced) = Layers::open(&places).unwrap();
+        assert_eq!(layers.list().unwrap(), [kept]);
+        assert_eq!(unsynced, []);
     }
 }

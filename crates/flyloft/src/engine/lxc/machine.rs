@@ -1,5 +1,6 @@
 //! What the machine must have before there can be containers, and how to mend what is missing.
 
+use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -57,6 +58,28 @@ pub fn check(config: &LxcConfig) -> Result<Layout, EngineError> {
 pub fn try_idmapped_mount(dir: &Path) -> io::Result<()> {
     let map = IdMap::new(0, super::slots::IDS)?;
     Detached::clone_of(dir, Access::ReadOnly, Some(&map)).map(drop)
+}
+
+/// What AppArmor there is for containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppArmor {
+    /// Not in this kernel, or switched off.
+    Absent,
+    /// LXC's own profile is loaded, and LXC applies it without being told.
+    WithProfile,
+    /// LXC would fail to apply its profile.
+    WithoutProfile,
+}
+
+pub fn apparmor() -> AppArmor {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    if read("/sys/module/apparmor/parameters/enabled").trim() != "Y" {
+        AppArmor::Absent
+    } else if read("/sys/kernel/security/apparmor/profiles").contains("lxc-container-default-cgns") {
+        AppArmor::WithProfile
+    } else {
+        AppArmor::WithoutProfile
+    }
 }
 
 fn missing<T>(what: impl Into<String>, hint: impl Into<String>) -> Result<T, EngineError> {

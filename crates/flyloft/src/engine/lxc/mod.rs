@@ -20,6 +20,8 @@ mod console;
 mod container;
 mod debian;
 mod derive;
+#[cfg(test)]
+mod hostile;
 mod idmap;
 mod layers;
 pub mod machine;
@@ -34,6 +36,8 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod upkeep;
+mod watch;
 
 #[cfg(test)]
 pub use self::bench::Bench;
@@ -61,6 +65,7 @@ use self::net::{NetConfig, Network};
 use self::places::Home;
 use self::places::Places;
 use self::slots::{Slot, Slots};
+pub use self::watch::Bounds;
 use super::{
     Abilities, Addresses, ContainerId, ContainerSpec, Derivation, Engine, EngineError, Exec, ExecSpec, Image,
     LayerFacts, LayerId, Observed, Staging, Stats,
@@ -94,16 +99,37 @@ pub struct LxcEngine {
     addressing: NetConfig,
     /// One verb at a time for each container and each layer.
     turns: Arc<Turns>,
+    bounds: Bounds,
+    /// Ends with the last handle that users of the engine have.
+    _watch: Option<Arc<Background>>,
+}
+
+/// A task that ends when this is dropped.
+struct Background(tokio::task::JoinHandle<()>);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl LxcEngine {
     /// Checks that the machine has what is needed, and takes over what an earlier daemon left in `state`.
     pub async fn open(config: LxcConfig) -> Result<Self, EngineError> {
+        Self::open_within(config, Bounds::default()).await
+    }
+
+    /// The same, with bounds of its own for the disk.
+    pub async fn open_within(config: LxcConfig, bounds: Bounds) -> Result<Self, EngineError> {
         let layout = machine::check(&config)?;
         let network = Network::new(&config.instance, config.network.clone());
-        network.install().await?;
-        let engine = blocking("open the engine's state".to_owned(), move || Self::take_over(config, layout, network));
-        engine.await
+        let engine =
+            blocking("open the engine's state".to_owned(), move || Self::take_over(config, bounds, layout, network));
+        let mut engine = engine.await?;
+        engine.renew_network().await?;
+        engine.dismiss_the_gone().await?;
+        engine._watch = Some(Arc::new(Background(tokio::spawn(engine.clone().watch()))));
+        Ok(engine)
     }
 
     /// Takes the rules of the network away, when all containers are gone and none will follow.
@@ -111,14 +137,15 @@ impl LxcEngine {
         Ok(self.network.uninstall().await?)
     }
 
-    fn take_over(config: LxcConfig, layout: Layout, network: Network) -> io::Result<Self> {
+    fn take_over(config: LxcConfig, bounds: Bounds, layout: Layout, network: Network) -> io::Result<Self> {
         let places = Places::open(&config.state)?;
         let slots = Slots::open(slots::REGISTRY.as_ref())?;
         fs::write(&places.seccomp, seccomp::profile())?;
         for point in mounts::mounted_below(&places.engine)? {
             mounts::unmount(&point)?;
         }
-        let layers = Layers::open(&places)?;
+        let (layers, unsynced) = Layers::open(&places)?;
+        unsynced.into_iter().for_each(|id| layers.sync_soon(id));
         let keeper = keeper(&places, &slots)?;
         let engine = Self {
             instance: config.instance,
@@ -130,6 +157,8 @@ impl LxcEngine {
             network: Arc::new(network),
             addressing: config.network,
             turns: Arc::default(),
+            bounds,
+            _watch: None,
             places,
         };
         engine.drop_half_made()?;
@@ -219,8 +248,10 @@ impl LxcEngine {
             hostname: &spec.id.0,
             slot,
             limits: &spec.limits,
+            log_bytes: self.bounds.logs,
             cgroups: self.layout,
             seccomp: &self.places.seccomp,
+            apparmor: machine::apparmor(),
             network: &self.network.lxc_lines(slot, &addresses),
         };
         fs::write(home.config(), config.render())?;
@@ -250,7 +281,7 @@ impl LxcEngine {
                 mounts::compose(&home, &lower, &binds, uid_base)
             }
         });
-        let admitted = self.network.admit(record.slot, &record.addresses, &record.spec.reach);
+        let admitted = self.admit(record);
         let (mounted, admitted) = tokio::join!(mounted, admitted);
         mounted?;
         admitted?;
@@ -284,25 +315,21 @@ impl LxcEngine {
             }
         });
         halted.await?;
-        self.network.dismiss(record.slot).await?;
-        Ok(())
+        self.dismiss(record.slot).await
     }
 
     /// Takes every trace away and frees the slot.
     async fn destroy(&self, home: &Home) -> Result<(), EngineError> {
-        let slot = Record::read(home).ok().flatten().map(|record| record.slot);
-        let slots = self.slots.clone();
-        let erased = blocking(format!("remove container `{}`", home.name), {
-            let home = home.clone();
-            move || container::erase(&home)
-        });
-        erased.await?;
-        if let Some(slot) = slot {
-            self.network.dismiss(slot).await?;
-            let doing = format!("free the slot of container `{}`", home.name);
-            slots.give_back(slot, &home.dir).map_err(EngineError::io(doing))?;
+        // The slot may be another's as soon as the directory is gone: the rules go first.
+        if let Some(record) = Record::read(home).ok().flatten() {
+            self.dismiss(record.slot).await?;
         }
-        Ok(())
+        let (slots, home) = (self.slots.clone(), home.clone());
+        blocking(format!("remove container `{}`", home.name), move || {
+            container::erase(&home)?;
+            slots.give_back(&home.dir)
+        })
+        .await
     }
 }
 

@@ -96,11 +96,13 @@ impl Slots {
         }
     }
 
-    /// Takes a slot back from its owner. Does nothing if it is another's.
-    pub fn give_back(&self, slot: Slot, owner: &Path) -> io::Result<()> {
+    /// Takes back what this owner has.
+    pub fn give_back(&self, owner: &Path) -> io::Result<()> {
         let _lock = self.lock()?;
-        if self.owner(slot)?.as_deref() == Some(owner) {
-            fs::remove_file(self.file(slot))?;
+        for slot in self.taken()?.into_iter().map(Slot) {
+            if self.owner(slot)?.as_deref() == Some(owner) {
+                fs::remove_file(self.file(slot))?;
+            }
         }
         Ok(())
     }
@@ -196,8 +198,10 @@ mod tests {
         fs::remove_dir(&one).unwrap();
         slots.drop_stale().unwrap();
         assert_eq!(slots.take(&two).unwrap(), first);
-        slots.give_back(second, &one).unwrap();
+        slots.give_back(&one).unwrap();
         assert!(slots.owner(second).unwrap().is_some(), "only its owner gives it back");
+        slots.give_back(&two).unwrap();
+        assert_eq!(slots.owner(second).unwrap(), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::bench::Bench;
 use super::slots;
 use crate::engine::*;
 
-fn spec(bench: &Bench, id: &str, command: &str) -> ContainerSpec {
+pub fn spec(bench: &Bench, id: &str, command: &str) -> ContainerSpec {
     let web = Process { name: "web.1".to_owned(), command: command.to_owned(), env: BTreeMap::new() };
     ContainerSpec {
         id: ContainerId(id.to_owned()),
@@ -19,7 +19,7 @@ fn spec(bench: &Bench, id: &str, command: &str) -> ContainerSpec {
 }
 
 /// What a shell command in the container prints, and its status.
-async fn sh(bench: &Bench, id: &ContainerId, command: &str) -> (String, i32) {
+pub async fn sh(bench: &Bench, id: &ContainerId, command: &str) -> (String, i32) {
     let argv = ["sh", "-c", command].map(str::to_owned).to_vec();
     let spec = ExecSpec { argv, env: BTreeMap::new(), terminal: None };
     let mut exec = bench.engine.exec(id, spec).await.unwrap();
@@ -45,6 +45,10 @@ fn recipe(bench: &Bench, id: &str, script: &str) -> Derivation {
             reach: Reach::default(),
         })),
     }
+}
+
+pub async fn build_layer(bench: &Bench, id: &str, script: &str) -> Result<(), EngineError> {
+    bench.engine.derive(recipe(bench, id, script), &Transcript::discard()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,4 +136,150 @@ fn traces(bench: &Bench) -> Vec<String> {
     }
     found.sort();
     found
+}
+
+/// A build step with a script, judged by how it ended.
+async fn build(bench: &Bench, script: &str, change: impl FnOnce(&mut Run)) -> Result<(), EngineError> {
+    let mut derivation = recipe(bench, "bad0", script);
+    let Recipe::Run(run) = &mut derivation.recipe else { unreachable!() };
+    change(run);
+    bench.engine.derive(derivation, &Transcript::discard()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_step_that_takes_too_much_is_stopped_and_told_what_of() {
+    let bench = Bench::open().await;
+    let hog = "exec python3 -c 'x = []\nwhile True: x.append(bytes(1 << 20))'";
+    let memory = build(&bench, hog, |run| (run.limits.memory, run.limits.swap) = (64 << 20, 0)).await;
+    assert!(matches!(memory, Err(EngineError::OutOfMemory { limit, .. }) if limit == 64 << 20), "{memory:?}");
+
+    let disk = build(&bench, "exec cat /dev/zero > big", |run| run.limits.disk = 20 << 20).await;
+    assert!(matches!(disk, Err(EngineError::OutOfDisk { limit, .. }) if limit == 20 << 20), "{disk:?}");
+
+    let files = "i=0; while :; do i=$((i+1)); : > file$i; done";
+    let inodes = build(&bench, files, |run| run.limits.inodes = 500).await;
+    assert!(matches!(inodes, Err(EngineError::OutOfDisk { inodes: 500, .. })), "{inodes:?}");
+
+    let time = build(&bench, "sleep 1000", |run| run.timeout = Duration::from_secs(1)).await;
+    assert!(matches!(time, Err(EngineError::TimedOut { seconds: 1, .. })), "{time:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_nobody_waits_for_any_more_leaves_nothing() {
+    let bench = Bench::open().await;
+    let before = traces(&bench);
+    let dir = tempfile::tempdir().unwrap();
+    let transcript = Transcript::create(&dir.path().join("transcript")).unwrap();
+    let step = bench.engine.derive(recipe(&bench, "aa01", "echo begun; sleep 1000"), &transcript);
+    let begun = async {
+        let told = async || std::fs::read_to_string(dir.path().join("transcript")).unwrap().contains("begun");
+        conformance::eventually("the build has begun", told).await;
+    };
+    tokio::select! {
+        ended = step => panic!("{ended:?}"),
+        () = begun => {}
+    }
+    conformance::eventually("it is gone", async || traces(&bench) == before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_two_ask_for_at_once_runs_once() {
+    let bench = Bench::open().await;
+    let script = "echo run >> .cache/runs";
+    let transcript = Transcript::discard();
+    let (one, two) = tokio::join!(
+        bench.engine.derive(recipe(&bench, "aa01", script), &transcript),
+        bench.engine.derive(recipe(&bench, "aa01", script), &transcript),
+    );
+    one.and(two).unwrap();
+    let runs = std::fs::read_to_string(bench.dir.path().join("engine/caches/shop-pip/runs")).unwrap();
+    assert_eq!(runs, "run\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_from_staging_becomes_the_apps_and_nothing_else_does() {
+    let bench = Bench::open().await;
+    let staging = bench.engine.staging();
+    let from = staging.dir.join("tree-1");
+    std::fs::create_dir(&from).unwrap();
+    std::fs::write(from.join("hello"), "hi\n").unwrap();
+    for path in [&from, &from.join("hello")] {
+        std::os::unix::fs::chown(path, Some(staging.user), Some(staging.user)).unwrap();
+    }
+    let tree = |id: &str, from: &std::path::Path| Derivation {
+        id: LayerId(id.to_owned()),
+        title: "a tree".to_owned(),
+        on: vec![bench.base.clone()],
+        recipe: Recipe::Tree { from: from.to_owned(), path: "/app".to_owned() },
+    };
+    bench.engine.derive(tree("aa01", &from), &Transcript::discard()).await.unwrap();
+    assert!(!from.exists(), "it was moved");
+    for stolen in ["/etc", &format!("{}/../layers", staging.dir.display())] {
+        assert!(bench.engine.derive(tree("aa02", stolen.as_ref()), &Transcript::discard()).await.is_err(), "{stolen}");
+    }
+    let mut web = spec(&bench, "web", "sleep 1000");
+    web.image.push(LayerId("aa01".to_owned()));
+    bench.engine.create(&web).await.unwrap();
+    bench.engine.start(&web.id).await.unwrap();
+    let seen = sh(&bench, &web.id, "cat hello && stat -c %U . hello && echo more >> hello && rm hello && ls").await;
+    assert_eq!(seen, ("hi\napp\napp\n".to_owned(), 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn debian_packages_go_on_top_of_a_base_and_start_no_service() {
+    let bench = Bench::open().await;
+    let packages = Derivation {
+        id: LayerId("aa01".to_owned()),
+        title: "file".to_owned(),
+        on: vec![bench.base.clone()],
+        recipe: Recipe::Packages { packages: vec!["file".to_owned()] },
+    };
+    bench.engine.derive(packages, &Transcript::discard()).await.unwrap();
+    let mut web = spec(&bench, "web", "sleep 1000");
+    web.image.push(LayerId("aa01".to_owned()));
+    bench.engine.create(&web).await.unwrap();
+    bench.engine.start(&web.id).await.unwrap();
+    let (out, code) =
+        sh(&bench, &web.id, "file -b /etc/passwd; head -n 1 /etc/resolv.conf; ls /usr/sbin/policy-rc.d").await;
+    assert_eq!((out.as_str(), code), ("ASCII text\nnameserver 169.254.1.1\n", 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_somebody_flushed_comes_back_with_everybody_in_it() {
+    let bench = Bench::open().await;
+    let web = spec(&bench, "web", "sleep 1000");
+    bench.engine.create(&web).await.unwrap();
+    bench.engine.start(&web.id).await.unwrap();
+    let before = bench.engine.network.observe().await.unwrap();
+    assert_eq!(before.len(), 1);
+    bench.engine.network.uninstall().await.unwrap();
+    bench.engine.renew_network().await.unwrap();
+    assert_eq!(bench.engine.network.observe().await.unwrap(), before);
+    // Nor does it keep a container from being removed.
+    bench.engine.network.uninstall().await.unwrap();
+    bench.engine.remove(&web.id).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_followed_ends_with_the_container() {
+    let bench = Bench::open().await;
+    let web = spec(&bench, "web", "echo one; until [ -e go ]; do sleep 0.05; done; echo two; sleep 1000");
+    bench.engine.create(&web).await.unwrap();
+    bench.engine.start(&web.id).await.unwrap();
+    let mut reader = bench.engine.logs(&web.id, 10, true).await.unwrap();
+    let mut seen = String::new();
+    let mut piece = [0; 4096];
+    while !seen.contains("web.1 | one\n") {
+        let count = reader.read(&mut piece).await.unwrap();
+        seen.push_str(std::str::from_utf8(&piece[..count]).unwrap());
+    }
+    assert!(!seen.contains("two"));
+    assert_eq!(sh(&bench, &web.id, "touch go").await.1, 0);
+    while !seen.contains("web.1 | two\n") {
+        let count = reader.read(&mut piece).await.unwrap();
+        assert!(count > 0, "ended after {seen:?}");
+        seen.push_str(std::str::from_utf8(&piece[..count]).unwrap());
+    }
+    bench.engine.stop(&web.id, Duration::ZERO).await.unwrap();
+    reader.read_to_string(&mut seen).await.unwrap();
 }

@@ -1,0 +1,78 @@
+//! What the engine does unasked while it runs: it watches the disk, and keeps its rules in the firewall.
+
+use std::time::{Duration, Instant};
+
+use super::LxcEngine;
+use super::container::{Record, Running};
+use super::slots::Slot;
+use super::watch::Watch;
+use crate::engine::{Engine, EngineError};
+
+/// How often the free space is looked at: a system call.
+const PACE: Duration = Duration::from_secs(1);
+
+/// How often the firewall is looked at. Whoever reloads `/etc/nftables.conf` flushes everybody's tables.
+const ROUND: Duration = Duration::from_secs(60);
+
+impl LxcEngine {
+    /// Never returns.
+    pub(super) async fn watch(self) {
+        let mut disk = Watch::begin(&self);
+        let mut renewed = Instant::now();
+        loop {
+            tokio::time::sleep(PACE).await;
+            if let Err(error) = disk.look(&self).await {
+                tracing::error!(%error, "failed to watch the disk");
+            }
+            if renewed.elapsed() >= ROUND {
+                renewed = Instant::now();
+                if let Err(error) = self.renew_network().await {
+                    tracing::error!(%error, "failed to renew the firewall's table");
+                }
+            }
+        }
+    }
+
+    /// Puts the table in place, with the containers in it that run and no others.
+    pub(super) async fn renew_network(&self) -> Result<(), EngineError> {
+        self.network.install().await?;
+        let admitted = self.network.observe().await?;
+        for container in self.observe().await? {
+            // Nobody starts or stops it meanwhile.
+            let _turn = self.turns.take(&container.id.0).await;
+            let Ok((home, record)) = self.known(&container.id) else { continue };
+            let known = admitted.contains_key(&self.network.link(record.slot));
+            match Running::find(&home) {
+                Some(_) if !known => self.network.admit(record.slot, &record.addresses, &record.spec.reach).await?,
+                None if known => self.network.dismiss(record.slot).await?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes out of the table whoever does not run. Not while there are builds: they are not observed.
+    pub(super) async fn dismiss_the_gone(&self) -> Result<(), EngineError> {
+        let homes = self.observe().await?.into_iter().filter_map(|container| self.known(&container.id).ok());
+        let running = homes.filter(|(home, _)| Running::find(home).is_some()).map(|(_, record)| record.slot);
+        Ok(self.network.dismiss_all_but(&running.collect()).await?)
+    }
+
+    pub(super) async fn admit(&self, record: &Record) -> Result<(), EngineError> {
+        let admit = || self.network.admit(record.slot, &record.addresses, &record.spec.reach);
+        if admit().await.is_err() {
+            // The table may have been flushed.
+            self.network.install().await?;
+            admit().await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn dismiss(&self, slot: Slot) -> Result<(), EngineError> {
+        if self.network.dismiss(slot).await.is_err() {
+            self.network.install().await?;
+            self.network.dismiss(slot).await?;
+        }
+        Ok(())
+    }
+}
