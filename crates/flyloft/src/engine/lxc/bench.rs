@@ -86,7 +86,7 @@ async fn shared() -> (PathBuf, PathBuf) {
     });
     let _lock = lock.await.unwrap();
     let init = target.join("release/flyloft-init");
-    if !init.exists() {
+    if !is_current(&init) {
         let cargo = Cmd::new("cargo").arg("build-init").dir(env!("CARGO_MANIFEST_DIR"));
         cargo.timeout(Duration::from_secs(300)).run().await.unwrap();
     }
@@ -101,4 +101,12 @@ async fn shared() -> (PathBuf, PathBuf) {
         engine.network.uninstall().await.unwrap();
     }
     (layer, init)
+}
+
+/// Whether PID 1 was built from the sources that are there now.
+fn is_current(init: &Path) -> bool {
+    let made = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    let sources = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../flyloft-init/src")).unwrap();
+    let newest = sources.flatten().filter_map(|source| made(&source.path())).max();
+    made(init) >= newest
 }
