@@ -123,6 +123,7 @@ pub fn to_upstream(
     upgrade: Option<HeaderValue>,
     has_body: bool,
 ) {
+    headers.reserve(8);
     let trailers = headers.contains_key(TE) && tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
     strip(headers, |name| is_about_one_connection(name) || is_a_claim(name) || *name == EXPECT);
     if let Some(protocol) = upgrade {
@@ -166,12 +167,19 @@ pub fn forbid_indexing(headers: &mut HeaderMap) {
     headers.insert(X_ROBOTS_TAG, HeaderValue::from_static("noindex"));
 }
 
+/// Removes what is unwanted, and what `Connection` names. Most heads have one such header or none.
 fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
-    let mut names: Vec<HeaderName> = headers.keys().filter(|name| unwanted(name)).cloned().collect();
-    if headers.contains_key(CONNECTION) {
-        names.extend(tokens(headers, &CONNECTION).filter_map(|token| HeaderName::try_from(token).ok()));
+    let named: Vec<HeaderName> = if headers.contains_key(CONNECTION) {
+        let is_header =
+            |token: &&str| !token.eq_ignore_ascii_case("keep-alive") && !token.eq_ignore_ascii_case("close");
+        tokens(headers, &CONNECTION).filter(is_header).filter_map(|token| HeaderName::try_from(token).ok()).collect()
+    } else {
+        Vec::new()
+    };
+    for name in named {
+        headers.remove(name);
     }
-    for name in names {
+    while let Some(name) = headers.keys().find(|name| unwanted(name)).cloned() {
         headers.remove(name);
     }
 }
