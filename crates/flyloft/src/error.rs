@@ -103,29 +103,19 @@ impl Error {
         text
     }
 
-    pub fn hint(mut self, hint: impl fmt::Display) -> Self {
-        self.hints.push(hint.to_string());
-        self
-    }
-}
-
-impl Error {
-    /// `error: WHAT`, the causes, an empty line and the hints.
-    pub fn as_text(&self) -> String {
-        let mut text = format!("error: {}\n", self.what);
-        text.extend(self.causes.iter().map(|cause| format!("  because {cause}\n")));
-        if !self.hints.is_empty() {
-            text.push('\n');
+    /// The same in the manner of a push: ` !     WHAT`, then the rest as detail.
+    pub fn push_text(&self) -> String {
+        let mut text: String = self.what.lines().map(|line| format!(" !     {line}\n")).collect();
+        let causes = self.causes.iter().map(|cause| format!("because: {cause}"));
+        for rest in causes.chain(self.hints.iter().map(|hint| format!("hint: {hint}"))) {
+            text.extend(rest.lines().map(|line| format!("       {line}\n")));
         }
-        text.extend(self.hints.iter().map(|hint| format!("  hint: {hint}\n")));
         text
     }
 
-    /// The same in the manner of a push: ` !     WHAT`, then the rest as detail.
-    pub fn as_push_output(&self) -> String {
-        let what = self.what.lines().map(|line| format!(" !     {line}\n"));
-        let rest = self.causes.iter().chain(&self.hints).flat_map(|text| text.lines());
-        what.chain(rest.map(|line| format!("       {line}\n"))).collect()
+    pub fn hint(mut self, hint: impl fmt::Display) -> Self {
+        self.hints.push(hint.to_string());
+        self
     }
 }
 

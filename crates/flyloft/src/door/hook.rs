@@ -99,7 +99,7 @@ impl HookEnd {
     /// Accepts the push, or rejects it with an error that the client sees.
     pub async fn answer(mut self, verdict: &Result<()>) -> io::Result<()> {
         if let Err(error) = verdict {
-            self.socket.write_all(error.as_push_output().as_bytes()).await?;
+            self.socket.write_all(error.push_text().as_bytes()).await?;
         }
         self.socket.shutdown().await?;
         let status: &[u8] = if verdict.is_ok() { b"0\n" } else { b"1\n" };

@@ -92,9 +92,8 @@ async fn a_git_lfs_pointer_is_an_error_that_names_the_file() {
     copy.git(&["commit", "-q", "-m", "Use LFS"]).await;
     let commit = shelf.push(&copy).await;
     let error = Error::from(shelf.checkout(&commit, None).await.unwrap_err());
-    insta::assert_snapshot!(error.as_text(), @"
+    insta::assert_snapshot!(error.text(), @"
     error: `assets/logo.psd` is a Git LFS pointer, not the file itself (1 in all)
-
       hint: Git LFS is not supported: commit the files themselves (`git lfs migrate export`)
     ");
 }
@@ -186,10 +185,9 @@ async fn a_relative_submodule_of_a_pushed_repository_is_an_error_that_says_what_
     project.submodule("theme", "../theme.git", &there).await;
     let commit = shelf.push(&project).await;
     let error = Error::from(shelf.checkout(&commit, None).await.unwrap_err());
-    insta::assert_snapshot!(error.as_text(), @"
+    insta::assert_snapshot!(error.text(), @"
     error: failed to get submodule `theme`
-      because `../theme.git` is relative to the URL of its repository, and this repository has none: it was pushed
-
+      because: `../theme.git` is relative to the URL of its repository, and this repository has none: it was pushed
       hint: give it an absolute https:// URL, or say where the app comes from with `flyloft apps create APP --git URL`
     ");
 }
@@ -295,7 +293,7 @@ async fn what_is_not_there_is_an_error_that_says_what_to_do() {
     let error = async |url: &RemoteUrl, want: &Want, credentials: &[Credential]| {
         let error = Error::from(shelf.repositories.fetch(&app(), url, want, credentials).await.unwrap_err());
         let ports = [&host.url, &private.url, &closed].map(|url| url.authority());
-        ports.iter().fold(error.as_text(), |text, port| text.replace(port, "HOST"))
+        ports.iter().fold(error.text(), |text, port| text.replace(port, "HOST"))
     };
     let said = [
         error(&host.url, &Want::PullRequest(404), &[]).await,
@@ -310,45 +308,36 @@ async fn what_is_not_there_is_an_error_that_says_what_to_do() {
     ];
     insta::assert_snapshot!(said.join("\n"), @r"
     error: there is no pull request 404 at `http://HOST/acme/project.git`
-
       hint: check its number; on GitLab it is that of the merge request
 
     error: there is no branch `gone` at `http://HOST/acme/project.git`
-
       hint: check its name, and that it was pushed there
 
     error: there is no commit `1111111111111111111111111111111111111111` at `http://HOST/acme/project.git`
-
       hint: check that the commit was pushed there, and give all its digits
 
     error: failed to fetch from `http://HOST/acme/nothing.git`
-      because there is no such repository, or it is private
-
+      because: there is no such repository, or it is private
       hint: check the address; for a private repository give the app a token or a deploy key
 
     error: failed to fetch from `http://HOST/acme/private.git`
-      because its host asks for a credential: it is private, or does not exist
-
+      because: its host asks for a credential: it is private, or does not exist
       hint: check the address; for a private repository give the app a token or a deploy key
 
     error: failed to fetch from `http://HOST/acme/private.git`
-      because it refuses the credential
-
+      because: it refuses the credential
       hint: check the address, and that the app's token or deploy key may read this repository and has not expired
 
     error: failed to fetch from `https://no-such-host.invalid/acme/shop`
-      because its host name does not resolve
-
+      because: its host name does not resolve
       hint: check the address, and that this server resolves the name
 
     error: failed to fetch from `http://HOST/x`
-      because its host does not answer
-
+      because: its host does not answer
       hint: check that this server reaches the host, and try again
 
     error: failed to fetch from `git@127.0.0.1:acme/shop`
-      because an SSH address needs a deploy key, and the app has none for this host
-
+      because: an SSH address needs a deploy key, and the app has none for this host
       hint: give the app a deploy key, or use the https address of the repository
     ");
 }

@@ -178,7 +178,7 @@ fn exit_code(status: ExitStatus) -> i32 {
 }
 
 async fn complain(error: &crate::error::Error, io: CommandIo) -> i32 {
-    say(&error.as_text(), io.stderr, io.terminal.is_some()).await;
+    say(&error.text(), io.stderr, io.terminal.is_some()).await;
     i32::from(error.kind.exit_code())
 }
 

@@ -26,7 +26,7 @@ async fn a_refused_push_leaves_the_branch_where_it_was_and_says_why() {
     let push = team.push("bot", &project, "shop", &["main"]).await;
     assert_eq!(push.code, 1);
     assert!(push.stderr.contains("remote:  !     web exited at once"), "{}", push.stderr);
-    assert!(push.stderr.contains("remote:        see its last lines with"), "{}", push.stderr);
+    assert!(push.stderr.contains("remote:        hint: see its last lines with"), "{}", push.stderr);
     assert!(push.stderr.contains("! [remote rejected] main -> main (pre-receive hook declined)"), "{}", push.stderr);
     let listed = team.run(team.git("bot", &project).args(["ls-remote", &team.url("shop"), "main"])).await;
     assert!(listed.stdout.starts_with(&before), "{}", listed.stdout);
