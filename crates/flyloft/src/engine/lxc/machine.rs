@@ -17,6 +17,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("lxc-attach", "lxc"),
     ("newuidmap", "uidmap"),
     ("nft", "nftables"),
+    ("ip", "iproute2"),
     ("mmdebstrap", "mmdebstrap"),
     ("unshare", "util-linux"),
 ];

@@ -24,6 +24,7 @@ mod derive;
 mod hostile;
 mod idmap;
 mod layers;
+mod life;
 pub mod machine;
 mod mounts;
 pub mod net;
@@ -36,35 +37,33 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod turns;
 mod upkeep;
 mod watch;
 
 #[cfg(test)]
 pub use self::bench::Bench;
 
-use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::chown;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use tokio::io::AsyncRead;
-use tokio::sync::OwnedMutexGuard;
 
 use self::cgroup::Layout;
-use self::config::Config;
-use self::container::{APP, GRACE, InitSpec, Record, Running};
-use self::idmap::Access;
+use self::container::{APP, Record, Running};
 use self::layers::Layers;
-use self::mounts::{Bind, Lower};
+use self::mounts::Lower;
 use self::net::{NetConfig, Network};
 use self::places::Home;
 use self::places::Places;
 use self::slots::{Slot, Slots};
+use self::turns::Turns;
 pub use self::watch::Bounds;
 use super::{
     Abilities, Addresses, ContainerId, ContainerSpec, Derivation, Engine, EngineError, Exec, ExecSpec, Image,
@@ -227,110 +226,6 @@ impl LxcEngine {
         }
         Ok(images)
     }
-
-    /// Makes a home with everything but the mounts. Its record comes last: without it nothing was made.
-    fn make(&self, home: &Home, spec: &ContainerSpec) -> io::Result<Record> {
-        let slot = container::settle(home, &self.slots)?;
-        let addresses = slot.addresses(&self.addressing);
-        let init = InitSpec {
-            hostname: &spec.id.0,
-            uid: APP,
-            gid: APP,
-            dir: "/app",
-            grace_seconds: GRACE.as_secs(),
-            env: &spec.env,
-            processes: &spec.processes,
-            addresses: addresses.both(),
-        };
-        container::furnish(home, &self.init, slot, &init)?;
-        let config = Config {
-            home,
-            hostname: &spec.id.0,
-            slot,
-            limits: &spec.limits,
-            log_bytes: self.bounds.logs,
-            cgroups: self.layout,
-            seccomp: &self.places.seccomp,
-            apparmor: machine::apparmor(),
-            network: &self.network.lxc_lines(slot, &addresses),
-        };
-        fs::write(home.config(), config.render())?;
-        let record = Record { spec: spec.clone(), slot, addresses };
-        record.write(home)?;
-        Ok(record)
-    }
-
-    /// Mounts, opens the network and starts LXC. Undoes all of it when one fails.
-    async fn launch(&self, home: &Home, record: &Record, caches: Vec<Bind>) -> Result<(), EngineError> {
-        let launched = self.try_launch(home, record, caches).await;
-        if launched.is_err() {
-            let _ = self.halt(home, record, Duration::ZERO).await;
-        }
-        launched
-    }
-
-    async fn try_launch(&self, home: &Home, record: &Record, mut binds: Vec<Bind>) -> Result<(), EngineError> {
-        let lower = self.lower(&record.spec.image)?;
-        binds.push(Bind { source: home.init(), target: "flyloft".into(), access: Access::ReadOnly, uid_base: None });
-        let uid_base = record.slot.uid_base();
-        let mounted = blocking(format!("mount the file system of container `{}`", home.name), {
-            let home = home.clone();
-            move || {
-                // A cgroup that was left behind would make LXC choose another name.
-                cgroup::clean(&home.name)?;
-                mounts::compose(&home, &lower, &binds, uid_base)
-            }
-        });
-        let admitted = self.admit(record);
-        let (mounted, admitted) = tokio::join!(mounted, admitted);
-        mounted?;
-        admitted?;
-        let started = attach::tool("lxc-start", home)
-            .arg("--daemon")
-            .args(["--logpriority", "WARN", "--logfile"])
-            .arg(home.lxc_log())
-            .arg("--rcfile")
-            .arg(home.config())
-            .arg("--pidfile")
-            .arg(home.pid_file())
-            .timeout(Duration::from_secs(60))
-            .run()
-            .await;
-        started.map(drop).map_err(|source| {
-            let log = fs::read_to_string(home.lxc_log()).unwrap_or_default();
-            let reasons: Vec<&str> = log.lines().filter(|line| line.contains(" ERROR ")).take(3).collect();
-            tracing::error!(container = home.name, log = reasons.join("; "), "LXC did not start it");
-            EngineError::Exec { doing: format!("start container `{}`", record.spec.id), source }
-        })
-    }
-
-    /// Ends what runs, and takes mounts and rules away.
-    async fn halt(&self, home: &Home, record: &Record, grace: Duration) -> Result<(), EngineError> {
-        let layout = self.layout;
-        let halted = blocking(format!("stop container `{}`", record.spec.id), {
-            let home = home.clone();
-            move || {
-                container::halt(&home, layout, grace)?;
-                mounts::dissolve(&home)
-            }
-        });
-        halted.await?;
-        self.dismiss(record.slot).await
-    }
-
-    /// Takes every trace away and frees the slot.
-    async fn destroy(&self, home: &Home) -> Result<(), EngineError> {
-        // The slot may be another's as soon as the directory is gone: the rules go first.
-        if let Some(record) = Record::read(home).ok().flatten() {
-            self.dismiss(record.slot).await?;
-        }
-        let (slots, home) = (self.slots.clone(), home.clone());
-        blocking(format!("remove container `{}`", home.name), move || {
-            container::erase(&home)?;
-            slots.give_back(&home.dir)
-        })
-        .await
-    }
 }
 
 #[async_trait]
@@ -471,40 +366,6 @@ impl Engine for LxcEngine {
     }
 }
 
-impl LxcEngine {
-    async fn create_container(&self, spec: ContainerSpec) -> Result<Addresses, EngineError> {
-        let home = self.home(&spec.id);
-        let doing = format!("make container `{}`", spec.id);
-        if let Some(record) = Record::read(&home).map_err(EngineError::io(&doing))? {
-            return if record.spec == spec { Ok(record.addresses) } else { Err(EngineError::Exists(spec.id)) };
-        }
-        let _hold = self.layers.hold(&spec.image);
-        self.lower(&spec.image)?;
-        let made = self.make_home(&home, spec, doing).await;
-        if made.is_err() {
-            let _ = self.destroy(&home).await;
-        }
-        made.map(|record| record.addresses)
-    }
-
-    async fn make_home(&self, home: &Home, spec: ContainerSpec, doing: String) -> Result<Record, EngineError> {
-        let (engine, home) = (self.clone(), home.clone());
-        blocking(doing, move || engine.make(&home, &spec)).await
-    }
-
-    async fn set_frozen(&self, id: &ContainerId, frozen: bool) -> Result<(), EngineError> {
-        let turn = self.turns.take(&id.0).await;
-        let (_, running) = self.running(id)?;
-        let layout = self.layout;
-        let doing = format!("{} container `{id}`", if frozen { "freeze" } else { "thaw" });
-        blocking(doing, move || {
-            let _turn = turn;
-            running.groups(layout)?.set_frozen(frozen)
-        })
-        .await
-    }
-}
-
 /// The slot of staged trees and caches, the same for as long as the state directory lives.
 fn keeper(places: &Places, slots: &Slots) -> io::Result<Slot> {
     let file = places.engine.join("keeper");
@@ -521,22 +382,6 @@ fn keeper(places: &Places, slots: &Slots) -> io::Result<Slot> {
     let user = slot.uid_base() + APP;
     chown(&places.staging, Some(user), Some(user))?;
     Ok(slot)
-}
-
-/// Whose turn it is, by name. Waiting for one's turn is what makes two callers share one piece of work: the second
-/// finds it done.
-#[derive(Default)]
-struct Turns(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
-
-impl Turns {
-    async fn take(&self, name: &str) -> OwnedMutexGuard<()> {
-        let turn = {
-            let mut turns = self.0.lock().expect("not poisoned");
-            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-            turns.entry(name.to_owned()).or_default().clone()
-        };
-        turn.lock_owned().await
-    }
 }
 
 /// A verb that has begun is brought to its end, whether the caller still waits or not.

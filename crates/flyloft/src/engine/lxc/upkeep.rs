@@ -1,12 +1,15 @@
 //! What the engine does unasked while it runs: it watches the disk, and keeps its rules in the firewall.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::LxcEngine;
+use super::attach::PATH;
 use super::container::{Record, Running};
 use super::slots::Slot;
 use super::watch::Watch;
 use crate::engine::{Engine, EngineError};
+use crate::exec::Cmd;
 
 /// How often the free space is looked at: a system call.
 const PACE: Duration = Duration::from_secs(1);
@@ -68,11 +71,29 @@ impl LxcEngine {
         Ok(())
     }
 
+    /// Takes the link and its rules away.
     pub(super) async fn dismiss(&self, slot: Slot) -> Result<(), EngineError> {
+        self.unlink(slot).await?;
         if self.network.dismiss(slot).await.is_err() {
             self.network.install().await?;
             self.network.dismiss(slot).await?;
         }
         Ok(())
+    }
+
+    /// LXC takes the link away itself, unless its monitor was killed. The route of one that stayed would lead astray
+    /// whoever has the slot next.
+    async fn unlink(&self, slot: Slot) -> Result<(), EngineError> {
+        let link = self.network.link(slot);
+        let is_there = || Path::new("/sys/class/net").join(&link).exists();
+        if !is_there() {
+            return Ok(());
+        }
+        let deleted = Cmd::new("ip").clear_env().env("PATH", PATH).args(["link", "delete", "dev", &link]).run().await;
+        match deleted {
+            // It may have gone by itself just now.
+            Err(source) if is_there() => Err(EngineError::Exec { doing: format!("remove the link `{link}`"), source }),
+            _ => Ok(()),
+        }
     }
 }
