@@ -165,7 +165,7 @@ impl Drop for Chroot {
 const LISTS_AGE: Duration = Duration::from_secs(3600);
 
 /// Installs packages over the layers below `chroot` and gives the directory that has what is new.
-pub async fn install(packages: &[String], chroot: Chroot, transcript: &Transcript) -> Result<PathBuf, EngineError> {
+pub async fn install(packages: &[String], chroot: Chroot) -> Result<PathBuf, EngineError> {
     let doing = || format!("install the Debian packages `{}`", packages.join(" "));
     let proxies = proxies().await;
     chroot.place_props(&apt_conf()).map_err(EngineError::io(doing()))?;
@@ -181,18 +181,19 @@ pub async fn install(packages: &[String], chroot: Chroot, transcript: &Transcrip
             .env("APT_CONFIG", "/etc/flyloft-apt.conf")
             .args(["--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc", "--root"])
             .arg(chroot.root())
-            .args(["apt-get", "--quiet=2", "--yes", "--no-install-recommends"])
+            // What it prints is of no use to whoever pushes; an error has what apt says about it.
+            .args(["apt-get", "--quiet=2", "-oDpkg::Use-Pty=0", "--yes", "--no-install-recommends"])
             .args(args)
             .args(packages)
     };
     let fresh = chroot.lists_are_fresh();
     if !fresh {
-        apt(&["update"], &[]).stream(transcript).await.map_err(EngineError::exec(doing()))?;
+        apt(&["update"], &[]).run().await.map_err(EngineError::exec(doing()))?;
     }
-    let mut installed = apt(&["install"], packages).stream(transcript).await;
+    let mut installed = apt(&["install"], packages).run().await;
     if installed.is_err() && fresh {
-        apt(&["update"], &[]).stream(transcript).await.map_err(EngineError::exec(doing()))?;
-        installed = apt(&["install"], packages).stream(transcript).await;
+        apt(&["update"], &[]).run().await.map_err(EngineError::exec(doing()))?;
+        installed = apt(&["install"], packages).run().await;
     }
     installed.map_err(EngineError::exec(doing()))?;
     super::blocking(doing(), move || chroot.close()).await

@@ -44,7 +44,7 @@ impl LxcEngine {
                     return Err(EngineError::io(format!("make layer `{id}`"))(error));
                 }
                 let trees = lower.into_iter().map(|layer| layer.tree).collect();
-                (self.with_packages(&id, &on, trees, packages, transcript).await?, 0)
+                (self.with_packages(&id, &on, trees, packages).await?, 0)
             }
             Recipe::Tree { from, path } => (self.move_tree(&id, from, path).await?, self.keeper.uid_base()),
             Recipe::Run(run) => return self.run_step(&id, &title, &on, *run, turn, transcript).await,
@@ -80,7 +80,6 @@ impl LxcEngine {
         on: &[LayerId],
         lower: Vec<PathBuf>,
         packages: Vec<String>,
-        transcript: &Transcript,
     ) -> Result<Aside, EngineError> {
         let base = on.first().ok_or_else(|| EngineError::NoLayer(id.clone()))?;
         // apt locks its lists and downloads, which all layers of one base share, and would not wait.
@@ -88,7 +87,7 @@ impl LxcEngine {
         let aside = self.aside(id)?;
         let apt = self.places.apt.join(&base.0);
         let chroot = Chroot::open(&aside.dir, &lower, &apt).map_err(EngineError::io("make a place for packages"))?;
-        let upper = debian::install(&packages, chroot, transcript).await?;
+        let upper = debian::install(&packages, chroot).await?;
         blocking(format!("make layer `{id}`"), move || {
             fs::rename(upper, aside.tree())?;
             tree::purge(&aside.dir.join("work"))?;
