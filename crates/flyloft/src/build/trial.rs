@@ -27,6 +27,10 @@ struct Trial {
 
 impl Trial {
     async fn open() -> Self {
+        Self::configured(|_| {}).await
+    }
+
+    async fn configured(configure: impl FnOnce(&mut config::Build)) -> Self {
         let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target").canonicalize().unwrap();
         let state = target.join("test-builds");
         fs::create_dir_all(&state).unwrap();
@@ -46,7 +50,9 @@ impl Trial {
         };
         let instance = format!("{:06x}", std::process::id() & 0xff_ffff);
         let engine = LxcEngine::open(LxcConfig { state, instance, init, network }).await.unwrap();
-        let builder = Builder::new(Arc::new(engine.clone()), config::Build::default());
+        let mut build = config::Build::default();
+        configure(&mut build);
+        let builder = Builder::new(Arc::new(engine.clone()), build);
         Self { engine, builder, said: tempfile::NamedTempFile::new().unwrap(), _turn: turn }
     }
 
@@ -78,7 +84,11 @@ impl Trial {
 
     /// Builds an example, starts it, and gives what it answers to `GET path`.
     async fn answer(&self, example: &str, path: &str) -> String {
-        let built = self.build(&examples().join(example), &[]).await;
+        self.answer_of(&examples().join(example), path).await
+    }
+
+    async fn answer_of(&self, repository: &Path, path: &str) -> String {
+        let built = self.build(repository, &[]).await;
         let built = built.unwrap_or_else(|error| panic!("{}\n{error}", self.said()));
         let container = Container { engine: self.engine.clone(), id: ContainerId("trial".to_owned()) };
         self.engine.remove(&container.id).await.unwrap();
@@ -101,7 +111,9 @@ impl Trial {
             match answer {
                 Ok(answer) if !answer.is_empty() => return answer,
                 Ok(_) | Err(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
-                other => panic!("{example} does not answer: {other:?}\n{}", self.logs(&container.id).await),
+                other => {
+                    panic!("{} does not answer: {other:?}\n{}", repository.display(), self.logs(&container.id).await)
+                }
             }
         }
     }
@@ -126,12 +138,19 @@ impl Drop for Container {
         let (engine, id) = (self.engine.clone(), self.id.clone());
         // Dropping cannot wait for the test's own runtime.
         let removed = std::thread::spawn(move || {
-            tokio::runtime::Runtime::new().unwrap().block_on(async {
-                engine.remove(&id).await.unwrap();
-                engine.uninstall().await.unwrap();
-            });
+            tokio::runtime::Runtime::new().unwrap().block_on(engine.remove(&id)).unwrap();
         });
         let _ = removed.join();
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        let engine = self.engine.clone();
+        let uninstalled = std::thread::spawn(move || {
+            tokio::runtime::Runtime::new().unwrap().block_on(engine.uninstall()).unwrap();
+        });
+        let _ = uninstalled.join();
     }
 }
 
@@ -183,4 +202,42 @@ async fn a_php_app_is_built_and_answers() {
 async fn a_ruby_app_is_built_and_answers() {
     let trial = Trial::open().await;
     assert!(trial.answer("ruby-hello", "/").await.contains("Hello from Ruby 3.3"));
+}
+
+/// Where there is a Node app whose `build` script is this.
+async fn building(trial: &Trial, script: &str) -> Result<Built, BuildError> {
+    let package = serde_json::json!({ "scripts": { "build": script, "start": "node server.js" } }).to_string();
+    trial.build(&examples().join("static-hello"), &[("package.json", &package)]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_package_that_does_not_exist_is_named_in_what_the_build_says() {
+    let trial = Trial::open().await;
+    let change = [("requirements.txt", "flask\nno-such-package-of-flyloft==1.0\n")];
+    let error = trial.build(&examples().join("flask-hello"), &change).await.unwrap_err();
+    assert!(matches!(error, BuildError::Dependencies { .. }), "{error:?}");
+    let said = trial.said();
+    assert!(said.contains("No matching distribution found for no-such-package-of-flyloft==1.0"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_takes_too_much_is_stopped_and_says_of_what() {
+    let trial = Trial::configured(|config| {
+        config.memory = 200 << 20;
+        config.swap = 0;
+        config.disk = 50 << 20;
+        config.time = Duration::from_secs(20);
+    })
+    .await;
+    let hog = "node -e \"const a = []; for (;;) a.push(Buffer.alloc(1e7, 1))\"";
+    let source = |error| match error {
+        BuildError::Steps { source, .. } => *source,
+        other => panic!("{other:?}"),
+    };
+    let error = source(building(&trial, hog).await.unwrap_err());
+    assert!(matches!(error, EngineError::OutOfMemory { .. }), "{error:?}\n{}", trial.said());
+    let error = source(building(&trial, "dd if=/dev/zero of=big bs=1M count=2000").await.unwrap_err());
+    assert!(matches!(error, EngineError::OutOfDisk { .. }), "{error:?}\n{}", trial.said());
+    let error = source(building(&trial, "sleep 1000").await.unwrap_err());
+    assert!(matches!(error, EngineError::TimedOut { .. }), "{error:?}\n{}", trial.said());
 }
