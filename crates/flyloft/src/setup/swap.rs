@@ -6,7 +6,7 @@
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use thiserror::Error;
 
@@ -52,7 +52,7 @@ pub async fn arrange(memory: &Memory, storage: &Storage) -> Vec<Step> {
         Plan::Left(why) => Step::left("compressed memory", why),
     };
     let path = storage.state_dir.join("swap");
-    let disk = match plan_file(memory, storage) {
+    let disk = match plan_file(memory, storage, &path) {
         Plan::Make(size) => match make_file(&path, size).await {
             Ok(size) => Step::done("swap on disk", format!("{} MiB in `{}`", size / MIB, path.display())),
             Err(error) => Step::because("swap on disk", format!("failed to use `{}`", path.display()), &error),
@@ -73,12 +73,13 @@ fn plan_zram(memory: &Memory) -> Plan {
     }
 }
 
-/// As much as the memory, twice as much on small machines, and never more than a quarter of the free disk.
-fn plan_file(memory: &Memory, storage: &Storage) -> Plan {
+/// As much as the memory, twice as much on small machines, and never more than a quarter of the free disk. `path` is
+/// our file, which stays as it is once it is in use: to replace it would be to read all of it back.
+fn plan_file(memory: &Memory, storage: &Storage, path: &Path) -> Plan {
     let wanted = if memory.total < 2 * GIB { memory.total * 2 } else { memory.total };
     let wanted = wanted.clamp(GIB, 16 * GIB) / MIB * MIB;
     let there = memory.on_disk();
-    if there >= wanted / 2 {
+    if there >= wanted / 2 || memory.swaps.iter().any(|swap| swap.path == path) {
         return Plan::AlreadySo(format!("{} MiB", there / MIB));
     }
     if !matches!(storage.filesystem, Filesystem::Ext | Filesystem::Xfs) {
@@ -140,15 +141,12 @@ async fn make_file(path: &Path, size: u64) -> Result<u64, SwapError> {
         swap_on(path).await
     }
     .await;
-    match made {
-        Ok(()) => Ok(size),
-        Err(error) => {
-            for leftover in [fresh, PathBuf::from(path)] {
-                let _ = fs::remove_file(leftover);
-            }
-            Err(error)
-        }
+    if made.is_err() {
+        // What is in use cannot be removed; the kernel sees to that.
+        let _ = fs::remove_file(&fresh);
+        let _ = fs::remove_file(path);
     }
+    made.map(|()| size)
 }
 
 async fn swap_on(path: &Path) -> Result<(), SwapError> {
@@ -169,6 +167,8 @@ mod tests {
     use super::*;
     use crate::machine::memory::Swap;
 
+    const OURS: &str = "/var/lib/flyloft/swap";
+
     fn memory(total: u64) -> Memory {
         Memory { total, swaps: Vec::new(), zram: Zram::Possible, zswap: false }
     }
@@ -185,35 +185,49 @@ mod tests {
     fn the_smallest_server_gets_twice_its_memory_on_disk() {
         let small = memory(480 * MIB);
         assert_eq!(plan_zram(&small), Plan::Make(240 * MIB));
-        assert_eq!(plan_file(&small, &disk(8 * GIB)), Plan::Make(GIB));
-        assert_eq!(plan_file(&small, &disk(2 * GIB)), Plan::Make(512 * MIB), "a quarter of what is free");
+        assert_eq!(plan_file(&small, &disk(8 * GIB), OURS.as_ref()), Plan::Make(GIB));
+        assert_eq!(
+            plan_file(&small, &disk(2 * GIB), OURS.as_ref()),
+            Plan::Make(512 * MIB),
+            "a quarter of what is free"
+        );
     }
 
     #[test]
     fn a_large_server_gets_its_memory_once() {
         let large = memory(24 * GIB);
         assert_eq!(plan_zram(&large), Plan::Make(8 * GIB));
-        assert_eq!(plan_file(&large, &disk(500 * GIB)), Plan::Make(16 * GIB));
+        assert_eq!(plan_file(&large, &disk(500 * GIB), OURS.as_ref()), Plan::Make(16 * GIB));
     }
 
     #[test]
     fn swap_that_is_there_is_adopted() {
         let partition = with_swap(4 * GIB, "/dev/vda3", 2 * GIB);
-        assert_eq!(plan_file(&partition, &disk(100 * GIB)), Plan::AlreadySo("2048 MiB".to_owned()));
+        assert_eq!(plan_file(&partition, &disk(100 * GIB), OURS.as_ref()), Plan::AlreadySo("2048 MiB".to_owned()));
         assert_eq!(plan_zram(&partition), Plan::Make(2 * GIB), "a disk is no compressed memory");
         let zram = with_swap(4 * GIB, "/dev/zram0", 2 * GIB);
         assert!(matches!(plan_zram(&zram), Plan::AlreadySo(_)));
-        assert_eq!(plan_file(&zram, &disk(100 * GIB)), Plan::Make(4 * GIB), "compressed memory is no disk");
+        assert_eq!(
+            plan_file(&zram, &disk(100 * GIB), OURS.as_ref()),
+            Plan::Make(4 * GIB),
+            "compressed memory is no disk"
+        );
         let zswap = Memory { zswap: true, ..partition };
         assert!(matches!(plan_zram(&zswap), Plan::AlreadySo(_)));
+    }
+
+    #[test]
+    fn our_own_file_is_kept_when_the_memory_has_grown() {
+        let grown = with_swap(8 * GIB, OURS, GIB);
+        assert_eq!(plan_file(&grown, &disk(100 * GIB), OURS.as_ref()), Plan::AlreadySo("1024 MiB".to_owned()));
     }
 
     #[test]
     fn what_cannot_be_is_left() {
         assert!(matches!(plan_zram(&Memory { zram: Zram::Missing, ..memory(GIB) }), Plan::Left(_)));
         let btrfs = Storage { filesystem: Filesystem::Btrfs, ..disk(100 * GIB) };
-        assert!(matches!(plan_file(&memory(GIB), &btrfs), Plan::Left(_)));
-        assert!(matches!(plan_file(&memory(GIB), &disk(900 * MIB)), Plan::Left(_)));
+        assert!(matches!(plan_file(&memory(GIB), &btrfs, OURS.as_ref()), Plan::Left(_)));
+        assert!(matches!(plan_file(&memory(GIB), &disk(900 * MIB), OURS.as_ref()), Plan::Left(_)));
     }
 
     #[test]

@@ -32,6 +32,9 @@ const DPKG_EXCLUDES: &[&str] = &[
 /// A policy-rc.d(8) that lets no service start while packages are installed.
 const NO_SERVICES: &str = "#!/bin/sh\nexit 101\n";
 
+/// Namespaces of their own, so that no process and no mount of an installation outlives it, even if it is called off.
+const ALONE: [&str; 7] = ["--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"];
+
 /// Makes a minimal Debian in `tree`.
 pub async fn bootstrap(
     suite: &str,
@@ -45,11 +48,11 @@ pub async fn bootstrap(
             what: "this host's apt has no mirror of Debian to make a stack from".to_owned(),
             hint: "name one in `/etc/apt/sources.list`; see sources.list(5)".to_owned(),
         })?;
-    let mut cmd = Cmd::new("mmdebstrap").clear_env().env("PATH", super::attach::PATH).env("LC_ALL", "C.UTF-8");
+    let mut cmd = Cmd::new("unshare").clear_env().env("PATH", super::attach::PATH).env("LC_ALL", "C.UTF-8");
     for (name, value) in proxies().await {
         cmd = cmd.env(name, value);
     }
-    cmd = cmd.args(["--mode=root", "--variant=minbase", "--format=directory", "--quiet"]);
+    cmd = cmd.args(ALONE).arg("mmdebstrap").args(["--mode=root", "--variant=minbase", "--format=directory", "--quiet"]);
     for option in DPKG_EXCLUDES {
         cmd = cmd.arg(format!("--dpkgopt={option}"));
     }
@@ -174,12 +177,12 @@ pub async fn install(packages: &[String], chroot: Chroot) -> Result<PathBuf, Eng
         for (name, value) in &proxies {
             cmd = cmd.env(name, value);
         }
-        // A PID namespace of its own, so that nothing of it outlives the installation.
         cmd.env("PATH", super::attach::PATH)
             .env("LC_ALL", "C.UTF-8")
             .env("DEBIAN_FRONTEND", "noninteractive")
             .env("APT_CONFIG", "/etc/flyloft-apt.conf")
-            .args(["--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc", "--root"])
+            .args(ALONE)
+            .arg("--root")
             .arg(chroot.root())
             // What it prints is of no use to whoever pushes; an error has what apt says about it.
             .args(["apt-get", "--quiet=2", "-oDpkg::Use-Pty=0", "--yes", "--no-install-recommends"])
@@ -243,6 +246,35 @@ fn apt_proxies(dump: &str) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Processes whose root directory is `tree`.
+    fn inside(tree: &Path) -> usize {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        processes.filter(|process| fs::read_link(process.path().join("root")).is_ok_and(|root| root == tree)).count()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_base_that_is_called_off_leaves_neither_mounts_nor_processes() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let tree = dir.path().join("tree");
+        let transcript = Transcript::discard();
+        let under_way = async {
+            while inside(&tree) == 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            made = bootstrap("bookworm", &[], &tree, &transcript) => panic!("it ended before it was called off: {made:?}"),
+            () = under_way => {}
+        }
+        assert_eq!(mounts::mounted_below(dir.path()).unwrap(), Vec::<PathBuf>::new());
+        let gone = async {
+            while inside(&tree) > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), gone).await.unwrap();
+    }
 
     #[test]
     fn apts_own_proxy_is_found_in_its_dump() {
