@@ -1,10 +1,10 @@
 //! What the kernel must offer for unprivileged containers that sleep.
 
 use super::Check;
+use crate::engine::lxc::machine::AppArmor;
 use crate::machine::cgroups::{NEEDED, Version};
 use crate::machine::ids::Grant;
 use crate::machine::kernel::Trial;
-use crate::machine::tools::Found;
 use crate::machine::{Cgroups, Kernel, Machine};
 
 /// Overlayfs takes idmapped layers since then.
@@ -17,7 +17,7 @@ pub fn judge(machine: &Machine) -> Vec<Check> {
     checks.push(cgroups(&machine.cgroups));
     checks.extend(sleep(&machine.cgroups));
     checks.extend(ids(machine));
-    checks.extend(apparmor(machine));
+    checks.extend(apparmor(kernel));
     checks
 }
 
@@ -128,8 +128,14 @@ fn ids(machine: &Machine) -> Vec<Check> {
     checks
 }
 
-fn apparmor(machine: &Machine) -> Option<Check> {
-    let lxc = machine.tools.iter().any(|tool| tool.program == "lxc-start" && tool.found != Found::Missing);
-    (machine.kernel.apparmor && lxc)
-        .then(|| Check::ok("apparmor", "it is on; containers run unconfined by it, in user namespaces"))
+fn apparmor(kernel: &Kernel) -> Option<Check> {
+    match kernel.apparmor {
+        AppArmor::Absent => None,
+        AppArmor::WithProfile => Some(Check::ok("apparmor", "LXC's profile confines containers, too")),
+        AppArmor::WithoutProfile => Some(Check::warning(
+            "apparmor",
+            "it is on, but without LXC's profile: containers are held by namespaces, seccomp and capabilities alone",
+            "apt-get install apparmor, and reboot",
+        )),
+    }
 }

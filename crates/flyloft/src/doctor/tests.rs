@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::engine::lxc::machine::AppArmor;
 use crate::machine::cgroups::{Cgroups, Version};
 use crate::machine::ids::{Grant, Ids};
 use crate::machine::kernel::Trial;
@@ -27,7 +28,7 @@ fn healthy() -> Machine {
             user_namespaces: 1800,
             seccomp: true,
             idmapped_mounts: Trial::Works,
-            apparmor: true,
+            apparmor: AppArmor::WithProfile,
             clock_synchronised: true,
             clock: THE_DAY,
         },
@@ -110,7 +111,7 @@ fn a_healthy_machine_is_told_so_in_plain_words() {
     ok       kernel: Linux 6.1.0-41-cloud-amd64
     ok       cgroups: version 2
     ok       ids: 4096 ranges of 65536 are reserved for containers
-    ok       apparmor: it is on; containers run unconfined by it, in user namespaces
+    ok       apparmor: LXC's profile confines containers, too
     ok       IPv4: out by ens3, and packets of environments are forwarded
     ok       IPv6: out by ens3, and packets of environments are forwarded
     ok       DNS: 9.9.9.9 answers
@@ -122,8 +123,16 @@ fn a_healthy_machine_is_told_so_in_plain_words() {
 fn everything_that_is_wrong_says_how_to_mend_it() {
     let mut machine = healthy();
     let no_idmap = Trial::Fails("Invalid argument (os error 22)".to_owned());
-    machine.kernel =
-        Kernel { release: "5.10.0".to_owned(), clock: 1000, idmapped_mounts: no_idmap, ..Kernel::default() };
+    machine.kernel = Kernel {
+        release: "5.10.0".to_owned(),
+        overlay: false,
+        user_namespaces: 0,
+        seccomp: false,
+        idmapped_mounts: no_idmap,
+        apparmor: AppArmor::WithoutProfile,
+        clock_synchronised: false,
+        clock: 1000,
+    };
     machine.cgroups.controllers = BTreeSet::new();
     machine.cgroups.freezer = false;
     machine.cgroups.reclaim = false;
@@ -186,6 +195,8 @@ fn everything_that_is_wrong_says_how_to_mend_it() {
              → flyloft setup
     problem  ids: /etc/subgid gives `bob` ids that containers use (0x70000000 to 0x7fffffff)
              → give `bob` other ids, below 1879048192
+    warning  apparmor: it is on, but without LXC's profile: containers are held by namespaces, seccomp and capabilities alone
+             → apt-get install apparmor, and reboot
     warning  IPv4: the machine has no default route for IPv4: environments cannot reach the outside by it
              → give it an IPv4 address and a gateway, if builds need it
     problem  IPv6: eth0.7 ignores router advertisements since the kernel forwards: its route will expire

@@ -4,9 +4,9 @@ use std::io;
 use std::path::Path;
 
 use super::{read, read_number};
-use crate::engine::lxc::machine::try_idmapped_mount;
+use crate::engine::lxc::machine::{self, AppArmor, try_idmapped_mount};
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {
     /// As `uname -r` says.
     pub release: String,
@@ -16,7 +16,7 @@ pub struct Kernel {
     pub seccomp: bool,
     /// Whether the file system of the state directory can be mounted with other owners.
     pub idmapped_mounts: Trial,
-    pub apparmor: bool,
+    pub apparmor: AppArmor,
     /// Whether the clock is synchronised (adjtimex(2)), and the seconds since 1970 that it shows.
     pub clock_synchronised: bool,
     pub clock: u64,
@@ -51,7 +51,7 @@ impl Kernel {
             release,
             user_namespaces: read_number("/proc/sys/user/max_user_namespaces").unwrap_or(0),
             seccomp: Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
-            apparmor: read("/sys/module/apparmor/parameters/enabled").trim() == "Y",
+            apparmor: machine::apparmor(),
             clock_synchronised: clock_synchronised(),
             clock: std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
         }
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_release_has_a_version() {
-        let of = |release: &str| Kernel { release: release.to_owned(), ..Kernel::default() }.version();
+        let of = |release: &str| Kernel { release: release.to_owned(), ..Kernel::look(Path::new("/")) }.version();
         assert_eq!(of("6.1.0-41-cloud-amd64"), Some((6, 1)));
         assert_eq!(of("5.19-rc1"), Some((5, 19)));
         assert_eq!(of("unknown"), None);
