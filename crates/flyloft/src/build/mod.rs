@@ -103,7 +103,19 @@ impl Builder {
     /// Makes the image. What the steps print goes to the transcript.
     pub async fn build(&self, request: Request, transcript: &Transcript) -> Result<Built, BuildError> {
         let tree = Consumed(request.tree.clone());
-        let reading = self.read(&request.tree).await?;
+        let built = self.build_from(&tree, request, transcript).await;
+        // A large tree that was not moved away takes time to remove.
+        let _ = tokio::task::spawn_blocking(move || drop(tree)).await;
+        built
+    }
+
+    async fn build_from(
+        &self,
+        tree: &Consumed,
+        request: Request,
+        transcript: &Transcript,
+    ) -> Result<Built, BuildError> {
+        let reading = self.read(&tree.0).await?;
         announce(&reading.plan, transcript);
         for warning in reading.app_json.iter().flat_map(|app_json| &app_json.warnings) {
             transcript.detail(&warning.to_string());
@@ -126,7 +138,7 @@ impl Builder {
             let missing = layering::missing(&layers, &there).into_iter().map(|layer| layer.id.clone()).collect();
             (layers, missing, hold)
         };
-        self.make(&layers, &missing, &tree, &reading.surroundings, transcript).await?;
+        self.make(&layers, &missing, tree, &reading.surroundings, transcript).await?;
         Ok(Built {
             image: layering::image(&layers),
             env: reading.plan.env,
@@ -137,13 +149,23 @@ impl Builder {
         })
     }
 
-    /// Forgets layers that there is no room for, and gives them. `releases` are those that are on record as in use.
-    pub async fn collect(
+    /// Forgets layers that there is no room for, and gives them. `releases` reads those that are on record as in use.
+    pub async fn collect<E: From<BuildError>>(
         &self,
-        releases: impl IntoIterator<Item = LayerId>,
+        releases: impl Future<Output = Result<Vec<LayerId>, E>>,
+        disk: &config::Disk,
+    ) -> Result<Vec<LayerId>, E> {
+        // In this order, or a release that goes on record meanwhile would be in neither.
+        let mut in_use = self.holds.held();
+        in_use.extend(releases.await?);
+        Ok(self.collect_but(in_use, disk).await?)
+    }
+
+    async fn collect_but(
+        &self,
+        mut in_use: BTreeSet<LayerId>,
         disk: &config::Disk,
     ) -> Result<Vec<LayerId>, BuildError> {
-        let mut in_use: BTreeSet<LayerId> = releases.into_iter().chain(self.holds.held()).collect();
         let containers = self.engine.observe().await;
         let containers = containers.map_err(|source| BuildError::engine("look at the containers", source))?;
         in_use.extend(containers.into_iter().flat_map(|container| container.image));
@@ -220,7 +242,12 @@ impl Builder {
             if let Some(step) = step(layer) {
                 transcript.step(&step);
             }
-            let recipe = self.recipe(layer, tree, surroundings)?;
+            // What the engine did not take, since another build made the same layer, goes with this.
+            let directory = match &layer.content {
+                Content::Directory { files, .. } => Some(self.directory(&layer.id, files)?),
+                _ => None,
+            };
+            let recipe = self.recipe(layer, directory.as_ref().unwrap_or(tree), surroundings);
             let derivation =
                 Derivation { id: layer.id.clone(), title: layer.title.clone(), on: layer.on.clone(), recipe };
             let begun = Instant::now();
@@ -233,20 +260,19 @@ impl Builder {
         Ok(())
     }
 
-    fn recipe(&self, layer: &Layer, tree: &Consumed, surroundings: &Surroundings) -> Result<Recipe, BuildError> {
-        Ok(match &layer.content {
+    /// How the engine makes a layer; `from` are the files of one that has files.
+    fn recipe(&self, layer: &Layer, from: &Consumed, surroundings: &Surroundings) -> Recipe {
+        match &layer.content {
             Content::Debian { stack, packages } => {
                 Recipe::Debian { suite: stack.suite().to_owned(), packages: packages.clone() }
             }
             Content::Packages(packages) => Recipe::Packages { packages: packages.clone() },
-            Content::Directory { path, files } => {
-                Recipe::Tree { from: self.directory(&layer.id, files)?, path: (*path).to_owned() }
-            }
-            Content::App => Recipe::Tree { from: tree.0.clone(), path: APP.to_owned() },
+            Content::Directory { path, .. } => Recipe::Tree { from: from.0.clone(), path: (*path).to_owned() },
+            Content::App => Recipe::Tree { from: from.0.clone(), path: APP.to_owned() },
             Content::Tool(commands) | Content::Dependencies(commands) | Content::Built(commands) => {
                 Recipe::Run(Box::new(self.run(commands, surroundings)))
             }
-        })
+        }
     }
 
     fn run(&self, commands: &Commands, surroundings: &Surroundings) -> Run {
@@ -267,21 +293,22 @@ impl Builder {
     }
 
     /// A directory of ours in the engine's staging area.
-    fn directory(&self, id: &LayerId, files: &BTreeMap<String, String>) -> Result<PathBuf, BuildError> {
+    fn directory(&self, id: &LayerId, files: &BTreeMap<String, String>) -> Result<Consumed, BuildError> {
         let staging = self.engine.staging();
         // Two builds may want the same one at the same time.
         static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let dir = staging.dir.join(format!("directory-{id}-{}-{count}", std::process::id()));
+        let dir = Consumed(staging.dir.join(format!("directory-{id}-{}-{count}", std::process::id())));
         let make = || {
-            fs::DirBuilder::new().mode(0o755).create(&dir)?;
+            fs::DirBuilder::new().mode(0o755).create(&dir.0)?;
             for (name, text) in files {
-                fs::write(dir.join(name), text)?;
-                chown(dir.join(name), Some(staging.user), Some(staging.user))?;
+                fs::write(dir.0.join(name), text)?;
+                chown(dir.0.join(name), Some(staging.user), Some(staging.user))?;
             }
-            chown(&dir, Some(staging.user), Some(staging.user))
+            chown(&dir.0, Some(staging.user), Some(staging.user))
         };
-        make().map_err(|source| BuildError::Io { doing: format!("make the directory `{}`", dir.display()), source })?;
+        let doing = || format!("make the directory `{}`", dir.0.display());
+        make().map_err(|source| BuildError::Io { doing: doing(), source })?;
         Ok(dir)
     }
 }
