@@ -81,7 +81,7 @@ mod tests {
     fn the_unit_starts_the_program_where_it_lies_with_its_configuration() {
         let text = render(Path::new("/opt/flyloft"), Path::new("/srv/a.toml"));
         assert!(text.contains("\nExecStart=/opt/flyloft serve --config /srv/a.toml\n"), "{text}");
-        assert!(text.contains("\nExecStartPre=-/opt/flyloft setup --config /srv/a.toml --only swap\n"), "{text}");
+        assert!(text.contains("\nExecStartPre=-+/opt/flyloft setup --config /srv/a.toml --only swap\n"), "{text}");
         assert_eq!(render(Path::new("/usr/bin/flyloft"), Path::new(config::DEFAULT_FILE)), UNIT);
     }
 
