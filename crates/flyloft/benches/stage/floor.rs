@@ -13,7 +13,7 @@ pub fn first_answer(flyloft: &Flyloft, app: &str) -> Duration {
     let shown: serde_json::Value =
         serde_json::from_str(&flyloft.ok(&["show", &format!("{app}/main"), "--json"])).unwrap();
     let container = shown["container"].as_str().unwrap();
-    let root = flyloft.state().join("engine/containers").join(container).join("merged");
+    let root = flyloft.state.join("engine/containers").join(container).join("merged");
     let command = shown["processes"].as_array().unwrap().iter().find(|process| process[0] == "web").unwrap();
     let command = command[1].as_str().unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

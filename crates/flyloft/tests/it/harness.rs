@@ -19,6 +19,7 @@ pub struct Flyloft {
     child: Option<Child>,
     pub http: u16,
     pub ssh: u16,
+    pub state: PathBuf,
     work: tempfile::TempDir,
     fault: Option<&'static str>,
     _lock: Flock<File>,
@@ -26,11 +27,17 @@ pub struct Flyloft {
 
 impl Flyloft {
     pub fn start() -> Self {
+        Self::start_in("state")
+    }
+
+    /// With a state directory of its own, which may be new.
+    pub fn start_in(state: &str) -> Self {
         fs::create_dir_all(HOME).unwrap();
         let lock = File::create(Path::new(HOME).join("lock")).unwrap();
         let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
         let work = tempfile::tempdir().unwrap();
-        let mut flyloft = Self { child: None, http: 0, ssh: 0, work, fault: None, _lock: lock };
+        let state = Path::new(HOME).join(state);
+        let mut flyloft = Self { child: None, http: 0, ssh: 0, state, work, fault: None, _lock: lock };
         run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(flyloft.key()));
         flyloft.serve();
         flyloft.cli(&["keys", "rm", "tester"]);
@@ -50,7 +57,7 @@ impl Flyloft {
         let mut command = Command::new(env!("CARGO_BIN_EXE_flyloft"));
         command
             .args(["serve", "--http", "[::]:0", "--ssh", "[::]:0", "--domain", "localhost"])
-            .args(["--state-dir", &format!("{HOME}/state"), "--socket", self.socket().to_str().unwrap()])
+            .args(["--state-dir", self.state.to_str().unwrap(), "--socket", self.socket().to_str().unwrap()])
             .env("FLYLOFT_INIT", init())
             .env("FLYLOFT_LOG", "flyloft=debug")
             .env("FLYLOFT_HTTP_ON_LOOPBACK", "1")
@@ -161,10 +168,6 @@ impl Flyloft {
         run(Command::new("cp").arg("--recursive").arg(from.join(".")).arg(&repository.dir));
         repository.commit(&[]);
         repository
-    }
-
-    pub fn state(&self) -> PathBuf {
-        Path::new(HOME).join("state")
     }
 
     pub fn pid(&self) -> u32 {
@@ -287,7 +290,7 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 /// `flyloft-init`, which script/test builds static.
-fn init() -> PathBuf {
+pub fn init() -> PathBuf {
     let target = Path::new(env!("CARGO_BIN_EXE_flyloft")).parent().unwrap().parent().unwrap();
     let init = target.join("release/flyloft-init");
     assert!(init.is_file(), "{} is missing: run `cargo build-init`", init.display());
