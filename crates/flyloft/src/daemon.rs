@@ -16,11 +16,11 @@ use crate::build::Builder;
 use crate::config::Config;
 use crate::door::{hook, socket, ssh};
 use crate::edge::embedded::{EdgeConfig, Embedded};
-use crate::engine::SharedEngine;
+use crate::engine::{Engine, SharedEngine};
 use crate::engine::lxc::net::NetConfig;
 use crate::engine::lxc::{LxcConfig, LxcEngine};
 use crate::error::{Error, OrFailed, Result};
-use crate::loft::Loft;
+use crate::loft::{self, Loft};
 use crate::parts::{Parts, Settings};
 use crate::source::{Repositories, SourceLimits};
 use crate::store::Store;
@@ -35,9 +35,13 @@ pub async fn serve(config: Config) -> Result<()> {
     let store = Store::open(&state.dir.join("store.db")).or_failed(|| "failed to open the store")?;
     let listener = socket::listen(&config.socket, &config.group).or_failed(|| "failed to take commands")?;
 
-    let edge = Embedded::open(EdgeConfig::new(config.http.listen.clone())).or_failed(|| "failed to start the edge")?;
+    // The edge serves from its first moment on, so it must know from then on what answers.
+    let routes = loft::routes(&store).await?;
+    let edge_config = EdgeConfig { routes, ..EdgeConfig::new(config.http.listen.clone()) };
+    let edge = Embedded::open(edge_config).or_failed(|| "failed to start the edge")?;
     let ports: Vec<u16> = edge.addresses().iter().map(|address| address.port()).collect();
-    let engine: SharedEngine = Arc::new(open_engine(&config, &state, &ports).await?);
+    let lxc = open_engine(&config, &state, &ports).await?;
+    let engine: SharedEngine = Arc::new(lxc.clone());
     let repositories = open_repositories(&config, &state, engine.staging().user)?;
     let builder = Builder::new(engine.clone(), config.build.clone());
     let settings = Settings {
@@ -61,9 +65,10 @@ pub async fn serve(config: Config) -> Result<()> {
     announce(&config, &edge, &ssh);
     ended().await?;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    tracing::info!("stopping; containers go on");
+    tracing::info!("stopping; what runs goes on");
     std::fs::remove_file(&config.socket).ok();
     edge.shutdown(DRAIN).await;
+    take_down(&lxc).await;
     Ok(())
 }
 
@@ -102,6 +107,18 @@ fn open_repositories(config: &Config, state: &State, user: u32) -> Result<Reposi
         Some(_) => repositories.with_plain_http_on_loopback(),
         None => repositories,
     })
+}
+
+/// Without containers there is nothing that the daemon's rules protect, and none of them is left on the machine.
+async fn take_down(lxc: &LxcEngine) {
+    let gone = match lxc.observe().await {
+        Ok(containers) if containers.is_empty() => lxc.uninstall().await,
+        Ok(_) => Ok(()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = gone {
+        tracing::warn!(%error, "failed to take the network's rules down");
+    }
 }
 
 /// `flyloft-init` lies beside this program, or where the Debian package puts it.

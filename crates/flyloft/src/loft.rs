@@ -11,10 +11,11 @@ use flyloft_core::name::{EnvRef, Origin};
 
 use crate::conductor::Conductor;
 use crate::deploy::spec;
+use crate::edge::{Route, Target};
 use crate::engine::Observed;
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
-use crate::store::{self, EnvId, EnvRow};
+use crate::store::{self, EnvId, EnvRow, Store};
 
 /// How often what is gets compared with what should be.
 const RECONCILE: Duration = Duration::from_secs(60);
@@ -111,6 +112,19 @@ impl Loft {
         conductors.insert(env.id, conductor.clone());
         Ok(conductor)
     }
+}
+
+/// Where each host name leads, as the last daemon left it. What is not so any more is put right by [`Loft::start`].
+pub async fn routes(store: &Store) -> Result<Vec<(String, Route)>> {
+    let envs = store.environments(None).await.or_failed(|| "failed to list environments")?;
+    let route = |env: EnvRow| {
+        let target = match env.live.as_ref().and_then(|live| live.upstream).filter(|_| was_awake(&env)) {
+            Some(upstream) => Target::Upstream(upstream),
+            None => Target::Unavailable { why: "This environment is not running.".to_owned() },
+        };
+        (env.host, Route { env: env.name, target })
+    };
+    Ok(envs.into_iter().map(route).collect())
 }
 
 fn collision(name: &EnvRef, host: &str, taken: &EnvRow) -> Error {
