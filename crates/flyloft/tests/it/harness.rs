@@ -3,11 +3,13 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::Signal;
 
 /// Outside of the build directory, which may lie where git's unprivileged user cannot go.
 const HOME: &str = "/var/lib/flyloft-test";
@@ -67,6 +69,9 @@ impl Flyloft {
             Some(place) => command.env("FLYLOFT_FAULT", place),
             None => command.env_remove("FLYLOFT_FAULT"),
         };
+        // A test that is killed takes its daemon with it.
+        // SAFETY: prctl(2) is a plain system call, which may be made between fork and exec.
+        unsafe { command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into)) };
         let child = self.child.insert(command.spawn().unwrap());
         let started = Instant::now();
         let ready = loop {
