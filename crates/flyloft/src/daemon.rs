@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::door::{hook, socket, ssh};
 use crate::edge::embedded::{EdgeConfig, Embedded};
 use crate::engine::lxc::net::NetConfig;
-use crate::engine::lxc::{LxcConfig, LxcEngine};
+use crate::engine::lxc::{Bounds, LxcConfig, LxcEngine};
 use crate::engine::{Engine, SharedEngine};
 use crate::error::{Error, OrFailed, Result};
 use crate::loft::{self, Loft};
@@ -91,7 +91,8 @@ async fn open_engine(config: &Config, state: &State, ports: &[u16]) -> Result<Lx
             edge_ports: ports.to_vec(),
         },
     };
-    LxcEngine::open(lxc).await.map_err(|error| match error {
+    let bounds = Bounds { floor: config.disk.floor, logs: config.disk.logs };
+    LxcEngine::open_within(lxc, bounds).await.map_err(|error| match error {
         crate::engine::EngineError::Missing { what, hint } => Error::failed(what).hint(hint),
         error => Error::because("failed to start the engine", error),
     })

@@ -39,7 +39,7 @@ impl Parts {
         let Some(url) = self.store.app(app).await.or_failed(failed)?.and_then(|row| row.git_url) else {
             return Ok(None);
         };
-        let url = self.repositories.url(&url).or_failed(failed)?;
+        let url = self.repositories.url(&url)?;
         let credential = self.store.credential(app).await.or_failed(failed)?.map(|row| Credential {
             host: row.host,
             secret: match row.kind {

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ pub fn first_answer(flyloft: &Flyloft, app: &str) -> Duration {
     let shown: serde_json::Value =
         serde_json::from_str(&flyloft.ok(&["show", &format!("{app}/main"), "--json"])).unwrap();
     let container = shown["container"].as_str().unwrap();
-    let root = flyloft.state.join("engine/containers").join(container).join("merged");
+    let root = mounted(container);
     let command = shown["processes"].as_array().unwrap().iter().find(|process| process[0] == "web").unwrap();
     let command = command[1].as_str().unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -41,6 +42,14 @@ pub fn first_answer(flyloft: &Flyloft, app: &str) -> Duration {
     nix::sys::signal::killpg(group, nix::sys::signal::SIGKILL).unwrap();
     child.wait().unwrap();
     took
+}
+
+/// Where the container's files are mounted on the host.
+fn mounted(container: &str) -> PathBuf {
+    let homes = std::fs::read_dir("/run/flyloft-lxc").unwrap().map(|entry| entry.unwrap().path());
+    let name = |home: &PathBuf| home.file_name().unwrap().to_string_lossy().into_owned();
+    let home = homes.into_iter().find(|home| name(home).contains(&format!("-{container}.")));
+    home.expect("the container is mounted").join("merged")
 }
 
 fn answers(port: u16) -> bool {

@@ -1,46 +1,65 @@
 //! The daemon is killed, anywhere, and nothing is lost.
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
 use crate::harness::{Flyloft, run, wait_for};
 use crate::push::{app, borrowed};
 
-/// What a daemon makes on the machine, one line each.
-fn traces() -> Vec<String> {
-    let mut all = Vec::new();
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    all.extend(mounts.lines().filter(|line| line.contains("/var/lib/flyloft-test")).map(|line| {
-        let fields: Vec<&str> = line.split(' ').collect();
-        format!("mount {}", fields[4])
-    }));
-    let links = run(std::process::Command::new("ip").args(["-o", "link"]));
+/// What the daemon has made on the machine, one line each.
+fn traces(flyloft: &Flyloft) -> BTreeSet<String> {
+    let state = &flyloft.state;
+    let instance = fs::read_to_string(state.join("instance")).unwrap();
+    let mine = |text: &str| text.contains(&instance) || text.contains(state.to_str().unwrap());
+    let mut all = BTreeSet::new();
+
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     all.extend(
-        links
-            .lines()
-            .filter_map(|line| line.split(": ").nth(1))
-            .filter(|name| name.starts_with("fl"))
-            .map(|name| format!("link {}", name.split('@').next().unwrap())),
+        mounts.lines().filter(|line| mine(line)).map(|line| format!("mount {}", line.split(' ').nth(4).unwrap())),
     );
-    let containers = std::fs::read_dir("/var/lib/flyloft-test/state/engine/containers").unwrap();
-    all.extend(containers.map(|entry| format!("container {}", entry.unwrap().file_name().display())));
-    all.sort();
+    let links = run(Command::new("ip").args(["-o", "link"]));
+    let names = links.lines().filter_map(|line| line.split(": ").nth(1));
+    all.extend(names.filter(|name| mine(name)).map(|name| format!("link {}", name.split('@').next().unwrap())));
+    let groups = run(Command::new("find").args(["/sys/fs/cgroup", "-maxdepth", "4", "-type", "d"]));
+    all.extend(groups.lines().filter(|path| mine(path)).map(|path| format!("cgroup {path}")));
+    let rules = run(Command::new("nft").args(["list", "table", "inet", &format!("flyloft_{instance}")]));
+    // Elements of sets name the link and the slot; the rules name the links' common prefix.
+    let words = rules.split(|c: char| !c.is_ascii_alphanumeric());
+    let links = words.filter(|word| word.len() > 8 && word.starts_with("fl") && mine(word));
+    all.extend(links.map(|word| format!("rule {word}")));
+    for dir in ["containers", "staging", "tmp"] {
+        all.extend(entries(&state.join("engine").join(dir)).map(|name| format!("{dir} {name}")));
+    }
+    all.extend(entries(Path::new("/run/flyloft-lxc")).filter(|name| mine(name)).map(|name| format!("run {name}")));
+    for slot in entries(Path::new("/var/lib/flyloft-slots")) {
+        let owner = fs::read_to_string(Path::new("/var/lib/flyloft-slots").join(&slot)).unwrap_or_default();
+        all.extend(mine(&owner).then(|| format!("slot {slot}: {}", owner.trim())));
+    }
     all
+}
+
+fn entries(dir: &Path) -> impl Iterator<Item = String> {
+    fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().file_name().display().to_string())
 }
 
 #[test]
 fn a_killed_daemon_leaves_containers_running_and_the_next_one_finds_them() {
     let mut flyloft = Flyloft::start();
     flyloft.repository("it-kill", &borrowed(&app("hello"))).pushed(&["main"]);
-    let before = traces();
+    let before = traces(&flyloft);
     flyloft.kill();
     flyloft.serve();
     assert_eq!(flyloft.get("it-kill/main", "/").body, "hello");
-    assert_eq!(traces(), before);
+    assert_eq!(traces(&flyloft), before);
     flyloft.ok(&["destroy", "it-kill", "--yes"]);
 }
 
 #[test]
 fn a_daemon_that_dies_at_any_step_of_a_deploy_comes_back_with_one_release_serving_and_nothing_left_over() {
     let mut flyloft = Flyloft::start();
-    let empty = traces();
+    let empty = traces(&flyloft);
     flyloft.repository("it-steps", &borrowed(&app("v1"))).pushed(&["main"]);
     let mut serving = "v1".to_owned();
     let steps = ["source", "build", "services", "launch", "probe", "route"];
@@ -61,9 +80,10 @@ fn a_daemon_that_dies_at_any_step_of_a_deploy_comes_back_with_one_release_servin
         });
         assert!(answer == serving || answer == version, "after {place}: {answer}");
         serving = answer;
-        let mine = traces().into_iter().filter(|trace| trace.starts_with("container ")).count();
-        assert_eq!(mine, empty.iter().filter(|trace| trace.starts_with("container ")).count() + 1, "after {place}");
+        let mine = traces(&flyloft).into_iter().filter(|trace| trace.starts_with("containers ")).count();
+        assert_eq!(mine, empty.iter().filter(|trace| trace.starts_with("containers ")).count() + 1, "after {place}");
     }
     flyloft.ok(&["destroy", "it-steps", "--yes"]);
-    wait_for("nothing to be left", || (traces() == empty).then_some(()));
+    let left: Vec<_> = traces(&flyloft).difference(&empty).cloned().collect();
+    assert!(left.is_empty(), "{left:#?}");
 }

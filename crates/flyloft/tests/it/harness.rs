@@ -45,6 +45,11 @@ impl Flyloft {
         flyloft.cli(&["keys", "rm", "tester"]);
         let key = flyloft.key().with_extension("pub");
         flyloft.ok(&["keys", "add", "tester", key.to_str().unwrap(), "--admin"]);
+        // What a test that failed has left must not count as what this one makes.
+        let apps: serde_json::Value = serde_json::from_str(&flyloft.ok(&["apps", "ls", "--json"])).unwrap();
+        for app in apps["apps"].as_array().unwrap() {
+            flyloft.ok(&["destroy", app["name"].as_str().unwrap(), "--yes"]);
+        }
         flyloft
     }
 
