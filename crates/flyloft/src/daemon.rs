@@ -49,6 +49,7 @@ pub async fn serve(config: Config) -> Result<()> {
         port: ports.first().copied().filter(|port| *port != 80),
         limits: config.defaults.limits(),
         policy: config.defaults.policy(),
+        disk: config.disk.clone(),
         transcripts: state.subdirectory("transcripts")?,
     };
     let parts = Parts { store, engine, edge: edge.clone(), builder, repositories, settings };

@@ -7,6 +7,7 @@ use flyloft_core::name::{AppName, ReleaseNumber};
 use flyloft_core::policy::{Limits, Policy};
 
 use crate::build::Builder;
+use crate::config;
 use crate::edge::SharedEdge;
 use crate::engine::SharedEngine;
 use crate::error::{OrFailed, Result};
@@ -28,6 +29,8 @@ pub struct Settings {
     pub port: Option<u16>,
     pub limits: Limits,
     pub policy: Policy,
+    /// How much is kept for later.
+    pub disk: config::Disk,
     /// What deploys say is kept here.
     pub transcripts: PathBuf,
 }

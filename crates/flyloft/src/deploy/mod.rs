@@ -9,7 +9,6 @@ pub mod spec;
 mod together;
 mod undo;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use flyloft_core::lifecycle::Cause;
@@ -209,7 +208,7 @@ async fn build(job: &Job, tree: Option<PathBuf>) -> Result<Made> {
             Origin::PullRequest(number) => Trust::Fork(number),
             Origin::Branch(_) | Origin::Commit(_) | Origin::Directory => Trust::Own,
         },
-        variables: BTreeMap::new(),
+        variables: spec::config(job).await?,
         generation: job.parts.store.generation(app, job.work.no_cache).await.or_failed(failed)?,
     };
     Ok(Made::Now(Box::new(job.parts.builder.build(request, &job.transcript).await?)))

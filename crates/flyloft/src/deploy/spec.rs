@@ -17,11 +17,14 @@ use crate::store::{Content, EnvRow};
 use crate::transcript::Transcript;
 
 /// Collects all that the release needs to be launched, now and after a rollback, and records it.
+/// Until then the build holds on to its layers.
 pub(super) async fn content(job: &Job, made: Made) -> Result<Content> {
     let content = match made {
-        Made::Before(content) if matches!(job.work.source, Source::Again { own_config: true, .. }) => *content,
-        Made::Before(content) => Content { config: config(job).await?, ..*content },
-        Made::Now(built) => from_build(job, *built).await?,
+        Made::Before(ref content) if matches!(job.work.source, Source::Again { own_config: true, .. }) => {
+            Content::clone(content)
+        }
+        Made::Before(ref content) => Content { config: config(job).await?, ..Content::clone(content) },
+        Made::Now(ref built) => from_build(job, built).await?,
     };
     let failed = || format!("failed to record {} of `{}`", job.release, job.env.name);
     job.parts.store.set_content(job.env.id, job.release, &content).await.or_failed(failed)?;
@@ -29,7 +32,7 @@ pub(super) async fn content(job: &Job, made: Made) -> Result<Content> {
 }
 
 /// The release's content after a build: what the repository asks for, and what was set.
-async fn from_build(job: &Job, built: Built) -> Result<Content> {
+async fn from_build(job: &Job, built: &Built) -> Result<Content> {
     let manifest = match (&job.env.origin, &built.app_json) {
         (_, None) => Manifest::default(),
         (Origin::PullRequest(_), Some(app_json)) => app_json.for_review(),
@@ -48,7 +51,7 @@ async fn from_build(job: &Job, built: Built) -> Result<Content> {
     }
     Ok(Content {
         image: built.image.clone(),
-        env: built.env,
+        env: built.env.clone(),
         config,
         processes: built.procfile.iter().map(|(name, command)| (name.to_string(), command.to_owned())).collect(),
         formation: manifest.formation.iter().map(|(name, count)| (name.to_string(), *count)).collect(),
@@ -82,7 +85,7 @@ async fn secrets(
 
 /// The variables that are set. A pull request has only its own: it may be a stranger's, and those of the app may be
 /// secrets.
-async fn config(job: &Job) -> Result<BTreeMap<String, String>> {
+pub(super) async fn config(job: &Job) -> Result<BTreeMap<String, String>> {
     let store = &job.parts.store;
     let app = &job.env.name.app;
     let failed = || format!("failed to read the variables of `{}`", job.env.name);

@@ -213,7 +213,7 @@ pub trait Engine: Send + Sync {
     fn abilities(&self) -> Abilities;
 
     /// A directory on the file system of the layers, where trees for [`Recipe::Tree`] are made, and the user id that
-    /// they must be made as.
+    /// they must be made as. Emptied when the engine is opened.
     fn staging(&self) -> Staging;
 
     /// Everything that this engine made and still has.

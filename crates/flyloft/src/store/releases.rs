@@ -175,13 +175,19 @@ impl Store {
         .await
     }
 
-    /// Every layer that a release names, of whatever environment: what the garbage collection must keep.
-    pub async fn layers_in_use(&self) -> Result<Vec<LayerId>, StoreError> {
-        self.call(|t| {
-            let mut query =
-                t.prepare("SELECT content FROM releases WHERE content IS NOT NULL AND status <> 'failed'")?;
+    /// The layers that the garbage collection must keep: of what serves or is about to, and of the newest `retired`
+    /// releases of each environment besides, for a rollback.
+    pub async fn layers_in_use(&self, retired: u32) -> Result<Vec<LayerId>, StoreError> {
+        self.call(move |t| {
+            let mut query = t.prepare(
+                "SELECT content FROM (
+                     SELECT content, status,
+                         row_number() OVER (PARTITION BY environment, status ORDER BY number DESC) AS age
+                     FROM releases WHERE content IS NOT NULL AND status <> 'failed')
+                 WHERE status <> 'retired' OR age <= ?1",
+            )?;
             let mut layers = Vec::new();
-            for content in query.query_map([], |row| row.get::<_, String>(0))? {
+            for content in query.query_map([retired], |row| row.get::<_, String>(0))? {
                 layers.extend(parse::<Content>("content", &content?)?.image);
             }
             layers.sort();

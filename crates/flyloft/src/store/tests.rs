@@ -109,15 +109,26 @@ async fn releases_are_numbered_from_one_and_only_one_is_live() {
 async fn layers_of_releases_that_may_be_launched_again_are_in_use() {
     let f = fixture();
     let env = f.environment("shop/main", "main", "shop-main.localhost").await.unwrap();
-    for layers in [["base", "one"], ["base", "two"]] {
+    for layer in ["oldest", "old", "serving", "failed"] {
         let number = f.release(&env).await;
-        let image = layers.map(|id| LayerId(id.to_owned())).to_vec();
+        let image = ["base", layer].map(|id| LayerId(id.to_owned())).to_vec();
         let content = Content { image, processes: vec![("web".into(), "run".into())], ..Content::default() };
         f.store.set_content(env.id, number, &content).await.unwrap();
         assert_eq!(f.store.release(env.id, number).await.unwrap().unwrap().content, Some(content));
+        if layer == "failed" {
+            f.store.fail_release(env.id, number, "never answered", 5).await.unwrap();
+        } else {
+            let live = LiveRow { release: number, container: ContainerId(layer.to_owned()), upstream: None };
+            f.store.set_state(env.id, "{}", Some(&live), 4).await.unwrap();
+        }
     }
-    f.store.fail_release(env.id, ReleaseNumber(2), "never answered", 5).await.unwrap();
-    assert_eq!(f.store.layers_in_use().await.unwrap(), ["base", "one"].map(|id| LayerId(id.to_owned())));
+    let kept = |retired| {
+        let store = f.store.clone();
+        async move { store.layers_in_use(retired).await.unwrap().into_iter().map(|id| id.0).collect::<Vec<_>>() }
+    };
+    assert_eq!(kept(0).await, ["base", "serving"]);
+    assert_eq!(kept(1).await, ["base", "old", "serving"]);
+    assert_eq!(kept(9).await, ["base", "old", "oldest", "serving"]);
 }
 
 #[tokio::test]

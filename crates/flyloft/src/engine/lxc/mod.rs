@@ -143,6 +143,10 @@ impl LxcEngine {
         for point in mounts::mounted_below(&places.engine)? {
             mounts::unmount(&point)?;
         }
+        // Whoever put it there has gone down with the last daemon.
+        for entry in fs::read_dir(&places.staging)? {
+            tree::purge(&entry?.path())?;
+        }
         let (layers, unsynced) = Layers::open(&places)?;
         unsynced.into_iter().for_each(|id| layers.sync_soon(id));
         let keeper = keeper(&places, &slots)?;
