@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::{Accepted, Message, Running, Task, cancelled};
 use crate::deploy::{self, Deployed, Job, probe, spec};
 use crate::edge::{Route, Target};
-use crate::engine::{ContainerId, Observed};
+use crate::engine::{ContainerId, EngineError, Observed};
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
 use crate::store::{self, EnvRow, LiveRow};
@@ -230,9 +230,14 @@ async fn wake(parts: &Parts, env: &EnvRow, live: LiveRow) -> Result<LiveRow> {
     let content = release.content.ok_or_else(|| Error::failed(format!("{} was never built", live.release)))?;
     let version = spec::Version { release: live.release, commit: release.commit.as_ref() };
     let container = spec::container(parts, env, version, &content, &live.container);
-    parts.engine.create(&container).await.or_failed(failed)?;
-    parts.engine.thaw(&live.container).await.or_failed(failed)?;
+    match parts.engine.create(&container).await {
+        // The server's configuration has changed since; what was deployed then goes on as it is.
+        Ok(_) | Err(EngineError::Exists(_)) => {}
+        Err(error) => return Err(Error::because(failed(), error)),
+    }
+    // After a reboot it is stopped, asleep it is frozen; each verb leaves alone what the other is for.
     parts.engine.start(&live.container).await.or_failed(failed)?;
+    parts.engine.thaw(&live.container).await.or_failed(failed)?;
     let upstream = probe::probe(parts, &live.container, &content, env, &Transcript::discard()).await?;
     Ok(LiveRow { upstream, ..live })
 }

@@ -57,6 +57,24 @@ fn a_killed_daemon_leaves_containers_running_and_the_next_one_finds_them() {
 }
 
 #[test]
+fn what_was_awake_before_a_reboot_is_started_after_it() {
+    let mut flyloft = Flyloft::start();
+    flyloft.repository("it-reboot", &borrowed(&app("hello"))).pushed(&["main"]);
+    flyloft.kill();
+    // What a reboot leaves: nothing runs, and the boot has another id.
+    let instance = fs::read_to_string(flyloft.state.join("instance")).unwrap();
+    let place = Path::new("/run/flyloft-lxc");
+    for name in entries(place).filter(|name| name.contains(&instance)) {
+        run(Command::new("lxc-stop").arg("--kill").arg("--lxcpath").arg(place).arg("--name").arg(name));
+    }
+    fs::write(flyloft.state.join("boot-id"), "another boot").unwrap();
+    flyloft.serve();
+    let response = wait_for("an answer", || Some(flyloft.get("it-reboot/main", "/")).filter(|r| r.status == 200));
+    assert_eq!(response.body, "hello");
+    flyloft.ok(&["destroy", "it-reboot", "--yes"]);
+}
+
+#[test]
 fn a_daemon_that_dies_at_any_step_of_a_deploy_comes_back_with_one_release_serving_and_nothing_left_over() {
     let mut flyloft = Flyloft::start();
     let empty = traces(&flyloft);
