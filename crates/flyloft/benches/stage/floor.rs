@@ -18,19 +18,24 @@ pub fn first_answer(flyloft: &Flyloft, app: &str) -> Duration {
     let command = shown["processes"].as_array().unwrap().iter().find(|process| process[0] == "web").unwrap();
     let command = command[1].as_str().unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let path = shown["environment"]["PATH"].as_str().unwrap_or("/usr/bin:/bin");
-    let started = Instant::now();
-    let mut child = Command::new("chroot")
+    let path = flyloft.ok(&["run", &format!("{app}/main"), "--", "printenv", "PATH"]);
+    // The image has no devices of its own. Mounting them is not part of what is measured.
+    let script = r#"mount --rbind /dev "$1/dev" && mount -t proc proc "$1/proc" && echo && exec /usr/sbin/chroot "$1" sh -c "$2""#;
+    let mut child = Command::new("/usr/bin/unshare")
+        .args(["--mount", "sh", "-c", script, "floor"])
         .arg(&root)
-        .args(["sh", "-c", &format!("cd /app && exec {command}")])
+        .arg(format!("cd /app && exec {command}"))
         .env_clear()
-        .envs([("PATH", path), ("PORT", &port.to_string()), ("HOME", "/app")])
+        .envs([("PATH", path.trim()), ("PORT", &port.to_string()), ("HOME", "/app")])
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .process_group(0)
         .spawn()
         .unwrap();
+    let mut ready = [0];
+    child.stdout.take().unwrap().read_exact(&mut ready).unwrap();
+    let started = Instant::now();
     let took = loop {
         if answers(port) {
             break started.elapsed();

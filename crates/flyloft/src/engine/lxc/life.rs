@@ -121,7 +121,7 @@ impl LxcEngine {
             .timeout(Duration::from_secs(60))
             .run()
             .await;
-        started.map(drop).map_err(|mut source| {
+        started.map_err(|mut source| {
             // What LXC prints says only that it failed; why is in its log.
             let log = fs::read_to_string(home.lxc_log()).unwrap_or_default();
             let reasons: Vec<&str> = log.lines().filter(|line| line.contains(" ERROR ")).take(3).collect();
@@ -131,7 +131,8 @@ impl LxcEngine {
                 *tail = reasons.join("\n");
             }
             EngineError::Exec { doing: format!("start container `{}`", record.spec.id), source }
-        })
+        })?;
+        Ok(self.network.answer_for_gateways(record.slot).await?)
     }
 
     /// Ends what runs, and takes mounts and rules away.

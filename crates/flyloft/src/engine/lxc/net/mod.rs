@@ -64,6 +64,8 @@ pub enum NetError {
     Nft(#[from] ExecError),
     #[error("`nft` answered something else than its documented JSON")]
     Answer(#[from] serde_json::Error),
+    #[error("failed to answer for the gateways on the link `{link}`")]
+    Link { link: String, source: ExecError },
     #[error("failed to {doing}")]
     Io { doing: String, source: io::Error },
     /// Part of the machine's network has the addresses that containers are to have.
@@ -83,6 +85,7 @@ impl NetError {
             NetError::Nft(_) | NetError::Answer(_) => {
                 "check that the package `nftables` is installed: `nft list tables`"
             }
+            NetError::Link { .. } => "check that the package `iproute2` is installed: `ip link`",
             NetError::Io { .. } => "the daemon must run as root in the host's network namespace",
             NetError::Collision { .. } => "choose another private range in `[network]` of the configuration",
             NetError::NoResolver => "name a resolver as `dns` in `[network]` of the configuration",
@@ -95,6 +98,9 @@ impl From<NetError> for EngineError {
         let hint = error.hint().to_owned();
         match error {
             NetError::Nft(source) => EngineError::Exec { doing: "change the firewall".to_owned(), source },
+            NetError::Link { link, source } => {
+                EngineError::Exec { doing: format!("answer for the gateways on the link `{link}`"), source }
+            }
             NetError::Io { doing, source } => EngineError::Io { doing, source },
             other => EngineError::Missing { what: other.to_string(), hint },
         }
@@ -173,6 +179,19 @@ impl Network {
     pub async fn admit(&self, slot: Slot, addresses: &Addresses, reach: &Reach) -> Result<(), NetError> {
         let wanted = Admitted { sources: addresses.both().into(), allow: reach.allow.iter().copied().collect() };
         self.change(self.link(slot), Some(wanted)).await
+    }
+
+    /// Lets the host answer for the gateways on a link whose container has just started. LXC says so as well, but before
+    /// it moves the other end into the container: the link then is without a carrier for a moment, and where the
+    /// kernel looks in that moment (linkwatch, on a busy machine) it forgets what was to be answered for.
+    pub async fn answer_for_gateways(&self, slot: Slot) -> Result<(), NetError> {
+        let link = self.link(slot);
+        let mut batch = format!("neigh replace proxy {GATEWAY4} dev {link}\n");
+        if host::has_ipv6() {
+            let _ = writeln!(batch, "neigh replace proxy {GATEWAY6} dev {link}");
+        }
+        let answered = Cmd::new("ip").args(["-batch", "-"]).stdin(batch).run().await;
+        answered.map(drop).map_err(|source| NetError::Link { link, source })
     }
 
     /// From here on the link carries nothing.
