@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a door hands over.
 #[derive(Clone, Debug, PartialEq, Parser, Serialize, Deserialize)]
-#[command(name = "flyloft", disable_help_subcommand = true)]
+#[command(name = "flyloft")]
 pub struct Invocation {
     /// Print the result as JSON.
     #[arg(long, global = true)]

@@ -57,7 +57,7 @@ pub async fn serve(config: Config) -> Result<()> {
     loft.start(state.rebooted).await?;
     let api = Arc::new(Api { loft: loft.clone() });
 
-    let ssh_config = ssh::SshConfig::new(config.ssh.listen.clone(), state.dir.join("ssh_host_key"));
+    let ssh_config = ssh::SshConfig::new(config.ssh.listen.clone(), state.dir.join(ssh::host_key::FILE));
     let ssh = ssh::SshDoor::open(&ssh_config, api.clone()).or_failed(|| "failed to start the SSH door")?;
     tokio::spawn(socket::serve(listener, config.group.clone(), api));
     let reconciling = loft.clone();

@@ -16,7 +16,8 @@ impl Api {
     }
 
     pub(super) async fn shell(&self, call: &mut Call<'_>, env: EnvRef) -> Result<Ending> {
-        let shell = "command -v bash >/dev/null && exec bash -l || exec sh -l";
+        // No login shell: it would set a search path of its own, without the app's tools.
+        let shell = "command -v bash >/dev/null && exec bash || exec sh";
         self.exec(call, env, ["sh", "-c", shell].map(str::to_owned).to_vec()).await
     }
 

@@ -22,7 +22,7 @@ use crate::setup::SetupArgs;
 #[command(name = "flyloft", version, disable_help_subcommand = true, max_term_width = 100)]
 pub struct Cli {
     /// The daemon's unix socket.
-    #[arg(long, global = true, value_name = "PATH", env = "FLYLOFT_SOCKET")]
+    #[arg(long, global = true, value_name = "PATH", env = "FLYLOFT_SOCKET", hide_env_values = true)]
     socket: Option<PathBuf>,
     /// Print the result as JSON.
     #[arg(long, global = true)]
@@ -128,4 +128,32 @@ fn log() {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The help of a command and of all below it, as people read it.
+    fn reference(command: &mut clap::Command, name: &str, text: &mut String) {
+        text.push_str(&format!("──── {name}\n\n{}\n", command.clone().bin_name(name).render_long_help()));
+        for sub in command.get_subcommands_mut().filter(|sub| !sub.is_hide_set()) {
+            let name = format!("{name} {}", sub.get_name());
+            reference(sub, &name, text);
+        }
+    }
+
+    #[test]
+    fn the_help_of_every_command_is_what_it_was() {
+        let mut text = String::new();
+        reference(&mut Cli::command(), "flyloft", &mut text);
+        // Where clap breaks a line it may leave a space, which no editor keeps.
+        let text: String = text.lines().map(|line| format!("{}\n", line.trim_end())).collect();
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn clap_finds_no_fault_with_the_command_line() {
+        Cli::command().debug_assert();
+    }
 }

@@ -154,7 +154,7 @@ pub struct Overrides {
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub ssh: Vec<SocketAddr>,
     /// Unix socket of the daemon
-    #[arg(long, value_name = "PATH", env = "FLYLOFT_SOCKET", value_parser = value::parse_absolute_path)]
+    #[arg(long, value_name = "PATH", env = "FLYLOFT_SOCKET", hide_env_values = true, value_parser = value::parse_absolute_path)]
     pub socket: Option<PathBuf>,
 }
 
