@@ -62,7 +62,7 @@ async fn until_gone(bench: &Bench, id: &ContainerId, name: &str) {
 async fn a_command_sees_the_containers_variables_and_its_callers_and_none_of_the_daemons() {
     let (bench, id) = bench().await;
     let (out, _) = run(&bench, &id, "env | cut -d = -f 1 | sort | xargs").await;
-    assert_eq!(out, "EXTRA HOME LANG PATH PORT PWD container\n");
+    assert_eq!(out, "EXTRA HOME LANG PATH PORT PWD\n");
     let (out, _) = run(&bench, &id, "echo $EXTRA $PORT $HOME; id -u; tty").await;
     assert_eq!(out, "of the caller 5000 /app\n1000\nnot a tty\n");
 }
