@@ -201,7 +201,7 @@ pub struct Run {
 #[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
 #[command(after_help = "Examples:
   flyloft scale shop/main
-  flyloft scale shop/main web=2 worker=1")]
+  flyloft scale shop/main worker=2")]
 pub struct Scale {
     /// app/env
     pub env: EnvRef,

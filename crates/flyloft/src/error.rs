@@ -91,6 +91,13 @@ impl Error {
         self
     }
 
+    /// What failed, and the first line of each cause. What follows in a cause may be an app's output, which is nobody's
+    /// but its reader's.
+    pub fn brief(&self) -> String {
+        let causes = self.causes.iter().filter_map(|cause| cause.lines().next()).filter(|line| !line.ends_with(':'));
+        std::iter::once(self.what.as_str()).chain(causes).collect::<Vec<_>>().join(": ")
+    }
+
     /// As a terminal shows it: the error, its causes, then the hints; each line ends with a newline.
     pub fn text(&self) -> String {
         let mut text = format!("error: {}\n", self.what);

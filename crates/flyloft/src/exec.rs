@@ -69,6 +69,9 @@ impl ExecError {
     }
 }
 
+/// What [`Cmd::run`] takes of an output before it gives the process up.
+const LARGEST: u64 = 256 << 20;
+
 /// Bytes of stderr that an error keeps.
 const TAIL: usize = 4096;
 
@@ -332,7 +335,10 @@ fn last_bytes(text: &str, count: usize) -> &str {
 
 async fn read_all(from: Option<impl AsyncRead + Unpin>, to: &mut Vec<u8>) -> std::io::Result<()> {
     match from {
-        Some(mut from) => from.read_to_end(to).await.map(drop),
+        Some(from) => match from.take(LARGEST + 1).read_to_end(to).await? as u64 {
+            0..=LARGEST => Ok(()),
+            _ => Err(std::io::Error::other("it prints without end")),
+        },
         None => Ok(()),
     }
 }

@@ -33,7 +33,13 @@ impl Loft {
     /// Takes up every environment where the last daemon left it. `rebooted` when nothing can run any more.
     pub async fn start(&self, rebooted: bool) -> Result<()> {
         for env in self.parts.store.environments(None).await.or_failed(|| "failed to list environments")? {
-            let conductor = self.conductor(&env)?;
+            let conductor = match self.conductor(&env) {
+                Ok(conductor) => conductor,
+                Err(error) => {
+                    tracing::error!(env = %env.name, %error, "failed to take up an environment");
+                    continue;
+                }
+            };
             conductor.tell(Event::DaemonStarted { rebooted }).await.ok();
             // Visits do not wake anything yet, so what ran before the reboot is started again.
             if rebooted && was_awake(&env) {
@@ -77,7 +83,10 @@ impl Loft {
         let envs = self.parts.store.environments(None).await.or_failed(failed)?;
         let observed: Arc<[Observed]> = observed.into();
         for env in &envs {
-            self.conductor(env)?.reconcile(observed.clone()).await;
+            match self.conductor(env) {
+                Ok(conductor) => conductor.reconcile(observed.clone()).await,
+                Err(error) => tracing::error!(env = %env.name, %error, "failed to take up an environment"),
+            }
         }
         let orphans = observed.iter().filter(|container| {
             !spec::owner(&container.id).is_some_and(|owner| envs.iter().any(|env| env.id == EnvId(owner)))
@@ -91,8 +100,9 @@ impl Loft {
                 continue;
             }
             tracing::info!(container = %orphan.id, "removing a container that no environment has");
-            let removed = self.parts.engine.remove(&orphan.id).await;
-            removed.or_failed(|| format!("failed to remove `{}`", orphan.id))?;
+            if let Err(error) = self.parts.engine.remove(&orphan.id).await {
+                tracing::warn!(container = %orphan.id, %error, "failed to remove a container that no environment has");
+            }
         }
         Ok(())
     }

@@ -12,13 +12,13 @@ use serde::Serialize;
 use super::reply::{Reply, age, done, size, table};
 use super::{Api, Call, Ending};
 use crate::command::{Destroy, Ls, Rollback, Scale, Target};
-use crate::deploy::{Source, Work};
+use crate::deploy::{Source, Work, spec};
 use crate::engine::Stats;
 use crate::error::{Error, OrFailed, Result};
 use crate::store::{self, EnvRow, EventKind, ReleaseRow, ReleaseStatus};
 
 /// How long `destroy` waits until nothing is left.
-const GONE: Duration = Duration::from_secs(60);
+const GONE: Duration = Duration::from_secs(90);
 
 #[derive(Serialize)]
 struct EnvList {
@@ -241,11 +241,7 @@ impl Api {
             formation.insert(count.process, count.count);
         }
         if formation == row.formation {
-            let counts = content.processes.iter().filter(|(name, _)| name != "release").map(|(name, _)| {
-                let convention = u32::from(name == "web");
-                let count = formation.get(name).or(content.formation.get(name)).unwrap_or(&convention);
-                format!("{name}={count}")
-            });
+            let counts = spec::counts(&content, &formation).map(|(name, _, count)| format!("{name}={count}"));
             return Ok(done(counts.collect::<Vec<_>>().join(" ")).into());
         }
         store.set_formation(row.id, &formation).await.or_failed(failed)?;

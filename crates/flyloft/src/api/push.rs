@@ -2,19 +2,21 @@
 
 use async_trait::async_trait;
 use clap::Parser;
+use flyloft_core::lifecycle::Event;
 use flyloft_core::name::{AppName, EnvName, EnvRef, Origin};
 use tokio::io::AsyncWriteExt;
 
 use super::stage::follow;
 use super::{Api, Role};
 use crate::command::Invocation;
-use crate::conductor::Ticket;
+use crate::conductor::{Conductor, Ticket};
 use crate::deploy::{Source, Together, Work};
 use crate::door::{Backend, BranchUpdate, CommandIo, Output, PublicKey, Push};
 use crate::error::{Error, OrFailed, Result};
 use crate::exec::Cmd;
 use crate::principal::Principal;
 use crate::source::ReceivePack;
+use crate::store::EnvRow;
 
 #[async_trait]
 impl Backend for Api {
@@ -70,8 +72,15 @@ impl Backend for Api {
         // Everything that can be refused is refused before anything begins.
         let mut environments = Vec::new();
         for update in &staged {
-            environments
-                .push(self.loft.ensure(&environment(app, update)?, &Origin::Branch(update.branch.clone())).await?);
+            let origin = Origin::Branch(update.branch.clone());
+            let made = async { self.loft.ensure(&environment(app, update)?, &origin).await };
+            match made.await {
+                Ok(made) => environments.push(made),
+                Err(error) => {
+                    self.forget_empty(&environments).await;
+                    return Err(error);
+                }
+            }
         }
         let together = (staged.len() > 1).then(|| Together::of(staged.len()));
         let mut tickets = Vec::new();
@@ -104,6 +113,15 @@ impl Backend for Api {
 }
 
 impl Api {
+    /// Destroys those that a refused push has made: they have no release.
+    async fn forget_empty(&self, environments: &[(EnvRow, Conductor)]) {
+        for (env, conductor) in environments {
+            if self.loft.parts.store.releases(env.id).await.is_ok_and(|releases| releases.is_empty()) {
+                let _ = conductor.tell(Event::Destroy).await;
+            }
+        }
+    }
+
     async fn delete_branch(
         &self,
         principal: &Principal,

@@ -1,7 +1,5 @@
 //! `flyloft up`, and what all deploys that somebody waits for have in common.
 
-use std::path::PathBuf;
-
 use flyloft_core::name::{AppName, EnvName, EnvRef, Origin};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -10,7 +8,7 @@ use super::reply::Reply;
 use super::{Api, Call, Ending};
 use crate::command::Up;
 use crate::conductor::{Conductor, Ticket};
-use crate::deploy::{Deployed, Source, Work};
+use crate::deploy::{Deployed, Leftover, Source, Work};
 use crate::error::{Error, Kind, OrFailed, Result};
 use crate::exec::Cmd;
 use crate::source::Want;
@@ -50,6 +48,11 @@ impl Api {
                 if path.as_os_str() != "-" {
                     return Err(Error::usage("the daemon opens no files for its clients")
                         .hint("send an archive: tar -c . | ssh … up APP --path -"));
+                }
+                if up.name.pull_request().is_some() {
+                    return Err(
+                        Error::usage(format!("`{}` is kept for pull requests", up.name)).hint("say another --name")
+                    );
                 }
                 self.ensure_app(&up.app, call.by()).await?;
                 (Origin::Directory, up.name.clone(), self.unpack(&mut call.io.stdin).await?)
@@ -98,7 +101,7 @@ impl Api {
         let dir = staging.dir.join(format!("up-{}", crate::random::hex(8)));
         let user = Some(staging.user);
         std::fs::create_dir(&dir).or_failed(failed)?;
-        let guard = Leftover(Some(dir.clone()));
+        let tree = Leftover(dir.clone());
         std::os::unix::fs::chown(&dir, user, user).or_failed(failed)?;
         let limit = self.loft.parts.settings.limits.disk;
         let tar = Cmd::new("tar")
@@ -117,7 +120,9 @@ impl Api {
         let complain = async {
             let mut text = Vec::new();
             if let Some(stderr) = &mut stderr {
-                let _ = stderr.take(4096).read_to_end(&mut text).await;
+                let _ = (&mut *stderr).take(4096).read_to_end(&mut text).await;
+                // Or tar would wait for somebody to read the rest.
+                let _ = tokio::io::copy(stderr, &mut tokio::io::sink()).await;
             }
             String::from_utf8_lossy(&text).trim().to_owned()
         };
@@ -131,7 +136,7 @@ impl Api {
                 Err(error)
             }
             Err(error) => Err(Error::because(failed(), error)),
-            Ok(_) => Ok(Source::Tree { dir: guard.keep() }),
+            Ok(_) => Ok(Source::Tree { dir: tree }),
         }
     }
 
@@ -177,23 +182,4 @@ pub(super) async fn follow(ticket: Ticket, output: &mut (impl AsyncWrite + Unpin
     }
     let gone = || Error::new(Kind::Unavailable, "the daemon ended in the middle of the deploy");
     result.expect("the loop waits for it").map_err(|_| gone())?
-}
-
-/// A directory that goes when nobody keeps it.
-struct Leftover(Option<PathBuf>);
-
-impl Leftover {
-    fn keep(mut self) -> PathBuf {
-        self.0.take().expect("kept only once")
-    }
-}
-
-impl Drop for Leftover {
-    fn drop(&mut self) {
-        if let Some(dir) = &self.0
-            && let Err(error) = std::fs::remove_dir_all(dir)
-        {
-            tracing::warn!(dir = %dir.display(), %error, "failed to remove an archive that was not used");
-        }
-    }
 }

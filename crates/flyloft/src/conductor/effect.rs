@@ -1,14 +1,16 @@
 //! Carrying out what the life cycle decided. Thin: nothing is decided here.
 //!
 //! An effect that fails is told and left: the state says what should be, and the reconciliation, every minute, finds
-//! what is not so and repeats it.
+//! containers that are not as they should be, and removals that did not come to their end.
 
-use std::sync::atomic::Ordering;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use flyloft_core::lifecycle::{Cause, Effect};
 use flyloft_core::name::ReleaseNumber;
-use tokio::sync::oneshot;
+use futures_util::FutureExt;
+use time::OffsetDateTime;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::{Accepted, Message, Running, Task, cancelled};
 use crate::deploy::{self, Deployed, Job, probe, spec};
@@ -23,6 +25,9 @@ use crate::transcript::Transcript;
 const DRAIN: Duration = Duration::from_secs(30);
 /// What processes have between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// After a reboot many want to start at once. Each has the machine to itself and a few others.
+static WAKES: Semaphore = Semaphore::const_new(4);
 
 impl Task {
     pub(super) async fn act(&mut self, effect: Effect) {
@@ -62,7 +67,10 @@ impl Task {
         let (cancel, cancelled) = oneshot::channel();
         self.running = Some(Running { release, cancel });
         tokio::spawn(async move {
-            let result = deploy::deploy(&job, called_off(&job, cancelled, &mut ended)).await;
+            let deploying = AssertUnwindSafe(deploy::deploy(&job, called_off(&job, cancelled, &mut ended)));
+            // Whatever becomes of it, the conductor must hear of its end, or nothing is ever deployed again.
+            let result = deploying.catch_unwind().await;
+            let result = result.unwrap_or_else(|_| Err(Error::failed("the deploy failed in a way that is a bug")));
             if result.is_err() {
                 let unwanted = job.work.attached && ended.is_closed();
                 let _ = job.conductor.send(Message::Failed { release, unwanted }).await;
@@ -80,7 +88,10 @@ impl Task {
     async fn skip_deploy(&mut self, release: ReleaseNumber, cause: Cause) -> Result<()> {
         let error = cancelled(&self.env, cause);
         let why = error.to_string();
-        if let Some(Accepted { ended, .. }) = self.jobs.remove(&release) {
+        if let Some(Accepted { job, ended }) = self.jobs.remove(&release) {
+            if let Some(together) = &job.work.together {
+                together.ended(false);
+            }
             let _ = ended.send(Err(error));
         }
         self.fail_release(release, &why).await
@@ -152,7 +163,9 @@ impl Task {
         let upstream = self.previous.take().and_then(|previous| previous.upstream);
         for old in others(&self.parts, &self.env).await? {
             let (parts, retiring) = (self.parts.clone(), self.retiring.clone());
-            retiring.fetch_add(1, Ordering::Relaxed);
+            if !retiring.lock().expect("not poisoned").insert(old.id.clone()) {
+                continue;
+            }
             tokio::spawn(async move {
                 if let Some(upstream) = upstream {
                     parts.edge.drained(upstream, DRAIN).await;
@@ -160,7 +173,7 @@ impl Task {
                 if let Err(error) = remove_container(&parts, &old.id).await {
                     tracing::warn!(container = %old.id, %error, "failed to retire a container");
                 }
-                retiring.fetch_sub(1, Ordering::Relaxed);
+                retiring.lock().expect("not poisoned").remove(&old.id);
             });
         }
         Ok(())
@@ -168,7 +181,8 @@ impl Task {
 
     /// Removes what a deploy or a removal that failed left behind. Nothing that is under way is disturbed.
     pub(super) async fn tidy(&mut self) {
-        let quiet = self.running.is_none() && self.jobs.is_empty() && self.retiring.load(Ordering::Relaxed) == 0;
+        let quiet =
+            self.running.is_none() && self.jobs.is_empty() && self.retiring.lock().expect("not poisoned").is_empty();
         if quiet && let Err(error) = self.sweep().await {
             tracing::warn!(env = %self.env.name, %error, "failed to tidy up");
         }
@@ -186,11 +200,12 @@ impl Task {
         self.sweep().await?;
         let failed = || format!("failed to forget `{}`", self.env.name);
         crate::fault::point("remove.swept");
-        self.parts.store.remove_environment(self.env.id).await.or_failed(failed)?;
         match tokio::fs::remove_dir_all(self.parts.settings.transcripts.join(self.env.id.0.to_string())).await {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).or_failed(failed),
             _ => {}
         }
+        // Last, since what the store does not know any more is removed by nobody.
+        self.parts.store.remove_environment(self.env.id).await.or_failed(failed)?;
         self.removed = true;
         Ok(())
     }
@@ -218,7 +233,11 @@ async fn others(parts: &Parts, env: &EnvRow) -> Result<Vec<Observed>> {
 }
 
 async fn remove_container(parts: &Parts, id: &ContainerId) -> Result<()> {
-    parts.engine.stop(id, GRACE).await.or_failed(|| format!("failed to stop `{id}`"))?;
+    match parts.engine.stop(id, GRACE).await {
+        // Somebody else has just removed it.
+        Err(EngineError::NoContainer(_)) => return Ok(()),
+        stopped => stopped.or_failed(|| format!("failed to stop `{id}`"))?,
+    }
     parts.engine.remove(id).await.or_failed(|| format!("failed to remove `{id}`"))
 }
 
@@ -235,9 +254,12 @@ async fn wake(parts: &Parts, env: &EnvRow, live: LiveRow) -> Result<LiveRow> {
         Ok(_) | Err(EngineError::Exists(_)) => {}
         Err(error) => return Err(Error::because(failed(), error)),
     }
+    let _turn = WAKES.acquire().await.or_failed(failed)?;
+    let at = OffsetDateTime::now_utc();
     // After a reboot it is stopped, asleep it is frozen; each verb leaves alone what the other is for.
     parts.engine.start(&live.container).await.or_failed(failed)?;
     parts.engine.thaw(&live.container).await.or_failed(failed)?;
-    let upstream = probe::probe(parts, &live.container, &content, env, &Transcript::discard()).await?;
+    let started = probe::Started { env, content: &content, container: &live.container, at };
+    let upstream = probe::probe(parts, started, &Transcript::discard()).await?;
     Ok(LiveRow { upstream, ..live })
 }

@@ -12,16 +12,15 @@
 
 mod effect;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex};
 
 use flyloft_core::lifecycle::{self, Answer, Cause, Deploying, Event, Found, Refusal, Runs, State, Timestamp};
 use flyloft_core::name::{EnvRef, ReleaseNumber};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::deploy::{Deployed, Job, Work};
-use crate::engine::{ContainerState, Observed};
+use crate::engine::{ContainerId, ContainerState, Observed};
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
 use crate::store::{self, EnvRow, LiveRow, NewRelease};
@@ -141,7 +140,7 @@ struct Task {
     /// What served before: requests may still be on their way to it.
     previous: Option<LiveRow>,
     /// Containers that are being drained.
-    retiring: Arc<AtomicUsize>,
+    retiring: Arc<Mutex<HashSet<ContainerId>>>,
     removed: bool,
     myself: mpsc::WeakSender<Message>,
 }
@@ -208,7 +207,7 @@ impl Task {
         // A push that was broken off is as if it had never been made, its environment included.
         let untouched = matches!(&self.state, State::Live(live)
             if live.runs == Runs::None && live.deploying == Deploying::No);
-        if unwanted && untouched {
+        if unwanted && untouched && release == ReleaseNumber(1) {
             self.step(&Event::Destroy, None).await?.ok();
         }
         Ok(())
@@ -230,6 +229,7 @@ impl Task {
             std::fs::create_dir_all(dir).or_failed(failed)?;
         }
         let transcript = Transcript::create(&path).or_failed(failed)?;
+        self.reload().await?;
         let (ended, wait) = oneshot::channel();
         let job = Job {
             parts: self.parts.clone(),
@@ -240,7 +240,8 @@ impl Task {
             conductor: self.myself.upgrade().expect("a message has just come"),
         };
         self.jobs.insert(number, Accepted { job, ended });
-        match self.step(&Event::Deploy { release: number }, None).await? {
+        let stepped = self.step(&Event::Deploy { release: number }, None).await;
+        match stepped.inspect_err(|_| drop(self.jobs.remove(&number)))? {
             Ok(_) => Ok(Ticket { env: self.env.name.clone(), release: number, transcript, ended: wait }),
             Err(refusal) => {
                 self.jobs.remove(&number);
@@ -249,6 +250,16 @@ impl Task {
                 Err(self.refused(refusal))
             }
         }
+    }
+
+    /// Takes over what others may have changed in the store: how many of each process type are wanted.
+    async fn reload(&mut self) -> Result<()> {
+        let row = self.parts.store.environment(&self.env.name).await;
+        let row = row.or_failed(|| format!("failed to look up `{}`", self.env.name))?;
+        if let Some(row) = row.filter(|row| row.id == self.env.id) {
+            self.env.formation = row.formation;
+        }
+        Ok(())
     }
 
     /// Decides, persists, acts. `live` is what serves from now on if the event comes to that.

@@ -1,6 +1,6 @@
 //! A deploy, from top to bottom: `source → build → services → launch → probe → route`.
 //!
-//! Each step is recorded in the store before it is done, and registers its undo after it succeeded. A failure, or a
+//! Each step is recorded in the store before it is done, and registers its undo before it can be needed. A failure, or a
 //! newer push, anywhere before the end undoes what was done; the old release has served all the while. The last step
 //! hands the new release to the [conductor](crate::conductor), which moves the host name and retires the old one.
 
@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use flyloft_core::lifecycle::Cause;
 use flyloft_core::name::{CommitId, Origin, ReleaseNumber};
+use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::build::{Built, Request, Trust};
@@ -23,6 +24,7 @@ use crate::parts::Parts;
 use crate::source::{Checkout, Quarantine};
 use crate::store::{self, Content, EnvRow, EventKind, LiveRow};
 use crate::transcript::Transcript;
+use probe::Started;
 pub use together::Together;
 use undo::Undo;
 
@@ -45,9 +47,23 @@ pub enum Source {
     /// A commit that the app's repository has, or that a push has in quarantine.
     Commit { commit: CommitId, quarantine: Option<Quarantine> },
     /// A tree in the engine's staging directory. It is used up.
-    Tree { dir: PathBuf },
+    Tree { dir: Leftover },
     /// What an earlier release was made from, with its own variables (a rollback) or those that are set now.
     Again { commit: Option<CommitId>, content: Content, own_config: bool },
+}
+
+/// A directory that goes with whoever has it.
+pub struct Leftover(pub PathBuf);
+
+impl Drop for Leftover {
+    fn drop(&mut self) {
+        match std::fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(dir = %self.0.display(), %error, "failed to remove a tree that was sent");
+            }
+            _ => {}
+        }
+    }
 }
 
 impl Work {
@@ -103,12 +119,12 @@ pub async fn deploy(job: &Job, called_off: impl Future<Output = Error>) -> Resul
         }
         Err(error) => {
             undo.run().await;
-            let why = error.to_string();
+            let why = error.brief();
             let failed = job.parts.store.fail_release(job.env.id, job.release, &why, store::now());
             if let Err(error) = failed.await {
                 tracing::error!(env = %job.env.name, %error, "failed to record a failed release");
             }
-            job.tell(EventKind::DeployFailed, &format!("{}: {error}", job.release)).await;
+            job.tell(EventKind::DeployFailed, &format!("{}: {}", job.release, error.brief())).await;
         }
     }
     result
@@ -120,7 +136,10 @@ async fn prepare(job: &Job, undo: &mut Undo) -> Result<LiveRow> {
     let built = job.step("build", build(job, tree)).await?;
     let content = job.step("services", spec::content(job, built)).await?;
     let container = job.step("launch", launch(job, &content, undo)).await?;
-    let upstream = job.step("probe", probe::probe(&job.parts, &container, &content, &job.env, &job.transcript)).await?;
+    // Its log began with it.
+    let at = OffsetDateTime::UNIX_EPOCH;
+    let started = Started { env: &job.env, content: &content, container: &container, at };
+    let upstream = job.step("probe", probe::probe(&job.parts, started, &job.transcript)).await?;
     if let Some(together) = &job.work.together {
         together.all_ready().await?;
     }
@@ -156,7 +175,7 @@ impl Job {
 async fn source(job: &Job, undo: &mut Undo) -> Result<Option<PathBuf>> {
     let dir = match &job.work.source {
         Source::Again { .. } => return Ok(None),
-        Source::Tree { dir } => dir.clone(),
+        Source::Tree { dir } => dir.0.clone(),
         Source::Commit { .. } => job.parts.engine.staging().dir.join(format!("{}-{}", job.env.id.0, job.release)),
     };
     let leftover = dir.clone();
@@ -194,7 +213,12 @@ enum Made {
 
 async fn build(job: &Job, tree: Option<PathBuf>) -> Result<Made> {
     let tree = match (&job.work.source, tree) {
-        (Source::Again { content, .. }, _) => return Ok(Made::Before(Box::new(content.clone()))),
+        (Source::Again { content, own_config: true, .. }, _) => return Ok(Made::Before(Box::new(content.clone()))),
+        // Something newer may serve by now than when this was asked for.
+        (Source::Again { content, .. }, _) => {
+            let serving = serving(job).await?;
+            return Ok(Made::Before(Box::new(serving.unwrap_or_else(|| content.clone()))));
+        }
         (_, Some(tree)) => tree,
         (_, None) => return Err(Error::failed("there is no source to build")),
     };
@@ -212,6 +236,13 @@ async fn build(job: &Job, tree: Option<PathBuf>) -> Result<Made> {
         generation: job.parts.store.generation(app, job.work.no_cache).await.or_failed(failed)?,
     };
     Ok(Made::Now(Box::new(job.parts.builder.build(request, &job.transcript).await?)))
+}
+
+async fn serving(job: &Job) -> Result<Option<Content>> {
+    let store = &job.parts.store;
+    let failed = || format!("failed to look up what serves `{}`", job.env.name);
+    let Some(env) = store.environment(&job.env.name).await.or_failed(failed)? else { return Ok(None) };
+    Ok(store.live_release(&env).await.or_failed(failed)?.and_then(|release| release.content))
 }
 
 /// Starts a container beside the old one, after what `release:` in the Procfile asks for.

@@ -11,9 +11,12 @@ use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 
+use super::spec;
 use crate::engine::{Addresses, ContainerId};
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
@@ -35,20 +38,25 @@ const PATIENT: Duration = Duration::from_millis(50);
 /// Lines of the app's output that an error shows.
 const TAIL: usize = 20;
 
-/// Where the app answers; `None` if it has no web process.
-pub async fn probe(
-    parts: &Parts,
-    container: &ContainerId,
-    content: &Content,
-    env: &EnvRow,
-    transcript: &Transcript,
-) -> Result<Option<SocketAddr>> {
+/// What has been started, and when.
+#[derive(Clone, Copy)]
+pub struct Started<'a> {
+    pub env: &'a EnvRow,
+    pub content: &'a Content,
+    pub container: &'a ContainerId,
+    /// What its log says of an earlier time is of an earlier run.
+    pub at: OffsetDateTime,
+}
+
+/// Where the app answers; `None` if no web process runs.
+pub async fn probe(parts: &Parts, started: Started<'_>, transcript: &Transcript) -> Result<Option<SocketAddr>> {
+    let Started { env, content, container, at } = started;
     let failed = || format!("failed to look into the container of `{}`", env.name);
     let observed = parts.engine.observe().await.or_failed(failed)?;
     let addresses = observed.into_iter().find(|found| found.id == *container).map(|found| found.addresses);
     let addresses = addresses.ok_or_else(|| Error::failed(format!("the container of `{}` is gone", env.name)))?;
-    let has_web = content.processes.iter().any(|(name, _)| name == "web");
-    let mut output = Output::follow(parts, container).await.or_failed(failed)?;
+    let has_web = spec::counts(content, &env.formation).any(|(name, _, count)| name == "web" && count > 0);
+    let mut output = Output::follow(parts, container, at).await.or_failed(failed)?;
     if !has_web {
         return match tokio::time::timeout(SETTLED, output.exit()).await {
             Ok(exit) => Err(exited(&exit, &output)),
@@ -56,11 +64,11 @@ pub async fn probe(
         };
     }
     transcript.step("Waiting until it answers");
-    let started = Instant::now();
-    let answer = tokio::time::timeout(LIMIT, answering(parts, container, content, env, addresses));
+    let begun = Instant::now();
+    let answer = tokio::time::timeout(LIMIT, answering(parts, started, addresses));
     tokio::select! {
         answer = answer => match answer {
-            Ok(Err(Silence::Loopback(listening))) => Err(silent(&listening, &output, started)),
+            Ok(Err(Silence::Loopback(listening))) => Err(silent(&listening, &output, begun)),
             Ok(Err(Silence::Error(error))) => Err(error),
             Ok(Ok(upstream)) => {
                 if upstream.port() != PORT {
@@ -70,7 +78,7 @@ pub async fn probe(
             }
             Err(_) => {
                 let listening = parts.engine.listening(container).await.or_failed(failed)?;
-                Err(silent(&listening, &output, started))
+                Err(silent(&listening, &output, begun))
             }
         },
         exit = output.exit() => Err(exited(&exit, &output)),
@@ -84,14 +92,9 @@ enum Silence {
 }
 
 /// Tries until an address answers.
-async fn answering(
-    parts: &Parts,
-    container: &ContainerId,
-    content: &Content,
-    env: &EnvRow,
-    addresses: Addresses,
-) -> Result<SocketAddr, Silence> {
-    let started = Instant::now();
+async fn answering(parts: &Parts, started: Started<'_>, addresses: Addresses) -> Result<SocketAddr, Silence> {
+    let Started { env, content, container, .. } = started;
+    let begun = Instant::now();
     let mut loopback: Option<Instant> = None;
     loop {
         let listening = parts.engine.listening(container).await.or_failed(|| "failed to see what listens");
@@ -105,7 +108,7 @@ async fn answering(
                 return Ok(candidate);
             }
         }
-        let pause = if started.elapsed() < Duration::from_secs(3) { EAGER } else { PATIENT };
+        let pause = if begun.elapsed() < Duration::from_secs(3) { EAGER } else { PATIENT };
         tokio::time::sleep(pause).await;
     }
 }
@@ -156,14 +159,19 @@ fn well(status: StatusCode) -> bool {
 
 /// What the container prints while it is probed.
 struct Output {
+    since: OffsetDateTime,
     lines: tokio::io::Lines<BufReader<Box<dyn tokio::io::AsyncRead + Send + Unpin>>>,
     tail: std::collections::VecDeque<String>,
 }
 
 impl Output {
-    async fn follow(parts: &Parts, container: &ContainerId) -> Result<Self, crate::engine::EngineError> {
+    async fn follow(
+        parts: &Parts,
+        container: &ContainerId,
+        since: OffsetDateTime,
+    ) -> Result<Self, crate::engine::EngineError> {
         let log = parts.engine.logs(container, 1000, true).await?;
-        Ok(Self { lines: BufReader::new(log).lines(), tail: Default::default() })
+        Ok(Self { since, lines: BufReader::new(log).lines(), tail: Default::default() })
     }
 
     /// Comes back when `flyloft-init` says that a process has ended, with what it says.
@@ -173,7 +181,11 @@ impl Output {
                 Ok(Some(line)) => {
                     // `2026-11-24T06:00:00.123Z flyloft | web.1 exited with code 1`; no app can write the third word.
                     let mut words = line.splitn(3, ' ');
-                    let own = words.nth(1) == Some("flyloft");
+                    let time = words.next().and_then(|time| OffsetDateTime::parse(time, &Rfc3339).ok());
+                    if time.is_some_and(|time| time < self.since) {
+                        continue;
+                    }
+                    let own = words.next() == Some("flyloft");
                     let text = words.next().unwrap_or_default().trim_start_matches("| ").to_owned();
                     if own && (text.contains(" exited ") || text.contains(" was killed ")) {
                         return text;
@@ -202,8 +214,8 @@ fn exited(exit: &str, output: &Output) -> Error {
     error.hint("try the command of the Procfile locally with PORT=5000")
 }
 
-fn silent(listening: &[SocketAddr], output: &Output, started: Instant) -> Error {
-    let seconds = started.elapsed().as_secs();
+fn silent(listening: &[SocketAddr], output: &Output, begun: Instant) -> Error {
+    let seconds = begun.elapsed().as_secs();
     let error = if listening.is_empty() {
         Error::failed(format!("the web process listens on nothing after {seconds} s"))
             .hint(format!("let it listen on 0.0.0.0 and the port in PORT ({PORT})"))

@@ -23,7 +23,10 @@ pub(super) async fn content(job: &Job, made: Made) -> Result<Content> {
         Made::Before(ref content) if matches!(job.work.source, Source::Again { own_config: true, .. }) => {
             Content::clone(content)
         }
-        Made::Before(ref content) => Content { config: config(job).await?, ..Content::clone(content) },
+        Made::Before(ref content) => {
+            let config = with_defaults(config(job).await?, &content.defaults);
+            Content { config, ..Content::clone(content) }
+        }
         Made::Now(ref built) => from_build(job, built).await?,
     };
     let failed = || format!("failed to record {} of `{}`", job.release, job.env.name);
@@ -40,10 +43,8 @@ async fn from_build(job: &Job, built: &Built) -> Result<Content> {
     };
     let mut config = config(job).await?;
     config.extend(secrets(job, &manifest, &config).await?);
-    // What `app.json` says holds where nobody set it.
-    for (name, value) in manifest.defaults() {
-        config.entry(name.to_string()).or_insert_with(|| value.to_owned());
-    }
+    let defaults = manifest.defaults().map(|(name, value)| (name.to_string(), value.to_owned())).collect();
+    let config = with_defaults(config, &defaults);
     if let Some((name, description)) = manifest.required().find(|(name, _)| !config.contains_key(name.as_str())) {
         let error = Error::failed(format!("`app.json` requires the variable `{name}`, and nobody set it"));
         let error = description.iter().fold(error, |error, text| error.hint(format!("{name}: {text}")));
@@ -53,10 +54,22 @@ async fn from_build(job: &Job, built: &Built) -> Result<Content> {
         image: built.image.clone(),
         env: built.env.clone(),
         config,
+        defaults,
         processes: built.procfile.iter().map(|(name, command)| (name.to_string(), command.to_owned())).collect(),
         formation: manifest.formation.iter().map(|(name, count)| (name.to_string(), *count)).collect(),
         health: health_path(&manifest),
     })
+}
+
+/// What `app.json` says holds where nobody set it.
+fn with_defaults(
+    mut config: BTreeMap<String, String>,
+    defaults: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    for (name, value) in defaults {
+        config.entry(name.clone()).or_insert_with(|| value.clone());
+    }
+    config
 }
 
 /// The path that must be well before requests are routed to the web process.
@@ -166,14 +179,23 @@ fn own_variables(parts: &Parts, env: &EnvRow, version: Version) -> BTreeMap<Stri
     vars
 }
 
-/// `web` runs one, other types none until asked, `release` never.
-fn processes(content: &Content, formation: &BTreeMap<String, u32>) -> Vec<Process> {
-    let mut all = Vec::new();
-    for (name, command) in content.processes.iter().filter(|(name, _)| name != "release") {
+/// How many of each process type run: `web` one, others none until asked, `release` never.
+pub fn counts<'a>(
+    content: &'a Content,
+    formation: &'a BTreeMap<String, u32>,
+) -> impl Iterator<Item = (&'a str, &'a str, u32)> {
+    content.processes.iter().filter(|(name, _)| name != "release").map(|(name, command)| {
         let convention = u32::from(name == "web");
         let count = formation.get(name).or(content.formation.get(name)).copied().unwrap_or(convention);
+        (name.as_str(), command.as_str(), count)
+    })
+}
+
+fn processes(content: &Content, formation: &BTreeMap<String, u32>) -> Vec<Process> {
+    let mut all = Vec::new();
+    for (name, command, count) in counts(content, formation) {
         for number in 1..=count {
-            all.push(Process { name: format!("{name}.{number}"), command: command.clone(), env: BTreeMap::new() });
+            all.push(Process { name: format!("{name}.{number}"), command: command.to_owned(), env: BTreeMap::new() });
         }
     }
     all

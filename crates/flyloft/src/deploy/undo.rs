@@ -1,4 +1,4 @@
-//! Undos, pushed as steps succeed, and run backwards when a later one fails.
+//! Undos, pushed before they can be needed, and run backwards when a later one fails.
 
 use futures_util::future::BoxFuture;
 

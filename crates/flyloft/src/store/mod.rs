@@ -12,6 +12,8 @@ mod keys;
 mod releases;
 mod variables;
 
+use std::fs::{File, Permissions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -40,6 +42,8 @@ type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 pub enum StoreError {
     #[error("failed to open the store `{}`", path.display())]
     Open { path: PathBuf, source: rusqlite::Error },
+    #[error("failed to open the file `{}`", path.display())]
+    File { path: PathBuf, source: std::io::Error },
     #[error("the store `{}` has version {found}, this program knows versions up to {VERSION}", path.display())]
     Newer { path: PathBuf, found: i64 },
     #[error("the store failed")]
@@ -53,6 +57,8 @@ pub enum StoreError {
 impl Store {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let open = |source| StoreError::Open { path: path.to_owned(), source };
+        // It holds secrets. What SQLite puts beside it takes its mode.
+        make_private(path).map_err(|source| StoreError::File { path: path.to_owned(), source })?;
         let mut connection = Connection::open(path).map_err(open)?;
         connection.busy_timeout(Duration::from_secs(5)).map_err(open)?;
         connection
@@ -85,6 +91,11 @@ impl Store {
         self.jobs.send(job).map_err(|_| StoreError::Gone)?;
         wait.await.map_err(|_| StoreError::Gone)?
     }
+}
+
+fn make_private(path: &Path) -> std::io::Result<()> {
+    let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {

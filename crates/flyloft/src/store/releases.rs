@@ -47,6 +47,9 @@ pub struct Content {
     pub env: BTreeMap<String, String>,
     /// The variables that were set when it was made.
     pub config: BTreeMap<String, String>,
+    /// What `app.json` says where nobody set a variable.
+    #[serde(default)]
+    pub defaults: BTreeMap<String, String>,
     /// The Procfile: process types and commands, in its order.
     pub processes: Vec<(String, String)>,
     /// How many of each process type `app.json` wants.

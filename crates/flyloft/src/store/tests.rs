@@ -49,6 +49,17 @@ async fn what_was_written_is_there_after_the_store_is_opened_again() {
 }
 
 #[tokio::test]
+async fn nobody_but_root_reads_the_store_and_what_lies_beside_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let Fixture { store, dir } = fixture();
+    store.create_app(&app("shop"), None, 1).await.unwrap();
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{}", entry.path().display());
+    }
+}
+
+#[tokio::test]
 async fn a_store_of_a_newer_program_is_refused() {
     let Fixture { store, dir } = fixture();
     let path = dir.path().join("store.db");

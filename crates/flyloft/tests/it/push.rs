@@ -131,3 +131,34 @@ fn variables_reach_the_app_and_a_rollback_brings_the_old_ones_back() {
     assert!(!events.contains("line one"), "{events}");
     flyloft.ok(&["destroy", "it-config", "--yes"]);
 }
+
+#[test]
+fn a_worker_runs_when_it_is_asked_for_and_defaults_of_app_json_outlive_a_restart() {
+    let flyloft = Flyloft::start();
+    let mut files = app("hello");
+    files[0].1.push_str("worker: echo at work; sleep 1000\n");
+    files.push(("app.json", r#"{"env": {"MODE": "from app.json"}}"#.to_owned()));
+    let repository = flyloft.repository("it-scale", &borrowed(&files));
+    repository.pushed(&["main"]);
+    assert_eq!(flyloft.ok(&["scale", "it-scale/main"]), "web=1 worker=0\n");
+    flyloft.ok(&["scale", "it-scale/main", "worker=2"]);
+    let logs = flyloft.ok(&["logs", "it-scale/main"]);
+    assert!(logs.contains("worker.1 | at work") && logs.contains("worker.2 | at work"), "{logs}");
+    assert!(flyloft.get("it-scale/main", "/env").body.contains("MODE=from app.json"));
+
+    flyloft.ok(&["scale", "it-scale/main", "web=0"]);
+    assert_eq!(flyloft.get("it-scale/main", "/").status, 503);
+    flyloft.ok(&["scale", "it-scale/main", "web=1"]);
+    assert_eq!(flyloft.get("it-scale/main", "/").body, "hello");
+    flyloft.ok(&["destroy", "it-scale", "--yes"]);
+}
+
+#[test]
+fn a_push_that_is_refused_leaves_no_environment_behind() {
+    let flyloft = Flyloft::start();
+    let repository = flyloft.repository("it-refused", &borrowed(&app("hello")));
+    let output = repository.rejected(&["main:feature/x", "main:feature-x"]);
+    assert!(output.contains("already"), "{output}");
+    repository.pushed(&["main:feature-x"]);
+    flyloft.ok(&["destroy", "it-refused", "--yes"]);
+}
