@@ -12,11 +12,9 @@ pub enum EventKind {
     DeployStarted,
     DeploySucceeded,
     DeployFailed,
-    DeploySuperseded,
     ConfigChanged,
     Scaled,
     Destroyed,
-    Repaired,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,11 +99,9 @@ impl EventKind {
             EventKind::DeployStarted => "deploy-started",
             EventKind::DeploySucceeded => "deploy-succeeded",
             EventKind::DeployFailed => "deploy-failed",
-            EventKind::DeploySuperseded => "deploy-superseded",
             EventKind::ConfigChanged => "config-changed",
             EventKind::Scaled => "scaled",
             EventKind::Destroyed => "destroyed",
-            EventKind::Repaired => "repaired",
         }
     }
 }

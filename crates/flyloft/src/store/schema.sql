@@ -99,9 +99,3 @@ CREATE TABLE events (
     text        TEXT NOT NULL
 ) STRICT;
 CREATE INDEX events_of ON events (app, environment, id);
-
--- Layers that were used, for the garbage collection.
-CREATE TABLE layers (
-    id          TEXT PRIMARY KEY,
-    used_at     INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
