@@ -107,7 +107,7 @@ impl EnvName {
         Ok(Self(name.to_owned()))
     }
 
-    /// `pr-42`. Only this makes names of that form; see [`EnvName::for_branch`].
+    /// `pr-42`. No branch gets a name of that form; see [`EnvName::for_branch`].
     pub fn for_pull_request(number: u64) -> Self {
         Self(format!("pr-{number}"))
     }

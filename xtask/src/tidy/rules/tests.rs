@@ -73,8 +73,9 @@ fn drivers_know_neither_the_store_nor_each_other() {
 
 #[test]
 fn places_that_others_do_not_have_are_found() {
-    finds("README.md", "a\nsee /work/notes\n", "2: `/work/`");
-    finds("crates/a/Cargo.toml", "# https://pypi.org\n", "`pypi.org`");
+    finds("README.md", "a\nsee /root/notes\n", "2: `/root/`");
+    let here = std::env::current_dir().unwrap().join("notes").display().to_string();
+    finds("README.md", &format!("see {here}\n"), "is a place that others do not have");
     accepts("README.md", "see /var/lib/flyloft\n");
 }
 
@@ -91,7 +92,7 @@ fn a_script_can_be_run_and_is_strict() {
 #[test]
 fn a_banned_crate_is_found_in_the_lock_file() {
     finds("Cargo.lock", "[[package]]\nname = \"openssl-sys\"\n", "2: name = \"openssl-sys\" is banned");
-    accepts("Cargo.lock", "[[package]]\nname = \"ring\"\nsource = \"registry+…crates.io-index\"\n");
+    accepts("Cargo.lock", "[[package]]\nname = \"ring\"\nsource = \"registry+…\"\n");
 }
 
 #[test]
