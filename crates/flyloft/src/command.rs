@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Parser, Serialize, Deserialize)]
 #[command(name = "flyloft")]
 pub struct Invocation {
-    /// Print the result as JSON.
+    /// Print the result as JSON; output that goes on, such as that of `logs`, as an object a line.
     #[arg(long, global = true)]
     pub json: bool,
     #[command(subcommand)]
@@ -171,17 +171,18 @@ pub struct OneEnv {
 #[command(after_help = "Examples:
   flyloft logs shop/main
   flyloft logs shop/main --follow
-  flyloft logs shop/pr-42 --build")]
+  flyloft logs shop/pr-42 --build
+  flyloft logs shop/main --json    one object a line: {\"at\": …, \"process\": \"web.1\", \"text\": …}")]
 pub struct Logs {
     /// app/env
     pub env: EnvRef,
-    /// How many of the last lines.
-    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 100)]
-    pub lines: usize,
+    /// How many of the last lines: 100 if not said, and all of a build.
+    #[arg(short = 'n', long, value_name = "COUNT")]
+    pub lines: Option<usize>,
     /// Go on as more is written.
     #[arg(short, long)]
     pub follow: bool,
-    /// The output of the last build instead.
+    /// The output of the last deploy instead: what was built, and how it ended.
     #[arg(long)]
     pub build: bool,
 }
@@ -218,10 +219,13 @@ pub enum Config {
     Get { target: Target, name: String },
     /// Set variables, and redeploy what they touch.
     #[command(after_help = "Examples:
-  flyloft config set shop STRIPE_KEY=test
-  flyloft config set shop/pr-42 DEBUG=1 LOG_LEVEL=debug")]
+  flyloft config set shop/pr-42 DEBUG=1 LOG_LEVEL=debug
+  flyloft config set shop STRIPE_KEY=- < key.txt
+  pass show stripe | ssh -p 2222 host config set shop STRIPE_KEY=-")]
     Set {
         target: Target,
+        /// With `-` as its value a variable takes standard input, without the newline at its end: an argument can be
+        /// seen by others on the machine, and stays in the shell's history.
         #[arg(required = true, value_name = "NAME=VALUE")]
         variables: Vec<Variable>,
     },
@@ -252,6 +256,10 @@ pub struct Destroy {
 }
 
 #[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[command(after_help = "Examples:
+  flyloft events
+  flyloft events shop/main --follow
+  flyloft events shop --follow --json    one object a line")]
 pub struct Events {
     /// app or app/env; everything if none is named
     pub target: Option<Target>,
@@ -313,7 +321,7 @@ impl FromStr for Count {
     }
 }
 
-/// `NAME=VALUE`. Shows only its name where it is printed for debugging.
+/// `NAME=VALUE`, or `NAME=-` for a value from standard input. Shows only its name where it is printed for debugging.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Variable {
     pub name: String,
@@ -325,6 +333,12 @@ impl FromStr for Variable {
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, value) = text.split_once('=').ok_or("is not of the form NAME=VALUE")?;
         Ok(Self { name: name.to_owned(), value: value.to_owned() })
+    }
+}
+
+impl Variable {
+    pub fn is_from_stdin(&self) -> bool {
+        self.value == "-"
     }
 }
 
@@ -365,6 +379,7 @@ impl Command {
             // The answer to "are you sure".
             Command::Apps(Apps::Rm(_)) | Command::Destroy(_) => true,
             Command::Up(up) => up.path.is_some(),
+            Command::Config(Config::Set { variables, .. }) => variables.iter().any(Variable::is_from_stdin),
             _ => false,
         }
     }

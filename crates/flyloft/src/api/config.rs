@@ -43,7 +43,8 @@ impl Api {
                     .hint(format!("`flyloft config ls {target}` lists them"))),
             },
             Config::Set { target, variables } => {
-                let changes = variables.into_iter().map(checked).collect::<Result<_>>()?;
+                call.must_use(target.app())?;
+                let changes = filled_in(call, variables).await?.into_iter().map(checked).collect::<Result<_>>()?;
                 self.change(call, target, changes).await
             }
             Config::Unset { target, names } => {
@@ -112,6 +113,22 @@ impl Api {
         }
         last
     }
+}
+
+/// Takes the value of the variable that asks for it from standard input.
+async fn filled_in(call: &mut Call<'_>, mut variables: Vec<Variable>) -> Result<Vec<Variable>> {
+    let mut asking = variables.iter_mut().filter(|variable| variable.is_from_stdin());
+    let (variable, another) = (asking.next(), asking.next());
+    if let (Some(one), Some(other)) = (&variable, another) {
+        return Err(Error::usage(format!("`{}` and `{}` cannot both come from standard input", one.name, other.name))
+            .hint("set one at a time"));
+    }
+    if let Some(variable) = variable {
+        let text = call.input(&format!("the value of `{}`", variable.name), LARGEST as u64 + 2).await?;
+        let value = text.strip_suffix('\n').unwrap_or(&text);
+        variable.value = value.strip_suffix('\r').unwrap_or(value).to_owned();
+    }
+    Ok(variables)
 }
 
 fn checked(Variable { name, value }: Variable) -> Result<(String, Option<String>)> {

@@ -1,15 +1,26 @@
 //! `flyloft logs` and `flyloft events`.
 
+use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::{Stream, stream};
 use serde::Serialize;
-use tokio::io::AsyncWriteExt;
+use serde_json::{Value, json};
+use tokio::fs::File;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
+use tokio_util::io::StreamReader;
 
 use super::reply::{Reply, time};
 use super::{Api, Call, Ending};
 use crate::command::{Events, Logs, Target};
+use crate::conductor::Conductor;
 use crate::error::{Error, OrFailed, Result};
-use crate::store::EventRow;
+use crate::store::{EnvRow, EventRow};
+use crate::transcript::Follower;
+
+/// Of a log, unless somebody says how many.
+const LINES: usize = 100;
 
 #[derive(Serialize)]
 struct EventList {
@@ -57,25 +68,77 @@ impl Reply for EventList {
     }
 }
 
+/// A line of an environment's log, such as `2026-11-24T06:00:00.123Z web.1 | hello`.
+#[derive(Serialize)]
+struct LogItem<'a> {
+    at: Option<&'a str>,
+    /// `web.1`, or `flyloft` for what is said about the processes.
+    process: Option<&'a str>,
+    text: &'a str,
+}
+
+impl<'a> LogItem<'a> {
+    fn parse(line: &'a str) -> Self {
+        match line.split_once(" | ").and_then(|(head, text)| Some((head.split_once(' ')?, text))) {
+            Some(((at, process), text)) => Self { at: Some(at), process: Some(process), text },
+            None => Self { at: None, process: None, text: line },
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct BuildItem<'a> {
+    text: &'a str,
+}
+
+type Text = Box<dyn AsyncRead + Send + Unpin>;
+
 impl Api {
     pub(super) async fn logs(&self, call: &mut Call<'_>, logs: Logs) -> Result<Ending> {
         call.must_use(&logs.env.app)?;
-        let (row, _) = self.loft.find(&logs.env).await?;
+        let (row, conductor) = self.loft.find(&logs.env).await?;
         let failed = || format!("failed to read the logs of `{}`", logs.env);
+        if logs.build {
+            return self.build_output(call, &logs, &row, &conductor).await;
+        }
+        let live = row.live.as_ref().ok_or_else(|| {
+            Error::not_found(format!("nothing of `{}` has run yet", logs.env))
+                .hint(format!("flyloft logs {} --build", logs.env))
+        })?;
+        let lines = logs.lines.unwrap_or(LINES);
+        let text = self.loft.parts.engine.logs(&live.container, lines, logs.follow).await.or_failed(failed)?;
+        print(call, text, 0, |line| json!(LogItem::parse(line))).await.or_failed(failed)?;
+        Ok(Ending::Code(0))
+    }
+
+    /// What the newest deploy said, and why it failed if it did.
+    async fn build_output(
+        &self,
+        call: &mut Call<'_>,
+        logs: &Logs,
+        row: &EnvRow,
+        conductor: &Conductor,
+    ) -> Result<Ending> {
+        let failed = || format!("failed to read the output of the last deploy of `{}`", logs.env);
         let parts = &self.loft.parts;
-        let mut from: Box<dyn tokio::io::AsyncRead + Send + Unpin> = if logs.build {
-            let releases = parts.store.releases(row.id).await.or_failed(failed)?;
-            let newest = releases.first().ok_or_else(|| Error::not_found(format!("`{}` was never built", logs.env)))?;
-            let path = parts.settings.transcript(row.id, newest.number);
-            Box::new(tokio::fs::File::open(path).await.or_failed(failed)?)
-        } else {
-            let live = row.live.as_ref().ok_or_else(|| {
-                Error::not_found(format!("nothing of `{}` has run yet", logs.env))
-                    .hint(format!("flyloft logs {} --build", logs.env))
-            })?;
-            parts.engine.logs(&live.container, logs.lines, logs.follow).await.or_failed(failed)?
+        let releases = parts.store.releases(row.id).await.or_failed(failed)?;
+        let newest = releases.first().ok_or_else(|| Error::not_found(format!("`{}` was never built", logs.env)))?;
+        let path = parts.settings.transcript(row.id, newest.number);
+        let skipped = match logs.lines {
+            Some(lines) => count(&path).await.or_failed(failed)?.saturating_sub(lines),
+            None => 0,
         };
-        tokio::io::copy(&mut from, &mut call.io.stdout).await.or_failed(failed)?;
+        let text: Text = match conductor.transcript().await?.filter(|_| logs.follow) {
+            Some(reading) => Box::new(Box::pin(StreamReader::new(pieces(reading.follow().or_failed(failed)?)))),
+            None => Box::new(File::open(path).await.or_failed(failed)?),
+        };
+        let item = |line: &str| json!(BuildItem { text: line });
+        print(call, text, skipped, item).await.or_failed(failed)?;
+        let release = parts.store.release(row.id, newest.number).await.or_failed(failed)?;
+        if let Some(failure) = release.and_then(|release| release.failure) {
+            let text = Error::failed(failure).push_text();
+            print(call, text.as_bytes(), 0, item).await.or_failed(failed)?;
+        }
         Ok(Ending::Code(0))
     }
 
@@ -97,14 +160,82 @@ impl Api {
         if !events.follow {
             return Ok(list.into());
         }
-        let mut text = list.text();
+        let shown = |event: EventItem| match call.json {
+            true => format!("{}\n", json!(event)),
+            false => event.line(),
+        };
+        let mut text: String = list.events.into_iter().map(shown).collect();
         loop {
             call.io.stdout.write_all(text.as_bytes()).await.or_failed(failed)?;
             call.io.stdout.flush().await.or_failed(failed)?;
             tokio::time::sleep(Duration::from_millis(500)).await;
             let found = store.events(app, env, newest, 1000).await.or_failed(failed)?;
             newest = found.last().map_or(newest, |event| event.id);
-            text = found.into_iter().map(|event| EventItem::from(event).line()).collect();
+            text = found.into_iter().map(EventItem::from).map(shown).collect();
         }
+    }
+}
+
+/// Prints lines as they come, but for the first few: as they are, or as an object each.
+async fn print(
+    call: &mut Call<'_>,
+    text: impl AsyncRead + Unpin,
+    skipped: usize,
+    item: impl Fn(&str) -> Value,
+) -> std::io::Result<()> {
+    let mut text = BufReader::new(text);
+    let mut line = Vec::new();
+    let mut number = 0;
+    while text.read_until(b'\n', &mut line).await? > 0 {
+        number += 1;
+        if number > skipped {
+            if call.json {
+                let text = String::from_utf8_lossy(&line);
+                line = format!("{}\n", item(text.strip_suffix('\n').unwrap_or(&text))).into_bytes();
+            }
+            call.io.stdout.write_all(&line).await?;
+            if text.buffer().is_empty() {
+                call.io.stdout.flush().await?;
+            }
+        }
+        line.clear();
+    }
+    Ok(())
+}
+
+fn pieces(follower: Follower) -> impl Stream<Item = std::io::Result<Bytes>> {
+    stream::try_unfold(follower, |mut follower| async {
+        let piece = follower.next().await?;
+        Ok(piece.map(|piece| (Bytes::from(piece), follower)))
+    })
+}
+
+/// How many lines there are.
+async fn count(path: &Path) -> std::io::Result<usize> {
+    let mut file = BufReader::new(File::open(path).await?);
+    let mut lines = 0;
+    loop {
+        let piece = file.fill_buf().await?;
+        if piece.is_empty() {
+            return Ok(lines);
+        }
+        lines += piece.iter().filter(|byte| **byte == b'\n').count();
+        let length = piece.len();
+        file.consume(length);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_a_log_is_taken_apart_and_anything_else_is_text() {
+        let parsed = |line| json!(LogItem::parse(line)).to_string();
+        assert_eq!(
+            parsed("2026-11-24T06:00:00.123Z web.1 | a | b"),
+            r#"{"at":"2026-11-24T06:00:00.123Z","process":"web.1","text":"a | b"}"#
+        );
+        assert_eq!(parsed("Killed"), r#"{"at":null,"process":null,"text":"Killed"}"#);
     }
 }

@@ -24,7 +24,7 @@ use crate::engine::{ContainerId, ContainerState, Observed};
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
 use crate::store::{self, EnvRow, LiveRow, NewRelease};
-use crate::transcript::Transcript;
+use crate::transcript::{Reading, Transcript};
 
 /// A way to reach an environment's conductor.
 #[derive(Clone)]
@@ -59,11 +59,16 @@ pub enum Message {
     Reconcile {
         observed: Arc<[Observed]>,
     },
-    /// A deploy has a healthy container and asks to be what serves. Dropped unanswered if that is no longer wanted.
+    /// What does the newest deploy of this daemon's say?
+    Transcript {
+        answer: oneshot::Sender<Option<Reading>>,
+    },
+    /// A deploy has a healthy container and asks to be what serves. The answer says why not, if that is no longer
+    /// wanted or could not be recorded.
     Healthy {
         release: ReleaseNumber,
         live: LiveRow,
-        routed: oneshot::Sender<()>,
+        routed: oneshot::Sender<Result<()>>,
     },
     /// A deploy has ended without one, and undone what it made. `unwanted` if whoever asked for it has gone away.
     Failed {
@@ -91,6 +96,7 @@ impl Conductor {
             previous: None,
             retiring: Arc::default(),
             removed: false,
+            transcript: None,
             myself: mailbox.downgrade(),
         };
         tokio::spawn(task.run(inbox));
@@ -115,6 +121,12 @@ impl Conductor {
     pub async fn tell(&self, event: Event) -> Result<Told> {
         let (answer, wait) = oneshot::channel();
         self.ask(Message::Event { event, answer }, wait).await?
+    }
+
+    /// What the newest deploy says, if this daemon has begun it.
+    pub async fn transcript(&self) -> Result<Option<Reading>> {
+        let (answer, wait) = oneshot::channel();
+        self.ask(Message::Transcript { answer }, wait).await
     }
 
     /// Hands over what the engine has, to be compared with what should be.
@@ -142,6 +154,8 @@ struct Task {
     /// Containers that are being drained.
     retiring: Arc<Mutex<HashSet<ContainerId>>>,
     removed: bool,
+    /// Of the newest deploy.
+    transcript: Option<Reading>,
     myself: mpsc::WeakSender<Message>,
 }
 
@@ -177,15 +191,17 @@ impl Task {
                     tracing::warn!(env = %self.env.name, %error, "failed to reconcile");
                 }
             }
+            Message::Transcript { answer } => {
+                let _ = answer.send(self.transcript.clone());
+            }
             Message::Healthy { release, live, routed } => {
                 self.forget_running(release);
-                match self.step(&Event::DeploySucceeded { release }, Some(&live)).await {
-                    Ok(_) if self.env.live.as_ref() == Some(&live) => {
-                        let _ = routed.send(());
-                    }
-                    Ok(_) => {}
-                    Err(error) => tracing::error!(env = %self.env.name, %error, "failed to switch to a new release"),
-                }
+                let answer = match self.step(&Event::DeploySucceeded { release }, Some(&live)).await {
+                    Ok(_) if self.env.live.as_ref() == Some(&live) => Ok(()),
+                    Ok(_) => Err(self.unwanted(release)),
+                    Err(error) => Err(error),
+                };
+                let _ = routed.send(answer);
             }
             Message::Failed { release, unwanted } => {
                 self.forget_running(release);
@@ -229,6 +245,7 @@ impl Task {
             std::fs::create_dir_all(dir).or_failed(failed)?;
         }
         let transcript = Transcript::create(&path).or_failed(failed)?;
+        self.transcript = Some(transcript.reading());
         self.reload().await?;
         let (ended, wait) = oneshot::channel();
         let job = Job {
@@ -319,6 +336,17 @@ impl Task {
     fn forget_running(&mut self, release: ReleaseNumber) {
         if self.running.as_ref().is_some_and(|running| running.release == release) {
             self.running = None;
+        }
+    }
+
+    /// Why a release that is healthy does not come to serve.
+    fn unwanted(&self, release: ReleaseNumber) -> Error {
+        match &self.state {
+            State::Destroyed { .. } => cancelled(&self.env, Cause::Destroyed),
+            State::Live(live) => match live.newest().filter(|newest| *newest > release) {
+                Some(by) => cancelled(&self.env, Cause::Superseded { by }),
+                None => Error::conflict(format!("the deploy of `{}` had been given up already", self.env.name)),
+            },
         }
     }
 

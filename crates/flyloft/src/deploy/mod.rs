@@ -118,6 +118,7 @@ pub async fn deploy(job: &Job, called_off: impl Future<Output = Error>) -> Resul
             job.transcript.plain(&deployed.url);
         }
         Err(error) => {
+            job.transcript.settle();
             undo.run().await;
             let why = error.brief();
             let failed = job.parts.store.fail_release(job.env.id, job.release, &why, store::now());
@@ -286,8 +287,9 @@ async fn release_phase(job: &Job, spec: &crate::engine::ContainerSpec, command: 
 async fn route(job: &Job, live: LiveRow) -> Result<Deployed> {
     let (routed, wait) = oneshot::channel();
     let message = Message::Healthy { release: job.release, live, routed };
+    // The conductor goes with its environment.
     let gone = || conductor::cancelled(&job.env, Cause::Destroyed);
     job.conductor.send(message).await.map_err(|_| gone())?;
-    wait.await.map_err(|_| gone())?;
+    wait.await.map_err(|_| gone())??;
     Ok(Deployed { release: job.release, url: job.parts.settings.url(&job.env.host) })
 }
