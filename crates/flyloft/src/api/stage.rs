@@ -4,7 +4,7 @@ use flyloft_core::name::{AppName, EnvName, EnvRef, Origin};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::reply::Reply;
+use super::reply::{Reply, size};
 use super::{Api, Call, Ending};
 use crate::command::Up;
 use crate::conductor::{Conductor, Ticket};
@@ -115,7 +115,7 @@ impl Api {
         let (mut stdin, mut stderr) = (child.stdin.take(), child.stderr.take());
         let copy = async {
             let Some(mut stdin) = stdin.take() else { return Ok(0) };
-            tokio::io::copy(&mut archive.take(limit), &mut stdin).await
+            tokio::io::copy(&mut archive.take(limit + 1), &mut stdin).await
         };
         let complain = async {
             let mut text = Vec::new();
@@ -129,7 +129,8 @@ impl Api {
         let (copied, complaint) = tokio::join!(copy, complain);
         let status = child.wait().await.or_failed(failed)?;
         match copied {
-            Ok(bytes) if bytes == limit => Err(Error::failed(failed()).hint(format!("more than {limit} bytes"))),
+            Ok(bytes) if bytes > limit => Err(Error::usage(format!("the archive is larger than {}", size(limit)))
+                .hint("leave out what the app does not need: what .gitignore names is not sent")),
             _ if !status.success() => {
                 let mut error = Error::usage("standard input is not a tar archive that can be unpacked");
                 error.causes.push(complaint);

@@ -2,8 +2,8 @@
 
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
-use std::path::Path;
-use std::process::{ExitCode, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::Context;
 use futures_util::{SinkExt, StreamExt};
@@ -14,15 +14,15 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::codec::{FramedWrite, LengthDelimitedCodec};
 
+use super::archive::Archive;
 use crate::command::{Command, Invocation};
-use crate::door::frame::{self, Hello, PIECE, Size, Tag};
+use crate::door::frame::{self, Hello, PIECE, Request, Size, Tag};
 use crate::error::{Error, Kind};
-use crate::exec::Cmd;
 
 /// Hands the command to the daemon at `socket`, and gives the exit code that it ends with.
 pub async fn send(socket: &Path, mut invocation: Invocation) -> anyhow::Result<ExitCode> {
     let file = invocation.command.take_file();
-    let mut input = open(&invocation.command, file.as_deref()).await?;
+    let mut input = Input::open(&invocation.command, file).await?;
     let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(socket, &error))?;
     let (read, write) = stream.into_split();
     let (mut read, mut write) = (frame::reader(read), frame::writer(write));
@@ -32,88 +32,87 @@ pub async fn send(socket: &Path, mut invocation: Invocation) -> anyhow::Result<E
         Command::Shell(_) | Command::Run(_) if terminal.is_some() => Raw::enter(),
         _ => None,
     };
-    let hello = Hello { version: frame::VERSION, invocation, terminal };
-    write.send(frame::encode(Tag::Invocation, &serde_json::to_vec(&hello)?)).await?;
+    let request = Request { invocation, terminal };
+    write.send(frame::encode(Tag::Hello, &serde_json::to_vec(&Hello::own())?)).await?;
+    write.send(frame::encode(Tag::Invocation, &serde_json::to_vec(&request)?)).await?;
 
     let feeding = async {
-        // When the daemon ends the command first, the rest of the input is nobody's any more.
-        let _ = feed(&mut input, &mut write).await;
-        std::future::pending::<()>().await;
+        match feed(&mut input, &mut write).await {
+            // When the daemon ends the command first, the rest of the input is nobody's any more.
+            Ok(()) => std::future::pending().await,
+            Err(error) => error,
+        }
     };
     let code = tokio::select! {
         code = show(&mut read) => code,
-        () = feeding => unreachable!("feeding never ends"),
+        error = feeding => Err(error),
     };
     drop(raw);
     code.map(ExitCode::from)
 }
 
-/// Opens what becomes the command's standard input: the file or directory that it names, or the client's own.
-async fn open(command: &Command, file: Option<&Path>) -> anyhow::Result<Box<dyn AsyncRead + Unpin>> {
-    match (command, file) {
-        (Command::Up(_), Some(dir)) => archive(dir).await,
-        (_, Some(file)) => {
-            let file =
-                tokio::fs::File::open(file).await.with_context(|| format!("failed to open `{}`", file.display()));
-            Ok(Box::new(file?))
-        }
-        (_, None) if command.reads_stdin() => Ok(Box::new(tokio::io::stdin())),
-        (_, None) => Ok(Box::new(tokio::io::empty())),
-    }
+/// What becomes the command's standard input: the file or directory that it names, or the client's own.
+struct Input {
+    from: Box<dyn AsyncRead + Unpin>,
+    name: String,
+    /// Says at the end whether that was all.
+    archive: Option<Archive>,
 }
 
-/// A tar archive of a directory: of what git tracks or would track there, or of everything where git is not used.
-async fn archive(dir: &Path) -> anyhow::Result<Box<dyn AsyncRead + Unpin>> {
-    if !dir.is_dir() {
-        return Err(Error::usage(format!("`{}` is not a directory", dir.display())).into());
+impl Input {
+    async fn open(command: &Command, file: Option<PathBuf>) -> anyhow::Result<Self> {
+        let name = file.as_ref().map_or("standard input".to_owned(), |file| format!("`{}`", file.display()));
+        let (from, archive): (Box<dyn AsyncRead + Unpin>, _) = match (command, file) {
+            (Command::Up(_), Some(dir)) => {
+                let (archive, output) = Archive::of(&dir).await?;
+                (Box::new(output), Some(archive))
+            }
+            (_, Some(file)) => {
+                let file = tokio::fs::File::open(file).await.with_context(|| format!("failed to open {name}"))?;
+                (Box::new(file), None)
+            }
+            (_, None) if command.reads_stdin() => (Box::new(tokio::io::stdin()), None),
+            (_, None) => (Box::new(tokio::io::empty()), None),
+        };
+        Ok(Self { from, name, archive })
     }
-    let listing = Cmd::new("git")
-        .args(["ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate", "-z"])
-        .dir(dir)
-        .run()
-        .await;
-    let tar = Cmd::new("tar").args(["--create", "--exclude-vcs", "--file=-"]);
-    let (tar, names) = match listing {
-        Ok(listing) => {
-            let there = |name: &&[u8]| {
-                use std::os::unix::ffi::OsStrExt;
-                !name.is_empty() && dir.join(std::ffi::OsStr::from_bytes(name)).symlink_metadata().is_ok()
-            };
-            let names: Vec<u8> =
-                listing.stdout.split(|byte| *byte == 0).filter(there).flat_map(|name| [name, b"\0"].concat()).collect();
-            (tar.args(["--null", "--verbatim-files-from", "--no-recursion", "--files-from=-"]), Some(names))
+
+    /// The next piece; 0 when that was all of it.
+    async fn read(&mut self, piece: &mut [u8]) -> anyhow::Result<usize> {
+        let count = self.from.read(piece).await.with_context(|| format!("failed to read {}", self.name))?;
+        if count == 0
+            && let Some(archive) = &mut self.archive
+        {
+            archive.end().await?;
         }
-        Err(_) => (tar.arg("."), None),
-    };
-    let stdin = if names.is_some() { Stdio::piped() } else { Stdio::null() };
-    let mut child = tar.dir(dir).spawn(stdin, Stdio::piped(), Stdio::inherit())?;
-    if let (Some(mut stdin), Some(names)) = (child.stdin.take(), names) {
-        tokio::spawn(async move { stdin.write_all(&names).await });
+        Ok(count)
     }
-    let output = child.stdout.take().context("tar has no output")?;
-    // Keeps the child until the archive is read, since it is killed when its handle is dropped.
-    tokio::spawn(async move { child.wait().await });
-    Ok(Box::new(output))
 }
 
 type Frames = FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>;
 
-async fn feed(input: &mut (impl AsyncRead + Unpin), write: &mut Frames) -> anyhow::Result<()> {
+/// Sends the input, and the sizes of the terminal. An error is one of the input: what was sent of it is then worth
+/// nothing, and its end is never sent.
+async fn feed(input: &mut Input, write: &mut Frames) -> anyhow::Result<()> {
     let mut resized = signal(SignalKind::window_change())?;
     let mut piece = vec![0; PIECE];
     let mut ended = false;
     loop {
-        tokio::select! {
+        let frame = tokio::select! {
             read = input.read(&mut piece), if !ended => match read? {
                 0 => {
                     ended = true;
-                    write.send(frame::encode(Tag::EndOfStdin, &[])).await?;
+                    frame::encode(Tag::EndOfStdin, &[])
                 }
-                count => write.send(frame::encode(Tag::Stdin, &piece[..count])).await?,
+                count => frame::encode(Tag::Stdin, &piece[..count]),
             },
-            _ = resized.recv() => if let Some(size) = terminal_size() {
-                write.send(frame::encode(Tag::Window, &serde_json::to_vec(&size)?)).await?;
+            _ = resized.recv() => match terminal_size() {
+                Some(size) => frame::encode(Tag::Window, &serde_json::to_vec(&size)?),
+                None => continue,
             },
+        };
+        if write.send(frame).await.is_err() {
+            return Ok(());
         }
     }
 }

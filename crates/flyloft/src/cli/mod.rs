@@ -1,5 +1,6 @@
 //! The command line: what runs here, and what goes to the daemon.
 
+mod archive;
 mod client;
 
 use std::io::{IsTerminal, Write};
@@ -24,7 +25,7 @@ pub struct Cli {
     /// The daemon's unix socket.
     #[arg(long, global = true, value_name = "PATH", env = "FLYLOFT_SOCKET", hide_env_values = true)]
     socket: Option<PathBuf>,
-    /// Print the result as JSON.
+    /// Print the result as JSON; output that goes on, such as that of `logs`, as an object a line.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]

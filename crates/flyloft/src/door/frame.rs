@@ -1,9 +1,13 @@
 //! What travels over the unix socket: frames of a tag and a payload.
 //!
 //! ```text
-//! client → daemon   I invocation (JSON)   i stdin   e end of stdin   w window's new size (JSON)
+//! client → daemon   H hello (JSON), the first frame   I invocation (JSON), the second
+//!                   i stdin   e end of stdin   w window's new size (JSON)
 //! daemon → client   o stdout   x stderr   c exit code (one byte), the last frame
 //! ```
+//!
+//! The hello, `x` and `c` never change: by them a client and a daemon of different versions tell each other so, before
+//! either reads what only its own version understands.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -16,15 +20,31 @@ use crate::command::Invocation;
 pub const PIECE: usize = 32 << 10;
 const LARGEST: usize = 4 << 20;
 
-/// The first frame. `version` is the protocol's, so that a client says what is wrong when the daemon is another's.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// The first frame: who speaks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
-    pub version: u32,
+    /// Of the frames that follow.
+    pub protocol: u32,
+    /// The program's version, for people.
+    pub version: String,
+}
+
+/// Raised by every change of what a frame holds: of a command's arguments, too.
+const PROTOCOL: u32 = 2;
+
+impl Hello {
+    /// This program's.
+    pub fn own() -> Self {
+        Self { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION").to_owned() }
+    }
+}
+
+/// The second frame: what is wanted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Request {
     pub invocation: Invocation,
     pub terminal: Option<Size>,
 }
-
-pub const VERSION: u32 = 1;
 
 /// A terminal's size in characters, and its kind as `TERM` names it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,6 +57,7 @@ pub struct Size {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Tag {
+    Hello = b'H' as isize,
     Invocation = b'I' as isize,
     Stdin = b'i' as isize,
     EndOfStdin = b'e' as isize,
@@ -47,8 +68,8 @@ pub enum Tag {
 }
 
 impl Tag {
-    const ALL: [Tag; 7] =
-        [Tag::Invocation, Tag::Stdin, Tag::EndOfStdin, Tag::Window, Tag::Stdout, Tag::Stderr, Tag::Exit];
+    const ALL: [Tag; 8] =
+        [Tag::Hello, Tag::Invocation, Tag::Stdin, Tag::EndOfStdin, Tag::Window, Tag::Stdout, Tag::Stderr, Tag::Exit];
 }
 
 pub fn encode(tag: Tag, payload: &[u8]) -> Bytes {

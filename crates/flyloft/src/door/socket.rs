@@ -14,9 +14,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 
-use super::frame::{self, Hello, PIECE, Tag};
+use super::frame::{self, Hello, PIECE, Request, Tag};
 use super::{CommandIo, LineMode, Terminal};
 use crate::api::Api;
+use crate::error::{Error, Result};
 use crate::principal::{Principal, Role};
 
 #[derive(Debug, Error)]
@@ -26,6 +27,8 @@ pub enum SocketError {
     #[error("failed to listen at `{}`", path.display())]
     Listen { path: PathBuf, source: io::Error },
 }
+
+type Frames<R> = tokio_util::codec::FramedRead<R, tokio_util::codec::LengthDelimitedCodec>;
 
 /// Listens at `path`. The socket is root's and `group`'s, if there is such a group; otherwise root's alone.
 pub fn listen(path: &Path, group: &str) -> Result<UnixListener, SocketError> {
@@ -79,29 +82,26 @@ async fn answer(stream: UnixStream, group: &str, api: Arc<Api>) -> io::Result<()
     let principal = peer(&stream, group);
     let (read, write) = stream.into_split();
     let (mut read, mut write) = (frame::reader(read), frame::writer(write));
-    let first = read.next().await.transpose()?.and_then(frame::decode);
-    let hello = match first {
-        Some((Tag::Invocation, json)) => serde_json::from_slice::<Hello>(&json).map_err(io::Error::other)?,
-        _ => return Err(io::Error::other("the first frame is no invocation")),
-    };
-    let refusal = match &principal {
-        None => Some("error: this user may not command flyloft\n\n  hint: root and members of the socket's group may"),
-        Some(_) if hello.version != frame::VERSION => {
-            Some("error: this client is of another version than the daemon\n\n  hint: restart the daemon")
+    let admitted =
+        match principal {
+            None => Err(Error::forbidden("this user may not command flyloft")
+                .hint("root and members of the socket's group may")),
+            Some(principal) => listen_to(&mut read).await?.map(|request| (principal, request)),
+        };
+    let (principal, request) = match admitted {
+        Ok(admitted) => admitted,
+        Err(error) => {
+            write.send(frame::encode(Tag::Stderr, error.text().as_bytes())).await?;
+            return write.send(frame::encode(Tag::Exit, &[error.kind.exit_code()])).await;
         }
-        Some(_) => None,
     };
-    if let Some(refusal) = refusal {
-        write.send(frame::encode(Tag::Stderr, format!("{refusal}\n").as_bytes())).await?;
-        return write.send(frame::encode(Tag::Exit, &[1])).await;
-    }
 
     let (to_stdin, stdin) = duplex(PIECE);
     let (stdout, from_stdout) = duplex(PIECE);
     let (stderr, from_stderr) = duplex(PIECE);
-    let size = hello.terminal.as_ref().map_or((80, 24), |size| (size.columns, size.rows));
+    let size = request.terminal.as_ref().map_or((80, 24), |size| (size.columns, size.rows));
     let (window, resize) = watch::channel(size);
-    let terminal = hello.terminal.map(|size| {
+    let terminal = request.terminal.map(|size| {
         let frame::Size { columns, rows, term } = size;
         // The client's terminal gives lines by itself, but for shells.
         Terminal { columns, rows, term, resize, lines: LineMode::default() }
@@ -112,8 +112,7 @@ async fn answer(stream: UnixStream, group: &str, api: Arc<Api>) -> io::Result<()
     let output = pump(from_stdout, Tag::Stdout, frames.clone());
     let errors = pump(from_stderr, Tag::Stderr, frames);
     let work = async {
-        let principal = principal.expect("refused above");
-        let run = api.command(&principal, hello.invocation, io);
+        let run = api.command(&principal, request.invocation, io);
         tokio::join!(run, output, errors).0
     };
     let sending = async {
@@ -130,9 +129,36 @@ async fn answer(stream: UnixStream, group: &str, api: Arc<Api>) -> io::Result<()
     write.send(frame::encode(Tag::Exit, &[code])).await
 }
 
+/// Reads who speaks, and only then, in the same language, what is wanted.
+async fn listen_to<R: tokio::io::AsyncRead + Unpin>(read: &mut Frames<R>) -> io::Result<Result<Request>> {
+    let own = Hello::own();
+    let hello = match read.next().await.transpose()?.and_then(frame::decode) {
+        Some((Tag::Hello, json)) => serde_json::from_slice::<Hello>(&json).map_err(io::Error::other)?,
+        // As the first version did it.
+        Some((Tag::Invocation, _)) => Hello { protocol: 1, version: "0.1.0, before its release".to_owned() },
+        _ => return Err(io::Error::other("the first frame is no hello")),
+    };
+    if hello.protocol != own.protocol {
+        return Ok(Err(strangers(&hello, &own)));
+    }
+    match read.next().await.transpose()?.and_then(frame::decode) {
+        Some((Tag::Invocation, json)) => {
+            Ok(serde_json::from_slice(&json).map_err(|error| strangers(&hello, &own).cause(error)))
+        }
+        _ => Err(io::Error::other("the second frame is no invocation")),
+    }
+}
+
+fn strangers(client: &Hello, daemon: &Hello) -> Error {
+    let speaks = |hello: &Hello| format!("version {} (protocol {})", hello.version, hello.protocol);
+    Error::failed(format!("the daemon is {}, this client is {}", speaks(daemon), speaks(client)))
+        .hint("restart the daemon if it was updated: systemctl restart flyloft")
+        .hint("or use the client that was installed with the daemon")
+}
+
 /// Passes on what the client sends. Comes back only when the client is gone.
 async fn feed<R: tokio::io::AsyncRead + Unpin>(
-    read: &mut tokio_util::codec::FramedRead<R, tokio_util::codec::LengthDelimitedCodec>,
+    read: &mut Frames<R>,
     stdin: DuplexStream,
     window: watch::Sender<(u16, u16)>,
 ) -> io::Result<()> {
@@ -199,4 +225,57 @@ fn peer_groups(stream: &UnixStream) -> Vec<Gid> {
     }
     groups.truncate(bytes as usize / size_of::<libc::gid_t>());
     groups.into_iter().map(Gid::from_raw).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Command, Invocation, Ls};
+
+    /// What the daemon says to a client that begins with these frames.
+    async fn said(frames: &[(Tag, &str)]) -> io::Result<Result<Request>> {
+        let (client, daemon) = duplex(PIECE);
+        let mut write = frame::writer(client);
+        for (tag, json) in frames {
+            write.send(frame::encode(*tag, json.as_bytes())).await.unwrap();
+        }
+        drop(write);
+        listen_to(&mut frame::reader(daemon)).await
+    }
+
+    fn own_hello() -> String {
+        serde_json::to_string(&Hello::own()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_client_of_another_version_is_told_both_versions_whatever_else_it_says() {
+        let hello = r#"{"protocol": 900, "version": "9.0.0", "colour": "green"}"#;
+        let refusal = said(&[(Tag::Hello, hello), (Tag::Invocation, "anything")]).await.unwrap().unwrap_err();
+        let own = Hello::own();
+        let what = format!(
+            "the daemon is version {} (protocol {}), this client is version 9.0.0 (protocol 900)",
+            own.version, own.protocol
+        );
+        assert_eq!(refusal.what, what);
+        let old = r#"{"version": 1, "invocation": {"json": false, "command": "Ls"}}"#;
+        let refusal = said(&[(Tag::Invocation, old)]).await.unwrap().unwrap_err();
+        assert!(refusal.what.ends_with("(protocol 1)"), "{}", refusal.what);
+    }
+
+    #[tokio::test]
+    async fn a_command_that_is_not_understood_is_told_so_with_both_versions() {
+        let refusal = said(&[(Tag::Hello, &own_hello()), (Tag::Invocation, r#"{"command": "Fly"}"#)]).await.unwrap();
+        let refusal = refusal.unwrap_err();
+        assert!(refusal.what.starts_with("the daemon is version"), "{}", refusal.what);
+        assert_eq!(refusal.causes.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_client_of_the_same_version_is_understood() {
+        let invocation = Invocation { json: true, command: Command::Ls(Ls { app: None }) };
+        let request = Request { invocation, terminal: None };
+        let json = serde_json::to_string(&request).unwrap();
+        let heard = said(&[(Tag::Hello, &own_hello()), (Tag::Invocation, &json)]).await.unwrap();
+        assert_eq!(heard.unwrap(), request);
+    }
 }
