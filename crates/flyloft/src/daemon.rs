@@ -20,6 +20,7 @@ use crate::engine::lxc::net::NetConfig;
 use crate::engine::lxc::{Bounds, LxcConfig, LxcEngine};
 use crate::engine::{Engine, SharedEngine};
 use crate::error::{Error, OrFailed, Result};
+use crate::hosts;
 use crate::loft::{self, Loft};
 use crate::parts::{Parts, Settings};
 use crate::source::{Repositories, SourceLimits};
@@ -35,6 +36,8 @@ pub async fn serve(config: Config) -> Result<()> {
     let store = Store::open(&state.dir.join("store.db")).or_failed(|| "failed to open the store")?;
     let listener = socket::listen(&config.socket, &config.group).or_failed(|| "failed to take commands")?;
 
+    let domain = Domain::parse(&config.domain).map_err(Error::usage)?;
+    hosts::follow(&store, &domain).await?;
     // The edge serves from its first moment on, so it must know from then on what answers.
     let routes = loft::routes(&store).await?;
     let edge_config = EdgeConfig { routes, ..EdgeConfig::new(config.http.listen.clone()) };
@@ -45,7 +48,7 @@ pub async fn serve(config: Config) -> Result<()> {
     let repositories = open_repositories(&config, &state, engine.staging().user)?;
     let builder = Builder::new(engine.clone(), config.build.clone());
     let settings = Settings {
-        domain: Domain::parse(&config.domain).map_err(Error::usage)?,
+        domain,
         port: ports.first().copied().filter(|port| *port != 80),
         limits: config.defaults.limits(),
         policy: config.defaults.policy(),
@@ -55,7 +58,7 @@ pub async fn serve(config: Config) -> Result<()> {
     let parts = Parts { store, engine, edge: edge.clone(), builder, repositories, settings };
     let loft = Arc::new(Loft::new(Arc::new(parts)));
     loft.start(state.rebooted).await?;
-    let api = Arc::new(Api { loft: loft.clone() });
+    let api = Arc::new(Api::new(loft.clone()));
 
     let ssh_config = ssh::SshConfig::new(config.ssh.listen.clone(), state.dir.join(ssh::host_key::FILE));
     let ssh = ssh::SshDoor::open(&ssh_config, api.clone()).or_failed(|| "failed to start the SSH door")?;

@@ -1,13 +1,17 @@
 //! `flyloft apps`.
 
+use std::collections::HashSet;
+use std::sync::Mutex;
+
+use flyloft_core::name::AppName;
 use serde::Serialize;
 
+use super::environments::lingers;
 use super::reply::{Reply, age, done, table};
 use super::{Api, Call, Ending};
 use crate::command::{Apps, AppsCreate, AppsRm};
 use crate::error::{Error, OrFailed, Result};
 use crate::store::{self, CredentialKind, CredentialRow, EventKind};
-use flyloft_core::name::AppName;
 
 /// A token or a private key is not larger than this.
 const SECRET: u64 = 64 << 10;
@@ -84,6 +88,9 @@ impl Api {
     pub(super) async fn ensure_app(&self, app: &AppName, by: &str) -> Result<bool> {
         let failed = || format!("failed to create `{app}`");
         let parts = &self.loft.parts;
+        if self.leaving.lock().expect("not poisoned").contains(app) {
+            return Err(being_removed(app));
+        }
         let new = parts.store.create_app(app, None, store::now()).await.or_failed(failed)?;
         parts.repositories.ensure(app).await.or_failed(failed)?;
         if new {
@@ -113,13 +120,22 @@ impl Api {
         if !yes {
             call.confirm(&format!("remove app `{app}` with {} environments?", environments.len())).await?;
         }
+        // What would make anything of the app's meanwhile is refused, and the app itself goes last: whatever happens in
+        // between, it can be removed again.
+        let _leaving = Leaving::begin(&self.leaving, &app)?;
         for env in environments {
-            self.destroy_and_wait(&env.name).await?;
+            if !self.destroy_and_wait(&env.name).await? {
+                return Err(lingers(&env.name));
+            }
         }
         let parts = &self.loft.parts;
         let failed = || format!("failed to remove `{app}`");
-        parts.store.remove_app(&app).await.or_failed(failed)?;
-        parts.repositories.remove(&app).or_failed(failed)?;
+        crate::fault::point("remove-app.emptied");
+        parts.repositories.remove(&app)?;
+        crate::fault::point("remove-app.repositories");
+        if !parts.store.remove_app(&app).await.or_failed(failed)? {
+            return Err(Error::conflict(failed()).hint("a push that was under way has made an environment: try again"));
+        }
         parts.store.tell(&app, None, EventKind::AppRemoved, call.by(), "", store::now()).await.or_failed(failed)?;
         Ok(done(format!("app `{app}` is removed")).into())
     }
@@ -134,4 +150,29 @@ impl Api {
                 .hint(format!("push to it, or create it: flyloft apps create {app}"))),
         }
     }
+}
+
+/// An app that is being removed, for as long as that takes.
+struct Leaving<'a> {
+    apps: &'a Mutex<HashSet<AppName>>,
+    app: &'a AppName,
+}
+
+impl<'a> Leaving<'a> {
+    fn begin(apps: &'a Mutex<HashSet<AppName>>, app: &'a AppName) -> Result<Self> {
+        match apps.lock().expect("not poisoned").insert(app.clone()) {
+            true => Ok(Self { apps, app }),
+            false => Err(being_removed(app)),
+        }
+    }
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.apps.lock().expect("not poisoned").remove(self.app);
+    }
+}
+
+fn being_removed(app: &AppName) -> Error {
+    Error::conflict(format!("app `{app}` is being removed")).hint("try again when it is gone")
 }

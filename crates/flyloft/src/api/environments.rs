@@ -284,31 +284,39 @@ impl Api {
         if !destroy.yes {
             call.confirm(&format!("destroy `{name}`?")).await?;
         }
-        self.destroy_by(&name, call.by()).await?;
-        Ok(done(format!("`{name}` is destroyed")).into())
+        match self.destroy_by(&name, call.by()).await? {
+            true => Ok(done(format!("`{name}` is destroyed")).into()),
+            false => Err(lingers(&name)),
+        }
     }
 
-    pub(super) async fn destroy_by(&self, name: &EnvRef, by: &str) -> Result<()> {
-        self.destroy_and_wait(name).await?;
+    /// See [`Api::destroy_and_wait`].
+    pub(super) async fn destroy_by(&self, name: &EnvRef, by: &str) -> Result<bool> {
+        let gone = self.destroy_and_wait(name).await?;
         let told = self.loft.parts.store.tell(&name.app, Some(&name.env), EventKind::Destroyed, by, "", store::now());
-        told.await.or_failed(|| format!("failed to record the end of `{name}`"))
+        // It is destroyed, whether or not that can be written down.
+        if let Err(error) = told.await {
+            tracing::error!(env = %name, %error, "failed to record the end of an environment");
+        }
+        Ok(gone)
     }
 
-    /// Comes back when nothing of it is left.
-    pub(super) async fn destroy_and_wait(&self, name: &EnvRef) -> Result<()> {
+    /// Says whether nothing of it is left already. What is left then is removed all the same.
+    pub(super) async fn destroy_and_wait(&self, name: &EnvRef) -> Result<bool> {
         let (_, conductor) = self.loft.find(name).await?;
         conductor.tell(Event::Destroy).await?;
-        let gone = tokio::time::timeout(GONE, conductor.gone()).await;
-        gone.map_err(|_| {
-            Error::failed(format!("`{name}` is not gone after {} s", GONE.as_secs()))
-                .hint("it is being removed still; `flyloft ls` shows it until it is")
-        })
+        Ok(tokio::time::timeout(GONE, conductor.gone()).await.is_ok())
     }
 
     pub(super) async fn environments_of(&self, app: &AppName) -> Result<Vec<EnvRow>> {
         let rows = self.loft.parts.store.environments(Some(app)).await;
         rows.or_failed(|| format!("failed to list the environments of `{app}`"))
     }
+}
+
+pub(super) fn lingers(name: &EnvRef) -> Error {
+    Error::failed(format!("`{name}` is not gone after {} s", GONE.as_secs()))
+        .hint("it is being removed still; `flyloft ls` shows it until it is")
 }
 
 fn work(call: &Call<'_>, source: Source, reason: &str) -> Work {

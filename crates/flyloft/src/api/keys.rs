@@ -90,6 +90,7 @@ impl Api {
 
     async fn remove_key(&self, name: &str) -> Result<Ending> {
         if self.loft.parts.store.remove_key(name).await.or_failed(|| format!("failed to remove key `{name}`"))? {
+            self.keys_changed.send_replace(());
             return Ok(done(format!("key `{name}` is removed")).into());
         }
         Err(Error::not_found(format!("there is no key `{name}`")).hint("`flyloft keys ls` lists them"))

@@ -14,10 +14,12 @@ mod push;
 mod reply;
 mod stage;
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
 
 use flyloft_core::name::AppName;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::sync::watch;
 
 use crate::command::{Command, Invocation};
 use crate::door::CommandIo;
@@ -28,7 +30,11 @@ use cooked::{Cooked, cook};
 use reply::Reply;
 
 pub struct Api {
-    pub loft: Arc<Loft>,
+    loft: Arc<Loft>,
+    /// Told when a key was removed.
+    keys_changed: watch::Sender<()>,
+    /// Apps that are being removed.
+    leaving: Mutex<HashSet<AppName>>,
 }
 
 /// How a command ends well.
@@ -54,6 +60,10 @@ struct Call<'a> {
 }
 
 impl Api {
+    pub fn new(loft: Arc<Loft>) -> Self {
+        Self { loft, keys_changed: watch::Sender::new(()), leaving: Mutex::default() }
+    }
+
     /// Runs a command, and gives its exit code.
     pub async fn command(&self, principal: &Principal, invocation: Invocation, io: CommandIo) -> u8 {
         let mut call = Call::new(principal, invocation.json, io, &invocation.command);

@@ -3,8 +3,9 @@
 use async_trait::async_trait;
 use clap::Parser;
 use flyloft_core::lifecycle::Event;
-use flyloft_core::name::{AppName, EnvName, EnvRef, Origin};
+use flyloft_core::name::{AppName, BranchName, EnvName, EnvRef, Origin};
 use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
 
 use super::stage::follow;
 use super::{Api, Role};
@@ -12,7 +13,7 @@ use crate::command::Invocation;
 use crate::conductor::{Conductor, Ticket};
 use crate::deploy::{Source, Together, Work};
 use crate::door::{Backend, BranchUpdate, CommandIo, Output, PublicKey, Push};
-use crate::error::{Error, OrFailed, Result};
+use crate::error::{Error, Kind, OrFailed, Result};
 use crate::exec::Cmd;
 use crate::principal::Principal;
 use crate::source::ReceivePack;
@@ -28,6 +29,10 @@ impl Backend for Api {
         }
         let role = if row.admin { Role::Admin } else { Role::Deployer { apps: row.apps } };
         Some(Principal { name: row.name, role })
+    }
+
+    fn keys_changed(&self) -> watch::Receiver<()> {
+        self.keys_changed.subscribe()
     }
 
     async fn command(&self, principal: &Principal, argv: Vec<String>, mut io: CommandIo) -> i32 {
@@ -69,7 +74,11 @@ impl Backend for Api {
     async fn push(&self, principal: &Principal, app: &AppName, push: Push, mut output: Output) -> Result<()> {
         principal.must_use(app)?;
         let (staged, deleted): (Vec<_>, Vec<_>) = push.updates.iter().partition(|update| update.new.is_some());
-        // Everything that can be refused is refused before anything begins.
+        // Everything that can be refused is refused before anything begins. What cannot be undone comes last.
+        let mut going = Vec::new();
+        for update in deleted {
+            going.push(self.going(app, update).await?);
+        }
         let mut environments = Vec::new();
         for update in &staged {
             let origin = Origin::Branch(update.branch.clone());
@@ -105,10 +114,7 @@ impl Backend for Api {
             }
         }
         tell_all(tickets, &mut output).await?;
-        for update in deleted {
-            self.delete_branch(principal, app, update, &mut output).await?;
-        }
-        Ok(())
+        self.destroy_all(principal, &going, !staged.is_empty(), &mut output).await
     }
 }
 
@@ -122,25 +128,55 @@ impl Api {
         }
     }
 
-    async fn delete_branch(
+    /// What the deletion of a branch destroys. A branch may outlive its environment, and another may have its name.
+    async fn going(&self, app: &AppName, update: &BranchUpdate) -> Result<Going> {
+        // A name that no environment can have is that of a branch that was never staged.
+        let Ok(env) = EnvName::for_branch(&update.branch) else { return Ok(Going::Nothing(update.branch.clone())) };
+        let name = EnvRef::new(app.clone(), env);
+        let found =
+            self.loft.parts.store.environment(&name).await.or_failed(|| format!("failed to look up `{name}`"))?;
+        match found.filter(|env| env.origin == Origin::Branch(update.branch.clone())) {
+            Some(_) => Ok(Going::Environment(name)),
+            None => Ok(Going::Nothing(update.branch.clone())),
+        }
+    }
+
+    /// Nothing of this can be taken back. So an error rejects the push only while all is still as it was; after that
+    /// it is told, and the branches move as what serves already says.
+    async fn destroy_all(
         &self,
         principal: &Principal,
-        app: &AppName,
-        update: &BranchUpdate,
+        going: &[Going],
+        mut changed: bool,
         output: &mut Output,
     ) -> Result<()> {
-        let name = environment(app, update)?;
-        let line = match self.loft.find(&name).await {
-            Ok(_) => {
-                self.destroy_by(&name, &principal.name).await?;
-                format!("=====> Destroyed {name}\n")
-            }
-            // The branch may outlive its environment.
-            Err(error) if error.kind == crate::error::Kind::NotFound => format!("=====> {name} was not there\n"),
-            Err(error) => return Err(error),
-        };
-        output.write_all(line.as_bytes()).await.or_failed(|| "failed to answer")
+        for going in going {
+            let line = match going {
+                Going::Nothing(branch) => format!("=====> Branch {branch} had no environment\n"),
+                Going::Environment(name) => match self.destroy_by(name, &principal.name).await {
+                    Ok(gone) => {
+                        changed = true;
+                        let left = if gone { "" } else { "; what is left of it is being removed" };
+                        format!("=====> Destroyed {name}{left}\n")
+                    }
+                    Err(error) if error.kind == Kind::NotFound => format!("=====> {name} was not there any more\n"),
+                    Err(error) if !changed => return Err(error),
+                    Err(error) => {
+                        let failed = Error { what: format!("failed to destroy `{name}`: {}", error.what), ..error };
+                        failed.hint("the rest of the push is done").hint(format!("flyloft destroy {name}")).push_text()
+                    }
+                },
+            };
+            output.write_all(line.as_bytes()).await.or_failed(|| "failed to answer")?;
+        }
+        Ok(())
     }
+}
+
+/// See [`Api::going`].
+enum Going {
+    Environment(EnvRef),
+    Nothing(BranchName),
 }
 
 /// One after the other, so that their lines do not mix. Of several errors the first that says more than that another

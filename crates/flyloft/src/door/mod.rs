@@ -28,6 +28,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Whose key this is, or nobody's.
     async fn authenticate(&self, key: &PublicKey) -> Option<Principal>;
 
+    /// Changes whenever a key was removed: who is connected with which key is then looked up again.
+    fn keys_changed(&self) -> watch::Receiver<()>;
+
     /// Runs one of flyloft's commands, and gives its exit code.
     async fn command(&self, principal: &Principal, argv: Vec<String>, io: CommandIo) -> i32;
 

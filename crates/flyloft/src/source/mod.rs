@@ -247,16 +247,17 @@ impl Repositories {
         }
     }
 
-    /// Removes the app's repositories, if it has any.
+    /// Removes the app's repositories, if it has any. Each is there whole or not at all, also after a crash.
     pub fn remove(&self, app: &AppName) -> Result<(), SourceError> {
         let modules = self.dir.join("modules").join(app.as_str());
         for dir in [self.repository(app), self.fetched(app), modules] {
-            match fs::remove_dir_all(&dir) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(SourceError::Io { doing: format!("remove `{}`", dir.display()), source });
-                }
-                _ => {}
+            let failed = |source| SourceError::Io { doing: format!("remove `{}`", dir.display()), source };
+            let aside = self.scratch()?;
+            match fs::rename(&dir, aside.path().join("removed")) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                moved => moved.map_err(failed)?,
             }
+            aside.close().map_err(failed)?;
         }
         Ok(())
     }

@@ -80,13 +80,17 @@ impl Store {
         .await
     }
 
-    /// Removes an app that has no environments any more.
-    pub async fn remove_app(&self, app: &AppName) -> Result<(), StoreError> {
+    /// Removes an app, unless it has environments still. Says whether it is gone.
+    pub async fn remove_app(&self, app: &AppName) -> Result<bool, StoreError> {
         let app = app.to_string();
         self.call(move |t| {
+            let sql = "SELECT EXISTS (SELECT 1 FROM environments WHERE app = ?1)";
+            if t.query_row(sql, [&app], |row| row.get(0))? {
+                return Ok(false);
+            }
             t.execute("DELETE FROM key_apps WHERE app = ?1", [&app])?;
             t.execute("DELETE FROM apps WHERE name = ?1", [&app])?;
-            Ok(())
+            Ok(true)
         })
         .await
     }

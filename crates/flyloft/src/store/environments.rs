@@ -51,7 +51,9 @@ impl Store {
     ) -> Result<Result<EnvRow, EnvRow>, StoreError> {
         let (env, host, origin, state) = (env.clone(), host.to_owned(), origin.clone(), state.to_owned());
         self.call(move |t| {
-            let sql = format!("{ENVIRONMENT} WHERE host = ?1 OR (app = ?2 AND name = ?3)");
+            let sql = format!(
+                "{ENVIRONMENT} WHERE host = ?1 OR (app = ?2 AND name = ?3) ORDER BY app = ?2 AND name = ?3 DESC"
+            );
             let mut query = t.prepare(&sql)?;
             let mut rows = query.query(params![host, env.app.as_str(), env.env.as_str()])?;
             if let Some(row) = rows.next()? {
@@ -67,6 +69,20 @@ impl Store {
             let id = EnvId(t.last_insert_rowid());
             let formation = BTreeMap::new();
             Ok(Ok(EnvRow { id, name: env, host, origin, state, formation, live: None, created_at: now }))
+        })
+        .await
+    }
+
+    /// Gives an environment another host name, unless one has it already: that one's name is the `Err`.
+    pub async fn set_host(&self, id: EnvId, host: &str) -> Result<Result<(), EnvRef>, StoreError> {
+        let host = host.to_owned();
+        self.call(move |t| {
+            let mut query = t.prepare(&format!("{ENVIRONMENT} WHERE host = ?1 AND id <> ?2"))?;
+            if let Some(row) = query.query(params![host, id.0])?.next()? {
+                return Ok(Err(EnvRow::from_row(row)?.name));
+            }
+            t.execute("UPDATE environments SET host = ?2 WHERE id = ?1", params![id.0, host])?;
+            Ok(Ok(()))
         })
         .await
     }

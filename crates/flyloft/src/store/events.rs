@@ -15,6 +15,8 @@ pub enum EventKind {
     ConfigChanged,
     Scaled,
     Destroyed,
+    HostChanged,
+    HostTaken,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +104,8 @@ impl EventKind {
             EventKind::ConfigChanged => "config-changed",
             EventKind::Scaled => "scaled",
             EventKind::Destroyed => "destroyed",
+            EventKind::HostChanged => "host-changed",
+            EventKind::HostTaken => "host-taken",
         }
     }
 }

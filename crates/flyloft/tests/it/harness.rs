@@ -24,6 +24,8 @@ pub struct Flyloft {
     pub state: PathBuf,
     work: tempfile::TempDir,
     fault: Option<&'static str>,
+    /// Of the next daemon that is started.
+    pub domain: &'static str,
     _lock: Flock<File>,
 }
 
@@ -39,7 +41,8 @@ impl Flyloft {
         let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
         let work = tempfile::tempdir().unwrap();
         let state = Path::new(HOME).join(state);
-        let mut flyloft = Self { child: None, http: 0, ssh: 0, state, work, fault: None, _lock: lock };
+        let mut flyloft =
+            Self { child: None, http: 0, ssh: 0, state, work, fault: None, domain: "localhost", _lock: lock };
         run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(flyloft.key()));
         flyloft.serve();
         flyloft.cli(&["keys", "rm", "tester"]);
@@ -63,7 +66,7 @@ impl Flyloft {
         let log = self.work.path().join("log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_flyloft"));
         command
-            .args(["serve", "--http", "[::]:0", "--ssh", "[::]:0", "--domain", "localhost"])
+            .args(["serve", "--http", "[::]:0", "--ssh", "[::]:0", "--domain", self.domain])
             .args(["--state-dir", self.state.to_str().unwrap(), "--socket", self.socket().to_str().unwrap()])
             .env("FLYLOFT_INIT", init())
             .env("FLYLOFT_LOG", "flyloft=debug")
@@ -128,9 +131,14 @@ impl Flyloft {
     }
 
     pub fn cli(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// The command line, without input.
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_flyloft"));
         command.args(args).env("FLYLOFT_SOCKET", self.socket()).stdin(Stdio::null());
-        command.output().unwrap()
+        command
     }
 
     /// Runs a command that must succeed, and gives what it printed.
@@ -154,9 +162,15 @@ impl Flyloft {
 
     /// `ssh host COMMAND`
     pub fn ssh(&self, command: &str) -> Output {
+        self.ssh_command(command).output().unwrap()
+    }
+
+    /// The same, to be started, without input.
+    pub fn ssh_command(&self, command: &str) -> Command {
         let mut ssh = Command::new("ssh");
         ssh.args(self.ssh_options()).args(["-p", &self.ssh.to_string(), "git@localhost", command]);
-        ssh.stdin(Stdio::null()).output().unwrap()
+        ssh.stdin(Stdio::null());
+        ssh
     }
 
     /// A git repository with one commit of these files on `main`.
@@ -190,11 +204,15 @@ impl Flyloft {
     }
 
     pub fn get_from(&self, address: SocketAddr, env: &str, path: &str) -> Response {
+        let host = format!("{}.localhost", env.replace('/', "-"));
+        self.get_at(address, &host, path)
+    }
+
+    pub fn get_at(&self, address: SocketAddr, host: &str, path: &str) -> Response {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let host = env.replace('/', "-");
         let port = self.http;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}.localhost:{port}\r\nConnection: close\r\n\r\n").unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n").unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));

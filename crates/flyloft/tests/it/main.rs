@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod crash;
+mod doors;
 mod githost;
 #[allow(dead_code, reason = "the benchmarks use the rest")]
 mod harness;

@@ -15,7 +15,7 @@ use super::Shared;
 use super::keyboard::Keyboard;
 use super::session::Session;
 use super::words::{self, Request};
-use crate::door::{CommandIo, LineMode, PublicKey, Terminal};
+use crate::door::{Backend, CommandIo, LineMode, PublicKey, Terminal};
 use crate::error::Result;
 use crate::principal::Principal;
 
@@ -34,9 +34,30 @@ pub struct Connection {
     offered: Option<(PublicKey, Option<Principal>)>,
     principal: Option<Arc<Principal>>,
     /// Told when the client has become known.
-    known: Option<oneshot::Sender<()>>,
+    known: Option<oneshot::Sender<Client>>,
     channels: HashMap<ChannelId, Slot>,
+    /// Cancelled when nothing may run for the client any more.
+    ended: CancellationToken,
     _permit: OwnedSemaphorePermit,
+}
+
+/// A client that is known.
+pub struct Client {
+    pub principal: Arc<Principal>,
+    key: PublicKey,
+}
+
+impl Client {
+    /// Comes back when the key is not that of the same principal any more.
+    pub async fn expelled(&self, backend: &dyn Backend, mut keys_changed: watch::Receiver<()>) {
+        // An error says that the backend is gone, and the door closes.
+        while keys_changed.changed().await.is_ok() {
+            if backend.authenticate(&self.key).await.as_ref() != Some(&*self.principal) {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
 }
 
 enum Slot {
@@ -66,11 +87,12 @@ impl Connection {
     pub fn new(
         shared: Arc<Shared>,
         peer: SocketAddr,
-        known: oneshot::Sender<()>,
+        known: oneshot::Sender<Client>,
+        ended: CancellationToken,
         permit: OwnedSemaphorePermit,
     ) -> Self {
-        let known = Some(known);
-        Self { shared, peer, offered: None, principal: None, known, channels: HashMap::new(), _permit: permit }
+        let (known, channels) = (Some(known), HashMap::new());
+        Self { shared, peer, offered: None, principal: None, known, channels, ended, _permit: permit }
     }
 
     async fn owner(&mut self, key: &russh::keys::PublicKey) -> Option<Principal> {
@@ -109,7 +131,7 @@ impl Connection {
         let (input, stdin) = duplex(INPUT_BUFFER);
         let (term, columns, rows) = waiting.terminal.clone().unwrap_or_default();
         let (size, resize) = watch::channel((columns, rows));
-        let (gone, interrupted) = (CancellationToken::new(), CancellationToken::new());
+        let (gone, interrupted) = (self.ended.child_token(), CancellationToken::new());
         let lines = LineMode::default();
         let task = Session {
             shared: self.shared.clone(),
@@ -145,9 +167,10 @@ impl Handler for Connection {
     async fn auth_publickey(&mut self, _user: &str, key: VerifiedPublicKey<'_>) -> Outcome<Auth> {
         let Some(owner) = self.owner(key.public_key).await else { return Ok(Auth::reject()) };
         tracing::debug!(peer = %self.peer, key = owner.name, "an SSH client is known");
-        self.principal = Some(Arc::new(owner));
+        let principal = Arc::new(owner);
+        self.principal = Some(principal.clone());
         if let Some(known) = self.known.take() {
-            let _ = known.send(());
+            let _ = known.send(Client { principal, key: PublicKey::of(key.public_key) });
         }
         Ok(Auth::Accept)
     }

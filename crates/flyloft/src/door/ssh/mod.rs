@@ -168,7 +168,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-/// Serves one client until it goes, or until it has not said who it is in time.
+/// Serves one client until it goes, or until it may not be served any more: it has not said who it is in time, its key
+/// was removed, or the door closes.
 async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     let permits = (shared.connections.clone().try_acquire_owned(), shared.strangers.clone().try_acquire_owned());
     let (Ok(connection), Ok(stranger)) = permits else {
@@ -177,8 +178,11 @@ async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     };
     // russh runs the session in a task of its own; closing the socket is what ends it from outside.
     let Ok(socket) = prepare(&stream) else { return };
+    // Before anybody is looked up, so that no change is missed.
+    let keys_changed = shared.backend.keys_changed();
     let (known, becomes_known) = oneshot::channel();
-    let handler = Connection::new(shared.clone(), peer, known, connection);
+    let ended = CancellationToken::new();
+    let handler = Connection::new(shared.clone(), peer, known, ended.clone(), connection);
     let session = async {
         match russh::server::run_stream(shared.russh.clone(), stream, handler).await {
             Ok(session) => session.await,
@@ -186,18 +190,25 @@ async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
         }
     };
     let watch = async {
-        if tokio::time::timeout(shared.login_grace, becomes_known).await.is_ok() {
-            drop(stranger);
-            shared.closing.cancelled().await;
+        // Too late, or gone before it was known.
+        let Ok(Ok(client)) = tokio::time::timeout(shared.login_grace, becomes_known).await else { return };
+        drop(stranger);
+        tokio::select! {
+            () = shared.closing.cancelled() => {}
+            () = client.expelled(&*shared.backend, keys_changed) => {
+                tracing::info!(%peer, key = client.principal.name, "ending an SSH connection: its key was removed");
+            }
         }
     };
     tokio::select! {
-        ended = session => {
-            if let Err(error) = ended {
+        result = session => {
+            if let Err(error) = result {
                 tracing::debug!(%peer, %error, "an SSH connection ended");
             }
         }
         () = watch => {
+            // What runs for it goes first: it may be what holds the session up.
+            ended.cancel();
             let _ = SockRef::from(&socket).shutdown(std::net::Shutdown::Both);
         }
     }

@@ -16,6 +16,26 @@ async fn a_command_is_called_off_when_its_client_goes_away() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_removed_takes_its_connections_and_their_commands_with_it() {
+    let team = Team::new().await;
+    let begun = team.staff.begun.notified();
+    let mut child = team.ssh("bot").arg("hang").spawn(piped(), piped(), piped()).unwrap();
+    within("the command runs", begun).await;
+    // More input than the command has room for: the connection waits for it to be taken.
+    let mut stdin = child.stdin.take().unwrap();
+    let flood = tokio::spawn(async move { while stdin.write_all(&[b'x'; 64 << 10]).await.is_ok() {} });
+    let other = team.ssh("ada").arg("hang");
+    let other = other.spawn(piped(), piped(), piped());
+    within("the other command runs", team.staff.begun.notified()).await;
+
+    team.fire("bot");
+    within("the command is called off", team.staff.called_off.notified()).await;
+    assert_eq!(within("the client ends", child.wait()).await.unwrap().code(), Some(255));
+    within("the input ends", flood).await.unwrap();
+    assert_eq!(other.unwrap().try_wait().unwrap(), None, "a key that stays lost its connection");
+}
+
+#[tokio::test]
 async fn a_command_arrives_as_words_and_its_exit_code_comes_back() {
     let team = Team::new().await;
     let words = team.run(team.ssh("bot").arg("config set shop 'A=b c' $(id)")).await;

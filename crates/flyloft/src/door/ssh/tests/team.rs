@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use flyloft_core::name::AppName;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::door::ssh::{SshConfig, SshDoor};
 use crate::door::{Backend, CommandIo, Output, PublicKey, Push, hook};
@@ -32,6 +32,7 @@ pub struct Team {
 pub struct Staff {
     pub repositories: Repositories,
     keys: Mutex<BTreeMap<String, Principal>>,
+    keys_changed: watch::Sender<()>,
     /// See [`Answer::Checkout`].
     pub trees: PathBuf,
     pub pushes: Mutex<Vec<(String, AppName, Push)>>,
@@ -67,6 +68,7 @@ impl Team {
         let staff = Arc::new(Staff {
             repositories,
             keys: Mutex::default(),
+            keys_changed: watch::Sender::new(()),
             trees: dir.path().to_owned(),
             pushes: Mutex::default(),
             commands: Mutex::default(),
@@ -94,6 +96,12 @@ impl Team {
         let public = std::fs::read_to_string(self.path(&format!("{name}.pub"))).unwrap();
         let key = PublicKey::parse(&public).unwrap();
         self.staff.keys.lock().unwrap().insert(key.fingerprint, Principal { name: name.into(), role });
+    }
+
+    /// Takes somebody's key away.
+    pub fn fire(&self, name: &str) {
+        self.staff.keys.lock().unwrap().retain(|_, principal| principal.name != name);
+        self.staff.keys_changed.send_replace(());
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -238,6 +246,10 @@ pub fn app(name: &str) -> AppName {
 impl Backend for Staff {
     async fn authenticate(&self, key: &PublicKey) -> Option<Principal> {
         self.keys.lock().unwrap().get(&key.fingerprint).cloned()
+    }
+
+    fn keys_changed(&self) -> watch::Receiver<()> {
+        self.keys_changed.subscribe()
     }
 
     /// One of a few, or says the words that it was given.
