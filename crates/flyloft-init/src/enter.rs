@@ -5,11 +5,14 @@
 //! ```
 //!
 //! The one in the middle reports 128 + the signal's number, and ends the command's whole group when `lxc-attach` dies:
-//! that is how the engine takes back a command whose caller has gone.
+//! that is how the engine takes back a command whose caller has gone. The command's variables come in an open file:
+//! `lxc-attach` has an environment of its own, and its arguments are for everybody to read.
 
 use std::ffi::{OsStr, OsString};
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -34,6 +37,8 @@ const PARTING: Duration = Duration::from_millis(200);
 struct Request {
     root: bool,
     dir: Option<PathBuf>,
+    /// An open file with the command's variables beside the container's: `NAME=value`, each ended by a NUL.
+    variables: Option<RawFd>,
     /// An open file that is the command's terminal.
     terminal: Option<RawFd>,
     argv: Vec<OsString>,
@@ -41,17 +46,21 @@ struct Request {
 
 pub fn run(args: Vec<OsString>) -> ExitCode {
     let Some(request) = parse(args) else {
-        eprintln!("usage: init exec [--root] [--dir DIR] [--terminal FD] -- COMMAND [ARGUMENT]…");
+        eprintln!("usage: init exec [--root] [--dir DIR] [--variables FD] [--terminal FD] -- COMMAND [ARGUMENT]…");
         return ExitCode::from(2);
     };
     if let Some(Err(error)) = request.terminal.map(use_terminal) {
         return refuse(NOT_EXECUTABLE, &format!("failed to use the terminal: {error}"));
     }
+    let variables = match request.variables.map_or(Ok(Env::new()), read_variables) {
+        Ok(variables) => variables,
+        Err(error) => return refuse(NOT_EXECUTABLE, &format!("failed to read the variables: {error}")),
+    };
     let spec = match Spec::read(SPEC.as_ref()) {
         Ok(spec) => spec,
         Err(error) => return refuse(NOT_EXECUTABLE, &error.to_string()),
     };
-    match start(&request, &spec) {
+    match start(&request, &spec, variables) {
         Ok(pid) => follow(pid),
         Err(code) => code,
     }
@@ -66,15 +75,33 @@ fn use_terminal(number: RawFd) -> Result<(), Errno> {
     nix::unistd::dup2_stderr(&terminal)
 }
 
+/// Reads the file to its end and closes it: the command does not get it.
+fn read_variables(number: RawFd) -> io::Result<Env> {
+    let mut text = Vec::new();
+    // SAFETY: whoever passed the number gave the file that goes with it to this process.
+    unsafe { File::from_raw_fd(number) }.read_to_end(&mut text)?;
+    Ok(variables(&text))
+}
+
+fn variables(text: &[u8]) -> Env {
+    let variable = |entry: &[u8]| {
+        let end = entry.iter().position(|byte| *byte == b'=')?;
+        let part = |bytes: &[u8]| OsString::from_vec(bytes.to_owned());
+        Some((part(&entry[..end]), part(&entry[end + 1..])))
+    };
+    text.split(|byte| *byte == 0).filter_map(variable).collect()
+}
+
 fn parse(args: Vec<OsString>) -> Option<Request> {
-    let mut request = Request { root: false, dir: None, terminal: None, argv: Vec::new() };
+    let mut request = Request { root: false, dir: None, variables: None, terminal: None, argv: Vec::new() };
     let mut args = args.into_iter();
     loop {
         let arg = args.next()?;
         match arg.to_str() {
             Some("--root") => request.root = true,
             Some("--dir") => request.dir = Some(args.next()?.into()),
-            Some("--terminal") => request.terminal = Some(terminal_number(&args.next()?)?),
+            Some("--variables") => request.variables = Some(file_number(&args.next()?)?),
+            Some("--terminal") => request.terminal = Some(file_number(&args.next()?)?),
             Some("--") => break,
             _ => return None,
         }
@@ -83,12 +110,12 @@ fn parse(args: Vec<OsString>) -> Option<Request> {
     (!request.argv.is_empty()).then_some(request)
 }
 
-/// Beside the three streams, which are something else when there is a terminal.
-fn terminal_number(text: &OsStr) -> Option<RawFd> {
+/// Beside the three streams, which are the command's.
+fn file_number(text: &OsStr) -> Option<RawFd> {
     text.to_str()?.parse().ok().filter(|number| *number > libc::STDERR_FILENO)
 }
 
-fn start(request: &Request, spec: &Spec) -> Result<Pid, ExitCode> {
+fn start(request: &Request, spec: &Spec, variables: Env) -> Result<Pid, ExitCode> {
     let dir = request.dir.as_deref().unwrap_or(if request.root { Path::new("/") } else { &spec.dir });
     let who = if request.root { Identity { uid: 0, gid: 0 } } else { Identity { uid: spec.uid, gid: spec.gid } };
     if let Err(error) = std::fs::metadata(dir) {
@@ -96,7 +123,7 @@ fn start(request: &Request, spec: &Spec) -> Result<Pid, ExitCode> {
     }
     let bond = Bond { terminal: request.terminal.is_some(), mortal: true };
     watch();
-    let env = spec.command_env(std::env::vars_os().collect(), request.root);
+    let env = spec.command_env(variables, request.root);
     let mut command = child::command(&request.argv[0], searched(env), dir, who, bond);
     command.args(&request.argv[1..]);
     match command.spawn() {
@@ -113,7 +140,7 @@ fn searched(mut env: Env) -> Env {
     env
 }
 
-fn explain(program: &OsStr, error: &std::io::Error) -> ExitCode {
+fn explain(program: &OsStr, error: &io::Error) -> ExitCode {
     let program = program.to_string_lossy();
     match error.kind() {
         ErrorKind::NotFound => refuse(NOT_FOUND, &format!("`{program}` was not found")),
@@ -198,6 +225,14 @@ mod tests {
     }
 
     #[test]
+    fn a_variable_holds_every_byte_but_nul() {
+        let found = variables(b"A=x=1\ny\0B=\0C=\xff\xfe\0");
+        let bytes = |text: &[u8]| OsString::from_vec(text.to_owned());
+        let expected = [("A", &b"x=1\ny"[..]), ("B", b""), ("C", b"\xff\xfe")];
+        assert_eq!(found, expected.map(|(name, value)| (name.into(), bytes(value))).into());
+    }
+
+    #[test]
     fn a_request_without_a_command_is_refused() {
         for args in [
             &[][..],
@@ -207,6 +242,7 @@ mod tests {
             &["--dir", "/", "ls"],
             &["--uid", "0", "--", "ls"],
             &["--terminal", "1", "--", "ls"],
+            &["--variables", "2", "--", "ls"],
         ] {
             assert_eq!(parsed(args), None, "{args:?}");
         }

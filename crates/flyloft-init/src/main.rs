@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         None if std::process::id() == 1 => init(),
         _ => {
             eprintln!("usage: init                                   (as PID 1 of a container)");
-            eprintln!("       init exec [--root] [--dir DIR] [--terminal FD] -- COMMAND [ARGUMENT]…");
+            eprintln!("       init exec [--root] [--dir DIR] [--variables FD] [--terminal FD] -- COMMAND [ARGUMENT]…");
             ExitCode::from(2)
         }
     }

@@ -1,7 +1,6 @@
 //! What the engine says that this container is: `spec.json`.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -86,7 +85,7 @@ impl Spec {
         let home = if root { Path::new("/root") } else { &self.dir };
         let mut env = self.base_env(home);
         extend(&mut env, &self.env);
-        env.extend(extra.into_iter().filter(|variable| !from_attach(variable)));
+        env.extend(extra);
         if root {
             env.insert("HOME".into(), home.into());
         }
@@ -98,11 +97,6 @@ impl Spec {
             .map(|(name, value)| (name.into(), value))
             .into()
     }
-}
-
-/// `lxc-attach` says that this is a container, and sets a search path where it is told none.
-fn from_attach((name, value): &(OsString, OsString)) -> bool {
-    name == "container" || name == "PATH" && value == "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 }
 
 fn extend(env: &mut Env, with: &BTreeMap<String, String>) {
@@ -155,18 +149,6 @@ mod tests {
         assert_eq!(get(&env, "PORT"), Some("5000"));
         assert_eq!(get(&env, "HOME"), Some("/app"));
         assert_eq!(get(&env, "DYNO"), None);
-    }
-
-    #[test]
-    fn the_search_path_of_the_app_goes_before_the_one_that_lxc_attach_sets() {
-        let mut spec = sample();
-        spec.env.insert("PATH".to_owned(), "/home/app/venv/bin:/usr/bin".to_owned());
-        let attach = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-        let extra = |path: &str| Env::from([("PATH".into(), path.into()), ("container".into(), "lxc".into())]);
-        let env = spec.command_env(extra(attach), false);
-        assert_eq!(get(&env, "PATH"), Some("/home/app/venv/bin:/usr/bin"));
-        assert_eq!(get(&env, "container"), None);
-        assert_eq!(get(&spec.command_env(extra("/opt/bin"), false), "PATH"), Some("/opt/bin"));
     }
 
     #[test]

@@ -3,8 +3,9 @@
 #![allow(clippy::disallowed_methods, reason = "a test starts the program that it tests")]
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -139,8 +140,13 @@ impl Container {
         let mut command = Command::new("nsenter");
         let root = format!("--root=/proc/{}/root", self.init());
         command.args(["-t", &self.init().to_string(), "-m", "-u", "-i", "-p", &root, "--wd=/"]);
-        command.env_clear().env("EXTRA", "of the caller").env("PORT", "6000");
-        command.args(["/flyloft/init", "exec"]).args(args);
+        command.env_clear().env("CALLER", "of the caller's environment");
+        command.args(["/flyloft/init", "exec", "--variables", "5"]).args(args);
+        let mut variables = tempfile::tempfile().unwrap();
+        variables.write_all(b"EXTRA=of the\ncaller\0PORT=6000\0RAW=\xff\0").unwrap();
+        variables.rewind().unwrap();
+        // SAFETY: dup2(2) may be called between fork and exec; its copy stays open across that.
+        unsafe { command.pre_exec(move || Ok(nix::unistd::dup2_raw(&variables, 5).map(std::mem::forget)?)) };
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -324,9 +330,11 @@ fn a_broken_spec_ends_the_container_with_a_reason() {
 #[test]
 fn a_command_sees_the_container_and_what_it_came_with() {
     let container = Container::start(&[], 1);
-    let output =
-        container.run(&["--", "sh", "-c", "echo $SECRET, $EXTRA, $PORT, $HOME, $HOST_SECRET; id -u; id -G; pwd"]);
-    assert_eq!(text(&output.stdout), "of the app, of the caller, 6000, /app,\n1000\n1000\n/app\n");
+    let script = "echo \"$SECRET, $EXTRA, $PORT, $HOME, $CALLER$HOST_SECRET\"; id -u; id -G; pwd; ls /proc/$$/fd/5";
+    let output = container.run(&["--", "sh", "-c", script]);
+    assert_eq!(text(&output.stdout), "of the app, of the\ncaller, 6000, /app, \n1000\n1000\n/app\n");
+    assert!(text(&output.stderr).contains("/fd/5"), "the file itself is not the command's: {output:?}");
+    assert_eq!(container.run(&["--", "printenv", "RAW"]).stdout, b"\xff\n");
     let output = container.run(&["--root", "--dir", "/etc", "--", "sh", "-c", "id -u; pwd"]);
     assert_eq!(text(&output.stdout), "0\n/etc\n");
 }

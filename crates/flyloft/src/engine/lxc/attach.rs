@@ -1,7 +1,7 @@
 //! Commands inside a running container: `lxc-attach`, then `/flyloft/init exec`, which drops to the app's user.
 //!
 //! `lxc-attach` gets nothing of the daemon's environment, and hands nothing of its own on. The command's variables go
-//! as arguments, never as its environment: there an `LD_PRELOAD` would work on the host.
+//! past it, as an open file.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,6 +17,7 @@ use tokio::process::{Child, ChildStdin};
 
 use super::places::{Home, RUN};
 use super::terminal::{Keyboard, Terminal};
+use super::variables;
 use crate::engine::{EngineError, Exec, ExecControl, ExecSpec};
 use crate::exec::{Cmd, ending};
 
@@ -28,26 +29,36 @@ pub fn tool(program: &str, home: &Home) -> Cmd {
     Cmd::new(program).clear_env().env("PATH", PATH).env("LC_ALL", "C").args(["-P", RUN, "-n", &home.name])
 }
 
+/// The numbers under which `init exec` finds its variables and its terminal.
+const VARIABLES: i32 = 3;
+const TERMINAL: i32 = 4;
+
 /// The command line that runs `argv` in the container as the app's user. `dir` is the app's own if there is none.
-pub fn command(home: &Home, argv: &[String], env: &BTreeMap<String, String>, dir: Option<&str>) -> Cmd {
-    let cmd = entry(home, env);
+pub fn command(
+    home: &Home,
+    argv: &[String],
+    env: &BTreeMap<String, String>,
+    dir: Option<&str>,
+) -> Result<Cmd, EngineError> {
+    let cmd = entry(home, env).map_err(EngineError::io(doing(home, argv)))?;
     let cmd = if let Some(dir) = dir { cmd.args(["--dir", dir]) } else { cmd };
-    cmd.arg("--").args(argv)
+    Ok(cmd.arg("--").args(argv))
 }
 
 /// [`command`] up to its own options.
-fn entry(home: &Home, env: &BTreeMap<String, String>) -> Cmd {
-    let mut cmd = tool("lxc-attach", home).arg("--clear-env");
-    for (name, value) in env {
-        cmd = cmd.arg("--set-var").arg(format!("{name}={value}"));
-    }
-    cmd.args(["--", "/flyloft/init", "exec"])
+fn entry(home: &Home, env: &BTreeMap<String, String>) -> io::Result<Cmd> {
+    let cmd = tool("lxc-attach", home).args(["--clear-env", "--", "/flyloft/init", "exec"]);
+    cmd.arg("--variables").arg(VARIABLES.to_string()).pass(variables::file(env)?, VARIABLES)
+}
+
+fn doing(home: &Home, argv: &[String]) -> String {
+    format!("run `{}` in container `{}`", argv.join(" "), home.name)
 }
 
 /// Starts a command with the streams that it asks for. `init` is PID 1 and `app` the app's user, as the host numbers
 /// them.
 pub fn start(home: &Home, init: i32, app: u32, spec: &ExecSpec) -> Result<Exec, EngineError> {
-    let doing = format!("run `{}` in container `{}`", spec.argv.join(" "), home.name);
+    let doing = doing(home, &spec.argv);
     let Some((columns, rows)) = spec.terminal else { return piped(home, spec, doing) };
     let ptmx = PathBuf::from(format!("/proc/{init}/root")).join("dev/pts/ptmx");
     let (terminal, slave) = Terminal::open(&ptmx, app, columns, rows).map_err(EngineError::io(&doing))?;
@@ -55,7 +66,7 @@ pub fn start(home: &Home, init: i32, app: u32, spec: &ExecSpec) -> Result<Exec, 
 }
 
 fn piped(home: &Home, spec: &ExecSpec, doing: String) -> Result<Exec, EngineError> {
-    let cmd = command(home, &spec.argv, &spec.env, None);
+    let cmd = command(home, &spec.argv, &spec.env, None)?;
     let child = cmd.spawn(Stdio::piped(), Stdio::piped(), Stdio::piped());
     let mut child = child.map_err(EngineError::exec(&doing))?;
     let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
@@ -70,9 +81,6 @@ fn piped(home: &Home, spec: &ExecSpec, doing: String) -> Result<Exec, EngineErro
     })
 }
 
-/// The number under which `init exec` finds its terminal.
-const TERMINAL: i32 = 3;
-
 fn on_terminal(
     home: &Home,
     spec: &ExecSpec,
@@ -82,8 +90,8 @@ fn on_terminal(
 ) -> Result<Exec, EngineError> {
     let mut env = spec.env.clone();
     env.entry("TERM".to_owned()).or_insert_with(|| "xterm-256color".to_owned());
-    let cmd = entry(home, &env).arg("--terminal").arg(TERMINAL.to_string()).arg("--").args(&spec.argv);
-    let cmd = cmd.pass(slave, TERMINAL).map_err(EngineError::io(&doing))?;
+    let cmd = entry(home, &env).and_then(|cmd| cmd.pass(slave, TERMINAL)).map_err(EngineError::io(&doing))?;
+    let cmd = cmd.arg("--terminal").arg(TERMINAL.to_string()).arg("--").args(&spec.argv);
     let child = cmd.spawn(Stdio::null(), Stdio::null(), Stdio::piped());
     let mut child = child.map_err(EngineError::exec(&doing))?;
     let Some(stderr) = child.stderr.take() else { unreachable!("it was asked for") };

@@ -39,6 +39,7 @@ mod tests;
 mod tree;
 mod turns;
 mod upkeep;
+mod variables;
 mod watch;
 
 #[cfg(test)]

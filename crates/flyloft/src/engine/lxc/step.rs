@@ -73,7 +73,7 @@ pub async fn run_commands(home: &Home, run: &Run, layout: Layout, transcript: &T
         let command = argv.join(" ");
         let mut env = run.env.clone();
         env.entry("HOME".to_owned()).or_insert_with(|| "/app".to_owned());
-        let cmd = attach::command(home, argv, &env, Some(&run.dir))
+        let cmd = attach::command(home, argv, &env, Some(&run.dir))?
             .timeout(deadline.saturating_duration_since(Instant::now()));
         let ended = tokio::select! {
             ended = cmd.stream(transcript) => ended,

@@ -182,6 +182,61 @@ async fn a_build_that_nobody_waits_for_any_more_leaves_nothing() {
     conformance::eventually("it is gone", async || traces(&bench) == before).await;
 }
 
+/// Processes of the host, those of containers aside, that have the text among their arguments or their variables.
+fn processes_that_show(text: &str) -> Vec<String> {
+    let namespace = |process: &std::path::Path| std::fs::read_link(process.join("ns/pid")).ok();
+    let own = namespace("/proc/self".as_ref());
+    let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let shows = |process: &std::path::PathBuf| {
+        let contains = |file: &str| {
+            let bytes = std::fs::read(process.join(file)).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).contains(text)
+        };
+        namespace(process) == own && (contains("cmdline") || contains("environ"))
+    };
+    let title = |process: std::path::PathBuf| std::fs::read_to_string(process.join("cmdline")).unwrap_or_default();
+    processes.filter(shows).map(title).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_user_of_the_host_can_read_the_variables_of_what_runs_in_a_container() {
+    let bench = Bench::open().await;
+    let secret = format!("secret-{}", bench.instance());
+    let env: BTreeMap<String, String> = [("TOKEN".to_owned(), format!("a=b\n{secret}"))].into();
+    let dir = tempfile::tempdir().unwrap();
+    let transcript = Transcript::create(&dir.path().join("transcript")).unwrap();
+    let mut derivation = recipe(&bench, "aa01", "echo \"$TOKEN\"; until [ -e .cache/go ]; do sleep 0.05; done");
+    let Recipe::Run(run) = &mut derivation.recipe else { unreachable!() };
+    run.env = env.clone();
+    let watched = async {
+        let told = async || std::fs::read_to_string(dir.path().join("transcript")).unwrap().contains(&secret);
+        conformance::eventually("the step has its variable", told).await;
+        let attach = processes_that_show(&format!("fl-{}-aa01.b", bench.instance()));
+        assert!(!attach.is_empty(), "`lxc-attach` is among the processes that are looked at");
+        assert_eq!(processes_that_show(&secret), Vec::<String>::new());
+        std::fs::write(bench.dir.path().join("engine/caches/shop-pip/go"), "").unwrap();
+    };
+    let (built, ()) = tokio::join!(bench.engine.derive(derivation, &transcript), watched);
+    built.unwrap();
+    assert!(std::fs::read_to_string(dir.path().join("transcript")).unwrap().contains("       a=b\n"));
+
+    let web = spec(&bench, "web", "sleep 1000");
+    bench.engine.create(&web).await.unwrap();
+    bench.engine.start(&web.id).await.unwrap();
+    for terminal in [None, Some((80, 24))] {
+        let argv = ["sh", "-c", "echo \"$TOKEN\"; sleep 1000"].map(str::to_owned).to_vec();
+        let mut exec = bench.engine.exec(&web.id, ExecSpec { argv, env: env.clone(), terminal }).await.unwrap();
+        let mut seen = String::new();
+        while !seen.contains(&secret) {
+            let mut piece = [0; 1024];
+            let count = exec.stdout.read(&mut piece).await.unwrap();
+            assert!(count > 0, "ended after {seen:?}");
+            seen.push_str(std::str::from_utf8(&piece[..count]).unwrap());
+        }
+        assert_eq!(processes_that_show(&secret), Vec::<String>::new());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_that_two_ask_for_at_once_runs_once() {
     let bench = Bench::open().await;
