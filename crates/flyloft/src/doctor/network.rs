@@ -76,15 +76,25 @@ fn resolvers(resolvers: &[Resolver]) -> Check {
     }
 }
 
+/// Docker and ufw do so on `forward`, and our own table cannot let through what another drops.
 fn dropping(chain: &Chain) -> Check {
     let Chain { family, table, name, hook } = chain;
-    let (what, allow) = match hook.as_str() {
-        "forward" => ("what environments send and receive", "iifname \"fl*\" accept"),
-        _ => ("visitors and pushes", "tcp dport { 80, 2222 } accept"),
+    let (what, allowed) = match hook.as_str() {
+        "forward" => (
+            "environments reach nothing outside, and builds fetch nothing",
+            &["iifname \"fl*\" accept", "oifname \"fl*\" ct state established,related accept"][..],
+        ),
+        _ => ("visitors and pushes are perhaps not among it", &["tcp dport { 80, 443, 2222 } accept"][..]),
     };
+    let insert = |rule: &&str| format!("nft insert rule {family} {table} {name} {rule}");
     Check::warning(
         "firewall",
-        format!("chain `{name}` of table `{family} {table}` drops what it does not know, {what} perhaps among it"),
-        format!("let it through: nft insert rule {family} {table} {name} {allow}"),
+        format!("chain `{name}` of table `{family} {table}` drops all that it was not told to let through: {what}"),
+        allowed
+            .iter()
+            .map(insert)
+            .chain(["and the same where that firewall keeps its rules".to_owned()])
+            .collect::<Vec<_>>()
+            .join("\n"),
     )
 }

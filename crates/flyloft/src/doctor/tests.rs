@@ -205,8 +205,10 @@ fn everything_that_is_wrong_says_how_to_mend_it() {
              → mend /etc/resolv.conf, or name resolvers with network.dns in the configuration
     problem  firewall: `nft` cannot talk to the kernel, so that nothing would separate environments
              → modprobe nf_tables
-    warning  firewall: chain `FORWARD` of table `ip filter` drops what it does not know, what environments send and receive perhaps among it
-             → let it through: nft insert rule ip filter FORWARD iifname "fl*" accept
+    warning  firewall: chain `FORWARD` of table `ip filter` drops all that it was not told to let through: environments reach nothing outside, and builds fetch nothing
+             → nft insert rule ip filter FORWARD iifname "fl*" accept
+             → nft insert rule ip filter FORWARD oifname "fl*" ct state established,related accept
+             → and the same where that firewall keeps its rules
     17 problems must be mended before environments can run
     "#);
 }

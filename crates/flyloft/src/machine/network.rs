@@ -132,6 +132,7 @@ async fn ask(resolver: SocketAddr) -> std::io::Result<bool> {
 }
 
 /// Base chains on `input` or `forward` with policy `drop`, in tables that are not ours, out of `nft -j list ruleset`.
+/// One that lets our links through both ways is none of them.
 fn dropping(ruleset: &[u8]) -> Vec<Chain> {
     let ruleset: Value = serde_json::from_slice(ruleset).unwrap_or_default();
     let items = ruleset["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -140,9 +141,28 @@ fn dropping(ruleset: &[u8]) -> Vec<Chain> {
         let text = |key: &str| chain[key].as_str().unwrap_or_default().to_owned();
         let found = Chain { family: text("family"), table: text("table"), name: text("name"), hook: text("hook") };
         let relevant = matches!(&*found.hook, "input" | "forward") && chain["policy"] == "drop";
-        (relevant && !found.table.starts_with("flyloft")).then_some(found)
+        let passes = lets_through(items, chain, "iifname") && lets_through(items, chain, "oifname");
+        (relevant && !passes && !found.table.starts_with("flyloft")).then_some(found)
     };
     items.iter().filter_map(chain).collect()
+}
+
+/// Whether a rule of this chain accepts what comes from (`iifname`) or goes to (`oifname`) the links of environments.
+fn lets_through(items: &[Value], chain: &Value, direction: &str) -> bool {
+    let of_chain = |rule: &&Value| {
+        rule["family"] == chain["family"] && rule["table"] == chain["table"] && rule["chain"] == chain["name"]
+    };
+    let accepts = |rule: &Value| {
+        let expressions = rule["expr"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let ours = |expression: &Value| {
+            let compared = &expression["match"];
+            compared["left"]["meta"]["key"] == direction
+                && compared["op"] == "=="
+                && compared["right"].as_str().is_some_and(|links| links.starts_with("fl") && links.ends_with('*'))
+        };
+        expressions.iter().any(ours) && expressions.iter().any(|expression| expression.get("accept").is_some())
+    };
+    items.iter().filter_map(|item| item.get("rule")).filter(of_chain).any(accepts)
 }
 
 #[cfg(test)]
@@ -184,6 +204,23 @@ mod tests {
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!((&*found[0].table, &*found[0].hook), ("filter", "forward"));
         assert_eq!(dropping(b"not json"), []);
+    }
+
+    #[test]
+    fn a_dropping_chain_that_lets_environments_through_both_ways_is_no_trouble() {
+        let chain =
+            r#"{"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "hook": "forward", "policy": "drop"}}"#;
+        let rule = |key: &str| {
+            format!(
+                r#"{{"rule": {{"family": "ip", "table": "filter", "chain": "FORWARD", "expr": [
+                    {{"match": {{"op": "==", "left": {{"meta": {{"key": "{key}"}}}}, "right": "fl*"}}}}, {{"accept": null}}]}}}}"#
+            )
+        };
+        let (out, back) = (rule("iifname"), rule("oifname"));
+        let found = |items: &[&str]| dropping(format!(r#"{{"nftables": [{}]}}"#, items.join(",")).as_bytes()).len();
+        assert_eq!(found(&[chain, &out, &back]), 0);
+        assert_eq!(found(&[chain, &out]), 1, "no answer comes back");
+        assert_eq!(found(&[chain, &out, &back.replace("accept", "drop")]), 1);
     }
 
     #[tokio::test]
