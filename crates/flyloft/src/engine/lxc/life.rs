@@ -132,7 +132,7 @@ impl LxcEngine {
             }
             EngineError::Exec { doing: format!("start container `{}`", record.spec.id), source }
         })?;
-        Ok(self.network.answer_for_gateways(record.slot).await?)
+        Ok(self.network.introduce(record.slot, &record.addresses).await?)
     }
 
     /// Ends what runs, and takes mounts and rules away.

@@ -1,11 +1,15 @@
 //! What the engine does unasked while it runs: it watches the disk, and keeps its rules in the firewall.
+//!
+//! Whoever reloads `/etc/nftables.conf` flushes everybody's tables. Until ours is back, containers reach what they like:
+//! so the kernel is asked to tell of it, and the table is back within milliseconds.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::LxcEngine;
 use super::attach::PATH;
 use super::container::{Record, Running};
+use super::net::Removals;
 use super::slots::Slot;
 use super::watch::Watch;
 use crate::engine::{Engine, EngineError};
@@ -14,24 +18,46 @@ use crate::exec::Cmd;
 /// How often the free space is looked at: a system call.
 const PACE: Duration = Duration::from_secs(1);
 
-/// How often the firewall is looked at. Whoever reloads `/etc/nftables.conf` flushes everybody's tables.
+/// How often the firewall is looked at, and whether the host's own addresses and resolvers are others by now.
 const ROUND: Duration = Duration::from_secs(60);
 
 impl LxcEngine {
     /// Never returns.
     pub(super) async fn watch(self) {
-        let mut disk = Watch::begin(&self);
-        let mut renewed = Instant::now();
+        tokio::join!(self.watch_disk(), self.watch_firewall());
+    }
+
+    async fn watch_disk(&self) {
+        let mut disk = Watch::begin(self);
         loop {
             tokio::time::sleep(PACE).await;
-            if let Err(error) = disk.look(&self).await {
+            if let Err(error) = disk.look(self).await {
                 tracing::error!(%error, "failed to watch the disk");
             }
-            if renewed.elapsed() >= ROUND {
-                renewed = Instant::now();
-                if let Err(error) = self.renew_network().await {
-                    tracing::error!(%error, "failed to renew the firewall's table");
+        }
+    }
+
+    async fn watch_firewall(&self) {
+        let removals = Removals::listen();
+        let removals =
+            removals.inspect_err(|error| tracing::error!(%error, "cannot hear of changes of the firewall")).ok();
+        loop {
+            let removed = async {
+                match &removals {
+                    Some(removals) => self.network.removed(removals).await,
+                    None => std::future::pending().await,
                 }
+            };
+            match tokio::time::timeout(ROUND, removed).await {
+                Ok(Ok(())) => tracing::warn!("somebody removed the firewall's table; putting it back"),
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "failed to watch the firewall");
+                    tokio::time::sleep(PACE).await;
+                }
+                Err(_round) => {}
+            }
+            if let Err(error) = self.renew_network().await {
+                tracing::error!(%error, "failed to renew the firewall's table");
             }
         }
     }

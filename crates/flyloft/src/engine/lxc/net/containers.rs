@@ -90,6 +90,55 @@ async fn environments_answer_the_host_and_reach_neither_it_nor_each_other() {
     }
 }
 
+/// An address that the host has beside its own, for as long as this is held.
+struct Extra(String);
+
+impl Extra {
+    async fn add(address: String) -> Self {
+        let arguments = ["-6", "address", "replace", &address, "dev", "lo", "nodad"];
+        crate::exec::Cmd::new("ip").args(arguments).run().await.unwrap();
+        Self(address)
+    }
+}
+
+impl Drop for Extra {
+    #[allow(clippy::disallowed_methods, reason = "dropping cannot wait for the test's own runtime")]
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("ip").args(["-6", "address", "delete", &self.0, "dev", "lo"]).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ipv6_works_in_a_containers_first_moment_both_ways() {
+    let bench = Bench::open().await;
+    let address = format!("fd66:6c79:1e57::{:x}", std::process::id() & 0xffff);
+    let _extra = Extra::add(address.clone()).await;
+    let listener = TcpListener::bind((address.as_str(), 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let connect = format!(
+        r#"socket(my $s, AF_INET6, SOCK_STREAM, 0);
+           print connect($s, pack_sockaddr_in6({port}, inet_pton(AF_INET6, "{address}"))) ? "open" : "failed: $!";"#
+    );
+    // Nothing before it, neither a shell's work nor an interpreter's that takes long.
+    let command = format!("exec perl -MSocket=:DEFAULT,inet_pton,pack_sockaddr_in6 -e '{connect} sleep 1000'");
+    let id = ContainerId("web".to_owned());
+    let processes =
+        vec![Process { name: "web.1".to_owned(), command: format!("exec 2>&1; {command}"), env: Default::default() }];
+    let reach = Reach { allow: vec![SocketAddr::new(address.parse().unwrap(), port)] };
+    let (image, limits) = (vec![bench.base.clone()], Limits::default());
+    let spec = ContainerSpec { id: id.clone(), image, processes, env: Default::default(), limits, reach };
+    let addresses = bench.engine.create(&spec).await.unwrap();
+    bench.engine.start(&id).await.unwrap();
+    let started = Instant::now();
+    // Nobody listens there: that it says so is an answer.
+    let refused = TcpStream::connect_timeout(&SocketAddr::new(addresses.ipv6.into(), 9), Duration::from_millis(900));
+    assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused, "{:?}", started.elapsed());
+    let accepted = tokio::task::spawn_blocking(move || listener.accept().unwrap().1.ip());
+    let accepted = tokio::time::timeout(Duration::from_secs(20), accepted).await.expect("it came out").unwrap();
+    assert_eq!(accepted, IpAddr::from(addresses.ipv6));
+    assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_starts_again_is_reachable_at_once() {
     let bench = Bench::open().await;

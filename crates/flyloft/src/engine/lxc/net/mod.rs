@@ -18,12 +18,14 @@ mod elements;
 mod forwarder;
 mod host;
 mod nft;
+mod removals;
 mod ruleset;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use thiserror::Error;
 use tokio::sync::Mutex;
@@ -31,6 +33,7 @@ use tokio::sync::Mutex;
 use self::elements::Admitted;
 use self::forwarder::Forwarder;
 use self::host::Host;
+pub use self::removals::Removals;
 use self::ruleset::Resolving;
 use super::slots::Slot;
 use crate::engine::{Addresses, EngineError, Reach};
@@ -52,6 +55,8 @@ pub struct NetConfig {
 pub struct Network {
     instance: String,
     config: NetConfig,
+    /// Whether there is to be a table.
+    wanted: AtomicBool,
     /// What the kernel has, as far as this daemon knows. Held while it is changed.
     admitted: Mutex<BTreeMap<String, Admitted>>,
     /// Only where resolvers cannot be reached by address translation.
@@ -64,7 +69,7 @@ pub enum NetError {
     Nft(#[from] ExecError),
     #[error("`nft` answered something else than its documented JSON")]
     Answer(#[from] serde_json::Error),
-    #[error("failed to answer for the gateways on the link `{link}`")]
+    #[error("failed to set up the neighbours of the link `{link}`")]
     Link { link: String, source: ExecError },
     #[error("failed to {doing}")]
     Io { doing: String, source: io::Error },
@@ -99,13 +104,19 @@ impl From<NetError> for EngineError {
         match error {
             NetError::Nft(source) => EngineError::Exec { doing: "change the firewall".to_owned(), source },
             NetError::Link { link, source } => {
-                EngineError::Exec { doing: format!("answer for the gateways on the link `{link}`"), source }
+                EngineError::Exec { doing: format!("set up the neighbours of the link `{link}`"), source }
             }
             NetError::Io { doing, source } => EngineError::Io { doing, source },
             other => EngineError::Missing { what: other.to_string(), hint },
         }
     }
 }
+
+/// What LXC runs in the namespaces of a container that it is about to make, before there are addresses: nobody else can
+/// have an address of this link, so none is first tried for a second or two (`accept_dad` in the kernel's ip-sysctl),
+/// in which the container could use no IPv6. Nothing from outside may ever be a part of this line.
+const TRUST_ADDRESSES: &str =
+    "/bin/sh -c 'for link in /proc/sys/net/ipv6/conf/*/accept_dad; do echo 0 > $link; done; true'";
 
 /// Where containers send everything; the host's end of the link answers for both.
 const GATEWAY4: &str = "169.254.1.1";
@@ -116,7 +127,13 @@ impl Network {
     pub fn new(instance: &str, config: NetConfig) -> Self {
         let is_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
         assert!(instance.len() == 6 && instance.bytes().all(is_hex), "an instance id is six hexadecimal digits");
-        Self { instance: instance.to_owned(), config, admitted: Mutex::default(), forwarder: Mutex::default() }
+        Self {
+            instance: instance.to_owned(),
+            config,
+            wanted: AtomicBool::new(false),
+            admitted: Mutex::default(),
+            forwarder: Mutex::default(),
+        }
     }
 
     /// The host's end of a container's link; 15 bytes at most, as the kernel wants it.
@@ -146,7 +163,21 @@ impl Network {
             set("ipv6.gateway", &GATEWAY6);
         }
         set("flags", &"up");
+        if host::has_ipv6() {
+            writeln!(text, "lxc.hook.pre-mount = {TRUST_ADDRESSES}").expect("a string takes what is written");
+        }
         text
+    }
+
+    /// Waits until somebody else may have removed the table that is wanted.
+    pub async fn removed(&self, removals: &Removals) -> Result<(), NetError> {
+        loop {
+            let heard = removals.of(&self.table()).await;
+            heard.map_err(|source| NetError::Io { doing: "hear of changes of the firewall".into(), source })?;
+            if self.wanted.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+        }
     }
 
     /// Makes the host a router and puts the table in place, with whatever is admitted left as it is. Repeated when the
@@ -161,6 +192,7 @@ impl Network {
             some => Resolving::Translated(some),
         };
         host::route(&host)?;
+        self.wanted.store(true, Ordering::SeqCst);
         let mut admitted = self.admitted.lock().await;
         let ruleset = ruleset::Ruleset {
             table: &self.table(),
@@ -181,17 +213,26 @@ impl Network {
         self.change(self.link(slot), Some(wanted)).await
     }
 
-    /// Lets the host answer for the gateways on a link whose container has just started. LXC says so as well, but before
-    /// it moves the other end into the container: the link then is without a carrier for a moment, and where the
-    /// kernel looks in that moment (linkwatch, on a busy machine) it forgets what was to be answered for.
-    pub async fn answer_for_gateways(&self, slot: Slot) -> Result<(), NetError> {
-        let link = self.link(slot);
-        let mut batch = format!("neigh replace proxy {GATEWAY4} dev {link}\n");
+    /// Makes both ends of a link find each other whose container has just started: the host answers for the gateways, and
+    /// knows the container's hardware address without asking. For IPv6 it could not ask in the first second or two, in
+    /// which its own end has no address to ask from.
+    ///
+    /// LXC says the former as well, but before it moves the other end into the container: the link then is without a
+    /// carrier for a moment, and where the kernel looks in that moment (linkwatch, on a busy machine) it forgets what was
+    /// to be answered for.
+    pub async fn introduce(&self, slot: Slot, addresses: &Addresses) -> Result<(), NetError> {
+        let (link, hwaddr) = (self.link(slot), self.hwaddr(slot));
+        let mut pairs = vec![(GATEWAY4, IpAddr::from(addresses.ipv4))];
         if host::has_ipv6() {
-            let _ = writeln!(batch, "neigh replace proxy {GATEWAY6} dev {link}");
+            pairs.push((GATEWAY6, addresses.ipv6.into()));
         }
-        let answered = Cmd::new("ip").args(["-batch", "-"]).stdin(batch).run().await;
-        answered.map(drop).map_err(|source| NetError::Link { link, source })
+        let mut batch = String::new();
+        for (gateway, address) in pairs {
+            let _ = writeln!(batch, "neigh replace proxy {gateway} dev {link}");
+            let _ = writeln!(batch, "neigh replace {address} lladdr {hwaddr} dev {link} nud permanent");
+        }
+        let introduced = Cmd::new("ip").args(["-batch", "-"]).stdin(batch).run().await;
+        introduced.map(drop).map_err(|source| NetError::Link { link, source })
     }
 
     /// From here on the link carries nothing.
@@ -217,6 +258,7 @@ impl Network {
 
     /// Removes the table. The host stays a router: others may rely on that by now.
     pub async fn uninstall(&self) -> Result<(), NetError> {
+        self.wanted.store(false, Ordering::SeqCst);
         let mut admitted = self.admitted.lock().await;
         // Added first, since deleting what is not there is an error.
         nft::apply(&format!("add table inet {0}\ndelete table inet {0}\n", self.table())).await?;
@@ -241,7 +283,8 @@ impl Network {
         Ok(())
     }
 
-    fn table(&self) -> String {
+    /// Its name; the family is `inet`.
+    pub fn table(&self) -> String {
         format!("flyloft_{}", self.instance)
     }
 

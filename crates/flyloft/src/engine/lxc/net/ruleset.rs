@@ -137,10 +137,11 @@ impl Ruleset<'_> {
 		oifname "{links}*" drop
 	}}
 
+	# Packets of connections that a container opened are judged one by one: none outlives what allowed it.
 	chain outward {{
-		ct state established,related accept
+		ct direction reply ct state established,related accept
 		ct state invalid drop
-		add @connections {{ iifname ct count over {CONNECTIONS} }} reject with icmpx admin-prohibited
+		ct state new add @connections {{ iifname ct count over {CONNECTIONS} }} reject with icmpx admin-prohibited
 		ct status dnat ct original ip daddr {{ {asked} }} accept
 		iifname . ip daddr . tcp dport @reach4 accept
 		iifname . ip6 daddr . tcp dport @reach6 accept
@@ -155,7 +156,7 @@ impl Ruleset<'_> {
 	chain inward {{
 		type filter hook input priority filter; policy accept;
 		iifname != "{links}*" accept
-		ct state established,related accept
+		ct direction reply ct state established,related accept
 		ip6 hoplimit 255 icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
 		ct status dnat ct original ip daddr {{ {asked} }} accept
 		iifname . ip daddr . tcp dport @reach4 accept

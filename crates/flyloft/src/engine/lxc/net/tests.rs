@@ -2,7 +2,10 @@
 
 mod lab;
 
+use std::io::{Read, Write as _};
 use std::net::{IpAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use super::*;
 use crate::exec::Cmd;
@@ -236,6 +239,94 @@ fn a_table_that_somebody_emptied_is_no_obstacle() {
 }
 
 #[test]
+fn what_was_opened_while_there_was_no_table_ends_with_its_return() {
+    lab(async |lab| {
+        let network = installed().await;
+        let container = lab.admitted(&network, 0, &[]).await;
+        for host in HOST {
+            let listener = TcpListener::bind(at(host, 22)).unwrap();
+            assert_eq!(container.space.connect(at(host, 22)), None, "it is closed");
+            nft::apply("delete table inet flyloft_1f3a9c").await.unwrap();
+            let mut opened = container.space.enter(|| TcpStream::connect(at(host, 22)).unwrap());
+            let (mut taken, _) = listener.accept().unwrap();
+            taken.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+            let mut buffer = [0; 8];
+            opened.write_all(b"before").unwrap();
+            assert_eq!(taken.read(&mut buffer).unwrap(), 6, "nothing is in the way");
+            network.install().await.unwrap();
+            container.admit(&network, &[]).await;
+            opened.write_all(b"after").unwrap();
+            assert!(taken.read(&mut buffer).is_err(), "{host} is closed again");
+        }
+    });
+}
+
+#[test]
+fn the_removal_of_the_table_is_heard_of_and_its_change_is_not() {
+    lab(async |_lab| {
+        let network = installed().await;
+        let removals = Removals::listen().unwrap();
+        let soon = |limit| tokio::time::timeout(Duration::from_millis(limit), network.removed(&removals));
+        network.install().await.unwrap();
+        nft::apply("add table inet flyloft_1f3a9\ndelete table inet flyloft_1f3a9\n").await.unwrap();
+        assert!(soon(200).await.is_err(), "it is there");
+        nft::apply("flush ruleset").await.unwrap();
+        soon(20_000).await.unwrap().unwrap();
+        network.install().await.unwrap();
+        network.uninstall().await.unwrap();
+        assert!(soon(200).await.is_err(), "it is not wanted");
+    });
+}
+
+/// A router advertisement (RFC 4861, 4.2 and 4.6.2) of the prefix 2001:db8:bad::/64, from the link's other end. It does
+/// not offer to be the default router, which would be the end of this host's way out.
+fn advertise(space: &lab::Space) {
+    const PREFIX: [u8; 8] = [0x20, 0x01, 0x0d, 0xb8, 0x0b, 0xad, 0, 0];
+    let router = [134, 0, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let lifetimes = [3, 4, 64, 0xc0, 0, 0, 0x0e, 0x10, 0, 0, 0x0e, 0x10, 0, 0, 0, 0];
+    let packet = [&router[..], &lifetimes, &PREFIX, &[0; 8]].concat();
+    space.enter(|| {
+        use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, sendto, socket};
+        let socket = socket(AddressFamily::Inet6, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::IcmpV6).unwrap();
+        // Routers send to the link alone, which a hop limit of 255 proves.
+        let hops: libc::c_int = 255;
+        let (pointer, length) = ((&raw const hops).cast(), size_of_val(&hops) as u32);
+        // SAFETY: setsockopt(2) reads a number, which lives across the call.
+        let set = unsafe {
+            libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS, pointer, length)
+        };
+        assert_eq!(set, 0);
+        let everybody = std::net::SocketAddrV6::new("ff02::1".parse().unwrap(), 0, 0, 2);
+        let to = nix::sys::socket::SockaddrIn6::from(everybody);
+        sendto(socket.as_raw_fd(), &packet, &to, MsgFlags::empty()).unwrap();
+    });
+}
+
+#[test]
+fn the_host_takes_no_address_from_a_container() {
+    lab(async |lab| {
+        let network = network();
+        let container = lab.container(&network, 0).await;
+        // So that the host would listen, for all that it is a router.
+        std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/accept_ra", network.link(slot(0))), "2").unwrap();
+        // Nor is the container to believe itself.
+        container.space.enter(|| std::fs::write("/proc/sys/net/ipv6/conf/eth0/accept_ra", "0").unwrap());
+        let taken = || std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap().contains("20010db80bad");
+        advertise(&container.space);
+        crate::engine::conformance::eventually("it is taken where there is no table", async || taken()).await;
+        ip(&["-6 addr flush dev fl1f3a9c0 scope global"]).await;
+        assert!(!taken());
+        network.install().await.unwrap();
+        container.admit(&network, &[]).await;
+        ip(&[&format!("-6 route replace {}/128 dev fl1f3a9c0", container.addresses.ipv6)]).await;
+        advertise(&container.space);
+        // On the same way and after it: what comes through now, it would have come before.
+        assert!(container.space.connect(at(PUBLIC[1], 80)).is_some());
+        assert!(!taken());
+    });
+}
+
+#[test]
 fn one_daemons_table_goes_without_touching_anothers() {
     lab(async |lab| {
         let (network, other) = (installed().await, Network::new("0000ff", config()));
@@ -321,6 +412,7 @@ fn a_containers_lines_of_configuration_read_like_this() {
         lxc.net.0.ipv6.address = fd66:6c79:6c66::1000/128
         lxc.net.0.ipv6.gateway = fe80::1
         lxc.net.0.flags = up
+        lxc.hook.pre-mount = /bin/sh -c 'for link in /proc/sys/net/ipv6/conf/*/accept_dad; do echo 0 > $link; done; true'
         ");
     });
 }
