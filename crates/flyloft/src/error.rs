@@ -83,7 +83,8 @@ impl Error {
         let mut source = error.source();
         while let Some(error) = source {
             let text = error.to_string();
-            if self.causes.last() != Some(&text) {
+            // Some errors end with what their source says.
+            if !self.causes.last().is_some_and(|last| last.ends_with(&text)) {
                 self.causes.push(text);
             }
             source = error.source();
@@ -108,6 +109,11 @@ impl Error {
             text.push_str(&format!("  hint: {hint}\n"));
         }
         text
+    }
+
+    /// As `--json` prints it, on one line.
+    pub fn json(&self) -> String {
+        format!("{}\n", serde_json::json!({ "error": self }))
     }
 
     /// The same in the manner of a push: ` !     WHAT`, then the rest as detail.

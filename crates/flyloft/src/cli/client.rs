@@ -1,9 +1,10 @@
 //! The client's side of the unix socket: sends one command, and stands between its streams and the terminal's.
 
 use std::io::{self, IsTerminal};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures_util::{SinkExt, StreamExt};
@@ -15,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::codec::{FramedWrite, LengthDelimitedCodec};
 
 use super::archive::Archive;
+use super::progress::Progress;
 use crate::command::{Command, Invocation};
 use crate::door::frame::{self, Hello, PIECE, Request, Size, Tag};
 use crate::error::{Error, Kind};
@@ -32,9 +34,14 @@ pub async fn send(socket: &Path, mut invocation: Invocation) -> anyhow::Result<E
         Command::Shell(_) | Command::Run(_) if terminal.is_some() => Raw::enter(),
         _ => None,
     };
+    let progress = Progress::of(&invocation.command, invocation.json);
     let request = Request { invocation, terminal };
-    write.send(frame::encode(Tag::Hello, &serde_json::to_vec(&Hello::own())?)).await?;
-    write.send(frame::encode(Tag::Invocation, &serde_json::to_vec(&request)?)).await?;
+    for (tag, json) in
+        [(Tag::Hello, serde_json::to_vec(&Hello::own())?), (Tag::Invocation, serde_json::to_vec(&request)?)]
+    {
+        // A daemon that refuses the client closes early, and has said why.
+        let _ = write.send(frame::encode(tag, &json)).await;
+    }
 
     let feeding = async {
         match feed(&mut input, &mut write).await {
@@ -44,7 +51,7 @@ pub async fn send(socket: &Path, mut invocation: Invocation) -> anyhow::Result<E
         }
     };
     let code = tokio::select! {
-        code = show(&mut read) => code,
+        code = show(&mut read, progress) => code,
         error = feeding => Err(error),
     };
     drop(raw);
@@ -120,23 +127,41 @@ async fn feed(input: &mut Input, write: &mut Frames) -> anyhow::Result<()> {
 /// Prints what comes until the exit code does.
 async fn show<R: AsyncRead + Unpin>(
     read: &mut tokio_util::codec::FramedRead<R, LengthDelimitedCodec>,
+    mut progress: Option<Progress>,
 ) -> anyhow::Result<u8> {
     let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
-    while let Some(frame) = read.next().await.transpose()? {
-        match frame::decode(frame) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        let frame = tokio::select! {
+            frame = read.next() => frame.transpose()?.and_then(frame::decode),
+            _ = ticks.tick(), if progress.is_some() => {
+                if let Some(line) = progress.as_mut().and_then(|progress| progress.draw(Instant::now(), columns())) {
+                    stderr.write_all(line.as_bytes()).await?;
+                    stderr.flush().await?;
+                }
+                continue;
+            }
+        };
+        if let Some(progress) = &mut progress {
+            stderr.write_all(progress.clear().as_bytes()).await?;
+            stderr.flush().await?;
+        }
+        match frame {
             Some((Tag::Stdout, data)) => {
                 stdout.write_all(&data).await?;
                 stdout.flush().await?;
+                if let Some(progress) = &mut progress {
+                    progress.printed(&data, Instant::now());
+                }
             }
             Some((Tag::Stderr, data)) => {
                 stderr.write_all(&data).await?;
                 stderr.flush().await?;
             }
             Some((Tag::Exit, code)) => return Ok(code.first().copied().unwrap_or(1)),
-            _ => break,
+            _ => return Err(Error::new(Kind::Unavailable, "the daemon went away before the command ended").into()),
         }
     }
-    Err(Error::new(Kind::Unavailable, "the daemon went away before the command ended").into())
 }
 
 fn unreachable(socket: &Path, error: &io::Error) -> Error {
@@ -155,11 +180,21 @@ fn terminal_size() -> Option<Size> {
     if !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
         return None;
     }
+    let (columns, rows) = size_of(libc::STDOUT_FILENO);
+    Some(Size { columns, rows, term: std::env::var("TERM").unwrap_or_default() })
+}
+
+/// Of the terminal that progress is shown on.
+fn columns() -> u16 {
+    size_of(libc::STDERR_FILENO).0
+}
+
+/// Columns and rows of a terminal; the usual ones if it does not say.
+fn size_of(terminal: RawFd) -> (u16, u16) {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCGWINSZ (ioctl_tty(2)) fills in the structure that it is given.
-    let status = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &mut size) };
-    let (columns, rows) = if status == 0 && size.ws_col > 0 { (size.ws_col, size.ws_row) } else { (80, 24) };
-    Some(Size { columns, rows, term: std::env::var("TERM").unwrap_or_default() })
+    let status = unsafe { libc::ioctl(terminal, libc::TIOCGWINSZ, &mut size) };
+    if status == 0 && size.ws_col > 0 { (size.ws_col, size.ws_row) } else { (80, 24) }
 }
 
 /// The terminal hands over every key as it is; put back when dropped.

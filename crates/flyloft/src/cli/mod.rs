@@ -2,6 +2,7 @@
 
 mod archive;
 mod client;
+mod progress;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -20,7 +21,13 @@ use crate::setup::SetupArgs;
 ///
 /// Every branch and pull request gets a URL of its own: push to it, or stage it with `flyloft up`.
 #[derive(Debug, Parser)]
-#[command(name = "flyloft", version, disable_help_subcommand = true, max_term_width = 100)]
+#[command(
+    name = "flyloft",
+    version,
+    disable_help_subcommand = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
 pub struct Cli {
     /// The daemon's unix socket.
     #[arg(long, global = true, value_name = "PATH", env = "FLYLOFT_SOCKET", hide_env_values = true)]
@@ -69,19 +76,30 @@ const SOCKET: &str = "/run/flyloft/flyloft.sock";
 
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    let json = cli.json;
     match run(cli) {
         Ok(code) => code,
+        // Whoever read the output has enough of it.
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(BROKEN_PIPE),
         Err(error) => {
             let error = error.downcast::<Error>().unwrap_or_else(|error| {
                 let mut causes = error.chain().map(|cause| cause.to_string());
                 let what = causes.next().unwrap_or_default();
                 Error { kind: Kind::Failed, what, causes: causes.collect(), hints: Vec::new() }
             });
+            let text = if json { error.json() } else { error.text() };
             // Nothing can be done about a stderr that is closed.
-            let _ = std::io::stderr().write_all(error.text().as_bytes());
+            let _ = std::io::stderr().write_all(text.as_bytes());
             ExitCode::from(error.kind.exit_code())
         }
     }
+}
+
+/// As a shell says that a program ended by SIGPIPE: 128 + its number.
+const BROKEN_PIPE: u8 = 141;
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -100,7 +118,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             return runtime()?.block_on(crate::doctor::run(DoctorArgs { json: args.json || json, ..args }));
         }
         Sub::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "flyloft", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "flyloft", &mut script);
+            std::io::stdout().write_all(&script)?;
         }
         Sub::Man { dir } => clap_mangen::generate_to(Cli::command(), dir)?,
         Sub::Daemon(command) => {
