@@ -8,13 +8,23 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use flyloft_core::name::{AppName, BranchName, CommitId, EnvRef, NameError, ReleaseNumber};
 use serde::{Deserialize, Serialize};
 
-/// What a door hands over.
+/// What a door hands over, and how it reads over SSH.
 #[derive(Clone, Debug, PartialEq, Parser, Serialize, Deserialize)]
-#[command(name = "flyloft")]
+#[command(
+    name = "flyloft",
+    version,
+    about = "Just-in-time staging environments, commanded over SSH",
+    long_about = None,
+    after_help = "Examples:
+  ssh -p 2222 host ls
+  ssh -p 2222 host logs shop/main --follow
+  ssh -t -p 2222 host shell shop/main
+  ssh -p 2222 host help up"
+)]
 pub struct Invocation {
     /// Print the result as JSON; output that goes on, such as that of `logs`, as an object a line.
     #[arg(long, global = true)]
@@ -114,16 +124,17 @@ pub enum Keys {
 }
 
 #[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[command(group = ArgGroup::new("may").args(["admin", "app"]).required(true))]
 pub struct KeysAdd {
     /// Who or what has the key; recorded with everything that it does.
     pub name: String,
     /// The public key's file; standard input if none is named.
     pub file: Option<PathBuf>,
     /// The key may do everything.
-    #[arg(long, conflicts_with = "app")]
+    #[arg(long)]
     pub admin: bool,
     /// The key may push and command this app. Can be given several times.
-    #[arg(long, value_name = "APP", required_unless_present = "admin")]
+    #[arg(long, value_name = "APP")]
     pub app: Vec<AppName>,
 }
 

@@ -15,8 +15,8 @@ pub fn first_answer(flyloft: &Flyloft, app: &str) -> Duration {
         serde_json::from_str(&flyloft.ok(&["show", &format!("{app}/main"), "--json"])).unwrap();
     let container = shown["container"].as_str().unwrap();
     let root = mounted(container);
-    let command = shown["processes"].as_array().unwrap().iter().find(|process| process[0] == "web").unwrap();
-    let command = command[1].as_str().unwrap();
+    let command = shown["processes"].as_array().unwrap().iter().find(|process| process["type"] == "web").unwrap();
+    let command = command["command"].as_str().unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let path = flyloft.ok(&["run", &format!("{app}/main"), "--", "printenv", "PATH"]);
     // The image has no devices of its own. Mounting them is not part of what is measured.

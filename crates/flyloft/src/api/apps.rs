@@ -7,7 +7,7 @@ use flyloft_core::name::AppName;
 use serde::Serialize;
 
 use super::environments::lingers;
-use super::reply::{Reply, age, done, table};
+use super::reply::{Reply, age, as_time, done, table};
 use super::{Api, Call, Ending};
 use crate::command::{Apps, AppsCreate, AppsRm};
 use crate::error::{Error, OrFailed, Result};
@@ -26,7 +26,7 @@ struct AppItem {
     name: AppName,
     git_url: Option<String>,
     environments: u32,
-    /// Milliseconds since the Unix epoch.
+    #[serde(serialize_with = "as_time")]
     created_at: i64,
 }
 
@@ -118,7 +118,12 @@ impl Api {
         self.must_exist(&app).await?;
         let environments = self.environments_of(&app).await?;
         if !yes {
-            call.confirm(&format!("remove app `{app}` with {} environments?", environments.len())).await?;
+            let with = match environments.len() {
+                0 => "which has no environment".to_owned(),
+                1 => "with its environment".to_owned(),
+                many => format!("with its {many} environments"),
+            };
+            call.confirm(&format!("remove app `{app}` {with}?")).await?;
         }
         // What would make anything of the app's meanwhile is refused, and the app itself goes last: whatever happens in
         // between, it can be removed again.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::reply::{Reply, done};
+use super::stage::Staged;
 use super::{Api, Call, Ending};
 use crate::command::{Config, Target, Variable};
 use crate::error::{Error, OrFailed, Result};
@@ -77,8 +78,7 @@ impl Api {
         let id = self.id_of(call, &target).await?;
         let before = self.variables(call, &target).await?;
         let names: Vec<String> = changes.keys().cloned().collect();
-        let changed = changes.iter().any(|(name, value)| before.get(name) != value.as_ref());
-        if !changed {
+        if changes.iter().all(|(name, value)| before.get(name) == value.as_ref()) {
             return Ok(done("nothing to change").into());
         }
         let store = &self.loft.parts.store;
@@ -91,12 +91,13 @@ impl Api {
         let text = names.join(", ");
         let told = store.tell(target.app(), env, EventKind::ConfigChanged, call.by(), &text, store::now());
         told.await.or_failed(failed)?;
-        self.redeploy_touched(call, &target).await
+        Ok(Changed { variables: names, deployed: self.redeploy_touched(call, &target).await? }.into())
     }
 
-    /// Deploys again what runs with the variables: one environment, or all of the app's that share them.
-    async fn redeploy_touched(&self, call: &mut Call<'_>, target: &Target) -> Result<Ending> {
-        let touched = match target {
+    /// Deploys again what runs with the variables: one environment, or all of the app's that share them. One that
+    /// fails keeps the others from nothing, and the first failure is what comes of it all.
+    async fn redeploy_touched(&self, call: &mut Call<'_>, target: &Target) -> Result<Vec<Staged>> {
+        let mut touched = match target {
             Target::Env(env) => vec![self.loft.find(env).await?.0],
             Target::App(app) => {
                 let mut all = self.environments_of(app).await?;
@@ -104,14 +105,45 @@ impl Api {
                 all
             }
         };
-        let mut last = Ok(done("set; nothing runs with it yet").into());
-        for env in touched.into_iter().filter(|env| env.live.is_some()) {
-            last = self.redeploy(call, &env.name, "config").await;
-            if last.is_err() {
-                break;
+        touched.retain(|env| env.live.is_some());
+        let several = touched.len() > 1;
+        let (mut staged, mut failed) = (Vec::new(), None);
+        for env in &touched {
+            if several {
+                call.say(&format!("=====> {}\n", env.name)).await?;
+            }
+            match self.redeploy(call, &env.name, "config").await {
+                Ok(deployed) => staged.push(deployed),
+                Err(error) if several => {
+                    let error = Error { what: format!("{}: {}", env.name, error.what), ..error };
+                    call.say(&error.push_text()).await?;
+                    failed.get_or_insert(error);
+                }
+                Err(error) => return Err(error.hint("the variables are set all the same")),
             }
         }
-        last
+        match failed {
+            Some(error) => Err(error.hint("the variables are set all the same")),
+            None => Ok(staged),
+        }
+    }
+}
+
+/// What came of a change.
+#[derive(Serialize)]
+struct Changed {
+    variables: Vec<String>,
+    /// What runs with them now.
+    deployed: Vec<Staged>,
+}
+
+impl Reply for Changed {
+    fn text(&self) -> String {
+        match self.deployed.as_slice() {
+            [] => "done; nothing runs with it yet\n".to_owned(),
+            // What was said while they were deployed ends with it.
+            _ => String::new(),
+        }
     }
 }
 

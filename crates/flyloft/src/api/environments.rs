@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use flyloft_core::lifecycle::{Event, State};
+use flyloft_core::lifecycle::{Deploying, Event, Runs, State};
 use flyloft_core::name::{AppName, CommitId, EnvRef, Origin};
 use serde::Serialize;
 
-use super::reply::{Reply, age, done, size, table};
+use super::reply::{Reply, age, as_time, done, size, table};
+use super::stage::Staged;
 use super::{Api, Call, Ending};
 use crate::command::{Destroy, Ls, Rollback, Scale, Target};
 use crate::deploy::{Source, Work, spec};
@@ -28,13 +29,21 @@ struct EnvList {
 #[derive(Serialize)]
 struct EnvItem {
     name: EnvRef,
-    /// `awake v3`, `off v1, deploying v2`
-    state: String,
+    /// `none`, `awake`, `asleep`, `off`, `waking`, `destroyed`
+    state: &'static str,
+    /// The release that serves, or would if it were awake.
+    serves: Option<String>,
+    /// The newest release that is being deployed.
+    deploying: Option<String>,
     url: String,
-    follows: String,
+    follows: Origin,
+    #[serde(serialize_with = "as_time")]
     created_at: i64,
     /// Bytes of memory that it holds now.
     memory: Option<u64>,
+    /// All of its state, for people: `awake v3`, `off v1, deploying v2`.
+    #[serde(skip)]
+    said: String,
 }
 
 impl Reply for EnvList {
@@ -46,7 +55,7 @@ impl Reply for EnvList {
         let now = store::now();
         let rows = self.environments.iter().map(|env| {
             let memory = env.memory.map_or_else(|| "-".to_owned(), size);
-            [env.name.to_string(), env.state.clone(), memory, age(env.created_at, now), env.url.clone()]
+            [env.name.to_string(), env.said.clone(), memory, age(env.created_at, now), env.url.clone()]
         });
         table(["ENVIRONMENT", "STATE", "MEMORY", "AGE", "URL"], rows)
     }
@@ -59,20 +68,56 @@ struct Shown {
     release: Option<ReleaseItem>,
     /// How many of each process type were asked for.
     formation: BTreeMap<String, u32>,
-    processes: Vec<(String, String)>,
+    processes: Vec<ProcessItem>,
     /// The engine's name of its container.
     container: Option<String>,
     /// Where the edge reaches it on this machine.
     upstream: Option<SocketAddr>,
-    stats: Option<Stats>,
+    stats: Option<StatsItem>,
+}
+
+/// A line of its Procfile.
+#[derive(Serialize)]
+struct ProcessItem {
+    #[serde(rename = "type")]
+    kind: String,
+    command: String,
+}
+
+/// What its container uses now; sizes in bytes.
+#[derive(Serialize)]
+struct StatsItem {
+    memory: u64,
+    swap: u64,
+    pids: u32,
+    /// Seconds since it was started.
+    cpu: f64,
+    /// Beside its image.
+    disk: u64,
+}
+
+impl From<Stats> for StatsItem {
+    fn from(stats: Stats) -> Self {
+        let Stats { memory, swap, pids, cpu, disk } = stats;
+        Self { memory, swap, pids, cpu: cpu.as_secs_f64(), disk }
+    }
+}
+
+fn followed(origin: &Origin) -> String {
+    match origin {
+        Origin::Branch(branch) => format!("branch {branch}"),
+        Origin::PullRequest(number) => format!("pull request {number}"),
+        Origin::Commit(commit) => format!("commit {}", commit.short()),
+        Origin::Directory => "a directory".to_owned(),
+    }
 }
 
 impl Reply for Shown {
     fn text(&self) -> String {
         let mut lines = vec![
             ("url", self.env.url.clone()),
-            ("state", self.env.state.clone()),
-            ("follows", self.env.follows.clone()),
+            ("state", self.env.said.clone()),
+            ("follows", followed(&self.env.follows)),
             ("age", age(self.env.created_at, store::now())),
         ];
         if let Some(release) = &self.release {
@@ -80,7 +125,8 @@ impl Reply for Shown {
             let made = age(release.created_at, store::now());
             lines.push(("release", format!("{} of {commit}, {made} ago by {}", release.number, release.by)));
         }
-        lines.extend(self.processes.iter().map(|(name, command)| ("process", format!("{name}: {command}"))));
+        lines
+            .extend(self.processes.iter().map(|process| ("process", format!("{}: {}", process.kind, process.command))));
         lines.extend(self.formation.iter().map(|(name, count)| ("scaled", format!("{name}={count}"))));
         lines.extend(self.upstream.iter().map(|upstream| ("upstream", upstream.to_string())));
         if let Some(stats) = &self.stats {
@@ -90,6 +136,19 @@ impl Reply for Shown {
         }
         let lines = lines.iter().map(|(name, value)| format!("  {name:<10} {value}\n"));
         format!("{}\n{}", self.env.name, lines.collect::<String>())
+    }
+}
+
+/// How many of each process type run.
+#[derive(Serialize)]
+struct Formation {
+    formation: BTreeMap<String, u32>,
+}
+
+impl Reply for Formation {
+    fn text(&self) -> String {
+        let counts = self.formation.iter().map(|(name, count)| format!("{name}={count}"));
+        format!("{}\n", counts.collect::<Vec<_>>().join(" "))
     }
 }
 
@@ -106,6 +165,7 @@ struct ReleaseItem {
     reason: String,
     by: String,
     failure: Option<String>,
+    #[serde(serialize_with = "as_time")]
     created_at: i64,
 }
 
@@ -165,10 +225,10 @@ impl Api {
             env: self.item(&row, stats.as_ref().map(|stats| stats.memory)),
             release: release.map(ReleaseItem::from),
             formation: row.formation.clone(),
-            processes: content.processes,
+            processes: content.processes.into_iter().map(|(kind, command)| ProcessItem { kind, command }).collect(),
             container: row.live.as_ref().map(|live| live.container.to_string()),
             upstream: row.live.as_ref().and_then(|live| live.upstream),
-            stats,
+            stats: stats.map(StatsItem::from),
         };
         Ok(shown.into())
     }
@@ -178,18 +238,29 @@ impl Api {
     }
 
     fn item(&self, row: &EnvRow, memory: Option<u64>) -> EnvItem {
+        let state = serde_json::from_str::<State>(&row.state).ok();
+        let said = state.as_ref().map_or_else(|| "unknown".to_owned(), State::to_string);
+        let (state, serves, deploying) = match state {
+            Some(State::Live(live)) => {
+                let deploying = match live.deploying {
+                    Deploying::No => None,
+                    Deploying::Yes { release, newest } => Some(newest.unwrap_or(release)),
+                };
+                (word(&live.runs), live.runs.release(), deploying)
+            }
+            Some(State::Destroyed { .. }) => ("destroyed", None, None),
+            None => ("unknown", None, None),
+        };
         EnvItem {
             name: row.name.clone(),
-            state: serde_json::from_str::<State>(&row.state).map_or_else(|_| "unknown".to_owned(), |s| s.to_string()),
+            state,
+            serves: serves.map(|release| release.to_string()),
+            deploying: deploying.map(|release| release.to_string()),
             url: self.loft.parts.settings.url(&row.host),
-            follows: match &row.origin {
-                Origin::Branch(branch) => format!("branch {branch}"),
-                Origin::PullRequest(number) => format!("pull request {number}"),
-                Origin::Commit(commit) => format!("commit {}", commit.short()),
-                Origin::Directory => "a directory".to_owned(),
-            },
+            follows: row.origin.clone(),
             created_at: row.created_at,
             memory,
+            said,
         }
     }
 
@@ -203,11 +274,11 @@ impl Api {
 
     pub(super) async fn restart(&self, call: &mut Call<'_>, name: EnvRef) -> Result<Ending> {
         call.must_use(&name.app)?;
-        self.redeploy(call, &name, "restart").await
+        Ok(self.redeploy(call, &name, "restart").await?.into())
     }
 
     /// Launches what serves again, with the variables and the formation that are set now.
-    pub(super) async fn redeploy(&self, call: &mut Call<'_>, name: &EnvRef, reason: &str) -> Result<Ending> {
+    pub(super) async fn redeploy(&self, call: &mut Call<'_>, name: &EnvRef, reason: &str) -> Result<Staged> {
         let (row, conductor) = self.loft.find(name).await?;
         let live =
             self.loft.parts.store.live_release(&row).await.or_failed(|| format!("failed to look up `{name}`"))?;
@@ -240,15 +311,20 @@ impl Api {
             }
             formation.insert(count.process, count.count);
         }
+        let counts = |formation| spec::counts(&content, formation).map(|(name, _, count)| (name.to_owned(), count));
+        let scaled = Formation { formation: counts(&formation).collect() };
         if formation == row.formation {
-            let counts = spec::counts(&content, &formation).map(|(name, _, count)| format!("{name}={count}"));
-            return Ok(done(counts.collect::<Vec<_>>().join(" ")).into());
+            return Ok(scaled.into());
         }
         store.set_formation(row.id, &formation).await.or_failed(failed)?;
         let text = formation.iter().map(|(name, count)| format!("{name}={count}")).collect::<Vec<_>>().join(" ");
         let told = store.tell(&name.app, Some(&name.env), EventKind::Scaled, call.by(), &text, store::now());
         told.await.or_failed(failed)?;
-        self.redeploy(call, &name, "scale").await
+        // What was the convention is now what was asked for, and nothing else changes.
+        if counts(&row.formation).eq(counts(&formation)) {
+            return Ok(scaled.into());
+        }
+        Ok(self.redeploy(call, &name, "scale").await?.into())
     }
 
     pub(super) async fn rollback(&self, call: &mut Call<'_>, rollback: Rollback) -> Result<Ending> {
@@ -266,9 +342,10 @@ impl Api {
         let (ReleaseStatus::Live | ReleaseStatus::Retired, Some(content)) = (release.status, release.content) else {
             return Err(Error::conflict(format!("{} of `{name}` never served", release.number)).hint(list));
         };
+        call.say(&format!("-----> Going back to {}\n", release.number)).await?;
         let source = Source::Again { commit: release.commit, content, own_config: true };
         let reason = format!("rollback to {}", release.number);
-        self.deploy_and_show(call, conductor, work(call, source, &reason)).await
+        Ok(self.deploy_and_show(call, conductor, work(call, source, &reason)).await?.into())
     }
 
     pub(super) async fn destroy(&self, call: &mut Call<'_>, destroy: Destroy) -> Result<Ending> {
@@ -311,6 +388,16 @@ impl Api {
     pub(super) async fn environments_of(&self, app: &AppName) -> Result<Vec<EnvRow>> {
         let rows = self.loft.parts.store.environments(Some(app)).await;
         rows.or_failed(|| format!("failed to list the environments of `{app}`"))
+    }
+}
+
+fn word(runs: &Runs) -> &'static str {
+    match runs {
+        Runs::None => "none",
+        Runs::Awake { .. } => "awake",
+        Runs::Asleep { .. } => "asleep",
+        Runs::Off { .. } => "off",
+        Runs::Waking { .. } => "waking",
     }
 }
 

@@ -3,7 +3,7 @@
 use flyloft_core::name::AppName;
 use serde::Serialize;
 
-use super::reply::{Reply, age, done, table};
+use super::reply::{Reply, age, as_time, done, table};
 use super::{Api, Call, Ending};
 use crate::command::{Keys, KeysAdd};
 use crate::door::PublicKey;
@@ -21,6 +21,7 @@ struct KeyItem {
     fingerprint: String,
     admin: bool,
     apps: Vec<AppName>,
+    #[serde(serialize_with = "as_time")]
     created_at: i64,
 }
 

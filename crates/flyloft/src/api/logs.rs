@@ -155,6 +155,10 @@ impl Api {
         let store = &self.loft.parts.store;
         let failed = || "failed to read events";
         let found = store.events(app, env, 0, events.lines).await.or_failed(failed)?;
+        if found.is_empty() {
+            // What is gone has its events still; what never was has none.
+            self.must_be_there(&events.target).await?;
+        }
         let mut newest = found.last().map_or(0, |event| event.id);
         let list = EventList { events: found.into_iter().map(EventItem::from).collect() };
         if !events.follow {
@@ -172,6 +176,16 @@ impl Api {
             let found = store.events(app, env, newest, 1000).await.or_failed(failed)?;
             newest = found.last().map_or(newest, |event| event.id);
             text = found.into_iter().map(EventItem::from).map(shown).collect();
+        }
+    }
+}
+
+impl Api {
+    async fn must_be_there(&self, target: &Option<Target>) -> Result<()> {
+        match target {
+            None => Ok(()),
+            Some(Target::App(app)) => self.must_exist(app).await,
+            Some(Target::Env(env)) => self.loft.find(env).await.map(drop),
         }
     }
 }

@@ -138,10 +138,20 @@ impl Call<'_> {
         self.principal.must_use(app)
     }
 
+    /// Says what goes on, to people.
+    async fn say(&mut self, text: &str) -> Result<()> {
+        if self.json {
+            return Ok(());
+        }
+        let failed = |error| Error::because("failed to answer", error);
+        self.io.stdout.write_all(text.as_bytes()).await.map_err(failed)?;
+        self.io.stdout.flush().await.map_err(failed)
+    }
+
     /// Asks whether to go on. Without a terminal nobody can answer, and `--yes` must have said so.
     async fn confirm(&mut self, question: &str) -> Result<()> {
         if self.io.terminal.is_none() {
-            return Err(Error::usage(format!("{question} there is no terminal to ask")).hint("say --yes"));
+            return Err(Error::usage(format!("there is no terminal to ask: {question}")).hint("say --yes"));
         }
         let failed = |error| Error::because("failed to ask", error);
         self.io.stderr.write_all(format!("{question} [y/N] ").as_bytes()).await.map_err(failed)?;
@@ -179,7 +189,7 @@ impl Call<'_> {
                 0
             }
             Err(error) => {
-                let text = if self.json { format!("{}\n", reply::error_json(&error)) } else { error.text() };
+                let text = if self.json { error.json() } else { error.text() };
                 let text = if self.passes { cook(&text) } else { text };
                 self.io.stderr.write_all(text.as_bytes()).await?;
                 error.kind.exit_code()

@@ -7,6 +7,7 @@ use flyloft_core::name::{AppName, BranchName, EnvName, EnvRef, Origin};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 
+use super::cooked::cook;
 use super::stage::follow;
 use super::{Api, Role};
 use crate::command::Invocation;
@@ -18,6 +19,9 @@ use crate::exec::Cmd;
 use crate::principal::Principal;
 use crate::source::ReceivePack;
 use crate::store::EnvRow;
+
+/// Commands that the program has and no door carries.
+const OF_THE_SERVER: [&str; 4] = ["serve", "setup", "doctor", "completions"];
 
 #[async_trait]
 impl Backend for Api {
@@ -36,11 +40,16 @@ impl Backend for Api {
     }
 
     async fn command(&self, principal: &Principal, argv: Vec<String>, mut io: CommandIo) -> i32 {
+        if let Some(own) = argv.first().filter(|word| OF_THE_SERVER.contains(&word.as_str())) {
+            let error = Error::usage(format!("`{own}` is not a command for SSH")).hint("run it on the server itself");
+            return refuse(&error, io).await;
+        }
         let argv = std::iter::once("flyloft".to_owned()).chain(argv);
         let invocation = match Invocation::try_parse_from(argv) {
             Ok(invocation) => invocation,
             Err(error) => {
                 let text = error.render().to_string();
+                let text = if io.terminal.is_some() { cook(&text) } else { text };
                 let stream = if error.use_stderr() { &mut io.stderr } else { &mut io.stdout };
                 let _ = stream.write_all(text.as_bytes()).await;
                 let _ = stream.flush().await;
@@ -49,12 +58,9 @@ impl Backend for Api {
         };
         let mut command = invocation.command.clone();
         if let Some(file) = command.take_file() {
-            let text = Error::usage(format!("`{}` would be a file of the server", file.display()))
-                .hint("over SSH, send the content to standard input and leave the file out, or name it `-`")
-                .text();
-            let _ = io.stderr.write_all(text.as_bytes()).await;
-            let _ = io.stderr.flush().await;
-            return 2;
+            let error = Error::usage(format!("`{}` would be a file of the server", file.display()))
+                .hint("over SSH, send the content to standard input and leave the file out, or name it `-`");
+            return refuse(&error, io).await;
         }
         Api::command(self, principal, invocation, io).await.into()
     }
@@ -171,6 +177,16 @@ impl Api {
         }
         Ok(())
     }
+}
+
+/// Ends a command that is none before it begins.
+async fn refuse(error: &Error, mut io: CommandIo) -> i32 {
+    let text = error.text();
+    let text = if io.terminal.is_some() { cook(&text) } else { text };
+    // A client that is gone does not read it.
+    let _ = io.stderr.write_all(text.as_bytes()).await;
+    let _ = io.stderr.flush().await;
+    error.kind.exit_code().into()
 }
 
 /// See [`Api::going`].

@@ -5,8 +5,6 @@ use std::time::Duration;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
-use crate::error::Error;
-
 /// A command's result. Serialises to what `--json` prints.
 pub trait Reply: erased::Json + Send {
     /// For people, with a newline at the end of each line; nothing if there is nothing to say.
@@ -24,11 +22,6 @@ mod erased {
             serde_json::to_value(self).expect("replies have only string keys")
         }
     }
-}
-
-/// An error as `--json` prints it, on one line of stderr.
-pub fn error_json(error: &Error) -> serde_json::Value {
-    serde_json::json!({ "error": error })
 }
 
 /// A sentence, for commands whose result is that they succeeded.
@@ -79,14 +72,17 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// A time as RFC 3339 in UTC.
+/// A time as RFC 3339 in UTC, always with three digits of milliseconds.
 pub fn time(millis: i64) -> String {
     let nanos = i128::from(millis) * 1_000_000;
-    time::OffsetDateTime::from_unix_timestamp_nanos(nanos)
-        .ok()
-        .and_then(|time| time.replace_millisecond(time.millisecond()).ok())
-        .and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok())
-        .unwrap_or_default()
+    let Ok(time) = time::OffsetDateTime::from_unix_timestamp_nanos(nanos) else { return String::new() };
+    let (date, hour, minute) = (time.date(), time.hour(), time.minute());
+    format!("{date}T{hour:02}:{minute:02}:{:02}.{:03}Z", time.second(), time.millisecond())
+}
+
+/// For `#[serde(serialize_with)]`: [`time`] of milliseconds since the Unix epoch.
+pub fn as_time<S: serde::Serializer>(millis: &i64, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&time(*millis))
 }
 
 #[cfg(test)]
@@ -112,5 +108,6 @@ mod tests {
     #[test]
     fn times_are_rfc_3339() {
         assert_eq!(time(1_795_500_000_123), "2026-11-24T06:00:00.123Z");
+        assert_eq!(time(1_795_500_005_950), "2026-11-24T06:00:05.950Z");
     }
 }

@@ -14,7 +14,7 @@ use crate::exec::Cmd;
 use crate::source::Want;
 
 #[derive(Serialize)]
-struct Staged {
+pub(super) struct Staged {
     env: String,
     release: String,
     url: String,
@@ -72,7 +72,7 @@ impl Api {
             attached: false,
             together: None,
         };
-        self.deploy_and_show(call, conductor, work).await
+        Ok(self.deploy_and_show(call, conductor, work).await?.into())
     }
 
     /// Brings what is wanted of the app's remote repository into its own, and says which commit that is: this one is
@@ -80,17 +80,13 @@ impl Api {
     async fn fetch(&self, call: &mut Call<'_>, app: &AppName, want: Want) -> Result<Source> {
         let parts = &self.loft.parts;
         self.must_exist(app).await?;
-        let failed = || format!("failed to fetch from the repository of `{app}`");
         let (url, credentials) = parts.remote(app).await?.ok_or_else(|| {
             Error::conflict(format!("app `{app}` has no repository to fetch from"))
                 .hint(format!("flyloft apps create {app} --git URL"))
         })?;
         let fetched = parts.repositories.fetch(app, &url, &want, &credentials).await?;
-        if !call.json {
-            let what = fetched.reference.as_deref().unwrap_or("the commit");
-            let line = format!("-----> Fetched {what}: {}\n", fetched.commit);
-            call.io.stdout.write_all(line.as_bytes()).await.or_failed(failed)?;
-        }
+        let what = fetched.reference.as_deref().unwrap_or("the commit");
+        call.say(&format!("-----> Fetched {what}: {}\n", fetched.commit)).await?;
         Ok(Source::Commit { commit: fetched.commit, quarantine: None })
     }
 
@@ -147,7 +143,7 @@ impl Api {
         call: &mut Call<'_>,
         conductor: Conductor,
         work: Work,
-    ) -> Result<Ending> {
+    ) -> Result<Staged> {
         let ticket = conductor.deploy(work).await?;
         let env = ticket.env.clone();
         let deployed = if call.json {
@@ -156,7 +152,7 @@ impl Api {
             follow(ticket, &mut call.io.stdout).await?
         };
         let Deployed { release, url } = deployed;
-        Ok(Staged { env: env.to_string(), release: release.to_string(), url }.into())
+        Ok(Staged { env: env.to_string(), release: release.to_string(), url })
     }
 }
 

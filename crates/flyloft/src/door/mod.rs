@@ -109,6 +109,10 @@ pub struct BranchUpdate {
 impl PublicKey {
     /// Reads a line of an `authorized_keys` file or the content of a `.pub` file.
     pub fn parse(text: &str) -> Result<Self> {
+        if text.contains("PRIVATE KEY-----") {
+            return Err(Error::usage("that is a private key, which nobody but its owner should have")
+                .hint("give the public one: the file beside it whose name ends with .pub"));
+        }
         let key = russh::keys::PublicKey::from_openssh(text.trim()).map_err(|error| {
             Error::usage("that is not a public SSH key")
                 .cause(error)

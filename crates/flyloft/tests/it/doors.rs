@@ -110,6 +110,81 @@ fn a_branch_is_deleted_only_after_the_others_of_the_push_are_deployed() {
 }
 
 #[test]
+fn a_branch_that_is_deleted_takes_no_environment_of_another_branch_with_it() {
+    let flyloft = Flyloft::start();
+    let repository = flyloft.repository("it-namesake", &borrowed(&app("hello")));
+    repository.pushed(&["main:feature/x"]);
+    flyloft.ok(&["destroy", "it-namesake/feature-x", "--yes"]);
+    repository.pushed(&["main:feature-x"]);
+    let output = repository.pushed(&[":feature/x"]);
+    assert!(output.contains("Branch feature/x had no environment"), "{output}");
+    assert_eq!(flyloft.get("it-namesake/feature-x", "/").body, "hello");
+    flyloft.ok(&["destroy", "it-namesake", "--yes"]);
+}
+
+#[test]
+fn what_is_set_for_an_app_is_deployed_to_all_of_its_environments_though_one_fails() {
+    let flyloft = Flyloft::start();
+    let mut files = app("hello");
+    files[0].1 = "web: test \"$FLYLOFT_ENV$BREAK\" = a1 && exit 1; exec python3 server.py\n".to_owned();
+    let repository = flyloft.repository("it-all", &borrowed(&files));
+    repository.pushed(&["main:a", "main:b"]);
+    let failed = flyloft.cli(&["config", "set", "it-all", "BREAK=1"]);
+    assert_eq!(failed.status.code(), Some(1), "{}", text(&failed));
+    assert!(text(&failed).contains("it-all/a: the app does not stay up"), "{}", text(&failed));
+    assert!(!flyloft.get("it-all/a", "/env").body.contains("BREAK"));
+    assert!(flyloft.get("it-all/b", "/env").body.contains("BREAK=1"));
+
+    let set: Value = serde_json::from_str(&flyloft.ok(&["config", "set", "it-all", "BREAK=2", "--json"])).unwrap();
+    let envs = set["deployed"].as_array().unwrap().iter().map(|deployed| deployed["env"].as_str().unwrap());
+    assert_eq!(envs.collect::<Vec<_>>(), ["it-all/a", "it-all/b"]);
+    flyloft.ok(&["destroy", "it-all", "--yes"]);
+}
+
+#[test]
+fn an_environment_is_shown_to_machines_in_words_of_one_meaning_each() {
+    let flyloft = Flyloft::start();
+    flyloft.repository("it-shown", &borrowed(&app("hello"))).pushed(&["main:topic"]);
+    let shown = |args: &[&str]| serde_json::from_str::<Value>(&flyloft.ok(args)).unwrap();
+    let listed = shown(&["ls", "it-shown", "--json"])["environments"][0].clone();
+    assert_eq!(listed["state"], "awake");
+    assert_eq!(listed["serves"], "v1");
+    assert_eq!(listed["deploying"], Value::Null);
+    assert_eq!(listed["follows"], json!({"kind": "branch", "of": "topic"}));
+    assert!(listed["created_at"].as_str().unwrap().ends_with('Z'));
+    let env = shown(&["show", "it-shown/topic", "--json"]);
+    assert_eq!(env["processes"], json!([{"type": "web", "command": "python3 server.py"}]));
+    // What was so by itself is now so on purpose: nothing is deployed for that.
+    assert_eq!(shown(&["scale", "it-shown/topic", "web=1", "--json"]), json!({"formation": {"web": 1}}));
+    assert_eq!(shown(&["releases", "it-shown/topic", "--json"])["releases"].as_array().unwrap().len(), 1);
+    flyloft.ok(&["destroy", "it-shown", "--yes"]);
+}
+
+#[test]
+fn what_makes_no_sense_is_told_with_the_right_exit_code_at_every_door() {
+    let flyloft = Flyloft::start();
+    for (command, code, said) in [
+        ("events it-nobody", 20, "there is no app `it-nobody`"),
+        ("events it-nobody/main", 20, "there is no environment `it-nobody/main`"),
+        ("keys add somebody", 2, "<--admin|--app <APP>>"),
+        ("destroy it-nobody --yes", 20, "there is no app `it-nobody`"),
+        ("up it-nobody", 2, "--pr NUMBER"),
+    ] {
+        let words: Vec<&str> = command.split(' ').collect();
+        for output in [flyloft.cli(&words), flyloft.ssh(command)] {
+            assert_eq!(output.status.code(), Some(code), "{command}: {}", text(&output));
+            assert!(text(&output).contains(said), "{command}: {}", text(&output));
+        }
+    }
+    let output = flyloft.ssh("serve --state-dir /tmp");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output).contains("`serve` is not a command for SSH"), "{}", text(&output));
+    let output = flyloft.command(&["ls", "--json"]).env("FLYLOFT_SOCKET", "/nowhere").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(objects(&text(&output))[0]["error"]["kind"], "unavailable");
+}
+
+#[test]
 fn a_release_that_the_store_cannot_record_fails_for_that_reason() {
     let flyloft = Flyloft::start();
     let repository = flyloft.repository("it-record", &borrowed(&app("one")));
