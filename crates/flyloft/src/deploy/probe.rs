@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use flyloft_core::name::EnvRef;
 use http_body_util::Empty;
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
@@ -70,9 +71,12 @@ pub async fn probe(parts: &Parts, started: Started<'_>, transcript: &Transcript)
         answer = answer => match answer {
             Ok(Err(Silence::Loopback(listening))) => Err(silent(&listening, &output, begun)),
             Ok(Err(Silence::Error(error))) => Err(error),
-            Ok(Ok(upstream)) => {
+            Ok(Ok((upstream, status))) => {
                 if upstream.port() != PORT {
                     transcript.detail(&format!("it listens on port {}, not on PORT ({PORT}): using that", upstream.port()));
+                }
+                if let Some(note) = doubt(status, &env.name) {
+                    transcript.detail(&note);
                 }
                 Ok(Some(upstream))
             }
@@ -92,7 +96,11 @@ enum Silence {
 }
 
 /// Tries until an address answers.
-async fn answering(parts: &Parts, started: Started<'_>, addresses: Addresses) -> Result<SocketAddr, Silence> {
+async fn answering(
+    parts: &Parts,
+    started: Started<'_>,
+    addresses: Addresses,
+) -> Result<(SocketAddr, StatusCode), Silence> {
     let Started { env, content, container, .. } = started;
     let begun = Instant::now();
     let mut loopback: Option<Instant> = None;
@@ -104,8 +112,8 @@ async fn answering(parts: &Parts, started: Started<'_>, addresses: Addresses) ->
             return Err(Silence::Loopback(listening));
         }
         for candidate in candidates(&listening, addresses) {
-            if answers(candidate, &env.host, content.health.as_deref()).await {
-                return Ok(candidate);
+            if let Some(status) = answers(candidate, &env.host, content.health.as_deref()).await {
+                return Ok((candidate, status));
             }
         }
         let pause = if begun.elapsed() < Duration::from_secs(3) { EAGER } else { PATIENT };
@@ -134,8 +142,8 @@ fn candidates(listening: &[SocketAddr], addresses: Addresses) -> Vec<SocketAddr>
     found
 }
 
-/// Whether HTTP is spoken there. Any answer will do, unless the app names a path that must be well.
-async fn answers(address: SocketAddr, host: &str, health: Option<&str>) -> bool {
+/// What is answered there, if HTTP is spoken. Any answer will do, unless the app names a path that must be well.
+async fn answers(address: SocketAddr, host: &str, health: Option<&str>) -> Option<StatusCode> {
     let ask = async {
         let stream = TcpStream::connect(address).await.ok()?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
@@ -147,9 +155,19 @@ async fn answers(address: SocketAddr, host: &str, health: Option<&str>) -> bool 
             .ok()?;
         sender.send_request(request).await.ok().map(|response| response.status())
     };
-    match tokio::time::timeout(Duration::from_secs(10), ask).await {
-        Ok(Some(status)) => health.is_none() || well(status),
-        _ => false,
+    let status = tokio::time::timeout(Duration::from_secs(10), ask).await.ok().flatten()?;
+    (health.is_none() || well(status)).then_some(status)
+}
+
+/// What to say of an app that is up and whose front page is not: a database that nobody migrated, a host name that a
+/// framework does not expect. It is staged all the same, since seeing that is what staging is for.
+fn doubt(status: StatusCode, env: &EnvRef) -> Option<String> {
+    match status {
+        StatusCode::BAD_REQUEST => {
+            Some(format!("it answers {status} at `/`: does it know its host name? See `flyloft logs {env}`"))
+        }
+        status if status.is_server_error() => Some(format!("it answers {status} at `/`: see `flyloft logs {env}`")),
+        _ => None,
     }
 }
 
@@ -258,6 +276,15 @@ mod tests {
     #[test]
     fn an_app_that_listens_on_every_ipv6_address_is_tried_on_both_families() {
         check(&["[::]:5000"], &["10.0.0.9:5000", "[fd00::9]:5000"]);
+    }
+
+    #[test]
+    fn an_app_that_is_up_but_not_well_is_pointed_at() {
+        let env = EnvRef::parse("shop/main").unwrap();
+        let said = |status| doubt(StatusCode::from_u16(status).unwrap(), &env);
+        assert_eq!(said(500).unwrap(), "it answers 500 Internal Server Error at `/`: see `flyloft logs shop/main`");
+        assert!(said(400).unwrap().contains("does it know its host name?"));
+        assert_eq!([200, 302, 401, 404].map(said), [None, None, None, None]);
     }
 
     #[test]
