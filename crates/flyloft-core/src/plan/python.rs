@@ -53,8 +53,9 @@ pub(super) fn detect(tree: &dyn Tree, processes: &Processes) -> Result<Option<Pa
     let mut packages = project::declared_packages(&pyproject);
     packages.extend(project::declared_packages(&pipfile));
     packages.extend(install(tree, &pyproject, &pipfile, &mut part)?);
-    part.web = python_web::start(tree, &packages)?;
-    python_web::collect_static(tree, &packages, &mut part)?;
+    let installed = at(&pyproject, &["build-system"]).is_some();
+    part.web = python_web::start(tree, &python_web::Project { packages: &packages, installed })?;
+    python_web::collect_static(tree, &mut part)?;
     Ok(Some(part))
 }
 

@@ -4,53 +4,165 @@ use std::collections::BTreeSet;
 
 use super::{Part, PlanError, Tree};
 
-/// The `web` process of a Django, Flask, ASGI or Streamlit app.
-pub(super) fn start(tree: &dyn Tree, packages: &BTreeSet<String>) -> Result<Option<String>, PlanError> {
-    let has = |name: &str| packages.contains(name);
-    if has("django") && tree.exists("manage.py") {
-        return Ok(Some(django(tree, packages)?));
+/// Where the app object of a project is kept, by its name in the top directory.
+const MODULES: [&str; 8] = ["app", "main", "wsgi", "asgi", "application", "server", "run", "index"];
+/// And within a package.
+const SUBMODULES: [&str; 6] = ["__init__", "main", "app", "wsgi", "asgi", "server"];
+/// Functions that make the app when they are called.
+const FACTORIES: [&str; 4] = ["create_app", "make_app", "build_app", "get_app"];
+
+/// What is known of the project beside its files.
+pub(super) struct Project<'a> {
+    /// What it depends on, normalised as PEP 503 says.
+    pub(super) packages: &'a BTreeSet<String>,
+    /// Its packages in `src` can be imported, since it is installed.
+    pub(super) installed: bool,
+}
+
+impl Project<'_> {
+    fn has(&self, name: &str) -> bool {
+        self.packages.contains(name)
     }
-    if has("streamlit") {
+}
+
+/// The `web` process of an app whose framework has a convention, or that starts a server by itself.
+pub(super) fn start(tree: &dyn Tree, project: &Project<'_>) -> Result<Option<String>, PlanError> {
+    if let Some(settings) = settings_module(tree)? {
+        return Ok(Some(django(tree, project, &settings)));
+    }
+    if project.has("streamlit") {
         let script = ["streamlit_app.py", "app.py", "main.py"].into_iter().find(|path| tree.exists(path));
         let options = "--server.port $PORT --server.address 0.0.0.0 --server.headless true";
         return Ok(script.map(|script| format!("streamlit run {script} {options}")));
     }
-    for module in ["app", "main", "wsgi", "asgi", "application", "server", "app/main", "app/__init__"] {
-        let Some(text) = tree.read(&format!("{module}.py"))? else { continue };
-        let module = module.trim_end_matches("/__init__").replace('/', ".");
-        if has("flask")
-            && let Some(app) = flask_app(&text)
-        {
-            return Ok(Some(if has("gunicorn") {
-                format!("gunicorn --bind 0.0.0.0:$PORT {module}:{app}")
-            } else {
-                format!("flask --app {module}:{app} run --host 0.0.0.0 --port $PORT")
-            }));
-        }
-        let frameworks = ["FastAPI", "Starlette", "Litestar", "Quart", "Sanic"];
-        let app = frameworks.iter().find_map(|class| variable_of(&text, class));
-        if let Some(app) = app.filter(|_| has("uvicorn") || has("fastapi")) {
-            return Ok(Some(format!("uvicorn {module}:{app} --host 0.0.0.0 --port $PORT")));
+    if project.has("flask")
+        && let Some(app) = flask_env(tree)?
+    {
+        return Ok(Some(format!("flask --app {app} run --host 0.0.0.0 --port $PORT")));
+    }
+    for Module { path, name } in modules(tree, project) {
+        let Some(text) = tree.read(&path)? else { continue };
+        if let Some(web) = served(&name, &text, project) {
+            return Ok(Some(web));
         }
     }
-    Ok(None)
+    script(tree, project)
 }
 
-fn flask_app(text: &str) -> Option<String> {
-    let factory = ["create_app", "make_app"].into_iter().find(|name| text.contains(&format!("\ndef {name}(")));
-    // Quoted, since the line is read by a shell.
-    variable_of(text, "Flask").or_else(|| factory.map(|name| format!("'{name}()'")))
+struct Module {
+    path: String,
+    /// As it is imported: `shop.main`.
+    name: String,
 }
 
-/// `app` of a line `app = Flask(…)` at the top level of a module.
-fn variable_of(text: &str, class: &str) -> Option<String> {
+/// The modules that may hold the app, the likeliest first.
+fn modules(tree: &dyn Tree, project: &Project<'_>) -> Vec<Module> {
+    let top = MODULES.map(|name| Module { path: format!("{name}.py"), name: name.to_owned() });
+    let packages = |dir: &str| {
+        let names = tree.list(dir).into_iter().filter(|name| is_identifier(name) && !name.starts_with("test"));
+        let dir = if dir.is_empty() { String::new() } else { format!("{dir}/") };
+        let inside = names.flat_map(move |name| SUBMODULES.map(|module| (name.clone(), module)));
+        inside.map(move |(package, module)| Module {
+            path: format!("{dir}{package}/{module}.py"),
+            name: format!("{package}.{module}").trim_end_matches(".__init__").to_owned(),
+        })
+    };
+    let installed = project.installed.then(|| packages("src"));
+    let found = top.into_iter().chain(packages("")).chain(installed.into_iter().flatten());
+    found.filter(|module| tree.exists(&module.path)).collect()
+}
+
+/// How the app of a module is served, if it has one.
+fn served(module: &str, text: &str, project: &Project<'_>) -> Option<String> {
+    let (has, at) = (|name| project.has(name), "--host 0.0.0.0 --port $PORT");
+    let gunicorn = |app: &str| format!("gunicorn --bind 0.0.0.0:$PORT {module}:{app}");
+    if has("dash") && variable_of(text, &["Dash"]).is_some() {
+        let server = text
+            .lines()
+            .find_map(|line| line.split_once('=').filter(|(_, value)| value.trim_end().ends_with(".server")));
+        let server = server.map(|(name, _)| name.trim_end()).filter(|name| is_identifier(name) && has("gunicorn"));
+        return server.map(gunicorn);
+    }
+    if has("flask") {
+        // Quoted, since the line is read by a shell.
+        let factory = || factory_of(text).map(|name| format!("'{name}()'"));
+        let app = variable_of(text, &["Flask"]).or_else(|| made_or_imported(text)).or_else(factory);
+        if let Some(app) = app {
+            return Some(if has("gunicorn") { gunicorn(&app) } else { format!("flask --app {module}:{app} run {at}") });
+        }
+    }
+    if let Some(app) = variable_of(text, &["Sanic"]).filter(|_| has("sanic")) {
+        return Some(format!("sanic {module}:{app} {at}"));
+    }
+    if let Some(app) = variable_of(text, &["Quart"]).filter(|_| has("quart") && !has("uvicorn")) {
+        return Some(format!("hypercorn --bind 0.0.0.0:$PORT {module}:{app}"));
+    }
+    if has("uvicorn") || has("fastapi") {
+        let frameworks = ["FastAPI", "Starlette", "Litestar", "Quart", "FastHTML"];
+        if let Some(app) = variable_of(text, &frameworks) {
+            return Some(format!("uvicorn {module}:{app} {at}"));
+        }
+        let of_framework = frameworks.iter().any(|class| text.contains(&format!("{class}(")));
+        if let Some(factory) = factory_of(text).filter(|_| of_framework) {
+            return Some(format!("uvicorn --factory {module}:{factory} {at}"));
+        }
+        if let Some(app) = made_or_imported(text).filter(|_| !text.contains("uvicorn.run(")) {
+            return Some(format!("uvicorn {module}:{app} {at}"));
+        }
+    }
+    None
+}
+
+/// `app` of a line such as `app = Flask(…)` or `app: FastAPI = fastapi.FastAPI(…)` at the top level of a module.
+fn variable_of(text: &str, classes: &[&str]) -> Option<String> {
     text.lines().find_map(|line| {
         let (name, value) = line.split_once('=')?;
         let name = name.split(':').next()?.trim_end();
         let value = value.trim_start();
-        let class = value.strip_prefix(class).or_else(|| value.split_once('.')?.1.strip_prefix(class))?;
-        (class.starts_with('(') && is_identifier(name)).then(|| name.to_owned())
+        let callee = value[..value.find('(')?].trim_end();
+        let callee = callee.rsplit('.').next()?;
+        (classes.contains(&callee) && is_identifier(name)).then(|| name.to_owned())
     })
+}
+
+fn factory_of(text: &str) -> Option<&'static str> {
+    let starts = |line: &str, name: &str| {
+        line.strip_prefix("def ").and_then(|l| l.strip_prefix(name)).is_some_and(|l| l.starts_with('('))
+    };
+    FACTORIES.into_iter().find(|name| text.lines().any(|line| starts(line, name)))
+}
+
+/// `app` of a module that calls a factory from elsewhere, or only passes an app on: `from shop import app`.
+fn made_or_imported(text: &str) -> Option<String> {
+    let imported = |line: &str| {
+        let (_, names) = line.strip_prefix("from ")?.split_once(" import ")?;
+        let names = names.split(',').filter_map(|name| name.split(" as ").last()).map(|name| name.trim().to_owned());
+        names.into_iter().find(|name| name == "app" || name == "application")
+    };
+    variable_of(text, &FACTORIES).or_else(|| text.lines().find_map(imported))
+}
+
+/// What `.flaskenv` names, which Flask's command reads.
+fn flask_env(tree: &dyn Tree) -> Result<Option<String>, PlanError> {
+    let text = tree.read(".flaskenv")?.unwrap_or_default();
+    let app = text.lines().find_map(|line| line.trim().trim_start_matches("export ").strip_prefix("FLASK_APP="));
+    let app = app.map(|app| app.trim().trim_matches(['"', '\'']).to_owned());
+    Ok(app.filter(|app| !app.is_empty() && app.bytes().all(|b| b.is_ascii_alphanumeric() || b"._/:".contains(&b))))
+}
+
+/// A script in the top directory that starts a server itself.
+fn script(tree: &dyn Tree, project: &Project<'_>) -> Result<Option<String>, PlanError> {
+    const CALLS: [&str; 7] = [".run(", "run_app(", ".listen(", ".launch(", "serve(", "serve_forever(", "run_server("];
+    for module in MODULES {
+        let path = format!("{module}.py");
+        let Some(text) = tree.read(&path)? else { continue };
+        if CALLS.iter().any(|call| text.contains(call)) {
+            // Gradio reads neither HOST nor PORT.
+            let gradio = "GRADIO_SERVER_NAME=0.0.0.0 GRADIO_SERVER_PORT=$PORT ";
+            return Ok(Some(format!("{}python {path}", if project.has("gradio") { gradio } else { "" })));
+        }
+    }
+    Ok(None)
 }
 
 fn is_identifier(name: &str) -> bool {
@@ -59,14 +171,18 @@ fn is_identifier(name: &str) -> bool {
         && !name.starts_with(|c: char| c.is_ascii_digit())
 }
 
-fn django(tree: &dyn Tree, packages: &BTreeSet<String>) -> Result<String, PlanError> {
-    let settings = settings_module(tree)?;
-    let package = settings.as_deref().and_then(|module| module.split('.').next());
-    let package = package.filter(|package| tree.exists(&format!("{package}/wsgi.py")));
-    Ok(match package {
-        Some(package) if packages.contains("gunicorn") => format!("gunicorn --bind 0.0.0.0:$PORT {package}.wsgi"),
-        _ => "python manage.py runserver --noreload 0.0.0.0:$PORT".to_owned(),
-    })
+fn django(tree: &dyn Tree, project: &Project<'_>, settings: &str) -> String {
+    let package = settings.split('.').next().unwrap_or_default();
+    let there = |module: &str| tree.exists(&format!("{package}/{module}.py"));
+    if there("wsgi") && project.has("gunicorn") {
+        format!("gunicorn --bind 0.0.0.0:$PORT {package}.wsgi")
+    } else if there("asgi") && project.has("daphne") {
+        format!("daphne -b 0.0.0.0 -p $PORT {package}.asgi:application")
+    } else if there("asgi") && project.has("uvicorn") {
+        format!("uvicorn {package}.asgi:application --host 0.0.0.0 --port $PORT")
+    } else {
+        "python manage.py runserver --noreload 0.0.0.0:$PORT".to_owned()
+    }
 }
 
 /// The module that manage.py names: `shop.settings`.
@@ -80,13 +196,13 @@ fn settings_module(tree: &dyn Tree) -> Result<Option<String>, PlanError> {
 
 /// Static files are collected where the settings say where to. A failure does not fail the build: settings often need
 /// variables that are there only when the app runs.
-pub(super) fn collect_static(tree: &dyn Tree, packages: &BTreeSet<String>, part: &mut Part) -> Result<(), PlanError> {
-    if !packages.contains("django") {
-        return Ok(());
-    }
+pub(super) fn collect_static(tree: &dyn Tree, part: &mut Part) -> Result<(), PlanError> {
     let Some(module) = settings_module(tree)? else { return Ok(()) };
     let path = module.replace('.', "/");
-    let candidates = [format!("{path}.py"), format!("{path}/__init__.py"), format!("{path}/base.py")];
+    // Settings for each surrounding share what is in a module beside them.
+    let beside = path.rsplit_once('/').map(|(dir, _)| dir).unwrap_or(&path);
+    let mut candidates = vec![format!("{path}.py"), format!("{path}/__init__.py"), format!("{path}/base.py")];
+    candidates.extend(["base", "common", "__init__"].map(|name| format!("{beside}/{name}.py")));
     for candidate in candidates {
         if tree.read(&candidate)?.is_some_and(|text| text.contains("STATIC_ROOT")) {
             part.step("Collecting static files", &["sh", "-c", COLLECT]);
