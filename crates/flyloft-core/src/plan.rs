@@ -19,7 +19,9 @@ pub use self::stack::{Pin, Stack, Tool, ToolKind, Toolchain};
 
 mod go;
 mod node;
+mod node_lock;
 mod node_package;
+mod node_start;
 mod part;
 mod php;
 mod python;
@@ -89,6 +91,8 @@ pub struct Plan {
     pub env: BTreeMap<String, String>,
     /// The `web` process to run where the repository has no Procfile.
     pub web: Option<String>,
+    /// Variables that the app does not start without and whose value is nobody's business: made once.
+    pub secrets: Vec<String>,
     /// What the user should know, a sentence each.
     pub notes: Vec<String>,
 }
@@ -118,10 +122,22 @@ pub struct Step {
     pub argv: Vec<String>,
 }
 
+impl Plan {
+    /// Which version of a language the app has.
+    pub fn version(&self, toolchain: Toolchain) -> Option<version::Version> {
+        let node = self.tools.iter().find(|tool| toolchain == Toolchain::Node && tool.kind == ToolKind::Node);
+        node.map_or(self.stack.ships(toolchain), |node| version::Version::parse(node.version()))
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PlanError {
     #[error("nothing in this repository says how to run it")]
-    NothingDetected { saw: Vec<String> },
+    NothingDetected {
+        saw: Vec<String>,
+        /// Directories that look like apps of their own.
+        apps: Vec<String>,
+    },
     #[error("there is no Procfile, and no convention says how this {language} app is started")]
     NoWebProcess { language: String, example: &'static str },
     #[error("`{file}` asks for {toolchain} {text}, which no stack has")]
@@ -140,18 +156,26 @@ impl PlanError {
     /// What to do, a sentence each.
     pub fn hints(&self) -> Vec<String> {
         match self {
-            PlanError::NothingDetected { saw } => {
+            PlanError::NothingDetected { saw, apps } => {
                 let mut hints = Vec::new();
                 if saw.is_empty() {
                     hints.push("the repository has no files at its top level: is everything committed?".to_owned());
                 } else {
                     hints.push(format!("its top level has {}", saw.join(", ")));
                 }
-                hints.push(
-                    "one of these is looked for: requirements.txt, pyproject.toml, Pipfile, package.json, Gemfile, \
-                     go.mod, composer.json, index.php, index.html"
-                        .to_owned(),
-                );
+                if let Some(dir) = apps.first() {
+                    hints.push(format!(
+                        "an app in a directory, such as `{}`, is pushed alone: \
+                         git push REMOTE $(git subtree split --prefix={dir}):refs/heads/main",
+                        apps.join("`, `")
+                    ));
+                }
+                if saw.iter().any(|name| name.ends_with("Dockerfile")) {
+                    hints.push(
+                        "a Dockerfile is not built: environments are made from the languages' own files".to_owned(),
+                    );
+                }
+                hints.push(format!("one of these is looked for: {}", TELLING.join(", ")));
                 hints.push("or add a Procfile with a line such as `web: ./server --port $PORT`".to_owned());
                 hints
             }
@@ -199,7 +223,7 @@ pub fn plan(tree: &dyn Tree, procfile: &Procfile, stacks: Stacks) -> Result<Plan
     let processes = Processes::new(procfile);
     let parts = parts(tree, &processes)?;
     if parts.is_empty() {
-        return Err(PlanError::NothingDetected { saw: tree.list("").into_iter().take(12).collect() });
+        return Err(nothing_detected(tree));
     }
     let starts = parts.iter().find(|part| part.web.is_some());
     let language = starts.unwrap_or(&parts[0]).language.to_owned();
@@ -209,7 +233,31 @@ pub fn plan(tree: &dyn Tree, procfile: &Procfile, stacks: Stacks) -> Result<Plan
     }
     let pins: Vec<Pin> = parts.iter().flat_map(|part| part.pins.iter().cloned()).collect();
     let (stack, because) = choose(stacks, &pins)?;
+    let parts = parts.into_iter().map(|part| part.with_node_for(stack)).collect();
     Ok(merge(parts, language, stack, because, web.filter(|_| processes.is_empty())))
+}
+
+/// What most languages are told by.
+const TELLING: [&str; 9] = [
+    "requirements.txt",
+    "pyproject.toml",
+    "Pipfile",
+    "package.json",
+    "Gemfile",
+    "go.mod",
+    "composer.json",
+    "index.php",
+    "index.html",
+];
+
+fn nothing_detected(tree: &dyn Tree) -> PlanError {
+    let mut saw = tree.list("");
+    let telling = |dir: &&String| TELLING.iter().any(|file| tree.exists(&format!("{dir}/{file}")));
+    // Their names go into a command that somebody may copy.
+    let plain = |dir: &&String| dir.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+    let apps = saw.iter().filter(plain).filter(telling).take(4).cloned().collect();
+    saw.truncate(12);
+    PlanError::NothingDetected { saw, apps }
 }
 
 /// What each language has to say, the app's own language first.
@@ -245,10 +293,11 @@ fn parts(tree: &dyn Tree, processes: &Processes) -> Result<Vec<Part>, PlanError>
     Ok(parts)
 }
 
-/// The first stack that has what every pin asks for.
+/// The first stack that has what every pin asks for. A release of Node that none has can be had beside Debian's.
 fn choose(stacks: Stacks, pins: &[Pin]) -> Result<(Stack, Option<String>), PlanError> {
     let has = |pin: &Pin| Stack::ALL.into_iter().filter(|stack| stack.satisfies(pin)).collect::<Vec<_>>();
-    for pin in pins {
+    let (bound, free): (Vec<&Pin>, Vec<&Pin>) = pins.iter().partition(|pin| pin.node().is_none());
+    for &pin in &bound {
         let Pin { toolchain, file, text, .. } = pin.clone();
         let has = has(pin);
         if has.is_empty() {
@@ -261,10 +310,11 @@ fn choose(stacks: Stacks, pins: &[Pin]) -> Result<(Stack, Option<String>), PlanE
     if let Some(stack) = stacks.chosen {
         return Ok((stack, Some("`app.json` chooses it".to_owned())));
     }
-    let Some(stack) =
-        [stacks.default].into_iter().chain(Stack::ALL).find(|stack| pins.iter().all(|pin| stack.satisfies(pin)))
-    else {
-        let only = |stack| pins.iter().find(|pin| has(pin) == [stack]).map(Pin::asks).unwrap_or_default();
+    let suitable =
+        || [stacks.default].into_iter().chain(Stack::ALL).filter(|stack| bound.iter().all(|pin| stack.satisfies(pin)));
+    let without_more = suitable().find(|stack| free.iter().all(|pin| stack.satisfies(pin)));
+    let Some(stack) = without_more.or_else(|| suitable().next()) else {
+        let only = |stack| bound.iter().find(|pin| has(pin) == [stack]).map(|pin| pin.asks()).unwrap_or_default();
         return Err(PlanError::Contradiction(only(Stack::Debian13), only(Stack::Debian12)));
     };
     let because = pins.iter().find(|pin| has(pin) == [stack]).filter(|_| stack != stacks.default);
@@ -272,6 +322,11 @@ fn choose(stacks: Stacks, pins: &[Pin]) -> Result<(Stack, Option<String>), PlanE
 }
 
 impl Pin {
+    /// The release of Node that it can have on any stack.
+    fn node(&self) -> Option<Tool> {
+        Some(&self.range).filter(|_| self.toolchain == Toolchain::Node).and_then(Tool::node)
+    }
+
     fn asks(&self) -> String {
         format!("{} {}", self.toolchain, self.text)
     }
@@ -295,6 +350,7 @@ fn merge(parts: Vec<Part>, language: String, stack: Stack, because: Option<Strin
         conf: BTreeMap::new(),
         env: BTreeMap::new(),
         web,
+        secrets: Vec::new(),
         notes: Vec::new(),
     };
     // Assets that Node makes are there before another language collects them.
@@ -308,6 +364,7 @@ fn merge(parts: Vec<Part>, language: String, stack: Stack, because: Option<Strin
         plan.build_env.extend(part.build_env);
         plan.conf.extend(part.conf);
         plan.env.extend(part.env);
+        plan.secrets.extend(part.secrets);
         plan.notes.extend(part.notes);
         path.extend(part.path);
     }

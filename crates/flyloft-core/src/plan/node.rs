@@ -5,12 +5,15 @@
 //! [`Package::reduced`].
 
 use super::node_package::Package;
-use super::static_site::{self, Missing};
 use super::version::{Dialect, Precision, Range};
 use super::{APP, CACHE, Dependencies, Manifest, Part, Pin, PlanError, Tool, ToolKind, Toolchain, Tree, part};
+use super::{node_lock, node_start};
 
 /// What a process that needs Node is started with.
 pub(super) const PROGRAMS: &[&str] = &["node", "npm", "npx", "yarn", "pnpm", "next", "nodemon", "tsx", "ts-node"];
+
+/// The variable that says where Node's headers are.
+pub(super) const HEADERS: &str = "npm_config_nodedir";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Manager {
@@ -46,7 +49,7 @@ pub(super) fn detect(tree: &dyn Tree) -> Result<Option<Part>, PlanError> {
     for script in scripts(&package) {
         part.step(&format!("Running {run} run {script}"), &[run, "run", script]);
     }
-    start(tree, &package, run, &mut part);
+    node_start::start(tree, &package, run, &mut part)?;
     Ok(Some(part))
 }
 
@@ -102,7 +105,7 @@ fn install(tree: &dyn Tree, package: &Package, manager: Manager) -> Result<Depen
             .with("npm_config_audit", "false")
             .with("CI", "1")
             // Headers for modules in C++ come from the stack, not from the network.
-            .with("npm_config_nodedir", "/usr")
+            .with(HEADERS, "/usr")
     };
     let locked = tree.exists("package-lock.json") || tree.exists("npm-shrinkwrap.json");
     let install = match manager {
@@ -179,45 +182,7 @@ fn scripts(package: &Package) -> Vec<&'static str> {
     scripts
 }
 
-fn start(tree: &dyn Tree, package: &Package, run: &str, part: &mut Part) {
-    if package.script("start").is_some() && !is_development_server(package) {
-        part.web = Some(format!("{run} start"));
-    } else if tree.exists("server.js") {
-        part.web = Some("node server.js".to_owned());
-    } else if let Some(dir) = built_files(package) {
-        let files = static_site::serving(dir, Missing::FrontPage);
-        part.run.extend(files.run);
-        part.conf.extend(files.conf);
-        part.web = files.web;
-        part.notes.push(format!("what the build leaves in `{dir}` is served as static files"));
-    }
-}
-
-/// `start` of a front end is the server that its author develops with.
-fn is_development_server(package: &Package) -> bool {
-    let start = package.script("start").unwrap_or_default();
-    ["react-scripts start", "vite", "vue-cli-service serve", "ng serve", "parcel "].iter().any(|d| start.starts_with(d))
-        && package.script("build").is_some()
-        && !start.starts_with("vite preview")
-}
-
-/// Where a front end's build tool leaves what it made, by that tool's own default.
-fn built_files(package: &Package) -> Option<&'static str> {
-    package.script("build")?;
-    let tools = [
-        ("react-scripts", "build"),
-        ("@docusaurus/core", "build"),
-        ("gatsby", "public"),
-        ("@11ty/eleventy", "_site"),
-        ("vitepress", ".vitepress/dist"),
-        ("astro", "dist"),
-        ("@vue/cli-service", "dist"),
-        ("parcel", "dist"),
-        ("vite", "dist"),
-    ];
-    tools.into_iter().find(|(tool, _)| package.depends_on(tool)).map(|(_, dir)| dir)
-}
-
+/// The versions of Node that the repository asks for: by itself, or through what it has locked.
 fn pins(tree: &dyn Tree, package: &Package, notes: &mut Vec<String>) -> Result<Vec<Pin>, PlanError> {
     let mut asked = Vec::new();
     asked.extend(package.text(&["engines", "node"]).map(|text| ("package.json", text.to_owned())));
@@ -228,6 +193,9 @@ fn pins(tree: &dyn Tree, package: &Package, notes: &mut Vec<String>) -> Result<V
         {
             asked.push((file, text.trim().to_owned()));
         }
+    }
+    if asked.is_empty() {
+        return node_lock::pin(tree, notes);
     }
     let mut pins = Vec::new();
     for (file, text) in asked {

@@ -30,6 +30,11 @@ impl Package {
         self.text(&["scripts", name])
     }
 
+    /// The first name in an object.
+    pub(super) fn first_of(&self, key: &str) -> Option<&str> {
+        self.json.get(key)?.as_object()?.keys().next().map(String::as_str)
+    }
+
     fn dependencies(&self) -> impl Iterator<Item = (&String, &Value)> {
         let kinds = ["dependencies", "devDependencies", "optionalDependencies"];
         kinds.into_iter().filter_map(|kind| self.json.get(kind)?.as_object()).flatten()

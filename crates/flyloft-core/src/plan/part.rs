@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::procfile::Procfile;
 
-use super::{Dependencies, Manifest, Pin, Step, TOOLS, Tool, Toolchain};
+use super::{Dependencies, Manifest, Pin, Stack, Step, TOOLS, Tool, Toolchain};
 
 #[derive(Debug)]
 pub(super) struct Part {
@@ -22,6 +22,8 @@ pub(super) struct Part {
     pub(super) env: BTreeMap<String, String>,
     pub(super) path: Vec<String>,
     pub(super) web: Option<String>,
+    /// See [`super::Plan::secrets`].
+    pub(super) secrets: Vec<String>,
     pub(super) notes: Vec<String>,
 }
 
@@ -41,6 +43,7 @@ impl Part {
             env: BTreeMap::new(),
             path: Vec::new(),
             web: None,
+            secrets: Vec::new(),
             notes: Vec::new(),
         }
     }
@@ -59,6 +62,20 @@ impl Part {
     pub(super) fn tool(&mut self, tool: Tool) {
         self.path.push(format!("{TOOLS}/{}/bin", tool.name()));
         self.tools.push(tool);
+    }
+
+    /// With a release of Node of its own where the stack's is not the one that was asked for.
+    pub(super) fn with_node_for(mut self, stack: Stack) -> Self {
+        let node = self.pins.iter().filter(|pin| !stack.satisfies(pin)).find_map(Pin::node);
+        let Some(node) = node else { return self };
+        let headers = format!("{TOOLS}/{}", node.name());
+        self.run.retain(|toolchain| *toolchain != Toolchain::Node);
+        self.tool(node);
+        let envs = self.dependencies.iter_mut().map(|dependencies| &mut dependencies.env).chain([&mut self.build_env]);
+        for directory in envs.filter_map(|env| env.get_mut(super::node::HEADERS)) {
+            directory.clone_from(&headers);
+        }
+        self
     }
 
     /// The language is there while the app is built, and not where it runs.

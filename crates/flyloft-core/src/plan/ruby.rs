@@ -80,7 +80,12 @@ fn web(tree: &dyn Tree, gemfile: &str, part: &mut Part) {
             part.step("Precompiling assets", &["bundle", "exec", "rake", "assets:precompile"]);
         }
         part.web = Some("bundle exec rails server --binding 0.0.0.0 --port $PORT".to_owned());
-        part.notes.push("Rails needs `SECRET_KEY_BASE`: set it with `flyloft config set`".to_owned());
+        part.secrets.push("SECRET_KEY_BASE".to_owned());
+        if tree.exists("config/credentials.yml.enc") || tree.exists("config/credentials/production.yml.enc") {
+            let note =
+                "Rails reads its encrypted credentials only where `flyloft config set` gives it `RAILS_MASTER_KEY`";
+            part.notes.push(note.to_owned());
+        }
     } else if tree.exists("config.ru") {
         part.set("RACK_ENV", "production");
         part.web = Some(match () {

@@ -37,6 +37,8 @@ pub struct Tool {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ToolKind {
+    /// A release of Node that no stack has. First, since the others run on it.
+    Node,
     Uv,
     Poetry,
     Pipenv,
@@ -100,7 +102,27 @@ impl Stack {
     }
 }
 
+/// The releases of Node beside Debian's, in the order in which they are chosen: those that are maintained for long, the
+/// one that packages are used to first (nodejs.org, "Releases"; November 2026). Each with the npm that it came with.
+const NODES: [(Version, &str); 4] = [
+    (Version(24, 21, 0), "11.19.1"),
+    (Version(22, 23, 3), "10.9.9"),
+    (Version(26, 10, 0), "11.19.1"),
+    (Version(20, 20, 2), "10.9.9"),
+];
+
 impl Tool {
+    /// The versions of Node that can be had on any stack, the most suitable first.
+    pub fn nodes() -> impl Iterator<Item = Version> {
+        NODES.into_iter().map(|(version, _)| version)
+    }
+
+    /// The most suitable release of Node in a range.
+    pub fn node(range: &Range) -> Option<Self> {
+        let Version(major, minor, patch) = Self::nodes().find(|version| range.holds(*version))?;
+        Self::at(ToolKind::Node, &format!("{major}.{minor}.{patch}"))
+    }
+
     /// `None` unless the version is digits and dots: it becomes part of a command.
     pub fn at(kind: ToolKind, version: &str) -> Option<Self> {
         let digits = |part: &str| !part.is_empty() && part.len() < 8 && part.bytes().all(|b| b.is_ascii_digit());
@@ -111,6 +133,7 @@ impl Tool {
     /// The version that Flyloft was tested with.
     pub fn pinned(kind: ToolKind) -> Self {
         let version = match kind {
+            ToolKind::Node => "24.21.0",
             ToolKind::Uv => "0.13.9",
             ToolKind::Poetry => "2.5.1",
             ToolKind::Pipenv => "2026.10.3",
@@ -126,6 +149,7 @@ impl Tool {
 
     pub fn name(&self) -> &'static str {
         match self.kind {
+            ToolKind::Node => "node",
             ToolKind::Uv => "uv",
             ToolKind::Poetry => "poetry",
             ToolKind::Pipenv => "pipenv",
@@ -134,13 +158,20 @@ impl Tool {
         }
     }
 
-    /// What its package manager is asked for.
-    pub fn package(&self) -> String {
+    /// What its package manager is asked for on this architecture, as Rust names it.
+    pub fn packages(&self, architecture: &str) -> Vec<String> {
+        let named = |name: &str| vec![format!("{name}@{}", self.version)];
         match self.kind {
-            ToolKind::Uv | ToolKind::Poetry | ToolKind::Pipenv => format!("{}=={}", self.name(), self.version),
+            ToolKind::Uv | ToolKind::Poetry | ToolKind::Pipenv => vec![format!("{}=={}", self.name(), self.version)],
+            ToolKind::Node => {
+                let mut packages = named(&format!("node-linux-{}", node_architecture(architecture)));
+                let npm = NODES.iter().find(|(version, _)| Some(*version) == Version::parse(&self.version));
+                packages.extend(npm.map(|(_, npm)| format!("npm@{npm}")));
+                packages
+            }
             // Yarn's own package stops at 1.22; its later versions are published under another name.
-            ToolKind::Yarn if !self.version.starts_with("1.") => format!("@yarnpkg/cli-dist@{}", self.version),
-            ToolKind::Pnpm | ToolKind::Yarn => format!("{}@{}", self.name(), self.version),
+            ToolKind::Yarn if !self.version.starts_with("1.") => named("@yarnpkg/cli-dist"),
+            ToolKind::Pnpm | ToolKind::Yarn => named(self.name()),
         }
     }
 
@@ -148,8 +179,17 @@ impl Tool {
     pub fn toolchain(&self) -> Toolchain {
         match self.kind {
             ToolKind::Uv | ToolKind::Poetry | ToolKind::Pipenv => Toolchain::Python,
-            ToolKind::Pnpm | ToolKind::Yarn => Toolchain::Node,
+            ToolKind::Node | ToolKind::Pnpm | ToolKind::Yarn => Toolchain::Node,
         }
+    }
+}
+
+/// As Node itself calls them (`process.arch`).
+fn node_architecture(architecture: &str) -> &str {
+    match architecture {
+        "x86_64" => "x64",
+        "aarch64" => "arm64",
+        other => other,
     }
 }
 

@@ -18,8 +18,8 @@ pub(super) enum Missing {
     FrontPage,
 }
 
-/// Serves a directory of the app, named by the caller, never by the repository.
-pub(super) fn serving(dir: &'static str, missing: Missing) -> Part {
+/// Serves a directory of the app. Its name becomes part of a configuration: the caller has checked it.
+pub(super) fn serving(dir: &str, missing: Missing) -> Part {
     let mut part = Part::new("static files", "web: lighttpd -D -f site.conf");
     part.run.push(Toolchain::Files);
     part.conf.insert("site.conf".to_owned(), configuration(dir, missing));
@@ -66,8 +66,9 @@ fn configuration(dir: &str, missing: Missing) -> String {
     let root = format!("{APP}/{dir}");
     let root = root.trim_end_matches('/');
     let fallback = match missing {
-        Missing::NotFound => "",
-        Missing::FrontPage => "server.error-handler-404 = \"/index.html\"\n",
+        // A site may bring a page of its own for it.
+        Missing::NotFound => format!("server.errorfile-prefix = \"{root}/\"\n"),
+        Missing::FrontPage => "server.error-handler-404 = \"/index.html\"\n".to_owned(),
     };
     let types: Vec<_> = TYPES.iter().map(|(extension, kind)| format!("\"{extension}\" => \"{kind}\"")).collect();
     format!(

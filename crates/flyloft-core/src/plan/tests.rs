@@ -55,7 +55,7 @@ fn show_plan(plan: &Plan) -> String {
     }
     write!(text, "\nrun: {:?}, build: {:?}", plan.run, plan.build).unwrap();
     for tool in &plan.tools {
-        write!(text, "\ntool: {}", tool.package()).unwrap();
+        write!(text, "\ntool: {}", tool.packages("x86_64").join(" ")).unwrap();
     }
     let variables = |text: &mut String, env: &BTreeMap<String, String>| {
         for (name, value) in env {
@@ -87,6 +87,9 @@ fn show_plan(plan: &Plan) -> String {
     write!(text, "\nruns with").unwrap();
     variables(&mut text, &plan.env);
     write!(text, "\nweb: {}", plan.web.as_deref().unwrap_or("(from the Procfile)")).unwrap();
+    for secret in &plan.secrets {
+        write!(text, "\nsecret: {secret}").unwrap();
+    }
     for note in &plan.notes {
         write!(text, "\nnote: {note}").unwrap();
     }
@@ -245,6 +248,97 @@ repositories! {
         "pyproject.toml": "[project]\nname = 'x'\nversion = '1'\ndependencies = ['a @ file:///app/a']\n",
         "Procfile": "web: python -m x",
     ]
+    a_release_of_node_that_no_stack_has_lies_beside_the_stack [
+        "package.json": r#"{"engines":{"node":">=22"},"dependencies":{"bcrypt":"^6"},"scripts":{"start":"node x"}}"#,
+        "package-lock.json": "{}",
+    ]
+    another_language_chooses_the_stack_and_node_comes_beside_it [
+        "requirements.txt": "flask\n",
+        ".python-version": "3.11",
+        "package.json": r#"{"engines":{"node":"20.x"},"scripts":{"build":"x"}}"#,
+        "Procfile": "web: flask run",
+    ]
+    locked_packages_that_need_a_newer_node_get_it [
+        "package.json": r#"{"dependencies":{"cookie":"^2"},"scripts":{"start":"node x"}}"#,
+        "package-lock.json": r#"{"packages":{"":{},"node_modules/cookie":{"version":"2.0.2","engines":{"node":">=22"}}}}"#,
+    ]
+    locked_packages_of_pnpm_that_need_a_newer_node_get_it [
+        "package.json": r#"{"dependencies":{"cookie":"^2"},"scripts":{"start":"node x"}}"#,
+        "pnpm-lock.yaml": "lockfileVersion: '9.0'\n\npackages:\n\n  cookie@2.0.2:\n    resolution: {integrity: x}\n    engines: {node: '>=22'}\n",
+    ]
+    a_flask_factory_in_a_package_of_any_name_is_found [
+        "pyproject.toml": "[project]\nname = 'x'\nversion = '1'\ndependencies = ['flask']\n[build-system]\n",
+        "tests/app.py": "app = Flask(__name__)\n",
+        "shop/__init__.py": "def create_app(config=None):\n    return Flask(__name__)\n",
+    ]
+    a_flask_app_that_another_module_makes_is_found [
+        "requirements.txt": "flask\ngunicorn\n",
+        "wsgi.py": "from shop import create_app\n\napp = create_app()\n",
+        "shop/views.py": "",
+    ]
+    a_flaskenv_says_what_the_app_is [
+        "requirements.txt": "flask\npython-dotenv\n",
+        ".flaskenv": "FLASK_APP=microblog.py\n",
+        "microblog.py": "from app import app\n",
+    ]
+    a_fastapi_factory_in_an_installed_package_is_found [
+        "pyproject.toml": "[project]\nname = 'x'\nversion = '1'\ndependencies = ['fastapi', 'uvicorn']\n[build-system]\n",
+        "src/shop/main.py": "from fastapi import FastAPI\ndef create_app() -> FastAPI:\n    return FastAPI()\n",
+    ]
+    django_that_comes_with_another_package_is_found_by_its_manage_py [
+        "requirements.txt": "wagtail\ndaphne\n",
+        "manage.py": "os.environ.setdefault(\"DJANGO_SETTINGS_MODULE\", \"mysite.settings.dev\")\n",
+        "mysite/settings/dev.py": "from .base import *\n",
+        "mysite/settings/base.py": "STATIC_ROOT = 'static'\n",
+        "mysite/asgi.py": "",
+    ]
+    a_dash_app_is_served_by_its_server [
+        "requirements.txt": "dash\ngunicorn\n",
+        "app.py": "from dash import Dash\napp = Dash(__name__)\nserver = app.server\n",
+    ]
+    sanic_has_a_server_of_its_own [
+        "requirements.txt": "sanic\n",
+        "server.py": "app = Sanic('shop')\n",
+    ]
+    a_script_that_starts_a_server_is_run [
+        "requirements.txt": "tornado\n",
+        "main.py": "app.listen(int(os.environ['PORT']))\n",
+    ]
+    gradio_is_told_where_to_listen [
+        "requirements.txt": "gradio\n",
+        "app.py": "demo.launch()\n",
+    ]
+    a_node_package_is_started_by_its_main_file [
+        "package.json": r#"{"main":"./src/index.js"}"#,
+        "src/index.js": "",
+    ]
+    a_main_file_that_is_no_plain_name_is_left_alone [
+        "package.json": r#"{"main":"a;reboot.js"}"#,
+        "a;reboot.js": "",
+    ]
+    sveltekit_without_an_adapter_is_shown_by_vite [
+        "package.json": r#"{"scripts":{"build":"vite build"},"devDependencies":{"@sveltejs/kit":"2","@sveltejs/adapter-auto":"6","vite":"7"}}"#,
+        "package-lock.json": "{}",
+    ]
+    next_starts_its_own_server_and_an_export_is_served_as_files [
+        "package.json": r#"{"scripts":{"build":"next build"},"dependencies":{"next":"16"}}"#,
+        "next.config.ts": "export default { output: \"export\" }",
+    ]
+    astro_is_a_site_even_where_its_start_script_is_the_development_server [
+        "package.json": r#"{"scripts":{"build":"astro build","start":"astro dev"},"dependencies":{"astro":"6"}}"#,
+    ]
+    angular_is_served_from_where_its_builder_leaves_it [
+        "package.json": r#"{"scripts":{"build":"ng build","start":"ng serve"},"devDependencies":{"@angular/cli":"20"}}"#,
+        "angular.json": r#"{"projects":{"shop":{}}}"#,
+    ]
+    fastify_is_told_where_to_listen [
+        "package.json": r#"{"scripts":{"start":"fastify start -l info app.js"},"dependencies":{"fastify-cli":"8"}}"#,
+    ]
+    a_dockerfile_and_apps_in_directories_are_named [
+        "Dockerfile": "FROM scratch\n",
+        "web/package.json": "{}",
+        "docs/readme": "",
+    ]
     nothing_detected [
         "README.md": "x",
         "src/main.rs": "fn main() {}",
@@ -259,7 +353,7 @@ repositories! {
         "Procfile": "web: x",
     ]
     node_that_no_stack_has [
-        "package.json": r#"{"engines":{"node":">=24"},"scripts":{"start":"node x"}}"#,
+        "package.json": r#"{"engines":{"node":"16.x"},"scripts":{"start":"node x"}}"#,
     ]
     the_older_stack_is_chosen_by_a_pin [
         "requirements.txt": "flask\n",
@@ -269,7 +363,7 @@ repositories! {
     pins_that_no_stack_has_together [
         "requirements.txt": "flask\n",
         ".python-version": "3.11",
-        "package.json": r#"{"engines":{"node":"20.x"},"scripts":{"build":"x"}}"#,
+        "go.mod": "module x\n\ngo 1.24\n",
         "Procfile": "web: flask run",
     ]
     a_gemfile_is_held_to_the_patch [
@@ -326,7 +420,7 @@ fn a_tool_version_is_digits_and_dots() {
     for version in ["1.2.3; rm -rf /", "latest", "1.2", "1.2.3-rc1", "../x", ""] {
         assert_eq!(Tool::at(ToolKind::Yarn, version), None, "{version}");
     }
-    assert_eq!(Tool::at(ToolKind::Yarn, "4.1.0").unwrap().package(), "@yarnpkg/cli-dist@4.1.0");
+    assert_eq!(Tool::at(ToolKind::Yarn, "4.1.0").unwrap().packages("x86_64"), ["@yarnpkg/cli-dist@4.1.0"]);
 }
 
 #[test]

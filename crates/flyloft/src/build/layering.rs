@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use flyloft_core::name::AppName;
-use flyloft_core::plan::{CONF, HOME, Plan, Stack, Step, TOOLS, Tool, Toolchain};
+use flyloft_core::plan::{CONF, HOME, Plan, Stack, Step, TOOLS, Tool, ToolKind, Toolchain};
 use sha2::{Digest, Sha256};
 
 use super::packages;
@@ -329,15 +329,20 @@ impl Hash {
 /// How a tool gets into a directory of its own, with the package manager of its language.
 fn tool_commands(tool: &Tool) -> Vec<Vec<String>> {
     let dir = format!("{TOOLS}/{}", tool.name());
-    let package = tool.package();
-    let commands: Vec<Vec<&str>> = match tool.toolchain() {
-        Toolchain::Python => vec![
-            vec!["python3", "-m", "venv", &dir],
-            vec!["python3", "-m", "pip", "--python", &dir, "install", "--disable-pip-version-check", &package],
-        ],
-        _ => vec![vec!["npm", "install", "--global", "--no-audit", "--no-fund", "--prefix", &dir, &package]],
-    };
-    commands.into_iter().map(|argv| argv.into_iter().map(str::to_owned).collect()).collect()
+    let packages = tool.packages(std::env::consts::ARCH);
+    let npm = ["npm", "install", "--global", "--no-audit", "--no-fund", "--prefix", &dir];
+    let pip = ["python3", "-m", "pip", "--python", &dir, "install", "--disable-pip-version-check"];
+    let install = |manager: &[&str]| manager.iter().map(|&arg| arg.to_owned()).chain(packages.clone()).collect();
+    match tool.toolchain() {
+        Toolchain::Python => vec![["python3", "-m", "venv", &dir].map(str::to_owned).to_vec(), install(&pip)],
+        _ if tool.kind == ToolKind::Node => {
+            // Modules in C++ are compiled against the headers of the Node that loads them.
+            let package = packages[0].split('@').next().unwrap_or_default();
+            let headers = format!("{dir}/lib/node_modules/{package}/include");
+            vec![install(&npm), ["ln", "-s", &headers, &dir].map(str::to_owned).to_vec()]
+        }
+        _ => vec![install(&npm)],
+    }
 }
 
 /// Variables of the app that a dependency step gets: those that package managers read, and those that a manifest

@@ -81,6 +81,8 @@ pub struct Built {
     /// The repository's, or the default `web` process where there is none.
     pub procfile: Procfile,
     pub app_json: Option<AppJson>,
+    /// Variables that have to be made where nobody set them.
+    pub secrets: Vec<String>,
     pub stack: Stack,
     /// Keeps the layers from being collected until the release is on record.
     pub hold: Hold,
@@ -144,6 +146,7 @@ impl Builder {
             env: reading.plan.env,
             procfile: with_default(reading.procfile, reading.plan.web),
             app_json: reading.app_json,
+            secrets: reading.plan.secrets,
             stack: reading.plan.stack,
             hold,
         })
@@ -357,7 +360,7 @@ fn contents(checkout: &Checkout, manifests: &[Manifest]) -> Result<Vec<(String, 
 fn announce(plan: &Plan, transcript: &Transcript) {
     transcript.step(&format!("{} app detected", plan.language));
     let versions = plan.run.iter().chain(&plan.build).collect::<BTreeSet<_>>();
-    let versions = versions.into_iter().filter_map(|&chain| Some(format!("{chain} {}", plan.stack.ships(chain)?)));
+    let versions = versions.into_iter().filter_map(|&chain| Some(format!("{chain} {}", plan.version(chain)?)));
     let versions = versions.collect::<Vec<_>>().join(", ");
     let with = if versions.is_empty() { String::new() } else { format!(" with {versions}") };
     let because = plan.because.as_ref().map(|because| format!(", because {because}")).unwrap_or_default();

@@ -180,6 +180,17 @@ async fn an_express_app_is_built_and_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_app_gets_the_release_of_node_that_it_asks_for() {
+    let trial = Trial::open().await;
+    let app = tempfile::tempdir().unwrap();
+    fs::write(app.path().join("package.json"), r#"{"engines":{"node":"22.x"},"scripts":{"start":"node ."}}"#).unwrap();
+    let server = "require('http').createServer((_, to) => to.end(process.version)).listen(process.env.PORT)";
+    fs::write(app.path().join("index.js"), server).unwrap();
+    let answer = trial.answer_of(app.path(), "/").await;
+    assert!(answer.contains("v22."), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn plain_files_are_served() {
     let trial = Trial::open().await;
     let answer = trial.answer("static-hello", "/style.css").await;

@@ -1,6 +1,6 @@
 //! What a release is launched with: its content, and the container that is made of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flyloft_core::app_json::{Manifest, Moment, Probe};
 use flyloft_core::name::{CommitId, EnvRef, Origin, ReleaseNumber};
@@ -42,7 +42,8 @@ async fn from_build(job: &Job, built: &Built) -> Result<Content> {
         (_, Some(app_json)) => app_json.manifest.clone(),
     };
     let mut config = config(job).await?;
-    config.extend(secrets(job, &manifest, &config).await?);
+    let wanted = manifest.secrets().map(ToString::to_string).chain(built.secrets.iter().cloned());
+    config.extend(secrets(job, wanted.collect(), &config).await?);
     let defaults = manifest.defaults().map(|(name, value)| (name.to_string(), value.to_owned())).collect();
     let config = with_defaults(config, &defaults);
     if let Some((name, description)) = manifest.required().find(|(name, _)| !config.contains_key(name.as_str())) {
@@ -80,14 +81,14 @@ fn health_path(manifest: &Manifest) -> Option<String> {
     })
 }
 
-/// Makes the secrets that `app.json` wants made, once for each environment.
+/// Makes the secrets that `app.json` or the app's framework wants made, once for each environment.
 async fn secrets(
     job: &Job,
-    manifest: &Manifest,
+    wanted: BTreeSet<String>,
     config: &BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, String>> {
-    let wanted = manifest.secrets().filter(|name| !config.contains_key(name.as_str()));
-    let made: BTreeMap<_, _> = wanted.map(|name| (name.to_string(), crate::random::hex(64))).collect();
+    let missing = wanted.into_iter().filter(|name| !config.contains_key(name));
+    let made: BTreeMap<_, _> = missing.map(|name| (name, crate::random::hex(64))).collect();
     if !made.is_empty() {
         let changes = made.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect();
         let set = job.parts.store.set_variables(&job.env.name.app, Some(job.env.id), changes).await;
