@@ -414,5 +414,6 @@ fn work(call: &Call<'_>, source: Source, reason: &str) -> Work {
         no_cache: false,
         attached: false,
         together: None,
+        push: None,
     }
 }

@@ -1,5 +1,7 @@
 //! What the SSH door asks for: keys, repositories, and what a push brings.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use clap::Parser;
 use flyloft_core::lifecycle::Event;
@@ -13,11 +15,11 @@ use super::{Api, Role};
 use crate::command::Invocation;
 use crate::conductor::{Conductor, Ticket};
 use crate::deploy::{Source, Together, Work};
-use crate::door::{Backend, BranchUpdate, CommandIo, Output, PublicKey, Push};
+use crate::door::{Backend, CommandIo, Output, PublicKey};
 use crate::error::{Error, Kind, OrFailed, Result};
 use crate::exec::Cmd;
 use crate::principal::Principal;
-use crate::source::ReceivePack;
+use crate::source::{BranchUpdate, Push, ReceivePack};
 use crate::store::EnvRow;
 
 /// Commands that the program has and no door carries.
@@ -79,6 +81,9 @@ impl Backend for Api {
 
     async fn push(&self, principal: &Principal, app: &AppName, push: Push, mut output: Output) -> Result<()> {
         principal.must_use(app)?;
+        let repositories = &self.loft.parts.repositories;
+        repositories.check(app, &push).await?;
+        let push = Arc::new(push);
         let (staged, deleted): (Vec<_>, Vec<_>) = push.updates.iter().partition(|update| update.new.is_some());
         // Everything that can be refused is refused before anything begins. What cannot be undone comes last.
         let mut going = Vec::new();
@@ -108,6 +113,7 @@ impl Backend for Api {
                 no_cache: false,
                 attached: true,
                 together: together.clone(),
+                push: Some(push.clone()),
             };
             match conductor.deploy(work).await {
                 Ok(ticket) => tickets.push(ticket),
@@ -120,6 +126,7 @@ impl Backend for Api {
             }
         }
         tell_all(tickets, &mut output).await?;
+        repositories.hold(app, &push).await?;
         self.destroy_all(principal, &going, !staged.is_empty(), &mut output).await
     }
 }

@@ -71,6 +71,7 @@ impl Api {
             no_cache: up.no_cache,
             attached: false,
             together: None,
+            push: None,
         };
         Ok(self.deploy_and_show(call, conductor, work).await?.into())
     }

@@ -49,7 +49,7 @@ pub enum Told {
 
 pub enum Message {
     Deploy {
-        work: Work,
+        work: Box<Work>,
         answer: oneshot::Sender<Result<Ticket>>,
     },
     Event {
@@ -115,7 +115,7 @@ impl Conductor {
 
     pub async fn deploy(&self, work: Work) -> Result<Ticket> {
         let (answer, wait) = oneshot::channel();
-        self.ask(Message::Deploy { work, answer }, wait).await?
+        self.ask(Message::Deploy { work: Box::new(work), answer }, wait).await?
     }
 
     pub async fn tell(&self, event: Event) -> Result<Told> {
@@ -180,7 +180,7 @@ impl Task {
     async fn take(&mut self, message: Message) {
         match message {
             Message::Deploy { work, answer } => {
-                let _ = answer.send(self.accept(work).await);
+                let _ = answer.send(self.accept(*work).await);
             }
             Message::Event { event, answer } => {
                 let told = self.step(&event, None).await;

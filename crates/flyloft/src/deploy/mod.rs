@@ -10,6 +10,7 @@ mod together;
 mod undo;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use flyloft_core::lifecycle::Cause;
 use flyloft_core::name::{CommitId, Origin, ReleaseNumber};
@@ -21,7 +22,7 @@ use crate::conductor::{self, Message};
 use crate::engine::{ContainerId, EngineError};
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
-use crate::source::{Checkout, Quarantine};
+use crate::source::{Checkout, Push, Quarantine};
 use crate::store::{self, Content, EnvRow, EventKind, LiveRow};
 use crate::transcript::Transcript;
 use probe::Started;
@@ -41,6 +42,8 @@ pub struct Work {
     pub attached: bool,
     /// Other environments that are staged by the same push: all of them are, or none.
     pub together: Option<Together>,
+    /// Which branches have to be where the push took them for, if one asked for this.
+    pub push: Option<Arc<Push>>,
 }
 
 pub enum Source {
@@ -78,7 +81,7 @@ impl Work {
 
 /// One deploy, with all that it needs.
 pub struct Job {
-    pub parts: std::sync::Arc<Parts>,
+    pub parts: Arc<Parts>,
     pub env: EnvRow,
     pub release: ReleaseNumber,
     pub work: Work,
@@ -143,6 +146,9 @@ async fn prepare(job: &Job, undo: &mut Undo) -> Result<LiveRow> {
     let upstream = job.step("probe", probe::probe(&job.parts, started, &job.transcript)).await?;
     if let Some(together) = &job.work.together {
         together.all_ready().await?;
+    }
+    if let Some(push) = &job.work.push {
+        job.parts.repositories.hold(&job.env.name.app, push).await?;
     }
     Ok(LiveRow { release: job.release, container, upstream })
 }

@@ -23,10 +23,10 @@ use flyloft_core::name::{BranchName, CommitId};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
-use super::{BranchUpdate, Output, Push};
+use super::Output;
 use crate::error::{Error, OrFailed, Result};
 use crate::exec::Cmd;
-use crate::source::Quarantine;
+use crate::source::{BranchUpdate, Push, Quarantine, Turn};
 
 /// Names pass through this as bytes; the shell looks at none of them.
 const SCRIPT: &str = r#"#!/bin/sh
@@ -69,7 +69,7 @@ impl HookEnd {
     }
 
     /// Waits for the hook to say what is pushed. `None` if git ended without running it: there was nothing to push.
-    pub async fn push(&mut self, objects: &Path) -> Result<Option<Push>> {
+    pub async fn push(&mut self, objects: &Path, turn: &Turn) -> Result<Option<Push>> {
         let mut said = Vec::new();
         let mut reader = BufReader::new((&mut self.socket).take(MAX_BYTES));
         loop {
@@ -83,7 +83,7 @@ impl HookEnd {
             }
             if said[before..] == *b"end\n" {
                 said.truncate(before);
-                let push = parse(&said, objects)?;
+                let push = parse(&said, objects, turn)?;
                 fits(&push, &objects.with_file_name("refs").join("heads"))?;
                 return Ok(Some(push));
             }
@@ -109,7 +109,7 @@ impl HookEnd {
 }
 
 /// The quarantine's path on a line, then `old new ref` on a line each. See githooks(5), "pre-receive".
-fn parse(said: &[u8], objects: &Path) -> Result<Push> {
+fn parse(said: &[u8], objects: &Path, turn: &Turn) -> Result<Push> {
     let garbled = || Error::failed("the hook of the push said something that makes no sense");
     let said = str::from_utf8(said).map_err(|_| Error::usage("the name of a branch must be UTF-8"))?;
     let (quarantine, refs) = said.split_once('\n').ok_or_else(garbled)?;
@@ -135,7 +135,7 @@ fn parse(said: &[u8], objects: &Path) -> Result<Push> {
     }
     match updates.len() {
         0 => Err(garbled()),
-        1..=MAX_UPDATES => Ok(Push { updates, quarantine }),
+        1..=MAX_UPDATES => Ok(Push { updates, quarantine, turn: turn.clone() }),
         many => Err(Error::usage(format!("the push has {many} branches, {MAX_UPDATES} are allowed"))
             .hint("push the branches that you want to stage by name: `git push staging main`")),
     }
@@ -201,7 +201,7 @@ mod tests {
 
     fn parsed(refs: &str) -> Result<Push> {
         let said = format!("/srv/shop.git/objects/tmp_objdir-incoming-abc\n{refs}");
-        parse(said.as_bytes(), Path::new("/srv/shop.git/objects"))
+        parse(said.as_bytes(), Path::new("/srv/shop.git/objects"), &Turn::default())
     }
 
     #[test]
@@ -232,7 +232,7 @@ mod tests {
         for refs in ["", "\n", "a b c\n", &format!("{OLD} refs/heads/main\n"), &twice, &many] {
             assert!(parsed(refs).is_err(), "{refs:?} was accepted");
         }
-        assert!(parse(b"/etc\n", Path::new("/srv/shop.git/objects")).is_err());
-        assert!(parse(b"", Path::new("/srv/shop.git/objects")).is_err());
+        assert!(parse(b"/etc\n", Path::new("/srv/shop.git/objects"), &Turn::default()).is_err());
+        assert!(parse(b"", Path::new("/srv/shop.git/objects"), &Turn::default()).is_err());
     }
 }

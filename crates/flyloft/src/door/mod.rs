@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use flyloft_core::name::{AppName, BranchName, CommitId};
+use flyloft_core::name::AppName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 use crate::exec::Cmd;
 use crate::principal::Principal;
-use crate::source::{Quarantine, ReceivePack};
+use crate::source::{Push, ReceivePack};
 
 pub type Input = Box<dyn AsyncRead + Send + Unpin>;
 pub type Output = Box<dyn AsyncWrite + Send + Unpin>;
@@ -87,23 +87,6 @@ impl LineMode {
     pub(super) fn is_asked(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
-}
-
-/// What one `git push` brings, checked: at least one update, no branch twice.
-#[derive(Clone, Debug)]
-pub struct Push {
-    pub updates: Vec<BranchUpdate>,
-    /// Where the new objects are until the push is accepted. None if it brings none, as a deletion does.
-    pub quarantine: Option<Quarantine>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BranchUpdate {
-    pub branch: BranchName,
-    /// None if the branch is new.
-    pub old: Option<CommitId>,
-    /// None if the branch is being deleted.
-    pub new: Option<CommitId>,
 }
 
 impl PublicKey {

@@ -9,6 +9,7 @@ mod credential;
 mod fetch;
 mod git;
 mod modules;
+mod push;
 mod refusal;
 mod remote;
 mod ssh;
@@ -35,6 +36,7 @@ use fetch::Turns;
 pub use fetch::{Fetched, Want};
 use git::Git;
 pub use git::Quarantine;
+pub use push::{BranchUpdate, Push, Turn};
 pub use refusal::Refusal;
 pub use remote::{RemoteUrl, UrlError};
 
@@ -80,6 +82,7 @@ impl Default for SourceLimits {
 pub struct ReceivePack {
     pub cmd: Cmd,
     pub objects: PathBuf,
+    pub turn: Turn,
 }
 
 #[derive(Debug, Error)]
@@ -88,6 +91,12 @@ pub enum SourceError {
     NoRepository(AppName),
     #[error("commit `{0}` is not in the repository")]
     NoCommit(CommitId),
+    #[error("branch `{0}` is not any more where it was when the push began")]
+    Moved(BranchName),
+    #[error("`{}` is a {kind}, and branch `{branch}` needs a commit", id.short())]
+    NotACommit { id: CommitId, kind: String, branch: BranchName },
+    #[error("another push to the same app does not come to its end")]
+    Busy,
     #[error("there is no pull request {number} at `{url}`")]
     NoPullRequest { number: u64, url: String },
     #[error("there is no branch `{branch}` at `{url}`")]
@@ -128,7 +137,8 @@ impl SourceError {
     fn kind(&self) -> Kind {
         match self {
             Self::NoRepository(_) => Kind::NotFound,
-            Self::Url(_) => Kind::Usage,
+            Self::Url(_) | Self::NotACommit { .. } => Kind::Usage,
+            Self::Moved(_) | Self::Busy => Kind::Conflict,
             _ => Kind::Failed,
         }
     }
@@ -136,6 +146,9 @@ impl SourceError {
     fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NoRepository(_) => Some("push to it first, or fetch with `flyloft up APP --branch NAME`"),
+            Self::Moved(_) => Some("somebody else has pushed to it: `git fetch`, and push again"),
+            Self::NotACommit { kind, .. } if kind == "tag" => Some("push the commit that it points at: `TAG^{commit}`"),
+            Self::Busy => Some("push again in a minute"),
             Self::NoPullRequest { .. } => Some("check its number; on GitLab it is that of the merge request"),
             Self::NoBranch { .. } => Some("check its name, and that it was pushed there"),
             Self::NoCommitThere { .. } => Refusal::NoSuchCommit.hint(),
@@ -275,7 +288,11 @@ impl Repositories {
             .set("receive.autogc", "false")
             // A build service pushes from a clone without history.
             .set("receive.shallowUpdate", "true");
-        Ok(ReceivePack { cmd: git.command("receive-pack").arg(&repository), objects: repository.join("objects") })
+        Ok(ReceivePack {
+            cmd: git.command("receive-pack").arg(&repository),
+            objects: repository.join("objects"),
+            turn: self.turn_to_push(&repository),
+        })
     }
 
     /// What answers a fetch or a clone.

@@ -1,5 +1,6 @@
 //! With the real git: the daemon's on one side, hosts on loopback on the other.
 
+mod pushes;
 mod shelf;
 
 use std::fs;

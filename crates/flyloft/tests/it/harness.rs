@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -265,6 +266,14 @@ impl Repository<'_> {
         let committed = self.git(&["commit", "--quiet", "--message", "Change"]);
         assert!(committed.status.success(), "{}", text(&committed));
         String::from_utf8_lossy(&self.git(&["rev-parse", "HEAD"]).stdout).trim().to_owned()
+    }
+
+    /// Installs one of git's hooks on the client's side.
+    pub fn hook(&self, name: &str, script: &str) {
+        let hook = self.dir.join(".git/hooks").join(name);
+        fs::create_dir_all(hook.parent().unwrap()).unwrap();
+        fs::write(&hook, script).unwrap();
+        fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     pub fn url(&self) -> String {

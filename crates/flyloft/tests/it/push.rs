@@ -104,6 +104,33 @@ fn a_push_that_fails_leaves_the_old_release_serving() {
 }
 
 #[test]
+fn a_push_that_git_will_not_accept_stages_nothing() {
+    let flyloft = Flyloft::start();
+    let repository = flyloft.repository("it-stale", &borrowed(&app("one")));
+    repository.pushed(&["main"]);
+    // While this push is on its way, a colleague's arrives.
+    let rival = repository.commit(&borrowed(&app("the colleague's")));
+    repository.git(&["reset", "--quiet", "--hard", "HEAD~"]);
+    repository.commit(&borrowed(&app("too late")));
+    let hook = format!("#!/bin/sh\nrm \"$0\"\ngit push --quiet {} {rival}:refs/heads/main\n", repository.url());
+    repository.hook("pre-push", &hook);
+    let output = repository.rejected(&["main"]);
+    assert!(output.contains("branch `main` is not any more where it was when the push began"), "{output}");
+    assert_eq!(flyloft.get("it-stale/main", "/").body, "the colleague's");
+
+    // Nor does what is no commit become an environment.
+    repository.git(&["tag", "--annotate", "--message", "x", "release"]);
+    for (what, kind) in [("release", "tag"), ("main^{tree}", "tree"), ("main:server.py", "blob")] {
+        let id = repository.git(&["rev-parse", what]);
+        let id = String::from_utf8_lossy(&id.stdout).trim().to_owned();
+        let output = repository.rejected(&[&format!("{id}:refs/heads/odd")]);
+        assert!(output.contains(&format!("is a {kind}, and branch `odd` needs a commit")), "{output}");
+        assert!(!flyloft.ok(&["ls"]).contains("it-stale/odd"));
+    }
+    flyloft.ok(&["destroy", "it-stale", "--yes"]);
+}
+
+#[test]
 fn every_command_works_over_ssh_as_on_the_command_line() {
     let flyloft = Flyloft::start();
     let repository = flyloft.repository("it-ssh", &borrowed(&app("hello")));

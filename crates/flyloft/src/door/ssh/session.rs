@@ -80,16 +80,17 @@ struct Work<'a> {
 impl Work<'_> {
     async fn receive(&self, app: &AppName, io: CommandIo) -> Option<i32> {
         let started = async {
-            let ReceivePack { cmd, objects } = self.shared.backend.receive(self.principal, app).await?;
+            let ReceivePack { cmd, objects, turn } = self.shared.backend.receive(self.principal, app).await?;
             let (cmd, hook) = HookEnd::attach(cmd).or_failed(|| "failed to connect the hook")?;
-            Ok((self.spawn(cmd)?, hook, objects))
+            Ok((self.spawn(cmd)?, hook, objects, turn))
         };
-        let (child, mut hook, objects) = match started.await {
+        // The turn is given back when git has ended.
+        let (child, mut hook, objects, turn) = match started.await {
             Ok(started) => started,
             Err(error) => return Some(complain(&error, io).await),
         };
         let stage = async {
-            let verdict = match hook.push(&objects).await {
+            let verdict = match hook.push(&objects, &turn).await {
                 Ok(None) => return,
                 Ok(Some(push)) => match hook.output() {
                     Ok(output) => self.shared.backend.push(self.principal, app, push, output).await,

@@ -13,11 +13,11 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{Notify, watch};
 
 use crate::door::ssh::{SshConfig, SshDoor};
-use crate::door::{Backend, CommandIo, Output, PublicKey, Push, hook};
+use crate::door::{Backend, CommandIo, Output, PublicKey, hook};
 use crate::error::{Error, OrFailed, Result};
 use crate::exec::{Cmd, ExecError};
 use crate::principal::{Principal, Role};
-use crate::source::{Checkout, ReceivePack, Repositories, SourceLimits};
+use crate::source::{Checkout, Push, ReceivePack, Repositories, SourceLimits};
 
 /// Runs git in the tests. It needs no entry in the password file.
 pub const GIT_USER: u32 = 61_234;
