@@ -2,12 +2,13 @@
 //! be.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use flyloft_core::host::HostName;
 use flyloft_core::lifecycle::{Event, Runs, State, Timestamp};
 use flyloft_core::name::{EnvRef, Origin};
+use tokio::sync::Mutex;
 
 use crate::conductor::Conductor;
 use crate::deploy::spec;
@@ -33,8 +34,9 @@ impl Loft {
     /// Takes up every environment where the last daemon left it. `rebooted` when nothing can run any more.
     pub async fn start(&self, rebooted: bool) -> Result<()> {
         for env in self.parts.store.environments(None).await.or_failed(|| "failed to list environments")? {
-            let conductor = match self.conductor(&env) {
-                Ok(conductor) => conductor,
+            let conductor = match self.conductor(env.id).await {
+                Ok(Some(conductor)) => conductor,
+                Ok(None) => continue,
                 Err(error) => {
                     tracing::error!(env = %env.name, %error, "failed to take up an environment");
                     continue;
@@ -83,8 +85,10 @@ impl Loft {
         let envs = self.parts.store.environments(None).await.or_failed(failed)?;
         let observed: Arc<[Observed]> = observed.into();
         for env in &envs {
-            match self.conductor(env) {
-                Ok(conductor) => conductor.reconcile(observed.clone()).await,
+            match self.conductor(env.id).await {
+                Ok(Some(conductor)) => conductor.reconcile(observed.clone()).await,
+                // It was destroyed since the list was made.
+                Ok(None) => {}
                 Err(error) => tracing::error!(env = %env.name, %error, "failed to take up an environment"),
             }
         }
@@ -95,7 +99,7 @@ impl Loft {
             // It may be of an environment that was made after the list.
             let owner = spec::owner(&orphan.id).map(EnvId);
             if let Some(owner) = owner
-                && self.parts.store.has_environment(owner).await.or_failed(failed)?
+                && self.parts.store.environment_of(owner).await.or_failed(failed)?.is_some()
             {
                 continue;
             }
@@ -110,34 +114,46 @@ impl Loft {
     /// The environment and its conductor.
     pub async fn find(&self, name: &EnvRef) -> Result<(EnvRow, Conductor)> {
         let row = self.parts.store.environment(name).await.or_failed(|| format!("failed to look up `{name}`"))?;
-        let env = row.ok_or_else(|| {
+        let found = match row {
+            Some(env) => self.conductor(env.id).await?.map(|conductor| (env, conductor)),
+            None => None,
+        };
+        found.ok_or_else(|| {
             Error::not_found(format!("there is no environment `{name}`")).hint("`flyloft ls` lists what there is")
-        })?;
-        let conductor = self.conductor(&env)?;
-        Ok((env, conductor))
+        })
     }
 
     /// Finds the environment, or makes it. The app is there.
     pub async fn ensure(&self, name: &EnvRef, origin: &Origin) -> Result<(EnvRow, Conductor)> {
         let failed = || format!("failed to make environment `{name}`");
         let host = HostName::of(name, &self.parts.settings.domain);
-        let state = State::new(Timestamp(store::now() as u64));
-        let state = serde_json::to_string(&state).or_failed(failed)?;
-        let made = self.parts.store.ensure_environment(name, host.as_str(), origin, &state, store::now()).await;
-        let env = made.or_failed(failed)?.map_err(|taken| collision(name, host.as_str(), &taken))?;
-        let conductor = self.conductor(&env)?;
-        Ok((env, conductor))
+        loop {
+            let state = State::new(Timestamp(store::now() as u64));
+            let state = serde_json::to_string(&state).or_failed(failed)?;
+            let made = self.parts.store.ensure_environment(name, host.as_str(), origin, &state, store::now()).await;
+            let env = made.or_failed(failed)?.map_err(|taken| collision(name, host.as_str(), &taken))?;
+            // If it has none, what was found has just been destroyed, and the next round makes it anew.
+            if let Some(conductor) = self.conductor(env.id).await? {
+                return Ok((env, conductor));
+            }
+        }
     }
 
-    fn conductor(&self, env: &EnvRow) -> Result<Conductor> {
-        let mut conductors = self.conductors.lock().expect("not poisoned");
+    /// The conductor of an environment; none if it has been destroyed.
+    ///
+    /// It starts with what the store says now, whatever the caller has read before. Nobody is gone before the store has
+    /// forgotten the environment, and its id is never given again: so a destroyed one does not get another conductor.
+    async fn conductor(&self, id: EnvId) -> Result<Option<Conductor>> {
+        let mut conductors = self.conductors.lock().await;
         conductors.retain(|_, conductor| !conductor.is_gone());
-        if let Some(conductor) = conductors.get(&env.id) {
-            return Ok(conductor.clone());
+        if let Some(conductor) = conductors.get(&id) {
+            return Ok(Some(conductor.clone()));
         }
-        let conductor = Conductor::start(self.parts.clone(), env.clone())?;
-        conductors.insert(env.id, conductor.clone());
-        Ok(conductor)
+        let env = self.parts.store.environment_of(id).await.or_failed(|| "failed to look up an environment")?;
+        let Some(env) = env else { return Ok(None) };
+        let conductor = Conductor::start(self.parts.clone(), env)?;
+        conductors.insert(id, conductor.clone());
+        Ok(Some(conductor))
     }
 }
 
@@ -174,3 +190,6 @@ fn was_awake(env: &EnvRow) -> bool {
     let state = serde_json::from_str(&env.state);
     matches!(state, Ok(State::Live(live)) if matches!(live.runs, Runs::Awake { .. } | Runs::Waking { .. }))
 }
+
+#[cfg(test)]
+mod tests;

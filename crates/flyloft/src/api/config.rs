@@ -8,6 +8,7 @@ use super::reply::{Reply, done};
 use super::stage::Staged;
 use super::{Api, Call, Ending};
 use crate::command::{Config, Target, Variable};
+use crate::deploy::Again;
 use crate::error::{Error, OrFailed, Result};
 use crate::store::{self, EnvId, EventKind};
 
@@ -112,7 +113,7 @@ impl Api {
             if several {
                 call.say(&format!("=====> {}\n", env.name)).await?;
             }
-            match self.redeploy(call, &env.name, "config").await {
+            match self.redeploy(call, &env.name, Again::Config).await {
                 Ok(deployed) => staged.push(deployed),
                 Err(error) if several => {
                     let error = Error { what: format!("{}: {}", env.name, error.what), ..error };

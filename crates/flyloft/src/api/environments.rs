@@ -13,7 +13,7 @@ use super::reply::{Reply, age, as_time, done, size, table};
 use super::stage::Staged;
 use super::{Api, Call, Ending};
 use crate::command::{Destroy, Ls, Rollback, Scale, Target};
-use crate::deploy::{Source, Work, spec};
+use crate::deploy::{Again, Source, Work, spec};
 use crate::engine::Stats;
 use crate::error::{Error, OrFailed, Result};
 use crate::store::{self, EnvRow, EventKind, ReleaseRow, ReleaseStatus};
@@ -274,18 +274,24 @@ impl Api {
 
     pub(super) async fn restart(&self, call: &mut Call<'_>, name: EnvRef) -> Result<Ending> {
         call.must_use(&name.app)?;
-        Ok(self.redeploy(call, &name, "restart").await?.into())
+        Ok(self.redeploy(call, &name, Again::Restart).await?.into())
     }
 
     /// Launches what serves again, with the variables and the formation that are set now.
-    pub(super) async fn redeploy(&self, call: &mut Call<'_>, name: &EnvRef, reason: &str) -> Result<Staged> {
+    pub(super) async fn redeploy(&self, call: &mut Call<'_>, name: &EnvRef, again: Again) -> Result<Staged> {
         let (row, conductor) = self.loft.find(name).await?;
         let live =
             self.loft.parts.store.live_release(&row).await.or_failed(|| format!("failed to look up `{name}`"))?;
         let Some((commit, content)) = live.and_then(|live| Some((live.commit, live.content?))) else {
             return Err(Error::conflict(format!("`{name}` has no release that serves")).hint("push to it first"));
         };
-        let source = Source::Again { commit, content, own_config: false };
+        let reason = match again {
+            Again::Config => "config",
+            Again::Restart => "restart",
+            Again::Scale => "scale",
+            Again::Rollback => "rollback",
+        };
+        let source = Source::Again { commit, content, again };
         self.deploy_and_show(call, conductor, work(call, source, reason)).await
     }
 
@@ -324,7 +330,7 @@ impl Api {
         if counts(&row.formation).eq(counts(&formation)) {
             return Ok(scaled.into());
         }
-        Ok(self.redeploy(call, &name, "scale").await?.into())
+        Ok(self.redeploy(call, &name, Again::Scale).await?.into())
     }
 
     pub(super) async fn rollback(&self, call: &mut Call<'_>, rollback: Rollback) -> Result<Ending> {
@@ -343,7 +349,7 @@ impl Api {
             return Err(Error::conflict(format!("{} of `{name}` never served", release.number)).hint(list));
         };
         call.say(&format!("-----> Going back to {}\n", release.number)).await?;
-        let source = Source::Again { commit: release.commit, content, own_config: true };
+        let source = Source::Again { commit: release.commit, content, again: Again::Rollback };
         let reason = format!("rollback to {}", release.number);
         Ok(self.deploy_and_show(call, conductor, work(call, source, &reason)).await?.into())
     }

@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use time::OffsetDateTime;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::{Accepted, Message, Running, Task, cancelled};
+use super::{Accepted, End, Message, Running, Task, cancelled};
 use crate::deploy::{self, Deployed, Job, probe, spec};
 use crate::edge::{Route, Target};
 use crate::engine::{ContainerId, EngineError, Observed};
@@ -29,6 +29,12 @@ const GRACE: Duration = Duration::from_secs(10);
 /// After a reboot many want to start at once. Each has the machine to itself and a few others.
 static WAKES: Semaphore = Semaphore::const_new(4);
 
+/// How a container takes no processor time.
+enum Rest {
+    Frozen,
+    Stopped,
+}
+
 impl Task {
     pub(super) async fn act(&mut self, effect: Effect) {
         let text = effect.to_string();
@@ -44,12 +50,14 @@ impl Task {
             Effect::SkipDeploy { release, cause } => self.skip_deploy(release, cause).await?,
             Effect::AbandonDeploy { release } => self.abandon_deploy(release).await?,
             Effect::Route { .. } => self.route().await?,
-            Effect::Hold => self.hold().await?,
+            Effect::Hold => {
+                self.set_route(Target::Unavailable { why: "This environment is not running.".to_owned() }).await?
+            }
             Effect::Unroute => {
                 self.parts.edge.remove(&self.env.host).await.or_failed(|| "failed to remove the route")?
             }
-            Effect::Freeze { .. } => self.freeze().await?,
-            Effect::Stop { .. } => self.stop().await?,
+            Effect::Freeze { .. } => self.rest(Rest::Frozen),
+            Effect::Stop { .. } => self.rest(Rest::Stopped),
             // The engine keeps frozen memory resident so far, which costs memory and breaks nothing.
             Effect::Offload { .. } => {}
             Effect::Thaw { release } | Effect::Start { release } => self.wake(release),
@@ -71,9 +79,14 @@ impl Task {
             // Whatever becomes of it, the conductor must hear of its end, or nothing is ever deployed again.
             let result = deploying.catch_unwind().await;
             let result = result.unwrap_or_else(|_| Err(Error::failed("the deploy failed in a way that is a bug")));
-            if result.is_err() {
+            if let Err(error) = &result {
                 let unwanted = job.work.attached && ended.is_closed();
-                let _ = job.conductor.send(Message::Failed { release, unwanted }).await;
+                let (heard, wait) = oneshot::channel();
+                let end = End::Failed { release, why: error.brief(), unwanted };
+                // Whoever waits may look at once what has become of it.
+                if job.conductor.send(Message::Ended { end, heard }).await.is_ok() {
+                    let _ = wait.await;
+                }
             }
             let _ = ended.send(result);
         });
@@ -102,7 +115,7 @@ impl Task {
         self.fail_release(release, "the daemon ended in the middle of it").await
     }
 
-    async fn fail_release(&self, release: ReleaseNumber, why: &str) -> Result<()> {
+    pub(super) async fn fail_release(&self, release: ReleaseNumber, why: &str) -> Result<()> {
         let failed = self.parts.store.fail_release(self.env.id, release, why, store::now());
         failed.await.or_failed(|| format!("failed to record the end of {release}"))
     }
@@ -115,45 +128,43 @@ impl Task {
         self.set_route(target).await
     }
 
-    /// Nothing answers for now, and no request is on its way any more.
-    async fn hold(&self) -> Result<()> {
-        self.set_route(Target::Unavailable { why: "This environment is not running.".to_owned() }).await?;
-        if let Some(upstream) = self.env.live.as_ref().and_then(|live| live.upstream) {
-            self.parts.edge.drained(upstream, DRAIN).await;
-        }
-        Ok(())
-    }
-
     async fn set_route(&self, target: Target) -> Result<()> {
         let route = Route { env: self.env.name.clone(), target };
         let set = self.parts.edge.set(&self.env.host, route).await;
         set.or_failed(|| format!("failed to route `{}`", self.env.host))
     }
 
-    async fn freeze(&self) -> Result<()> {
-        match &self.env.live {
-            Some(live) => self.parts.engine.freeze(&live.container).await.or_failed(|| "failed to freeze"),
-            None => Ok(()),
-        }
+    /// Lets the requests to what serves end, and then has it rest.
+    fn rest(&self, rest: Rest) {
+        let Some(LiveRow { container, upstream, .. }) = self.env.live.clone() else { return };
+        let parts = self.parts.clone();
+        self.hands.give(async move {
+            if let Some(upstream) = upstream {
+                parts.edge.drained(upstream, DRAIN).await;
+            }
+            let rested = match rest {
+                Rest::Frozen => parts.engine.freeze(&container).await,
+                Rest::Stopped => parts.engine.stop(&container, GRACE).await,
+            };
+            match rested {
+                // It is being destroyed, or a newer release has taken its place.
+                Ok(()) | Err(EngineError::NoContainer(_)) => {}
+                Err(error) => tracing::warn!(%container, %error, "failed to have a container rest"),
+            }
+        });
     }
 
-    async fn stop(&self) -> Result<()> {
-        match &self.env.live {
-            Some(live) => self.parts.engine.stop(&live.container, GRACE).await.or_failed(|| "failed to stop"),
-            None => Ok(()),
-        }
-    }
-
-    /// Wakes what serves beside the conductor, which hears of the end by a message.
+    /// Wakes what serves. The conductor hears of the end by a message.
     fn wake(&self, release: ReleaseNumber) {
         let (Some(live), Some(myself)) = (self.env.live.clone(), self.myself.upgrade()) else { return };
         let (parts, env) = (self.parts.clone(), self.env.clone());
-        tokio::spawn(async move {
+        self.hands.give(async move {
             let woken = wake(&parts, &env, live).await;
             if let Err(error) = &woken {
                 tracing::warn!(env = %env.name, %error, "failed to wake");
             }
-            let _ = myself.send(Message::Woke { release, live: woken.ok() }).await;
+            let end = End::Woke { release, live: woken.ok() };
+            let _ = myself.send(Message::Ended { end, heard: oneshot::channel().0 }).await;
         });
     }
 
@@ -179,11 +190,12 @@ impl Task {
         Ok(())
     }
 
-    /// Removes what a deploy or a removal that failed left behind. Nothing that is under way is disturbed.
+    /// Removes what a deploy that failed left behind. Nothing that is under way is disturbed.
     pub(super) async fn tidy(&mut self) {
-        let quiet =
-            self.running.is_none() && self.jobs.is_empty() && self.retiring.lock().expect("not poisoned").is_empty();
-        if quiet && let Err(error) = self.sweep().await {
+        if self.running.is_none()
+            && self.jobs.is_empty()
+            && let Err(error) = self.retire().await
+        {
             tracing::warn!(env = %self.env.name, %error, "failed to tidy up");
         }
     }

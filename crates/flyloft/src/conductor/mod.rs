@@ -9,8 +9,12 @@
 //! What is decided is decided by [`lifecycle::step`], which knows nothing of the world; what is done is done in
 //! [`effect`]. The new state is in the store before the first effect begins, and every effect can be repeated: a daemon
 //! that dies in between goes on where it was.
+//!
+//! A conductor is never long about a message, so that nobody waits for it who need not: what takes time (a deploy, a
+//! wake, letting requests end) goes on beside it, and its end comes back as a message.
 
 mod effect;
+mod hands;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -19,6 +23,7 @@ use flyloft_core::lifecycle::{self, Answer, Cause, Deploying, Event, Found, Refu
 use flyloft_core::name::{EnvRef, ReleaseNumber};
 use tokio::sync::{mpsc, oneshot};
 
+use self::hands::Hands;
 use crate::deploy::{Deployed, Job, Work};
 use crate::engine::{ContainerId, ContainerState, Observed};
 use crate::error::{Error, OrFailed, Result};
@@ -70,16 +75,19 @@ pub enum Message {
         live: LiveRow,
         routed: oneshot::Sender<Result<()>>,
     },
-    /// A deploy has ended without one, and undone what it made. `unwanted` if whoever asked for it has gone away.
-    Failed {
-        release: ReleaseNumber,
-        unwanted: bool,
+    /// Something has ended that the conductor had begun. `heard` when that is recorded, or else will be.
+    Ended {
+        end: End,
+        heard: oneshot::Sender<()>,
     },
-    /// What serves was thawed or started, and answers now or was given up.
-    Woke {
-        release: ReleaseNumber,
-        live: Option<LiveRow>,
-    },
+}
+
+/// How something has ended. It is told once, and must not be lost, or the environment would be at it for ever.
+pub enum End {
+    /// A deploy, which has undone what it made. `unwanted` if whoever asked for it has gone away.
+    Failed { release: ReleaseNumber, why: String, unwanted: bool },
+    /// A wake: what was thawed or started answers now, or was given up.
+    Woke { release: ReleaseNumber, live: Option<LiveRow> },
 }
 
 impl Conductor {
@@ -95,6 +103,8 @@ impl Conductor {
             running: None,
             previous: None,
             retiring: Arc::default(),
+            hands: Hands::default(),
+            unrecorded: Vec::new(),
             removed: false,
             transcript: None,
             myself: mailbox.downgrade(),
@@ -153,6 +163,9 @@ struct Task {
     previous: Option<LiveRow>,
     /// Containers that are being drained.
     retiring: Arc<Mutex<HashSet<ContainerId>>>,
+    hands: Hands,
+    /// What has ended while the store could not take it.
+    unrecorded: Vec<End>,
     removed: bool,
     /// Of the newest deploy.
     transcript: Option<Reading>,
@@ -178,6 +191,13 @@ impl Task {
     }
 
     async fn take(&mut self, message: Message) {
+        // Tried again with every message: the reconciliation sends one a minute.
+        for end in std::mem::take(&mut self.unrecorded) {
+            self.record(end).await;
+        }
+        if self.removed {
+            return;
+        }
         match message {
             Message::Deploy { work, answer } => {
                 let _ = answer.send(self.accept(*work).await);
@@ -196,29 +216,44 @@ impl Task {
             }
             Message::Healthy { release, live, routed } => {
                 self.forget_running(release);
-                let answer = match self.step(&Event::DeploySucceeded { release }, Some(&live)).await {
-                    Ok(_) if self.env.live.as_ref() == Some(&live) => Ok(()),
-                    Ok(_) => Err(self.unwanted(release)),
-                    Err(error) => Err(error),
-                };
-                let _ = routed.send(answer);
+                let _ = routed.send(self.switch(release, &live).await);
             }
-            Message::Failed { release, unwanted } => {
-                self.forget_running(release);
-                if let Err(error) = self.failed(release, unwanted).await {
-                    tracing::error!(env = %self.env.name, %error, "failed to record the end of a deploy");
+            Message::Ended { end, heard } => {
+                if let End::Failed { release, .. } = end {
+                    self.forget_running(release);
                 }
-            }
-            Message::Woke { release, live } => {
-                let event = if live.is_some() { Event::Woke { release } } else { Event::WakeFailed { release } };
-                if let Err(error) = self.step(&event, live.as_ref()).await {
-                    tracing::error!(env = %self.env.name, %error, "failed to record the end of a wake");
-                }
+                self.record(end).await;
+                let _ = heard.send(());
             }
         }
     }
 
-    async fn failed(&mut self, release: ReleaseNumber, unwanted: bool) -> Result<()> {
+    /// Makes a healthy release the one that serves.
+    async fn switch(&mut self, release: ReleaseNumber, live: &LiveRow) -> Result<()> {
+        self.step(&Event::DeploySucceeded { release }, Some(live)).await?.ok();
+        match self.env.live.as_ref() == Some(live) {
+            true => Ok(()),
+            false => Err(self.unwanted(release)),
+        }
+    }
+
+    async fn record(&mut self, end: End) {
+        let recorded = match &end {
+            End::Failed { release, why, unwanted } => self.failed(*release, why, *unwanted).await,
+            End::Woke { release, live } => {
+                let release = *release;
+                let event = if live.is_some() { Event::Woke { release } } else { Event::WakeFailed { release } };
+                self.step(&event, live.as_ref()).await.map(drop)
+            }
+        };
+        if let Err(error) = recorded {
+            tracing::error!(env = %self.env.name, %error, "failed to record how something ended; trying again soon");
+            self.unrecorded.push(end);
+        }
+    }
+
+    async fn failed(&mut self, release: ReleaseNumber, why: &str, unwanted: bool) -> Result<()> {
+        self.fail_release(release, why).await?;
         self.step(&Event::DeployFailed { release }, None).await?.ok();
         // A push that was broken off is as if it had never been made, its environment included.
         let untouched = matches!(&self.state, State::Live(live)
@@ -240,6 +275,17 @@ impl Task {
             by: work.by.clone(),
         };
         let number = self.parts.store.add_release(release, store::now()).await.or_failed(failed)?;
+        let accepted = self.begin(number, work).await;
+        if let Err(error) = &accepted {
+            self.jobs.remove(&number);
+            // If even that fails, the reconciliation finds a release that nobody deploys.
+            self.fail_release(number, &error.brief()).await.ok();
+        }
+        accepted
+    }
+
+    async fn begin(&mut self, number: ReleaseNumber, work: Work) -> Result<Ticket> {
+        let failed = || format!("failed to begin {number} of `{}`", self.env.name);
         let path = self.parts.settings.transcript(self.env.id, number);
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir).or_failed(failed)?;
@@ -257,15 +303,9 @@ impl Task {
             conductor: self.myself.upgrade().expect("a message has just come"),
         };
         self.jobs.insert(number, Accepted { job, ended });
-        let stepped = self.step(&Event::Deploy { release: number }, None).await;
-        match stepped.inspect_err(|_| drop(self.jobs.remove(&number)))? {
+        match self.step(&Event::Deploy { release: number }, None).await? {
             Ok(_) => Ok(Ticket { env: self.env.name.clone(), release: number, transcript, ended: wait }),
-            Err(refusal) => {
-                self.jobs.remove(&number);
-                let why = refusal.to_string();
-                self.parts.store.fail_release(self.env.id, number, &why, store::now()).await.or_failed(failed)?;
-                Err(self.refused(refusal))
-            }
+            Err(refusal) => Err(self.refused(refusal)),
         }
     }
 
@@ -289,12 +329,12 @@ impl Task {
         };
         tracing::debug!(env = %self.env.name, %event, %state, "step");
         let live = live.filter(|live| serves(&state) == Some(live.release));
-        let text = serde_json::to_string(&state).or_failed(|| "failed to write a state")?;
-        self.parts
-            .store
-            .set_state(self.env.id, &text, live, store::now())
-            .await
-            .or_failed(|| format!("failed to record the state of `{}`", self.env.name))?;
+        // A start of the daemon changes nothing for most.
+        if state != self.state || live.is_some() {
+            let text = serde_json::to_string(&state).or_failed(|| "failed to write a state")?;
+            let recorded = self.parts.store.set_state(self.env.id, &text, live, store::now()).await;
+            recorded.or_failed(|| format!("failed to record the state of `{}`", self.env.name))?;
+        }
         self.state = state;
         if let Some(live) = live {
             crate::fault::point("route.stored");
@@ -319,8 +359,20 @@ impl Task {
             found = self.found(&now);
         }
         self.step(&Event::Found(found), None).await?.ok();
+        self.settle().await?;
         self.tidy().await;
         Ok(())
+    }
+
+    /// Releases that are on record and that nobody deploys: the daemon died, or the store failed, before they began.
+    async fn settle(&self) -> Result<()> {
+        let State::Live(live) = &self.state else { return Ok(()) };
+        let under_way = match live.deploying {
+            Deploying::No => vec![],
+            Deploying::Yes { release, newest } => std::iter::once(release).chain(newest).collect(),
+        };
+        let settled = self.parts.store.fail_all_but(self.env.id, under_way, "it never began", store::now()).await;
+        settled.or_failed(|| format!("failed to settle the releases of `{}`", self.env.name))
     }
 
     fn found(&self, observed: &[Observed]) -> Found {

@@ -51,8 +51,23 @@ pub enum Source {
     Commit { commit: CommitId, quarantine: Option<Quarantine> },
     /// A tree in the engine's staging directory. It is used up.
     Tree { dir: Leftover },
-    /// What an earlier release was made from, with its own variables (a rollback) or those that are set now.
-    Again { commit: Option<CommitId>, content: Content, own_config: bool },
+    /// What an earlier release was made from.
+    Again { commit: Option<CommitId>, content: Content, again: Again },
+}
+
+/// Why an earlier release is launched again.
+///
+/// `release:` of the Procfile runs when Heroku runs it: before a new build, a change of variables or a rollback serves.
+/// A restart and a change of scale are no releases there, and what it prepares has not changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// It has the variables that it had.
+    Rollback,
+    /// What serves, with the variables that are set now.
+    Config,
+    /// The same, since a restart always takes up what is set.
+    Restart,
+    Scale,
 }
 
 /// A directory that goes with whoever has it.
@@ -97,7 +112,7 @@ pub struct Deployed {
 }
 
 /// Runs a deploy to its end, or until it is called off with an error. After an error nothing of it is left, but for the
-/// layers that it made on the way.
+/// layers that it made on the way; the conductor, which is told of it, records that it failed.
 pub async fn deploy(job: &Job, called_off: impl Future<Output = Error>) -> Result<Deployed> {
     job.tell(EventKind::DeployStarted, &format!("{} ({})", job.release, job.work.reason)).await;
     let mut undo = Undo::default();
@@ -123,11 +138,6 @@ pub async fn deploy(job: &Job, called_off: impl Future<Output = Error>) -> Resul
         Err(error) => {
             job.transcript.settle();
             undo.run().await;
-            let why = error.brief();
-            let failed = job.parts.store.fail_release(job.env.id, job.release, &why, store::now());
-            if let Err(error) = failed.await {
-                tracing::error!(env = %job.env.name, %error, "failed to record a failed release");
-            }
             job.tell(EventKind::DeployFailed, &format!("{}: {}", job.release, error.brief())).await;
         }
     }
@@ -220,7 +230,9 @@ enum Made {
 
 async fn build(job: &Job, tree: Option<PathBuf>) -> Result<Made> {
     let tree = match (&job.work.source, tree) {
-        (Source::Again { content, own_config: true, .. }, _) => return Ok(Made::Before(Box::new(content.clone()))),
+        (Source::Again { content, again: Again::Rollback, .. }, _) => {
+            return Ok(Made::Before(Box::new(content.clone())));
+        }
         // Something newer may serve by now than when this was asked for.
         (Source::Again { content, .. }, _) => {
             let serving = serving(job).await?;
@@ -262,7 +274,9 @@ async fn launch(job: &Job, content: &Content, undo: &mut Undo) -> Result<Contain
     let spec = spec::container(&job.parts, &job.env, version, content, &id);
     let (leftover, owner) = (id.clone(), engine.clone());
     undo.push("remove the new container", async move { owner.remove(&leftover).await });
-    if let Some((_, command)) = content.processes.iter().find(|(name, _)| name == "release") {
+    let same = matches!(job.work.source, Source::Again { again: Again::Restart | Again::Scale, .. });
+    let command = content.processes.iter().find(|(name, _)| name == "release").filter(|_| !same);
+    if let Some((_, command)) = command {
         job.transcript.step("Running the release command");
         release_phase(job, &spec, command).await?;
     }

@@ -8,7 +8,7 @@ use flyloft_core::procfile::ProcessType;
 use tokio::io::AsyncReadExt;
 
 use super::probe::PORT;
-use super::{Job, Made, Source};
+use super::{Again, Job, Made, Source};
 use crate::build::Built;
 use crate::engine::{ContainerId, ContainerSpec, EngineError, ExecSpec, Process, Reach, SharedEngine};
 use crate::error::{Error, OrFailed, Result};
@@ -20,7 +20,7 @@ use crate::transcript::Transcript;
 /// Until then the build holds on to its layers.
 pub(super) async fn content(job: &Job, made: Made) -> Result<Content> {
     let content = match made {
-        Made::Before(ref content) if matches!(job.work.source, Source::Again { own_config: true, .. }) => {
+        Made::Before(ref content) if matches!(job.work.source, Source::Again { again: Again::Rollback, .. }) => {
             Content::clone(content)
         }
         Made::Before(ref content) => {

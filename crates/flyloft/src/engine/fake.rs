@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use tokio::io::AsyncRead;
+use tokio::io::{AsyncRead, AsyncReadExt, DuplexStream};
 
 use super::{
     Abilities, Addresses, ContainerId, ContainerSpec, ContainerState, Derivation, Engine, EngineError, Exec,
@@ -40,6 +40,8 @@ struct Container {
     state: ContainerState,
     addresses: Addresses,
     log: String,
+    /// Whoever follows the log reads to its end, which comes with that of the container.
+    followers: Vec<DuplexStream>,
 }
 
 impl Fake {
@@ -182,7 +184,8 @@ impl Engine for Fake {
         // Addresses of the loopback interface, so that a test can answer there.
         let ipv4 = Ipv4Addr::from_bits(Ipv4Addr::new(127, 99, 0, 0).to_bits() + u32::from(memory.next_address));
         let addresses = Addresses { ipv4, ipv6: Ipv6Addr::LOCALHOST };
-        let container = Container { spec: spec.clone(), state: ContainerState::Stopped, addresses, log: String::new() };
+        let (state, log, followers) = (ContainerState::Stopped, String::new(), Vec::new());
+        let container = Container { spec: spec.clone(), state, addresses, log, followers };
         memory.containers.insert(spec.id.clone(), container);
         Ok(addresses)
     }
@@ -202,7 +205,10 @@ impl Engine for Fake {
     }
 
     async fn stop(&self, id: &ContainerId, _grace: Duration) -> Result<(), EngineError> {
-        self.begin("stop", &id.0)?.container(id)?.state = ContainerState::Stopped;
+        let mut memory = self.begin("stop", &id.0)?;
+        let container = memory.container(id)?;
+        container.state = ContainerState::Stopped;
+        container.followers.clear();
         Ok(())
     }
 
@@ -244,13 +250,20 @@ impl Engine for Fake {
         &self,
         id: &ContainerId,
         lines: usize,
-        _follow: bool,
+        follow: bool,
     ) -> Result<Box<dyn AsyncRead + Send + Unpin>, EngineError> {
         let mut memory = self.memory();
-        let log = &memory.container(id)?.log;
+        let container = memory.container(id)?;
+        let log = &container.log;
         let skipped = log.lines().count().saturating_sub(lines);
         let text: String = log.lines().skip(skipped).flat_map(|line| [line, "\n"]).collect();
-        Ok(Box::new(Cursor::new(text.into_bytes())))
+        let text = Cursor::new(text.into_bytes());
+        if !follow || container.state == ContainerState::Stopped {
+            return Ok(Box::new(text));
+        }
+        let (writer, rest) = tokio::io::duplex(1);
+        container.followers.push(writer);
+        Ok(Box::new(text.chain(rest)))
     }
 
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {

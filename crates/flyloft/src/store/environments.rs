@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use flyloft_core::name::{AppName, EnvName, EnvRef, Origin, ReleaseNumber};
-use rusqlite::{OptionalExtension, Row, Transaction, params};
+use rusqlite::{Row, Transaction, params};
 
 use super::{Store, StoreError, name, parse, print};
 use crate::engine::ContainerId;
@@ -206,11 +206,12 @@ impl Store {
         }
     }
 
-    /// Whether any environment is named by `id` still.
-    pub async fn has_environment(&self, id: EnvId) -> Result<bool, StoreError> {
+    /// The environment with this id, if it is there still.
+    pub async fn environment_of(&self, id: EnvId) -> Result<Option<EnvRow>, StoreError> {
         self.call(move |t| {
-            let found = t.query_row("SELECT 1 FROM environments WHERE id = ?1", [id.0], |_| Ok(())).optional()?;
-            Ok(found.is_some())
+            let mut query = t.prepare(&format!("{ENVIRONMENT} WHERE id = ?1"))?;
+            let mut rows = query.query([id.0])?;
+            rows.next()?.map(EnvRow::from_row).transpose()
         })
         .await
     }

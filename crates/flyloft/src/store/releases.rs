@@ -115,6 +115,29 @@ impl Store {
         .await
     }
 
+    /// Records that all pending releases failed but those `under_way`.
+    pub async fn fail_all_but(
+        &self,
+        id: EnvId,
+        under_way: Vec<ReleaseNumber>,
+        failure: &'static str,
+        now: i64,
+    ) -> Result<(), StoreError> {
+        self.call(move |t| {
+            let mut query = t.prepare("SELECT number FROM releases WHERE environment = ?1 AND status = 'pending'")?;
+            let pending: Vec<u32> = query.query_map([id.0], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            for number in pending.into_iter().filter(|number| !under_way.contains(&ReleaseNumber(*number))) {
+                t.execute(
+                    "UPDATE releases SET status = 'failed', failure = ?3, ended_at = ?4
+                     WHERE environment = ?1 AND number = ?2",
+                    params![id.0, number, failure, now],
+                )?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
     pub async fn release(&self, id: EnvId, number: ReleaseNumber) -> Result<Option<ReleaseRow>, StoreError> {
         self.call(move |t| {
             let mut query = t.prepare(&format!("{RELEASE} WHERE environment = ?1 AND number = ?2"))?;
