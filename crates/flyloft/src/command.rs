@@ -54,8 +54,13 @@ pub enum Command {
     /// Open a shell in an environment's container.
     Shell(OneEnv),
     /// Start an environment's processes anew, without an interruption.
+    ///
+    /// They see the variables that are set now. The Procfile's `release` command does not run: nothing that it prepares
+    /// has changed.
     Restart(OneEnv),
     /// Show or set how many processes of each type run.
+    ///
+    /// The Procfile's `release` command does not run.
     Scale(Scale),
     /// Read and set variables of an app or an environment.
     #[command(subcommand)]
@@ -63,6 +68,9 @@ pub enum Command {
     /// List an environment's releases.
     Releases(OneEnv),
     /// Go back to an earlier release.
+    ///
+    /// The same image with the variables that it had. The Procfile's `release` command of that release runs first. How
+    /// many releases are kept for it is up to the server's configuration; `flyloft releases` lists them.
     Rollback(Rollback),
     /// Destroy an environment, or an app with all its environments.
     Destroy(Destroy),
@@ -229,6 +237,8 @@ pub enum Config {
     /// Print one variable's value.
     Get { target: Target, name: String },
     /// Set variables, and redeploy what they touch.
+    ///
+    /// The Procfile's `release` command runs before what is redeployed serves.
     #[command(after_help = "Examples:
   flyloft config set shop/pr-42 DEBUG=1 LOG_LEVEL=debug
   flyloft config set shop STRIPE_KEY=- < key.txt

@@ -23,6 +23,7 @@ use crate::error::{Error, OrFailed, Result};
 use crate::hosts;
 use crate::loft::{self, Loft};
 use crate::parts::{Parts, Settings};
+use crate::retention;
 use crate::source::{Repositories, SourceLimits};
 use crate::store::Store;
 
@@ -65,6 +66,7 @@ pub async fn serve(config: Config) -> Result<()> {
     tokio::spawn(socket::serve(listener, config.group.clone(), api));
     let reconciling = loft.clone();
     tokio::spawn(async move { reconciling.reconcile_for_ever().await });
+    tokio::spawn(retention::keep_for_ever(loft.parts.clone()));
 
     announce(&config, &edge, &ssh);
     ended().await?;

@@ -21,6 +21,7 @@ pub mod machine;
 pub mod parts;
 pub mod principal;
 pub mod random;
+pub mod retention;
 pub mod setup;
 pub mod source;
 pub mod store;

@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use crate::conductor::Conductor;
 use crate::deploy::spec;
 use crate::edge::{Route, Target};
-use crate::engine::{LayerId, Observed};
+use crate::engine::Observed;
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
 use crate::store::{self, EnvId, EnvRow, Store};
@@ -57,24 +57,7 @@ impl Loft {
             if let Err(error) = self.reconcile().await {
                 tracing::warn!(%error, "failed to compare what is with what should be");
             }
-            if let Err(error) = self.collect_layers().await {
-                tracing::warn!(%error, "failed to make room");
-            }
         }
-    }
-
-    /// Forgets the layers that no release needs, as far as there is no room for them.
-    async fn collect_layers(&self) -> Result<()> {
-        let Parts { store, builder, settings, .. } = &*self.parts;
-        let in_use = async {
-            let layers = store.layers_in_use(settings.disk.releases).await;
-            layers.or_failed(|| "failed to see which layers are in use")
-        };
-        let forgotten: Vec<LayerId> = builder.collect::<Error>(in_use, &settings.disk).await?;
-        for layer in forgotten {
-            tracing::info!(%layer, "forgot a layer that nothing needs");
-        }
-        Ok(())
     }
 
     /// Compares what the engine has with what the store says, both ways.
@@ -191,5 +174,7 @@ fn was_awake(env: &EnvRow) -> bool {
     matches!(state, Ok(State::Live(live)) if matches!(live.runs, Runs::Awake { .. } | Runs::Waking { .. }))
 }
 
+#[cfg(test)]
+pub mod stage;
 #[cfg(test)]
 mod tests;

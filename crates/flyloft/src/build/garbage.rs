@@ -1,4 +1,4 @@
-//! Which layers go when there are too many. A pure decision; [`super::Builder::collect`] acts on it.
+//! Which layers and package caches go when there are too many. Pure decisions; [`super::Builder`] acts on them.
 //!
 //! What a container, a release or a build that is under way uses stays, whatever it takes. The rest stays too, since
 //! the next branch may need it, as long as there is room: the longest unused go first.
@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
-use crate::engine::{Image, LayerId};
+use crate::engine::{CacheFacts, CacheId, Image, LayerId};
 
 /// What is known about a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct Known {
 /// How much is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// Bytes of layers that nothing uses.
+    /// Bytes of what nothing uses.
     pub unused: u64,
     /// Bytes that are missing on the disk, for which even these have to go.
     pub missing: u64,
@@ -34,15 +34,27 @@ pub fn surplus(layers: &[Known], in_use: &BTreeSet<LayerId>, room: Room) -> Vec<
     let mut unused: Vec<&Known> = layers.iter().filter(|layer| !in_use.contains(&layer.id)).collect();
     // Among those of the same age the highest go first.
     unused.sort_by_key(|layer| (used[&layer.id], std::cmp::Reverse(layer.on.len())));
-    let total: u64 = unused.iter().map(|layer| layer.bytes).sum();
+    let unused: Vec<_> = unused.into_iter().map(|layer| (layer.id.clone(), layer.bytes)).collect();
+    until_there_is(room, unused)
+}
+
+/// The caches to remove. One that is in use may be among them: the engine keeps it, and the next round finds it again.
+pub fn surplus_caches(mut caches: Vec<CacheFacts>, room: Room) -> Vec<CacheId> {
+    caches.sort_by_key(|cache| cache.used);
+    until_there_is(room, caches.into_iter().map(|cache| (cache.id, cache.bytes)).collect())
+}
+
+/// The first of these, until there is room.
+fn until_there_is<T>(room: Room, unused: Vec<(T, u64)>) -> Vec<T> {
+    let total: u64 = unused.iter().map(|(_, bytes)| bytes).sum();
     let mut left_to_free = total.saturating_sub(room.unused).max(room.missing);
     let mut surplus = Vec::new();
-    for layer in unused {
+    for (what, bytes) in unused {
         if left_to_free == 0 {
             break;
         }
-        left_to_free = left_to_free.saturating_sub(layer.bytes);
-        surplus.push(layer.id.clone());
+        left_to_free = left_to_free.saturating_sub(bytes);
+        surplus.push(what);
     }
     surplus
 }
@@ -118,5 +130,22 @@ mod tests {
     fn what_layers_in_use_were_made_on_counts_as_just_used() {
         let layers = [known("compilers", &[], 10, 1), known("deps", &["compilers"], 10, 9), known("old", &[], 10, 5)];
         check(&layers, &["deps"], 10, 0, &["old"]);
+    }
+
+    #[test]
+    fn the_cache_that_was_used_longest_ago_goes_first_and_no_more_than_has_to() {
+        let cache = |id: &str, used| CacheFacts {
+            id: CacheId(id.to_owned()),
+            bytes: 100,
+            used: UNIX_EPOCH + Duration::from_secs(used),
+        };
+        let caches = [cache("new", 9), cache("old", 1), cache("middle", 5)];
+        let surplus = |unused, missing| {
+            let surplus = surplus_caches(caches.to_vec(), Room { unused, missing });
+            surplus.into_iter().map(|id| id.0).collect::<Vec<_>>()
+        };
+        assert_eq!(surplus(300, 0), [""; 0]);
+        assert_eq!(surplus(250, 0), ["old"]);
+        assert_eq!(surplus(300, 150), ["old", "middle"]);
     }
 }

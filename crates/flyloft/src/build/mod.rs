@@ -43,7 +43,7 @@ use self::hold::Holds;
 use self::layering::{Commands, Content, Inputs, Layer};
 use self::surroundings::Surroundings;
 use crate::config;
-use crate::engine::{Derivation, EngineError, Image, LayerId, Reach, Recipe, Run, SharedEngine};
+use crate::engine::{CacheId, Derivation, EngineError, Image, LayerId, Reach, Recipe, Run, SharedEngine};
 use crate::transcript::Transcript;
 
 /// Builds images, and collects the layers that nobody needs any more.
@@ -152,6 +152,29 @@ impl Builder {
         })
     }
 
+    /// Keeps an image that was built before from being collected, if it is whole still.
+    pub async fn keep(&self, image: &Image) -> Result<Option<Hold>, BuildError> {
+        let _looking = self.looking.read().await;
+        let there = self.engine.layers().await.map_err(|source| BuildError::engine("list the layers", source))?;
+        let hold = self.holds.hold(image.clone());
+        Ok(image.iter().all(|layer| there.contains(layer)).then_some(hold))
+    }
+
+    /// Removes package caches that there is no room for, and gives them.
+    pub async fn collect_caches(&self, disk: &config::Disk) -> Result<Vec<CacheId>, BuildError> {
+        let caches = self.engine.caches().await;
+        let caches = caches.map_err(|source| BuildError::engine("look at the package caches", source))?;
+        let mut removed = Vec::new();
+        for cache in garbage::surplus_caches(caches, self.room(disk.caches, disk)?) {
+            match self.engine.forget_cache(&cache).await {
+                Err(EngineError::CacheInUse(_)) => continue,
+                forgot => forgot.map_err(|source| BuildError::engine("remove a package cache", source))?,
+            }
+            removed.push(cache);
+        }
+        Ok(removed)
+    }
+
     /// Forgets layers that there is no room for, and gives them. `releases` reads those that are on record as in use.
     pub async fn collect<E: From<BuildError>>(
         &self,
@@ -173,9 +196,8 @@ impl Builder {
         let containers = containers.map_err(|source| BuildError::engine("look at the containers", source))?;
         in_use.extend(containers.into_iter().flat_map(|container| container.image));
         let layers = self.known(&in_use).await?;
-        let room = Room { unused: disk.layers, missing: disk.floor.saturating_sub(self.free()?) };
         let mut forgotten = Vec::new();
-        for layer in garbage::surplus(&layers, &in_use, room) {
+        for layer in garbage::surplus(&layers, &in_use, self.room(disk.layers, disk)?) {
             let _looking = self.looking.write().await;
             if self.holds.held().contains(&layer) {
                 continue;
@@ -208,6 +230,11 @@ impl Builder {
             known.push(Known { id, on: facts.on, bytes: facts.bytes, used });
         }
         Ok(known)
+    }
+
+    /// For so many bytes of what nothing uses.
+    fn room(&self, unused: u64, disk: &config::Disk) -> Result<Room, BuildError> {
+        Ok(Room { unused, missing: disk.floor.saturating_sub(self.free()?) })
     }
 
     /// Bytes that are free where the layers are.

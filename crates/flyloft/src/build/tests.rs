@@ -13,8 +13,8 @@ use tokio::io::AsyncRead;
 
 use super::*;
 use crate::engine::{
-    Abilities, Addresses, ContainerId, ContainerSpec, Engine, EngineError, Exec, ExecSpec, LayerFacts, Observed,
-    Staging, Stats,
+    Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, Engine, EngineError, Exec, ExecSpec,
+    LayerFacts, Observed, Staging, Stats,
 };
 use crate::error::Error;
 
@@ -81,6 +81,12 @@ impl Engine for Recorder {
 
     fn abilities(&self) -> Abilities {
         unreachable!("a build asks for none")
+    }
+    async fn caches(&self) -> Result<Vec<CacheFacts>, EngineError> {
+        unreachable!("a build makes caches without looking")
+    }
+    async fn forget_cache(&self, _: &CacheId) -> Result<(), EngineError> {
+        unreachable!("a build makes caches without looking")
     }
     async fn create(&self, _: &ContainerSpec) -> Result<Addresses, EngineError> {
         unreachable!("a build has no containers")

@@ -17,7 +17,7 @@ use flyloft_core::name::{CommitId, Origin, ReleaseNumber};
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::build::{Built, Request, Trust};
+use crate::build::{Built, Hold, Request, Trust};
 use crate::conductor::{self, Message};
 use crate::engine::{ContainerId, EngineError};
 use crate::error::{Error, OrFailed, Result};
@@ -222,21 +222,19 @@ async fn source(job: &Job, undo: &mut Undo) -> Result<Option<PathBuf>> {
     Ok(Some(dir))
 }
 
-/// What a build gives, or what the earlier release has of it.
+/// What a build gives, or what the earlier release has of it. Either holds on to its layers.
 enum Made {
     Now(Box<Built>),
-    Before(Box<Content>),
+    Before { content: Box<Content>, _hold: Hold },
 }
 
 async fn build(job: &Job, tree: Option<PathBuf>) -> Result<Made> {
     let tree = match (&job.work.source, tree) {
-        (Source::Again { content, again: Again::Rollback, .. }, _) => {
-            return Ok(Made::Before(Box::new(content.clone())));
-        }
+        (Source::Again { content, again: Again::Rollback, .. }, _) => return before(job, content.clone()).await,
         // Something newer may serve by now than when this was asked for.
         (Source::Again { content, .. }, _) => {
             let serving = serving(job).await?;
-            return Ok(Made::Before(Box::new(serving.unwrap_or_else(|| content.clone()))));
+            return before(job, serving.unwrap_or_else(|| content.clone())).await;
         }
         (_, Some(tree)) => tree,
         (_, None) => return Err(Error::failed("there is no source to build")),
@@ -255,6 +253,16 @@ async fn build(job: &Job, tree: Option<PathBuf>) -> Result<Made> {
         generation: job.parts.store.generation(app, job.work.no_cache).await.or_failed(failed)?,
     };
     Ok(Made::Now(Box::new(job.parts.builder.build(request, &job.transcript).await?)))
+}
+
+/// What was built before, if nothing of it is gone.
+async fn before(job: &Job, content: Content) -> Result<Made> {
+    let hold = job.parts.builder.keep(&content.image).await?;
+    let hold = hold.ok_or_else(|| {
+        Error::conflict(format!("what `{}` was to be launched from is not kept any more", job.env.name))
+            .hint("push or `up` its commit again, which builds it anew")
+    })?;
+    Ok(Made::Before { content: Box::new(content), _hold: hold })
 }
 
 async fn serving(job: &Job) -> Result<Option<Content>> {

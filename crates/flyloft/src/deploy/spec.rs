@@ -20,10 +20,10 @@ use crate::transcript::Transcript;
 /// Until then the build holds on to its layers.
 pub(super) async fn content(job: &Job, made: Made) -> Result<Content> {
     let content = match made {
-        Made::Before(ref content) if matches!(job.work.source, Source::Again { again: Again::Rollback, .. }) => {
+        Made::Before { ref content, .. } if matches!(job.work.source, Source::Again { again: Again::Rollback, .. }) => {
             Content::clone(content)
         }
-        Made::Before(ref content) => {
+        Made::Before { ref content, .. } => {
             let config = with_defaults(config(job).await?, &content.defaults);
             Content { config, ..Content::clone(content) }
         }

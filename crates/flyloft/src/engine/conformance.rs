@@ -34,6 +34,7 @@ async fn holds_for(engine: &dyn Engine, base: &Image) {
     what_processes_print_can_be_read(engine, base).await;
     a_layer_is_made_once_and_kept_while_it_is_used(engine, base).await;
     a_layer_that_failed_is_not_there(engine, base).await;
+    a_cache_is_there_from_its_first_use_until_it_is_forgotten(engine, base).await;
     assert_eq!(engine.observe().await.unwrap(), []);
 }
 
@@ -201,6 +202,24 @@ async fn a_layer_that_failed_is_not_there(engine: &dyn Engine, base: &Image) {
     assert!(matches!(failed, Err(EngineError::StepFailed { code: 1, .. })), "{failed:?}");
     assert_eq!(engine.layers().await.unwrap(), before);
     assert_eq!(engine.observe().await.unwrap(), [], "builds are not containers");
+}
+
+async fn a_cache_is_there_from_its_first_use_until_it_is_forgotten(engine: &dyn Engine, base: &Image) {
+    let cache = CacheId("shop-pip".to_owned());
+    let begun = SystemTime::now() - Duration::from_secs(1);
+    let mut fill = step("aa04", base, &["true"]);
+    let Recipe::Run(run) = &mut fill.recipe else { unreachable!("a step runs something") };
+    run.caches.push((cache.clone(), "/cache".to_owned()));
+    engine.derive(fill, &Transcript::discard()).await.unwrap();
+    let caches = engine.caches().await.unwrap();
+    assert!(matches!(&caches[..], [found] if found.id == cache && found.used > begun), "{caches:?}");
+    for _ in 0..2 {
+        engine.forget_cache(&cache).await.unwrap();
+        assert_eq!(engine.caches().await.unwrap(), []);
+    }
+    let bad = CacheId("../layers".to_owned());
+    assert!(matches!(engine.forget_cache(&bad).await, Err(EngineError::BadName(_))));
+    engine.forget(&LayerId("aa04".to_owned())).await.unwrap();
 }
 
 /// Waits until `holds` is true, for 20 s.

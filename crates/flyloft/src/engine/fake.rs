@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncReadExt, DuplexStream};
 
 use super::{
-    Abilities, Addresses, ContainerId, ContainerSpec, ContainerState, Derivation, Engine, EngineError, Exec,
-    ExecControl, ExecSpec, LayerFacts, LayerId, Observed, Recipe, Staging, Stats,
+    Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, ContainerState, Derivation, Engine,
+    EngineError, Exec, ExecControl, ExecSpec, LayerFacts, LayerId, Observed, Recipe, Staging, Stats,
 };
 use crate::transcript::Transcript;
 
@@ -26,6 +26,7 @@ pub struct Fake {
 #[derive(Default)]
 struct Memory {
     layers: BTreeMap<LayerId, LayerFacts>,
+    caches: BTreeMap<CacheId, SystemTime>,
     containers: BTreeMap<ContainerId, Container>,
     /// Verbs as they were called: `start web-1`.
     calls: Vec<String>,
@@ -150,6 +151,10 @@ impl Engine for Fake {
         }
         memory.check_image(&derivation.on)?;
         if let Recipe::Run(run) = &derivation.recipe {
+            for (id, _) in &run.caches {
+                id.check()?;
+                memory.caches.insert(id.clone(), SystemTime::now());
+            }
             for argv in &run.commands {
                 let (out, code) = pretend(argv);
                 transcript.detail(&out);
@@ -170,6 +175,18 @@ impl Engine for Fake {
             return Err(EngineError::LayerInUse(layer.clone()));
         }
         memory.layers.remove(layer);
+        Ok(())
+    }
+
+    async fn caches(&self) -> Result<Vec<CacheFacts>, EngineError> {
+        let memory = self.memory();
+        let facts = |(id, used): (&CacheId, &SystemTime)| CacheFacts { id: id.clone(), bytes: 4096, used: *used };
+        Ok(memory.caches.iter().map(facts).collect())
+    }
+
+    async fn forget_cache(&self, cache: &CacheId) -> Result<(), EngineError> {
+        cache.check()?;
+        self.begin("forget cache", &cache.0)?.caches.remove(cache);
         Ok(())
     }
 

@@ -102,6 +102,16 @@ pub struct LayerFacts {
     pub made: SystemTime,
 }
 
+/// See [`Engine::caches`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheFacts {
+    pub id: CacheId,
+    /// Bytes on the disk.
+    pub bytes: u64,
+    /// When a build step last had it.
+    pub used: SystemTime,
+}
+
 /// A container that runs an app.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerSpec {
@@ -232,6 +242,12 @@ pub trait Engine: Send + Sync {
     /// Removes a layer that no container uses.
     async fn forget(&self, layer: &LayerId) -> Result<(), EngineError>;
 
+    /// The caches that build steps have filled.
+    async fn caches(&self) -> Result<Vec<CacheFacts>, EngineError>;
+
+    /// Removes a cache that no build step has at the moment.
+    async fn forget_cache(&self, cache: &CacheId) -> Result<(), EngineError>;
+
     async fn create(&self, spec: &ContainerSpec) -> Result<Addresses, EngineError>;
 
     /// Starts the processes. Returns when the container runs, not when the app answers.
@@ -286,6 +302,8 @@ pub enum EngineError {
     NoLayer(LayerId),
     #[error("layer `{0}` is in use")]
     LayerInUse(LayerId),
+    #[error("cache `{0}` is in use")]
+    CacheInUse(CacheId),
     #[error("container `{0}` is not running")]
     NotRunning(ContainerId),
     /// A build step ended with this status; its output is in the transcript.
@@ -343,6 +361,12 @@ impl CacheId {
 }
 
 impl fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for CacheId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }

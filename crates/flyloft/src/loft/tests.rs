@@ -1,179 +1,12 @@
-//! Environments on an engine in memory, with a store that fails when a test wants it to.
+use flyloft_core::name::ReleaseNumber;
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::sync::Mutex as StdMutex;
-
-use async_trait::async_trait;
-use flyloft_core::host::Domain;
-use flyloft_core::name::{BranchName, ReleaseNumber};
-use flyloft_core::policy::{Limits, Policy};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::watch;
-
+use super::stage::{Stage, in_time};
 use super::*;
-use crate::build::Builder;
 use crate::conductor::Told;
-use crate::config;
-use crate::deploy::{Again, Deployed, Source, Work};
-use crate::edge::{Edge, EdgeError};
-use crate::engine::fake::{self, Fake};
-use crate::engine::{ContainerState, Engine};
+use crate::deploy::Again;
+use crate::engine::ContainerState;
 use crate::error::Kind;
-use crate::parts::Settings;
-use crate::source::{Repositories, SourceLimits};
-use crate::store::{Content, NewRelease, ReleaseStatus};
-
-/// Nothing here takes this long unless it never happens.
-const DEADLINE: Duration = Duration::from_secs(20);
-
-/// Keeps routes, and says that requests are under way for as long as a test wants.
-struct Doorman {
-    routes: StdMutex<HashMap<String, Route>>,
-    busy: watch::Sender<bool>,
-}
-
-#[async_trait]
-impl Edge for Doorman {
-    async fn set(&self, host: &str, route: Route) -> Result<(), EdgeError> {
-        self.routes.lock().unwrap().insert(host.to_owned(), route);
-        Ok(())
-    }
-
-    async fn remove(&self, host: &str) -> Result<(), EdgeError> {
-        self.routes.lock().unwrap().remove(host);
-        Ok(())
-    }
-
-    async fn drained(&self, _upstream: SocketAddr, _limit: Duration) -> bool {
-        self.busy.subscribe().wait_for(|busy| !busy).await.is_ok()
-    }
-}
-
-struct Stage {
-    loft: Loft,
-    engine: Arc<Fake>,
-    door: Arc<Doorman>,
-    dir: tempfile::TempDir,
-}
-
-impl Stage {
-    async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let (fake, engine) = fake::shared();
-        fake.listen(vec![web_server().await]);
-        let door = Arc::new(Doorman { routes: StdMutex::default(), busy: watch::Sender::new(false) });
-        let user = nix::unistd::geteuid().as_raw();
-        let parts = Parts {
-            store: Store::open(&dir.path().join("store.db")).unwrap(),
-            edge: door.clone(),
-            builder: Builder::new(engine.clone(), config::Build::default()),
-            engine,
-            repositories: Repositories::open(&dir.path().join("repos"), user, SourceLimits::default()).unwrap(),
-            settings: Settings {
-                domain: Domain::parse("localhost").unwrap(),
-                port: None,
-                limits: Limits::default(),
-                policy: Policy::default(),
-                disk: config::Disk::default(),
-                transcripts: dir.path().join("transcripts"),
-            },
-        };
-        Self { loft: Loft::new(Arc::new(parts)), engine: fake, door, dir }
-    }
-
-    fn store(&self) -> &Store {
-        &self.loft.parts.store
-    }
-
-    async fn env(&self) -> (EnvRow, Conductor) {
-        let name = EnvRef::parse("shop/main").unwrap();
-        self.store().create_app(&name.app, None, 1).await.unwrap();
-        self.loft.ensure(&name, &Origin::Branch(BranchName::parse("main").unwrap())).await.unwrap()
-    }
-
-    async fn deploy(&self) -> crate::error::Result<Deployed> {
-        self.launch(Again::Rollback).await
-    }
-
-    /// As if a release had been built: an image without layers, and these processes.
-    async fn launch(&self, again: Again) -> crate::error::Result<Deployed> {
-        let processes = [("release", "true"), ("web", "serve")];
-        let processes = processes.map(|(name, command)| (name.to_owned(), command.to_owned())).to_vec();
-        let content = Content { processes, ..Content::default() };
-        let work = Work {
-            source: Source::Again { commit: None, content, again },
-            reason: "a test".to_owned(),
-            by: "tester".to_owned(),
-            no_cache: false,
-            attached: false,
-            push: None,
-            together: None,
-        };
-        let (_, conductor) = self.env().await;
-        let ticket = conductor.deploy(work).await?;
-        in_time("the end of a deploy", ticket.ended).await.unwrap()
-    }
-
-    /// Nothing that leaves the environment without a deploy under way can be stored any more.
-    fn break_store(&self) {
-        self.sql(
-            "CREATE TRIGGER broken BEFORE UPDATE OF state ON environments WHEN new.state LIKE '%\"deploying\":\"no\"%'
-             BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
-        );
-    }
-
-    fn mend_store(&self) {
-        self.sql("DROP TRIGGER broken");
-    }
-
-    fn sql(&self, text: &str) {
-        let connection = rusqlite::Connection::open(self.dir.path().join("store.db")).unwrap();
-        connection.busy_timeout(DEADLINE).unwrap();
-        connection.execute_batch(text).unwrap();
-    }
-
-    /// As in `flyloft ls`.
-    async fn state(&self) -> String {
-        let name = EnvRef::parse("shop/main").unwrap();
-        let env = self.store().environment(&name).await.unwrap().unwrap();
-        serde_json::from_str::<State>(&env.state).unwrap().to_string()
-    }
-
-    async fn wait_for_state(&self, wanted: &str) {
-        let waiting = async {
-            while self.state().await != wanted {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        };
-        in_time(wanted, waiting).await;
-    }
-
-    async fn containers(&self) -> Vec<(String, ContainerState)> {
-        self.engine.observe().await.unwrap().into_iter().map(|found| (found.id.0, found.state)).collect()
-    }
-
-    fn calls(&self, verb: &str) -> usize {
-        self.engine.calls().iter().filter(|call| call.starts_with(verb)).count()
-    }
-}
-
-async fn in_time<T>(what: &str, wait: impl Future<Output = T>) -> T {
-    tokio::time::timeout(DEADLINE, wait).await.unwrap_or_else(|_| panic!("waited too long for: {what}"))
-}
-
-/// Answers at every address of the loopback interface, which are those of the fake's containers.
-async fn web_server() -> SocketAddr {
-    let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let _ = stream.read(&mut [0; 1024]).await;
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-        }
-    });
-    address
-}
+use crate::store::{NewRelease, ReleaseStatus};
 
 #[tokio::test]
 async fn a_deploy_whose_end_cannot_be_stored_leaves_the_old_release_and_ends_when_the_store_works_again() {
@@ -215,13 +48,8 @@ async fn a_wake_whose_end_cannot_be_stored_ends_when_the_store_works_again() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     stage.mend_store();
-    let awake = async {
-        while stage.state().await != "awake v1" {
-            stage.loft.reconcile().await.unwrap();
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    in_time("awake", awake).await;
+    stage.loft.reconcile().await.unwrap();
+    stage.wait_for_state("awake v1").await;
 }
 
 #[tokio::test]
@@ -244,12 +72,8 @@ async fn a_release_that_the_daemon_died_before_it_began_has_failed_after_the_nex
     let number = stage.store().add_release(release, 1).await.unwrap();
     let next = Loft::new(stage.loft.parts.clone());
     next.start(false).await.unwrap();
-    let failed = async {
-        while stage.store().release(env.id, number).await.unwrap().unwrap().status != ReleaseStatus::Failed {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    in_time("the release to have failed", failed).await;
+    let status = async || stage.store().release(env.id, number).await.unwrap().unwrap().status;
+    stage.wait_until("the release has failed", async || status().await == ReleaseStatus::Failed).await;
 }
 
 #[tokio::test]

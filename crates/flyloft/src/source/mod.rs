@@ -49,6 +49,7 @@ pub use remote::{RemoteUrl, UrlError};
 /// fetched/shop.git     what was fetched, without its history
 /// modules/shop/….git   what its submodules were fetched from
 /// tmp/             emptied at start
+/// tidied           when all this was last tidied: the file's time
 /// ```
 #[derive(Clone, Debug)]
 pub struct Repositories {

@@ -366,6 +366,35 @@ async fn tidying_keeps_what_was_pushed_and_what_releases_are_made_from() {
 }
 
 #[tokio::test]
+async fn what_is_given_up_is_still_there_until_repositories_are_tidied_again() {
+    let shelf = Shelf::new();
+    let copy = shelf.copy("project").await;
+    let commit = copy.commit().await;
+    let host = shelf.host("project", &copy, Manner::Open).await;
+    let want = Want::Commit(commit.clone());
+    shelf.repositories.fetch(&app(), &host.url, &want, &[]).await.unwrap();
+    let fetched = shelf.path("git/fetched/shop.git");
+    // As if it had been fetched long ago.
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(7 * 24 * 3600);
+    for entry in fs::read_dir(fetched.join("objects/pack")).unwrap() {
+        fs::File::open(entry.unwrap().path()).unwrap().set_modified(old).unwrap();
+    }
+    shelf.repositories.tidy(&app(), &[]).await.unwrap();
+    shelf.checkout(&commit, None).await.unwrap();
+}
+
+#[test]
+fn repositories_are_tidied_once_a_day() {
+    let shelf = Shelf::new();
+    assert!(shelf.repositories.tidy_is_due().unwrap());
+    assert!(!shelf.repositories.tidy_is_due().unwrap());
+    let mark = fs::File::open(shelf.path("git/tidied")).unwrap();
+    mark.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(25 * 3600)).unwrap();
+    assert!(shelf.repositories.tidy_is_due().unwrap());
+    assert!(!shelf.repositories.tidy_is_due().unwrap());
+}
+
+#[tokio::test]
 async fn removing_an_app_leaves_nothing_of_its_repositories() {
     let shelf = Shelf::new();
     let (theme, project) = (shelf.copy("theme").await, shelf.copy("project").await);

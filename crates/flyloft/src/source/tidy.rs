@@ -1,8 +1,9 @@
 //! Keeps the repositories of an app small.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use flyloft_core::name::{AppName, CommitId};
 
@@ -10,9 +11,29 @@ use super::{Repositories, SourceError};
 
 const LIMIT: Duration = Duration::from_secs(3600);
 
+/// How often repositories are tidied.
+const PERIOD: Duration = Duration::from_secs(24 * 3600);
+
 impl Repositories {
+    /// Whether it is time to tidy the repositories of all apps; if so, the next time is a day from now. A restart of
+    /// the daemon makes no difference.
+    pub fn tidy_is_due(&self) -> io::Result<bool> {
+        let mark = self.dir.join("tidied");
+        let last = match fs::metadata(&mark) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            found => Some(found?.modified()?),
+        };
+        // A clock that was set back must not keep them from it.
+        if last.is_some_and(|last| last.elapsed().is_ok_and(|age| age < PERIOD)) {
+            return Ok(false);
+        }
+        File::create(&mark)?.set_modified(SystemTime::now())?;
+        Ok(true)
+    }
+
     /// Packs what an app has, and gives up what was fetched and is not among `keep`: the commits that releases are
-    /// made from. Objects that nothing holds go when they are a day old, so that nothing under way loses any.
+    /// made from. Objects that nothing holds go when they are a day old, so that nothing under way loses any; what is
+    /// given up now goes the next time, since somebody may have just fetched it for a release that is not among `keep`.
     pub async fn tidy(&self, app: &AppName, keep: &[CommitId]) -> Result<(), SourceError> {
         let fetched = self.fetched(app);
         for repository in [self.repository(app), fetched.clone()].into_iter().chain(self.modules_of(app)) {
@@ -21,13 +42,13 @@ impl Repositories {
             }
             let turn = self.turns.of(&repository);
             let _turn = turn.lock().await;
-            if repository == fetched {
-                self.give_up(&repository, keep).await?;
-            }
             // On one core and in little memory: this is never urgent.
             let git = self.git().within(&repository).set("pack.threads", "1").set("pack.windowMemory", "128m");
             let collect = git.command("gc").args(["--quiet", "--prune=1.day.ago"]).timeout(LIMIT);
             collect.run().await.map_err(|source| failed(&repository, source))?;
+            if repository == fetched {
+                self.give_up(&repository, keep).await?;
+            }
         }
         Ok(())
     }

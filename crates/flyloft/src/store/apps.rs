@@ -56,7 +56,7 @@ impl Store {
     /// How often the app was built anew from nothing; one more than before if `anew`.
     pub async fn generation(&self, app: &AppName, anew: bool) -> Result<u64, StoreError> {
         let app = app.to_string();
-        self.call(move |t| {
+        self.note(move |t| {
             let sql = "UPDATE apps SET generation = generation + ?2 WHERE name = ?1 RETURNING generation";
             Ok(t.query_row(sql, params![app, anew], |row| row.get::<_, i64>(0))? as u64)
         })

@@ -137,7 +137,7 @@ impl Store {
 
     /// The number of the environment's next container, counted from 1 and never given twice.
     pub async fn next_container(&self, id: EnvId) -> Result<u32, StoreError> {
-        self.call(move |t| {
+        self.note(move |t| {
             let sql = "UPDATE environments SET containers = containers + 1 WHERE id = ?1 RETURNING containers";
             Ok(t.query_row(sql, [id.0], |row| row.get(0))?)
         })

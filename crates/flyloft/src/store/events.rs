@@ -46,7 +46,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let (app, env) = (app.to_string(), env.map(|env| env.to_string()));
         let (by, text) = (by.to_owned(), text.to_owned());
-        self.call(move |t| {
+        self.note(move |t| {
             t.execute(
                 "INSERT INTO events (at, app, environment, kind, by, text) VALUES (?, ?, ?, ?, ?, ?)",
                 params![now, app, env, kind.as_str(), by, text],

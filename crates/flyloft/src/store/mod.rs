@@ -1,7 +1,8 @@
 //! What should be: apps, environments, releases, keys, variables and events, in one SQLite file.
 //!
 //! One thread owns the connection; everybody else sends it closures and waits for their result. So there is one
-//! writer, no lock is held across an `await`, and what a closure does is one transaction.
+//! writer, no lock is held across an `await`, and what a closure does is one transaction. What somebody was told is
+//! so, a power cut does not undo.
 //!
 //! The types here are the store's own: a change of the domain's or the wire's types does not change the file.
 
@@ -61,9 +62,7 @@ impl Store {
         make_private(path).map_err(|source| StoreError::File { path: path.to_owned(), source })?;
         let mut connection = Connection::open(path).map_err(open)?;
         connection.busy_timeout(Duration::from_secs(5)).map_err(open)?;
-        connection
-            .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;")
-            .map_err(open)?;
+        connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA foreign_keys = ON;").map_err(open)?;
         migrate(&mut connection, path)?;
         let (jobs, queue) = mpsc::channel::<Job>();
         std::thread::Builder::new()
@@ -73,20 +72,44 @@ impl Store {
         Ok(Self { jobs })
     }
 
-    /// Runs `work` in a transaction, which is committed if it succeeds.
+    /// Runs `work` in a transaction, which is committed if it succeeds. What it wrote outlives a power cut.
     async fn call<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Transaction) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.commit("FULL", work).await
+    }
+
+    /// The same for what a deploy notes down on its way, of which a power cut may take the last: the deploy is over
+    /// then in any case. What [`Store::call`] commits next takes it to the disk as well.
+    ///
+    /// It is most of what is written. A commit that waits for the disk took 4 ms at the median where it was measured,
+    /// one that does not took 0.013 ms, and a deploy has twenty: two of them wait, which is 8 ms instead of 80.
+    async fn note<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Transaction) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.commit("NORMAL", work).await
+    }
+
+    /// `synchronous` as in SQLite's documentation of that pragma: with a write-ahead log, `FULL` waits for the disk at
+    /// each commit, and `NORMAL` does so when the log is moved into the file.
+    async fn commit<T: Send + 'static>(
+        &self,
+        synchronous: &'static str,
+        work: impl FnOnce(&Transaction) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let (answer, wait) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
-            let result = connection.transaction().map_err(StoreError::from).and_then(|transaction| {
+            let commit = || {
+                connection.pragma_update(None, "synchronous", synchronous)?;
+                let transaction = connection.transaction()?;
                 let value = work(&transaction)?;
                 transaction.commit()?;
                 Ok(value)
-            });
+            };
             // Whoever asked may have gone; what was asked is done all the same.
-            let _ = answer.send(result);
+            let _ = answer.send(commit());
         });
         self.jobs.send(job).map_err(|_| StoreError::Gone)?;
         wait.await.map_err(|_| StoreError::Gone)?

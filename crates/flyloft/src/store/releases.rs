@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use flyloft_core::name::{CommitId, ReleaseNumber};
+use flyloft_core::name::{AppName, CommitId, ReleaseNumber};
 use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
 
@@ -71,7 +71,7 @@ const RELEASE: &str =
 impl Store {
     /// Numbers a new release of an environment.
     pub async fn add_release(&self, release: NewRelease, now: i64) -> Result<ReleaseNumber, StoreError> {
-        self.call(move |t| {
+        self.note(move |t| {
             let NewRelease { environment, commit, reason, by } = release;
             let number = t.query_row(
                 "INSERT INTO releases (environment, number, commit_id, reason, by, status, created_at)
@@ -87,7 +87,7 @@ impl Store {
 
     pub async fn set_content(&self, id: EnvId, number: ReleaseNumber, content: &Content) -> Result<(), StoreError> {
         let content = print(content);
-        self.call(move |t| {
+        self.note(move |t| {
             let sql = "UPDATE releases SET content = ?3 WHERE environment = ?1 AND number = ?2";
             t.execute(sql, params![id.0, number.0, content])?;
             Ok(())
@@ -104,7 +104,7 @@ impl Store {
         now: i64,
     ) -> Result<(), StoreError> {
         let failure = failure.to_owned();
-        self.call(move |t| {
+        self.note(move |t| {
             t.execute(
                 "UPDATE releases SET status = 'failed', failure = ?3, ended_at = ?4
                  WHERE environment = ?1 AND number = ?2 AND status = 'pending'",
@@ -123,7 +123,7 @@ impl Store {
         failure: &'static str,
         now: i64,
     ) -> Result<(), StoreError> {
-        self.call(move |t| {
+        self.note(move |t| {
             let mut query = t.prepare("SELECT number FROM releases WHERE environment = ?1 AND status = 'pending'")?;
             let pending: Vec<u32> = query.query_map([id.0], |row| row.get(0))?.collect::<Result<_, _>>()?;
             for number in pending.into_iter().filter(|number| !under_way.contains(&ReleaseNumber(*number))) {
@@ -164,7 +164,7 @@ impl Store {
     /// Written before the step is done.
     pub async fn begin_step(&self, id: EnvId, number: ReleaseNumber, step: &str, now: i64) -> Result<(), StoreError> {
         let step = step.to_owned();
-        self.call(move |t| {
+        self.note(move |t| {
             t.execute(
                 "INSERT OR REPLACE INTO steps (environment, release, step, started_at) VALUES (?, ?, ?, ?)",
                 params![id.0, number.0, step, now],
@@ -176,7 +176,7 @@ impl Store {
 
     pub async fn end_step(&self, id: EnvId, number: ReleaseNumber, step: &str, now: i64) -> Result<(), StoreError> {
         let step = step.to_owned();
-        self.call(move |t| {
+        self.note(move |t| {
             t.execute(
                 "UPDATE steps SET ended_at = ?4 WHERE environment = ?1 AND release = ?2 AND step = ?3",
                 params![id.0, number.0, step, now],
@@ -201,19 +201,60 @@ impl Store {
         .await
     }
 
-    /// The layers that the garbage collection must keep: of what serves or is about to, and of the newest `retired`
-    /// releases of each environment besides, for a rollback.
-    pub async fn layers_in_use(&self, retired: u32) -> Result<Vec<LayerId>, StoreError> {
+    /// Forgets old releases of every environment. What serves stays, and what is about to; of those that served, and of
+    /// those that failed, the newest `kept` each; and the newest of all, whose output is still asked for and after
+    /// which the next one is numbered.
+    pub async fn forget_releases(&self, kept: u32) -> Result<(), StoreError> {
+        self.call(move |t| {
+            t.execute(
+                "DELETE FROM releases WHERE (environment, number) IN (
+                     SELECT environment, number FROM (
+                         SELECT environment, number, status,
+                             row_number() OVER (PARTITION BY environment, status ORDER BY number DESC) AS age,
+                             max(number) OVER (PARTITION BY environment) AS newest
+                         FROM releases)
+                     WHERE status IN ('retired', 'failed') AND age > ?1 AND number < newest)",
+                [kept],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// All releases that are on record.
+    pub async fn all_releases(&self) -> Result<Vec<(EnvId, ReleaseNumber)>, StoreError> {
+        self.call(|t| {
+            let mut query = t.prepare("SELECT environment, number FROM releases")?;
+            let rows = query.query_map([], |row| Ok((EnvId(row.get(0)?), ReleaseNumber(row.get(1)?))))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    /// The commits that an app's releases are made from.
+    pub async fn commits(&self, app: &AppName) -> Result<Vec<CommitId>, StoreError> {
+        let app = app.to_string();
         self.call(move |t| {
             let mut query = t.prepare(
-                "SELECT content FROM (
-                     SELECT content, status,
-                         row_number() OVER (PARTITION BY environment, status ORDER BY number DESC) AS age
-                     FROM releases WHERE content IS NOT NULL AND status <> 'failed')
-                 WHERE status <> 'retired' OR age <= ?1",
+                "SELECT DISTINCT commit_id FROM releases JOIN environments ON environments.id = releases.environment
+                 WHERE app = ?1 AND commit_id IS NOT NULL",
             )?;
+            let mut commits = Vec::new();
+            for commit in query.query_map([app], |row| row.get::<_, String>(0))? {
+                commits.push(name(&commit?)?);
+            }
+            Ok(commits)
+        })
+        .await
+    }
+
+    /// The layers of all releases that may be launched: what serves or is about to, and what may be rolled back to.
+    pub async fn layers_in_use(&self) -> Result<Vec<LayerId>, StoreError> {
+        self.call(move |t| {
+            let mut query =
+                t.prepare("SELECT content FROM releases WHERE content IS NOT NULL AND status <> 'failed'")?;
             let mut layers = Vec::new();
-            for content in query.query_map([retired], |row| row.get::<_, String>(0))? {
+            for content in query.query_map([], |row| row.get::<_, String>(0))? {
                 layers.extend(parse::<Content>("content", &content?)?.image);
             }
             layers.sort();

@@ -116,30 +116,71 @@ async fn releases_are_numbered_from_one_and_only_one_is_live() {
     assert_eq!(statuses, [ReleaseStatus::Live, ReleaseStatus::Failed, ReleaseStatus::Retired]);
 }
 
+impl Fixture {
+    /// A release with a layer of its own, which has come to serve or has failed.
+    async fn ended(&self, env: &EnvRow, layer: &str, well: bool) -> ReleaseNumber {
+        let number = self.release(env).await;
+        let image = ["base", layer].map(|id| LayerId(id.to_owned())).to_vec();
+        let content = Content { image, processes: vec![("web".into(), "run".into())], ..Content::default() };
+        self.store.set_content(env.id, number, &content).await.unwrap();
+        assert_eq!(self.store.release(env.id, number).await.unwrap().unwrap().content, Some(content));
+        if well {
+            let live = LiveRow { release: number, container: ContainerId(layer.to_owned()), upstream: None };
+            self.store.set_state(env.id, "{}", Some(&live), 4).await.unwrap();
+        } else {
+            self.store.fail_release(env.id, number, "never answered", 5).await.unwrap();
+        }
+        number
+    }
+
+    async fn numbers(&self, env: &EnvRow) -> Vec<u32> {
+        self.store.releases(env.id).await.unwrap().into_iter().map(|release| release.number.0).collect()
+    }
+}
+
 #[tokio::test]
 async fn layers_of_releases_that_may_be_launched_again_are_in_use() {
     let f = fixture();
     let env = f.environment("shop/main", "main", "shop-main.localhost").await.unwrap();
-    for layer in ["oldest", "old", "serving", "failed"] {
-        let number = f.release(&env).await;
-        let image = ["base", layer].map(|id| LayerId(id.to_owned())).to_vec();
-        let content = Content { image, processes: vec![("web".into(), "run".into())], ..Content::default() };
-        f.store.set_content(env.id, number, &content).await.unwrap();
-        assert_eq!(f.store.release(env.id, number).await.unwrap().unwrap().content, Some(content));
-        if layer == "failed" {
-            f.store.fail_release(env.id, number, "never answered", 5).await.unwrap();
-        } else {
-            let live = LiveRow { release: number, container: ContainerId(layer.to_owned()), upstream: None };
-            f.store.set_state(env.id, "{}", Some(&live), 4).await.unwrap();
-        }
+    for (layer, well) in [("oldest", true), ("old", true), ("serving", true), ("failed", false)] {
+        f.ended(&env, layer, well).await;
     }
-    let kept = |retired| {
-        let store = f.store.clone();
-        async move { store.layers_in_use(retired).await.unwrap().into_iter().map(|id| id.0).collect::<Vec<_>>() }
-    };
-    assert_eq!(kept(0).await, ["base", "serving"]);
-    assert_eq!(kept(1).await, ["base", "old", "serving"]);
-    assert_eq!(kept(9).await, ["base", "old", "oldest", "serving"]);
+    let used = || async { f.store.layers_in_use().await.unwrap().into_iter().map(|id| id.0).collect::<Vec<_>>() };
+    assert_eq!(used().await, ["base", "old", "oldest", "serving"]);
+    f.store.forget_releases(1).await.unwrap();
+    assert_eq!(used().await, ["base", "old", "serving"]);
+    f.store.forget_releases(0).await.unwrap();
+    assert_eq!(used().await, ["base", "serving"]);
+}
+
+#[tokio::test]
+async fn of_old_releases_the_newest_of_each_kind_stay_and_what_serves_and_what_is_pending() {
+    let f = fixture();
+    let env = f.environment("shop/main", "main", "shop-main.localhost").await.unwrap();
+    // v1 to v4 have served, v5 and v6 failed, v7 serves, v8 to v10 failed.
+    for well in [true, true, true, true, false, false, true, false, false, false] {
+        f.ended(&env, "app", well).await;
+    }
+    f.store.forget_releases(2).await.unwrap();
+    assert_eq!(f.numbers(&env).await, [10, 9, 7, 4, 3]);
+    f.store.forget_releases(0).await.unwrap();
+    assert_eq!(f.numbers(&env).await, [10, 7], "the newest stays, so that no number is given twice");
+    assert_eq!(f.release(&env).await, ReleaseNumber(11));
+    f.store.forget_releases(0).await.unwrap();
+    assert_eq!(f.numbers(&env).await, [11, 7], "v11 is pending");
+    let all = f.store.all_releases().await.unwrap();
+    assert_eq!(all, [(env.id, ReleaseNumber(7)), (env.id, ReleaseNumber(11))]);
+}
+
+#[tokio::test]
+async fn what_people_were_told_waits_for_the_disk_and_what_a_deploy_notes_does_not() {
+    let Fixture { store, .. } = fixture();
+    // 2 is FULL and 1 is NORMAL, says SQLite's documentation.
+    let level = |t: &Transaction| Ok(t.query_row("PRAGMA synchronous", [], |row| row.get::<_, i64>(0))?);
+    for _ in 0..2 {
+        assert_eq!(store.note(level).await.unwrap(), 1);
+        assert_eq!(store.call(level).await.unwrap(), 2);
+    }
 }
 
 #[tokio::test]
@@ -185,4 +226,19 @@ async fn events_come_oldest_first_and_the_newest_are_kept_by_the_limit() {
     let two = f.store.events(Some(&app("shop")), Some(&main), 0, 2).await.unwrap();
     assert_eq!(texts(two), ["two", "three"]);
     assert_eq!(texts(f.store.events(None, None, 3, 10).await.unwrap()), ["other"]);
+}
+
+#[tokio::test]
+async fn the_oldest_events_go_when_there_are_ten_thousand() {
+    let f = fixture();
+    let tell = async |text: &str| {
+        f.store.tell(&app("shop"), None, EventKind::AppCreated, "alice", text, 1).await.unwrap();
+    };
+    tell("first").await;
+    f.store.call(|t| Ok(t.execute("UPDATE sqlite_sequence SET seq = 9999 WHERE name = 'events'", [])?)).await.unwrap();
+    tell("ten thousandth").await;
+    assert_eq!(f.store.events(None, None, 0, 10).await.unwrap().len(), 2);
+    tell("one more").await;
+    let left = f.store.events(None, None, 0, 10).await.unwrap();
+    assert_eq!(left.iter().map(|event| event.text.as_str()).collect::<Vec<_>>(), ["ten thousandth", "one more"]);
 }

@@ -105,3 +105,27 @@ fn a_daemon_that_dies_at_any_step_of_a_deploy_comes_back_with_one_release_servin
     let left: Vec<_> = traces(&flyloft).difference(&empty).cloned().collect();
     assert!(left.is_empty(), "{left:#?}");
 }
+
+#[test]
+fn a_daemon_that_dies_in_the_middle_of_a_destroy_destroys_to_the_end_when_it_comes_back() {
+    let mut flyloft = Flyloft::start();
+    let empty = traces(&flyloft);
+    flyloft.repository("it-gone", &borrowed(&app("hello"))).pushed(&["main"]);
+    let said = flyloft.state.join("transcripts");
+    let before = entries(&said).count();
+    flyloft.kill();
+    flyloft.fault("remove.swept");
+    flyloft.serve();
+    assert!(!flyloft.cli(&["destroy", "it-gone/main", "--yes"]).status.success());
+    flyloft.died();
+    flyloft.serve();
+    wait_for("the end", || (flyloft.cli(&["show", "it-gone/main"]).status.code() == Some(20)).then_some(()));
+    assert_eq!(flyloft.get("it-gone/main", "/").status, 404);
+    assert_eq!(entries(&said).count(), before - 1, "what it said is gone too");
+    let left: Vec<_> = traces(&flyloft).difference(&empty).cloned().collect();
+    assert!(left.is_empty(), "{left:#?}");
+    // The name is free.
+    flyloft.repository("it-gone", &borrowed(&app("again"))).pushed(&["main"]);
+    assert_eq!(flyloft.get("it-gone/main", "/").body, "again");
+    flyloft.ok(&["destroy", "it-gone", "--yes"]);
+}

@@ -148,8 +148,8 @@ impl LxcEngine {
             reach: run.reach.clone(),
         };
         let record = self.make_home(home, spec, doing("make a container")).await?;
-        let caches =
-            step::caches(&run, &self.places, self.keeper).map_err(EngineError::io(doing("open the caches")))?;
+        let taken = self.caches.take(&run.caches);
+        let (_held, caches) = taken.map_err(EngineError::io(doing("open the caches")))?;
         self.launch(home, &record, caches).await?;
         let slot = record.slot;
         step::place_files(home, &run, slot).map_err(EngineError::io(doing("place the files")))?;

@@ -14,6 +14,7 @@ mod attach;
 #[cfg(test)]
 mod bench;
 mod beneath;
+mod caches;
 mod cgroup;
 mod config;
 mod console;
@@ -56,6 +57,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use async_trait::async_trait;
 use tokio::io::AsyncRead;
 
+use self::caches::Caches;
 use self::cgroup::Layout;
 use self::container::{APP, Record, Running};
 use self::layers::Layers;
@@ -67,8 +69,8 @@ use self::slots::{Slot, Slots};
 use self::turns::Turns;
 pub use self::watch::Bounds;
 use super::{
-    Abilities, Addresses, ContainerId, ContainerSpec, Derivation, Engine, EngineError, Exec, ExecSpec, Image,
-    LayerFacts, LayerId, Observed, Staging, Stats,
+    Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, Derivation, Engine, EngineError, Exec,
+    ExecSpec, Image, LayerFacts, LayerId, Observed, Staging, Stats,
 };
 use crate::transcript::Transcript;
 
@@ -95,6 +97,7 @@ pub struct LxcEngine {
     /// The slot whose ids own staged trees and caches.
     keeper: Slot,
     layers: Layers,
+    caches: Caches,
     network: Arc<Network>,
     addressing: NetConfig,
     /// One verb at a time for each container and each layer.
@@ -156,6 +159,7 @@ impl LxcEngine {
             init: std::path::absolute(config.init)?,
             layout,
             slots,
+            caches: Caches::new(&places, keeper),
             keeper,
             layers,
             network: Arc::new(network),
@@ -285,6 +289,18 @@ impl Engine for LxcEngine {
             engine.layers.remove_unused(&id, || Ok(engine.images_in_use()?.iter().any(|image| image.contains(&id))))
         });
         if gone.await? { Ok(()) } else { Err(EngineError::LayerInUse(layer.clone())) }
+    }
+
+    async fn caches(&self) -> Result<Vec<CacheFacts>, EngineError> {
+        let caches = self.caches.clone();
+        blocking("look at the package caches".to_owned(), move || caches.list()).await
+    }
+
+    async fn forget_cache(&self, cache: &CacheId) -> Result<(), EngineError> {
+        cache.check()?;
+        let (caches, id) = (self.caches.clone(), cache.clone());
+        let gone = blocking(format!("remove cache `{cache}`"), move || caches.remove(&id));
+        if gone.await? { Ok(()) } else { Err(EngineError::CacheInUse(cache.clone())) }
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<Addresses, EngineError> {

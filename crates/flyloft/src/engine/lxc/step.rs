@@ -3,10 +3,9 @@
 //! The commands come from strangers. They see their inputs and the package caches and nothing else; what they leave
 //! behind is disarmed before anybody else sees it.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,9 +15,8 @@ use super::attach;
 use super::beneath;
 use super::cgroup::{Groups, Layout};
 use super::container::{APP, Running};
-use super::idmap::Access;
-use super::mounts::{Bind, make_beneath};
-use super::places::{Home, Places};
+use super::mounts::make_beneath;
+use super::places::Home;
 use super::slots::Slot;
 use super::tree::{self, Usage};
 use crate::engine::{EngineError, Run};
@@ -27,24 +25,6 @@ use crate::transcript::Transcript;
 
 /// Never part of a layer, whatever a step says.
 const SCRATCH: &[&str] = &["/tmp", "/run", "/var/tmp", "/dev", "/proc", "/sys", "/flyloft"];
-
-/// Makes the caches' directories, and says where they are mounted. Their files are those of the slot `keeper`.
-pub fn caches(run: &Run, places: &Places, keeper: Slot) -> io::Result<Vec<Bind>> {
-    let bind = |(id, target): &(crate::engine::CacheId, String)| {
-        let source = places.caches.join(&id.0);
-        match fs::DirBuilder::new().mode(0o755).create(&source) {
-            Ok(()) => {
-                let app = keeper.uid_base() + APP;
-                chown(&source, Some(app), Some(app))?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-        let target = inside(target)?;
-        Ok(Bind { source, target, access: Access::ReadWrite, uid_base: Some(keeper.uid_base()) })
-    };
-    run.caches.iter().map(bind).collect()
-}
 
 /// Puts the step's files into the mounted container, as the app's user's.
 pub fn place_files(home: &Home, run: &Run, slot: Slot) -> io::Result<()> {
@@ -175,6 +155,7 @@ mod tests {
     use super::*;
     use crate::engine::{CacheId, Reach};
     use std::collections::BTreeMap;
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     fn run() -> Run {

@@ -1,0 +1,191 @@
+//! Environments on an engine in memory, with an edge and a store that do what a test wants.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flyloft_core::host::Domain;
+use flyloft_core::lifecycle::State;
+use flyloft_core::name::{BranchName, EnvRef, Origin};
+use flyloft_core::policy::{Limits, Policy};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
+
+use super::Loft;
+use crate::build::Builder;
+use crate::conductor::Conductor;
+use crate::config;
+use crate::deploy::{Again, Deployed, Source, Work};
+use crate::edge::{Edge, EdgeError, Route};
+use crate::engine::fake::{self, Fake};
+use crate::engine::{ContainerState, Engine, Image};
+use crate::error::Result;
+use crate::parts::{Parts, Settings};
+use crate::source::{Repositories, SourceLimits};
+use crate::store::{Content, EnvRow, Store};
+
+/// Nothing here takes this long unless it never happens.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Keeps routes, and says that requests are under way for as long as a test wants.
+pub struct Doorman {
+    routes: Mutex<HashMap<String, Route>>,
+    pub busy: watch::Sender<bool>,
+}
+
+#[async_trait]
+impl Edge for Doorman {
+    async fn set(&self, host: &str, route: Route) -> Result<(), EdgeError> {
+        self.routes.lock().unwrap().insert(host.to_owned(), route);
+        Ok(())
+    }
+
+    async fn remove(&self, host: &str) -> Result<(), EdgeError> {
+        self.routes.lock().unwrap().remove(host);
+        Ok(())
+    }
+
+    async fn drained(&self, _upstream: SocketAddr, _limit: Duration) -> bool {
+        self.busy.subscribe().wait_for(|busy| !busy).await.is_ok()
+    }
+}
+
+pub struct Stage {
+    pub loft: Loft,
+    pub engine: Arc<Fake>,
+    pub door: Arc<Doorman>,
+    dir: tempfile::TempDir,
+}
+
+impl Stage {
+    pub async fn new() -> Self {
+        Self::keeping(config::Disk::default()).await
+    }
+
+    /// One that keeps so much.
+    pub async fn keeping(disk: config::Disk) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (fake, engine) = fake::shared();
+        fake.listen(vec![web_server().await]);
+        let door = Arc::new(Doorman { routes: Mutex::default(), busy: watch::Sender::new(false) });
+        let user = nix::unistd::geteuid().as_raw();
+        let parts = Parts {
+            store: Store::open(&dir.path().join("store.db")).unwrap(),
+            edge: door.clone(),
+            builder: Builder::new(engine.clone(), config::Build::default()),
+            engine,
+            repositories: Repositories::open(&dir.path().join("repos"), user, SourceLimits::default()).unwrap(),
+            settings: Settings {
+                domain: Domain::parse("localhost").unwrap(),
+                port: None,
+                limits: Limits::default(),
+                policy: Policy::default(),
+                disk,
+                transcripts: dir.path().join("transcripts"),
+            },
+        };
+        Self { loft: Loft::new(Arc::new(parts)), engine: fake, door, dir }
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.loft.parts.store
+    }
+
+    pub async fn env(&self) -> (EnvRow, Conductor) {
+        let name = EnvRef::parse("shop/main").unwrap();
+        self.store().create_app(&name.app, None, 1).await.unwrap();
+        self.loft.ensure(&name, &Origin::Branch(BranchName::parse("main").unwrap())).await.unwrap()
+    }
+
+    pub async fn deploy(&self) -> Result<Deployed> {
+        self.launch(Again::Rollback).await
+    }
+
+    pub async fn launch(&self, again: Again) -> Result<Deployed> {
+        self.launch_image(again, Image::new()).await
+    }
+
+    /// As if a release had been built: this image, and these processes.
+    pub async fn launch_image(&self, again: Again, image: Image) -> Result<Deployed> {
+        let processes = [("release", "true"), ("web", "serve")];
+        let processes = processes.map(|(name, command)| (name.to_owned(), command.to_owned())).to_vec();
+        let content = Content { image, processes, ..Content::default() };
+        let work = Work {
+            source: Source::Again { commit: None, content, again },
+            reason: "a test".to_owned(),
+            by: "tester".to_owned(),
+            no_cache: false,
+            attached: false,
+            push: None,
+            together: None,
+        };
+        let (_, conductor) = self.env().await;
+        let ticket = conductor.deploy(work).await?;
+        in_time("the end of a deploy", ticket.ended).await.unwrap()
+    }
+
+    /// Nothing that leaves the environment without a deploy under way can be stored any more.
+    pub fn break_store(&self) {
+        self.sql(
+            "CREATE TRIGGER broken BEFORE UPDATE OF state ON environments WHEN new.state LIKE '%\"deploying\":\"no\"%'
+             BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
+        );
+    }
+
+    pub fn mend_store(&self) {
+        self.sql("DROP TRIGGER broken");
+    }
+
+    pub fn sql(&self, text: &str) {
+        let connection = rusqlite::Connection::open(self.dir.path().join("store.db")).unwrap();
+        connection.busy_timeout(DEADLINE).unwrap();
+        connection.execute_batch(text).unwrap();
+    }
+
+    /// As in `flyloft ls`.
+    pub async fn state(&self) -> String {
+        let name = EnvRef::parse("shop/main").unwrap();
+        let env = self.store().environment(&name).await.unwrap().unwrap();
+        serde_json::from_str::<State>(&env.state).unwrap().to_string()
+    }
+
+    pub async fn wait_for_state(&self, wanted: &str) {
+        self.wait_until(wanted, async || self.state().await == wanted).await;
+    }
+
+    pub async fn wait_until(&self, what: &str, is_so: impl AsyncFn() -> bool) {
+        let waiting = async {
+            while !is_so().await {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        in_time(what, waiting).await;
+    }
+
+    pub async fn containers(&self) -> Vec<(String, ContainerState)> {
+        self.engine.observe().await.unwrap().into_iter().map(|found| (found.id.0, found.state)).collect()
+    }
+
+    pub fn calls(&self, verb: &str) -> usize {
+        self.engine.calls().iter().filter(|call| call.starts_with(verb)).count()
+    }
+}
+
+pub async fn in_time<T>(what: &str, wait: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, wait).await.unwrap_or_else(|_| panic!("waited too long for: {what}"))
+}
+
+/// Answers at every address of the loopback interface, which are those of the fake's containers.
+async fn web_server() -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+        }
+    });
+    address
+}

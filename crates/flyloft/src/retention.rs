@@ -1,0 +1,133 @@
+//! What is kept for later, how much of it, and the one place where the rest goes.
+//!
+//! | what | what stays | `[disk]` |
+//! |---|---|---|
+//! | releases | the newest that served and the newest that failed, of each environment | `releases` |
+//! | output of deploys | that of the releases that stay | |
+//! | layers | those that a release needs, and more while there is room | `layers`, `floor` |
+//! | package caches | the last used, while there is room | `caches`, `floor` |
+//! | repositories | what branches and releases hold; the rest for a day or two | |
+//! | events | the newest 10,000; `store/events.rs` sees to it | |
+//!
+//! What serves, sleeps, is off or is being deployed needs its release, and so nothing of it is ever among what goes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, OrFailed, Result};
+use crate::parts::Parts;
+use crate::store::EnvId;
+
+const PERIOD: Duration = Duration::from_secs(60);
+
+pub async fn keep_for_ever(parts: Arc<Parts>) {
+    loop {
+        tokio::time::sleep(PERIOD).await;
+        collect(&parts).await;
+        match parts.repositories.tidy_is_due() {
+            // Beside the rest: git takes its time.
+            Ok(true) => drop(tokio::spawn(tidy_repositories(parts.clone()))),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "failed to see when repositories were tidied"),
+        }
+    }
+}
+
+/// Each kind on its own: where one cannot be collected the others are, all the more on a disk that is full.
+pub async fn collect(parts: &Parts) {
+    // Releases first, since they keep the others.
+    told("releases", collect_releases(parts).await);
+    told("output of deploys", collect_transcripts(parts).await);
+    told("package caches", collect_caches(parts).await);
+    told("layers", collect_layers(parts).await);
+}
+
+fn told(what: &str, collected: Result<()>) {
+    if let Err(error) = collected {
+        tracing::warn!(what, %error, "failed to make room");
+    }
+}
+
+async fn collect_releases(parts: &Parts) -> Result<()> {
+    parts.store.forget_releases(parts.settings.disk.releases).await.or_failed(|| "failed to forget old releases")
+}
+
+/// Removes what was said in deploys of releases that are not on record any more.
+async fn collect_transcripts(parts: &Parts) -> Result<()> {
+    let failed = || "failed to remove the output of old deploys";
+    let settings = &parts.settings;
+    // Listed before the store is asked: a release is on record before its deploy says anything.
+    let said = transcripts(parts).or_failed(failed)?;
+    let releases = parts.store.all_releases().await.or_failed(failed)?;
+    let envs = parts.store.environments(None).await.or_failed(failed)?;
+    let kept: BTreeSet<PathBuf> = releases.iter().map(|(env, release)| settings.transcript(*env, *release)).collect();
+    for Said { env, dir, files } in said {
+        // Nobody writes there again, since ids are never given twice.
+        if !envs.iter().any(|row| row.id == env) {
+            fs::remove_dir_all(dir).or_failed(failed)?;
+            continue;
+        }
+        for file in files.iter().filter(|file| !kept.contains(*file)) {
+            fs::remove_file(file).or_failed(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// What deploys of an environment have said.
+struct Said {
+    env: EnvId,
+    dir: PathBuf,
+    files: Vec<PathBuf>,
+}
+
+fn transcripts(parts: &Parts) -> io::Result<Vec<Said>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(&parts.settings.transcripts)? {
+        let entry = entry?;
+        let Some(env) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let files = fs::read_dir(entry.path())?.map(|file| Ok(file?.path())).collect::<io::Result<_>>()?;
+        all.push(Said { env: EnvId(env), dir: entry.path(), files });
+    }
+    Ok(all)
+}
+
+async fn collect_caches(parts: &Parts) -> Result<()> {
+    for cache in parts.builder.collect_caches(&parts.settings.disk).await? {
+        tracing::info!(%cache, "removed a package cache that there is no room for");
+    }
+    Ok(())
+}
+
+/// Forgets the layers that no release needs, as far as there is no room for them.
+async fn collect_layers(parts: &Parts) -> Result<()> {
+    let in_use = async { parts.store.layers_in_use().await.or_failed(|| "failed to see which layers are in use") };
+    for layer in parts.builder.collect::<Error>(in_use, &parts.settings.disk).await? {
+        tracing::info!(%layer, "forgot a layer that nothing needs");
+    }
+    Ok(())
+}
+
+/// Once a day.
+async fn tidy_repositories(parts: Arc<Parts>) {
+    let apps = match parts.store.apps().await {
+        Ok(apps) => apps,
+        Err(error) => return tracing::warn!(%error, "failed to list the apps whose repositories are tidied"),
+    };
+    for app in apps {
+        let tidied = async {
+            let keep = parts.store.commits(&app.name).await.or_failed(|| "failed to see which commits are needed")?;
+            Ok::<_, Error>(parts.repositories.tidy(&app.name, &keep).await?)
+        };
+        if let Err(error) = tidied.await {
+            tracing::warn!(app = %app.name, %error, "failed to tidy a repository");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
