@@ -171,10 +171,11 @@ fn is_identifier(name: &str) -> bool {
         && !name.starts_with(|c: char| c.is_ascii_digit())
 }
 
+/// The database is brought up to date first: nobody says when else, without a Procfile and its `release` process.
 fn django(tree: &dyn Tree, project: &Project<'_>, settings: &str) -> String {
     let package = settings.split('.').next().unwrap_or_default();
     let there = |module: &str| tree.exists(&format!("{package}/{module}.py"));
-    if there("wsgi") && project.has("gunicorn") {
+    let server = if there("wsgi") && project.has("gunicorn") {
         format!("gunicorn --bind 0.0.0.0:$PORT {package}.wsgi")
     } else if there("asgi") && project.has("daphne") {
         format!("daphne -b 0.0.0.0 -p $PORT {package}.asgi:application")
@@ -182,7 +183,8 @@ fn django(tree: &dyn Tree, project: &Project<'_>, settings: &str) -> String {
         format!("uvicorn {package}.asgi:application --host 0.0.0.0 --port $PORT")
     } else {
         "python manage.py runserver --noreload 0.0.0.0:$PORT".to_owned()
-    }
+    };
+    format!("python manage.py migrate --noinput && exec {server}")
 }
 
 /// The module that manage.py names: `shop.settings`.

@@ -97,7 +97,12 @@ pub struct Commands {
 /// manifests, since it reads them and cannot write them.
 pub fn layers(plan: &Plan, inputs: &Inputs, there: &BTreeSet<LayerId>) -> Vec<Layer> {
     let mut stacking = Stacking { layers: Vec::new(), below: Vec::new(), inputs, there };
-    stacking.stack(plan.stack, &plan.run, true);
+    // The server for files is not what anything is built with. So what builds is the same with it and without.
+    let (languages, beside) = plan.run.iter().partition(|&&toolchain| toolchain != Toolchain::Files);
+    stacking.stack(plan.stack, &languages, true);
+    let below = stacking.below.clone();
+    stacking.stack(plan.stack, &beside, true);
+    stacking.below = below;
     stacking.stack(plan.stack, &plan.build, false);
     stacking.directory("home", HOME, BTreeMap::new());
     for tool in &plan.tools {

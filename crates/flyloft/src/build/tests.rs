@@ -315,6 +315,22 @@ async fn the_image_leaves_out_what_only_building_needs() {
 }
 
 #[tokio::test]
+async fn a_front_end_is_built_with_the_same_layers_as_a_server_and_served_by_one_more() {
+    let mut test = Test::new(&[
+        ("package.json", r#"{"scripts":{"build":"vite build"},"devDependencies":{"vite":"7"}}"#),
+        ("package-lock.json", "{}"),
+    ]);
+    let built = test.build().await;
+    let made = test.engine.take();
+    let id = |title: &str| made.iter().find(|derivation| derivation.title == title).unwrap().id.clone();
+    assert!(built.image.contains(&id("files-run on debian-13")));
+    test = test.file("package.json", r#"{"scripts":{"start":"node x"},"dependencies":{"express":"5"}}"#);
+    test.build().await;
+    let builds = test.engine.take().into_iter().find(|derivation| derivation.title == "node-build on debian-13");
+    assert_eq!(builds.unwrap().id, id("node-build on debian-13"));
+}
+
+#[tokio::test]
 async fn tools_and_mixed_languages_make_a_stack_that_holds_together() {
     let mut test = Test::new(&[
         ("pyproject.toml", "[project]\nname='x'\nversion='1'\ndependencies=['flask']\n"),
