@@ -7,18 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
-use hyper::header::{EXPECT, HeaderValue, UPGRADE};
-use hyper::http::uri::PathAndQuery;
+use hyper::header::EXPECT;
 use hyper::upgrade::OnUpgrade;
-use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 
-use super::body::{self, Answer, Relayed, Upload};
+use super::body::{Answer, Relayed};
+use super::framing::{Encoder, Framing};
 use super::headers::{self, Authority, Visitor};
-use super::line::{Line, LineError};
+use super::line::{Line, LineError, Question};
 use super::page::{Death, Form, Notice};
 use super::routes::{Admission, Aim, Pass};
+use super::upload::{self, Upload};
 use super::worker::Worker;
 
 /// A request that cannot be asked a second time goes only over a connection that was in use this shortly ago. Servers
@@ -86,15 +87,21 @@ async fn relay(
 
     let upgrade = headers::upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11);
     let client_side = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-    let has_body = !request.body().is_end_stream();
-    headers::to_upstream(request.headers_mut(), authority, &client.visitor, upgrade, has_body);
-    *request.uri_mut() = origin_form(request.uri());
-    *request.version_mut() = Version::HTTP_11;
-
     let (head, body) = request.into_parts();
-    let (upload, watch) = Upload::new(body);
-    let asked = ask(line, upstream.address, Request::from_parts(head, upload), repeatable).await;
-    let (response, line) = asked.map_err(|error| dead(&pass, &error))?;
+    let framing = framing(&body);
+    let mut question = Question {
+        head: headers::to_upstream(&head, &authority, &client.visitor, upgrade.as_ref(), framing),
+        method: head.method,
+        upload: match framing {
+            Framing::Empty => None,
+            Framing::Length(length) => Some(Upload::new(body, Encoder::Length(length))),
+            Framing::Chunked | Framing::ToEnd => {
+                Some(Upload::new(body, Encoder::Chunked(headers::trailers(&head.headers))))
+            }
+        },
+    };
+    let asked = ask(line, upstream.address, &mut question, repeatable).await;
+    let (response, mut line) = asked.map_err(|error| dead(&pass, &error))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return match client_side {
             Some(client_side) => Ok(switch(client, response, client_side, line, pass)),
@@ -102,81 +109,61 @@ async fn relay(
         };
     }
     pass.place().count(response.status().as_u16());
-    let (mut head, body) = response.into_parts();
-    headers::to_client(&mut head.headers, None);
-    head.version = Version::HTTP_11;
-    let relayed = Relayed::new(body, line, &watch, pass, client.worker.thread);
-    Ok(Response::from_parts(head, Answer::Relayed(relayed)))
+    let upload = question.upload.filter(|upload| !upload.is_over()).and_then(|upload| line.part(upload));
+    Ok(response.map(|()| Answer::Relayed(Relayed::new(line, upload, pass, client.worker.thread))))
+}
+
+/// How the body of a request goes on: with its length where the client has said it.
+fn framing(body: &Incoming) -> Framing {
+    match body.size_hint().exact() {
+        _ if body.is_end_stream() => Framing::Empty,
+        Some(length) => Framing::Length(length),
+        None => Framing::Chunked,
+    }
 }
 
 /// Asks over `line`; a second time, over a new one, where it is an old one that turned out to be closed and the request
 /// may be repeated: none of it was sent, or it is `repeatable` (idempotent by RFC 9110 section 9.2.2, and without a
 /// body) and not a byte of an answer has come.
 async fn ask(
-    mut line: Box<Line>,
+    mut line: Line,
     address: SocketAddr,
-    request: Request<Upload>,
+    question: &mut Question,
     repeatable: bool,
-) -> Result<(Response<Incoming>, Box<Line>), LineError> {
-    let spare = (line.used && repeatable).then(|| without_body(&request));
-    let again = match (line.ask(request).await, spare) {
-        (Ok(response), _) => return Ok((response, line)),
-        (Err(LineError::Lost { unsent: Some(request), .. }), _) if line.used => *request,
-        (Err(LineError::Lost { unheard: true, .. }), Some(spare)) => spare,
-        (Err(error), _) => return Err(error),
-    };
+) -> Result<(Response<()>, Line), LineError> {
+    match line.ask(question).await {
+        Ok(response) => return Ok((response, line)),
+        Err(LineError::Lost { unsent, unheard, .. }) if line.used && (unsent || (unheard && repeatable)) => {}
+        Err(error) => return Err(error),
+    }
     let mut line = Line::connect(address).await?;
-    Ok((line.ask(again).await?, line))
+    Ok((line.ask(question).await?, line))
 }
 
 /// Takes in the body of a request that is answered without it. Whoever asked before sending is not made to send.
 async fn discard(request: Request<Incoming>) {
     if !request.body().is_end_stream() && !request.headers().contains_key(EXPECT) {
-        body::discard(request.into_body()).await;
+        upload::discard(request.into_body()).await;
     }
 }
 
-fn without_body(request: &Request<Upload>) -> Request<Upload> {
-    let mut copy = Request::new(Upload::empty());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    copy
-}
-
 /// Both sides go on in another protocol, for as long as both like.
-fn switch(
-    client: &Client,
-    response: Response<Incoming>,
-    client_side: OnUpgrade,
-    line: Box<Line>,
-    pass: Pass,
-) -> Response<Answer> {
+fn switch(client: &Client, response: Response<()>, client_side: OnUpgrade, line: Line, pass: Pass) -> Response<Answer> {
     pass.place().count(response.status().as_u16());
-    let protocol = response.headers().get(UPGRADE).cloned().unwrap_or(HeaderValue::from_static("websocket"));
-    let mut for_client = Response::new(Answer::Page(Default::default()));
-    *for_client.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    *for_client.headers_mut() = response.headers().clone();
-    headers::to_client(for_client.headers_mut(), Some(protocol));
     client.worker.tasks.spawn(async move {
         // That one side goes away is how such a connection ends.
         let _ = join(client_side, line).await;
         drop(pass);
     });
-    for_client
+    response.map(|()| Answer::Page(Default::default()))
 }
 
-async fn join(client_side: OnUpgrade, line: Box<Line>) -> io::Result<()> {
-    let (mut upstream_side, early) = line.switched().await;
+async fn join(client_side: OnUpgrade, line: Line) -> io::Result<()> {
+    let (mut upstream_side, early) = line.switched().ok_or(io::ErrorKind::NotConnected)?;
     let mut client_side = TokioIo::new(client_side.await.map_err(io::Error::other)?);
     client_side.write_all(&early).await?;
     tokio::io::copy_bidirectional(&mut client_side, &mut upstream_side).await?;
     Ok(())
-}
-
-/// `/path?query`, whatever form the client used.
-fn origin_form(uri: &Uri) -> Uri {
-    uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")).into()
 }
 
 fn dead(pass: &Pass, error: &LineError) -> Notice {
@@ -184,7 +171,7 @@ fn dead(pass: &Pass, error: &LineError) -> Notice {
     let how = match error {
         LineError::Connect(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Death::Refused,
         LineError::Connect(_) | LineError::ConnectLimit => Death::Unreachable,
-        LineError::Lost { .. } | LineError::Unasked => Death::Broke,
+        LineError::Lost { .. } | LineError::Unasked | LineError::Malformed(_) | LineError::Request(_) => Death::Broke,
     };
     let cause = std::error::Error::source(error).map(ToString::to_string);
     tracing::debug!(env = %place.env, upstream = %pass.upstream().address, %error, cause, "no answer from an app");

@@ -6,17 +6,16 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use hyper::Uri;
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING,
     UPGRADE,
 };
+use hyper::http::request::Parts;
+use hyper::{Method, Uri};
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const X_ROBOTS_TAG: HeaderName = HeaderName::from_static("x-robots-tag");
+use super::framing::Framing;
+
+pub const X_ROBOTS_TAG: HeaderName = HeaderName::from_static("x-robots-tag");
 
 /// The client, as the upstream is told of it.
 #[derive(Clone, Debug)]
@@ -28,8 +27,10 @@ pub struct Visitor {
 /// The host that a request is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
-    /// As the client wrote it, with the port.
-    pub value: HeaderValue,
+    /// As the client wrote it, with the port. Visible ASCII.
+    value: HeaderValue,
+    /// Where the host ends, and the port begins if there is one.
+    host_end: usize,
 }
 
 /// Why the host of a request cannot be told.
@@ -55,25 +56,32 @@ impl Authority {
     pub fn of(uri: &Uri, headers: &HeaderMap) -> Result<Self, NoHost> {
         if let Some(authority) = uri.authority() {
             let text = authority.as_str();
-            let named = !authority.host().is_empty() && !text.contains('@');
-            return if named {
-                HeaderValue::try_from(text).map(|value| Self { value }).map_err(|_| NoHost)
-            } else {
-                Err(NoHost)
-            };
+            if authority.host().is_empty() || text.contains('@') {
+                return Err(NoHost);
+            }
+            return Self::new(HeaderValue::try_from(text).map_err(|_| NoHost)?);
         }
         let mut hosts = headers.get_all(HOST).iter();
         match (hosts.next(), hosts.next()) {
-            (Some(value), None) if value.to_str().is_ok_and(|host| !host.is_empty()) => {
-                Ok(Self { value: value.clone() })
-            }
+            (Some(value), None) => Self::new(value.clone()),
             _ => Err(NoHost),
         }
     }
 
+    fn new(value: HeaderValue) -> Result<Self, NoHost> {
+        let text = value.as_bytes();
+        if text.is_empty() || !text.iter().all(u8::is_ascii_graphic) {
+            return Err(NoHost);
+        }
+        let after_address = text.iter().rposition(|byte| *byte == b']').map_or(0, |bracket| bracket + 1);
+        let colon = text[after_address..].iter().position(|byte| *byte == b':');
+        let host_end = colon.map_or(text.len(), |colon| after_address + colon);
+        Ok(Self { value, host_end })
+    }
+
     /// Lower case, without port and without the root's dot: the key of the routes.
     pub fn host(&self) -> Cow<'_, str> {
-        let (host, _) = self.split();
+        let host = std::str::from_utf8(&self.value.as_bytes()[..self.host_end]).expect("it is visible ASCII");
         let host = host.strip_suffix('.').unwrap_or(host);
         if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             Cow::Owned(host.to_ascii_lowercase())
@@ -82,17 +90,9 @@ impl Authority {
         }
     }
 
-    fn port(&self) -> Option<&str> {
-        self.split().1.filter(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
-    }
-
-    fn split(&self) -> (&str, Option<&str>) {
-        let text = self.value.to_str().unwrap_or_default();
-        let after_address = text.rfind(']').map_or(0, |bracket| bracket + 1);
-        match text[after_address..].find(':') {
-            Some(colon) => (&text[..after_address + colon], Some(&text[after_address + colon + 1..])),
-            None => (text, None),
-        }
+    fn port(&self) -> Option<&[u8]> {
+        let port = self.value.as_bytes().get(self.host_end + 1..)?;
+        (!port.is_empty() && port.iter().all(u8::is_ascii_digit)).then_some(port)
     }
 }
 
@@ -100,8 +100,8 @@ impl Authority {
 /// itself, and behind it a second request could hide in what upstream and edge read differently.
 pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let protocol = headers.get(UPGRADE)?;
-    let asked = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
-    let known = !tokens(headers, &UPGRADE).any(|token| token.eq_ignore_ascii_case("h2c"));
+    let asked = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
+    let known = !tokens(headers, &UPGRADE).any(|token| token.eq_ignore_ascii_case(b"h2c"));
     (asked && known).then(|| protocol.clone())
 }
 
@@ -115,51 +115,86 @@ pub fn has_unknown_coding(headers: &HeaderMap) -> bool {
     }
 }
 
-/// Makes a request's headers those that its upstream gets.
+/// The head that an upstream gets for a request with a body like this.
 pub fn to_upstream(
-    headers: &mut HeaderMap,
-    authority: Authority,
+    request: &Parts,
+    authority: &Authority,
     visitor: &Visitor,
-    upgrade: Option<HeaderValue>,
-    has_body: bool,
-) {
-    headers.reserve(8);
-    let trailers = headers.contains_key(TE) && tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
-    strip(headers, |name| is_about_one_connection(name) || is_a_claim(name) || *name == EXPECT);
+    upgrade: Option<&HeaderValue>,
+    body: Framing,
+) -> Vec<u8> {
+    let headers = &request.headers;
+    let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
+    // The absolute form needs no path: `http://shop.test?query`.
+    let root = if target.starts_with(['/', '*']) { "" } else { "/" };
+    // Most heads fit, with what is added here.
+    let mut head = Vec::with_capacity(1 << 10);
+    for part in [request.method.as_str(), " ", root, target, " HTTP/1.1\r\n"] {
+        head.extend_from_slice(part.as_bytes());
+    }
+    write(&mut head, "host", authority.value.as_bytes());
+    let named = named_by_connection(headers);
+    for (name, value) in headers {
+        if !is_for_the_edge(name) && !is_about_one_connection(name) && !is_a_claim(name) && !named.contains(name) {
+            write(&mut head, name, value.as_bytes());
+        }
+    }
+    write_cookies(&mut head, headers);
     if let Some(protocol) = upgrade {
-        headers.insert(UPGRADE, protocol);
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    } else if trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+        write(&mut head, "upgrade", protocol.as_bytes());
+        write(&mut head, "connection", b"upgrade");
+    } else if headers.contains_key(TE) && tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case(b"trailers")) {
+        write(&mut head, "te", b"trailers");
+        write(&mut head, "connection", b"te");
     }
-    if has_body && !headers.contains_key(CONTENT_LENGTH) {
-        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    match body {
+        Framing::Length(length) => write(&mut head, "content-length", length.to_string().as_bytes()),
+        Framing::Empty if expects_a_body(&request.method) || headers.contains_key(CONTENT_LENGTH) => {
+            write(&mut head, "content-length", b"0");
+        }
+        Framing::Empty => {}
+        Framing::Chunked | Framing::ToEnd => write(&mut head, "transfer-encoding", b"chunked"),
     }
-    join_cookies(headers);
-    let port = match authority.port() {
-        Some(port) => HeaderValue::try_from(port).expect("a port is made of digits"),
-        None => HeaderValue::from_static(visitor.default_port()),
-    };
-    headers.insert(X_FORWARDED_PORT, port);
-    headers.insert(X_FORWARDED_FOR, visitor.address.clone());
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(visitor.scheme));
-    headers.insert(X_FORWARDED_HOST, authority.value.clone());
-    headers.insert(HOST, authority.value);
+    let port = authority.port().unwrap_or(visitor.default_port().as_bytes());
+    write(&mut head, "x-forwarded-port", port);
+    write(&mut head, "x-forwarded-for", visitor.address.as_bytes());
+    write(&mut head, "x-forwarded-proto", visitor.scheme.as_bytes());
+    write(&mut head, "x-forwarded-host", authority.value.as_bytes());
+    head.extend_from_slice(b"\r\n");
+    head
 }
 
-/// Makes an upstream's headers those that the client gets.
-pub fn to_client(headers: &mut HeaderMap, upgrade: Option<HeaderValue>) {
-    // A length beside a coding is not to be believed (RFC 9112 section 6.3).
-    if headers.contains_key(TRANSFER_ENCODING) {
-        headers.remove(CONTENT_LENGTH);
+/// Appends a header to a head. Neither name nor value has an end of line in it: the types of hyper see to that.
+pub fn write(head: &mut Vec<u8>, name: impl AsRef<str>, value: &[u8]) {
+    for part in [name.as_ref().as_bytes(), b": ", value, b"\r\n"] {
+        head.extend_from_slice(part);
     }
-    strip(headers, is_about_one_connection);
-    if let Some(protocol) = upgrade {
-        headers.insert(UPGRADE, protocol);
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    }
-    forbid_indexing(headers);
+}
+
+/// A body may be empty, but its length is worth saying (RFC 9110 section 8.6).
+fn expects_a_body(method: &Method) -> bool {
+    !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
+}
+
+/// The trailers that a request declares, without those that belong into a head (RFC 9110 section 6.5.1).
+pub fn trailers(headers: &HeaderMap) -> Vec<HeaderName> {
+    let belongs_into_a_head = |name: &HeaderName| {
+        is_for_the_edge(name)
+            || is_about_one_connection(name)
+            || is_a_claim(name)
+            || matches!(
+                name.as_str(),
+                "authorization"
+                    | "cache-control"
+                    | "content-encoding"
+                    | "content-range"
+                    | "content-type"
+                    | "max-forwards"
+                    | "trailer"
+            )
+    };
+    let declared = tokens(headers, &TRAILER).filter_map(|token| HeaderName::from_bytes(token).ok());
+    declared.filter(|name| !belongs_into_a_head(name)).collect()
 }
 
 /// Staging is not for search engines, whatever the app says of itself.
@@ -167,24 +202,22 @@ pub fn forbid_indexing(headers: &mut HeaderMap) {
     headers.insert(X_ROBOTS_TAG, HeaderValue::from_static("noindex"));
 }
 
-/// Removes what is unwanted, and what `Connection` names. Most heads have one such header or none.
-fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
-    let named: Vec<HeaderName> = if headers.contains_key(CONNECTION) {
-        let is_header =
-            |token: &&str| !token.eq_ignore_ascii_case("keep-alive") && !token.eq_ignore_ascii_case("close");
-        tokens(headers, &CONNECTION).filter(is_header).filter_map(|token| HeaderName::try_from(token).ok()).collect()
-    } else {
-        Vec::new()
-    };
-    for name in named {
-        headers.remove(name);
+/// What `Connection` says is about that connection alone. Most heads name nothing.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    if !headers.contains_key(CONNECTION) {
+        return Vec::new();
     }
-    while let Some(name) = headers.keys().find(|name| unwanted(name)).cloned() {
-        headers.remove(name);
-    }
+    let is_header = |token: &&[u8]| !token.eq_ignore_ascii_case(b"keep-alive") && !token.eq_ignore_ascii_case(b"close");
+    tokens(headers, &CONNECTION).filter(is_header).filter_map(|token| HeaderName::from_bytes(token).ok()).collect()
 }
 
-fn is_about_one_connection(name: &HeaderName) -> bool {
+/// What the edge says in words of its own, or does itself.
+fn is_for_the_edge(name: &HeaderName) -> bool {
+    matches!(name.as_str(), "host" | "content-length" | "cookie" | "expect")
+}
+
+/// RFC 9110 section 7.6.1, and what was meant so before it.
+pub fn is_about_one_connection(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
         "connection"
@@ -214,26 +247,24 @@ fn is_a_claim(name: &HeaderName) -> bool {
 }
 
 /// HTTP/2 may send a cookie in pieces; in HTTP/1.1 it is one header (RFC 9113 section 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
+fn write_cookies(head: &mut Vec<u8>, headers: &HeaderMap) {
     let mut cookies = headers.get_all(COOKIE).iter();
-    if let (Some(first), Some(second)) = (cookies.next(), cookies.next()) {
-        let mut whole = [first.as_bytes(), b"; ", second.as_bytes()].concat();
-        for cookie in cookies {
-            whole.extend_from_slice(b"; ");
-            whole.extend_from_slice(cookie.as_bytes());
-        }
-        let whole = HeaderValue::try_from(whole).expect("what was header values is one");
-        headers.insert(COOKIE, whole);
+    let Some(first) = cookies.next() else { return };
+    head.extend_from_slice(b"cookie: ");
+    head.extend_from_slice(first.as_bytes());
+    for cookie in cookies {
+        head.extend_from_slice(b"; ");
+        head.extend_from_slice(cookie.as_bytes());
     }
+    head.extend_from_slice(b"\r\n");
 }
 
 /// The members of a list header, over all its lines.
-fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    headers
-        .get_all(name)
-        .into_iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .filter(|token| !token.is_empty())
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    headers.get_all(name).into_iter().flat_map(|value| members(value.as_bytes()))
+}
+
+/// The members of a list.
+pub fn members(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }

@@ -1,26 +1,28 @@
 //! Connections to upstreams: one at a time is asked one thing, and kept for the next one when it is done.
 //!
-//! A line is driven by whoever uses it. hyper's usual way, a task for every connection, costs two changes of task a
-//! request; here the request's own task moves the bytes, and a client that stops reading stops the upstream too.
+//! A line is driven by whoever uses it: the request's own task writes, reads and decodes. So a client that stops
+//! reading stops the upstream too, and no task waits for another. hyper's client has a task and channels of its own for
+//! each connection, which took half of the time that a small request spent outside the kernel.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use futures_util::task::AtomicWaker;
-use hyper::body::{Body, Frame, Incoming};
-use hyper::client::conn::http1::{self, Connection, SendRequest};
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::{Bytes, BytesMut};
+use hyper::body::Frame;
+use hyper::{Method, Response, StatusCode};
+use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::task::AbortHandle;
+use tokio_util::io::poll_read_buf;
 
-use super::body::Upload;
+use super::answer;
+use super::framing::{Decoder, Framing, Malformed};
+use super::upload::Upload;
 
 /// Idle connections that one thread keeps for one upstream.
 const IDLE_MAX: usize = 128;
@@ -28,23 +30,29 @@ const IDLE_MAX: usize = 128;
 /// How long a new connection may take. Upstreams are on this machine or next to it.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
+/// How much is read at a time: a head and a small body, or of a large body what is worth a call of the kernel.
+const READ_MIN: usize = 8 << 10;
+const READ_MAX: usize = 512 << 10;
+
 /// A connection to an upstream.
 pub struct Line {
-    sender: SendRequest<Upload>,
-    wire: Connection<TokioIo<Wire>, Upload>,
-    /// Whether any byte has come back since the last request was sent.
-    heard: Arc<AtomicBool>,
-    /// The connection has ended, and `wire` must not be polled again.
-    ended: bool,
+    read: OwnedReadHalf,
+    /// Gone once an upload that outlasts the beginning of its answer has taken it.
+    write: Option<OwnedWriteHalf>,
+    /// What has come and has not been used yet.
+    buffer: BytesMut,
+    /// How much is read next where nobody has said how much comes.
+    appetite: usize,
+    /// The body of the answer.
+    decoder: Decoder,
+    /// Something has come since the last request.
+    heard: bool,
+    /// It can take another request when the answer has been read.
+    keep: bool,
     /// It has been used for an earlier request.
     pub used: bool,
     idle_since: Instant,
-    bell: Arc<Bell>,
-    /// The bell's rope.
-    waker: Waker,
 }
-
-type FrameResult = Result<Frame<Bytes>, hyper::Error>;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -55,246 +63,228 @@ pub enum LineError {
     ConnectLimit,
     #[error("it switches to a protocol that nobody asked for")]
     Unasked,
+    #[error("it does not answer in HTTP/1.1")]
+    Malformed(#[from] Malformed),
+    #[error("the request broke off")]
+    Request(#[source] io::Error),
     #[error("the connection ended before an answer")]
     Lost {
-        source: hyper::Error,
-        /// The request, where none of it was written.
-        unsent: Option<Box<Request<Upload>>>,
+        source: io::Error,
+        /// Not a byte of the request was sent.
+        unsent: bool,
         /// Not a byte of an answer has come.
         unheard: bool,
     },
 }
 
+/// A request as it is sent.
+pub struct Question {
+    pub method: Method,
+    pub head: Vec<u8>,
+    pub upload: Option<Upload>,
+}
+
 impl Line {
-    pub async fn connect(address: SocketAddr) -> Result<Box<Self>, LineError> {
+    pub async fn connect(address: SocketAddr) -> Result<Self, LineError> {
         let stream = match tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await {
             Ok(stream) => stream.map_err(LineError::Connect)?,
             Err(_) => return Err(LineError::ConnectLimit),
         };
         stream.set_nodelay(true).map_err(LineError::Connect)?;
-        let heard = Arc::new(AtomicBool::new(false));
-        let wire = TokioIo::new(Wire { stream, heard: heard.clone(), deaf: false });
-        let (sender, wire) = http1::Builder::new().handshake(wire).await.map_err(|source| LineError::Lost {
-            source,
-            unsent: None,
-            unheard: true,
-        })?;
-        let bell = Arc::new(Bell::default());
-        let waker = Waker::from(bell.clone());
-        let idle_since = Instant::now();
-        Ok(Box::new(Self { sender, wire, heard, ended: false, used: false, idle_since, bell, waker }))
-    }
-
-    /// Sends a request and gives the head of its answer. The body of the answer moves only while [`Line::drive`] is
-    /// called.
-    pub async fn ask(&mut self, request: Request<Upload>) -> Result<Response<Incoming>, LineError> {
-        self.heard.store(false, Ordering::Relaxed);
-        // Without `unconstrained` tokio may put the answer off to a later turn, for which nobody would be woken.
-        let asked = tokio::task::unconstrained(self.sender.try_send_request(request));
-        let mut asked = std::pin::pin!(asked);
-        let answer = std::future::poll_fn(|cx| {
-            self.drive(cx);
-            // The answer comes from the line above and nowhere else, so nobody need be woken for it.
-            asked.as_mut().poll(&mut Context::from_waker(Waker::noop()))
-        });
-        answer.await.map_err(|mut error| LineError::Lost {
-            unsent: error.take_message().map(Box::new),
-            source: error.into_error(),
-            unheard: !self.heard.load(Ordering::Relaxed),
+        let (read, write) = stream.into_split();
+        Ok(Self {
+            read,
+            write: Some(write),
+            buffer: BytesMut::new(),
+            appetite: READ_MIN,
+            decoder: Decoder::new(Framing::Empty),
+            heard: false,
+            keep: true,
+            used: false,
+            idle_since: Instant::now(),
         })
     }
 
-    /// Moves what can be moved, and asks to be woken when more can be.
-    pub fn drive(&mut self, cx: &mut Context<'_>) {
-        self.bell.task.register(cx.waker());
-        self.advance();
-    }
-
-    /// Gives the next frame of `body`, the body of this line's answer.
-    pub fn poll_body(&mut self, body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<FrameResult>> {
-        self.drive(cx);
-        // The line has just been driven, so it need not be woken because the frame has been taken from it; and frames
-        // come from it alone, so nobody need be woken for them.
-        self.bell.mute();
-        let frame = Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()));
-        if self.bell.unmute() && frame.is_pending() {
-            cx.waker().wake_by_ref();
-        }
-        frame
-    }
-
-    fn advance(&mut self) {
-        if !self.ended {
-            self.ended = self.wire.poll_without_shutdown(&mut Context::from_waker(&self.waker)).is_ready();
-        }
-    }
-
-    /// Runs until the connection has ended.
-    pub async fn run(&mut self) {
-        std::future::poll_fn(|cx| {
-            self.drive(cx);
-            if self.ended { Poll::Ready(()) } else { Poll::Pending }
+    /// Sends a request and gives the head of its answer, which may come before all of the request has been sent.
+    pub async fn ask(&mut self, question: &mut Question) -> Result<Response<()>, LineError> {
+        (self.heard, self.appetite) = (false, READ_MIN);
+        let mut sent = 0;
+        let response = std::future::poll_fn(|cx| {
+            self.poll_send(question, &mut sent, cx)?;
+            self.poll_answer(&question.method, sent, cx)
         })
-        .await;
+        .await?;
+        if sent < question.head.len() {
+            // What the body followed would not be a whole head.
+            self.keep = false;
+            question.upload = None;
+        }
+        self.keep &= question.upload.as_ref().is_none_or(Upload::is_over);
+        Ok(response)
+    }
+
+    /// Writes what can be written now.
+    fn poll_send(&mut self, question: &mut Question, sent: &mut usize, cx: &mut Context<'_>) -> Result<(), LineError> {
+        let Some(write) = &mut self.write else { return Ok(()) };
+        while *sent < question.head.len() {
+            match Pin::new(&mut *write).poll_write(cx, &question.head[*sent..]) {
+                Poll::Ready(Ok(count)) => *sent += count,
+                Poll::Ready(Err(source)) if *sent == 0 && self.used => {
+                    return Err(LineError::Lost { source, unsent: true, unheard: true });
+                }
+                Poll::Ready(Err(_)) => {
+                    *sent = question.head.len();
+                    self.keep = false;
+                    question.upload.iter_mut().for_each(Upload::goes_nowhere);
+                }
+                Poll::Pending => return Ok(()),
+            }
+        }
+        match &mut question.upload {
+            Some(upload) => match upload.poll_send(write, cx) {
+                Poll::Ready(Err(error)) => Err(LineError::Request(error)),
+                Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+            },
+            None => Ok(()),
+        }
+    }
+
+    /// Reads up to the end of the head that answers the request. What an app says before that is for the edge alone.
+    fn poll_answer(
+        &mut self,
+        method: &Method,
+        sent: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<()>, LineError>> {
+        loop {
+            let seen = self.buffer.len();
+            let lost = match ready!(self.poll_fill(cx)) {
+                Ok(0) => io::ErrorKind::UnexpectedEof.into(),
+                Ok(_) => {
+                    if let Some(response) = self.answer(seen, method)? {
+                        return Poll::Ready(Ok(response));
+                    }
+                    continue;
+                }
+                Err(error) => error,
+            };
+            return Poll::Ready(Err(LineError::Lost { source: lost, unsent: sent == 0, unheard: !self.heard }));
+        }
+    }
+
+    /// The head that answers the request, where it is there. `seen` bytes of what is there were there before.
+    fn answer(&mut self, mut seen: usize, method: &Method) -> Result<Option<Response<()>>, LineError> {
+        while let Some(answered) = answer::take(&mut self.buffer, seen, method)? {
+            let status = answered.response.status();
+            if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+                seen = 0;
+                continue;
+            }
+            self.keep &= answered.keep;
+            self.decoder = Decoder::new(answered.framing);
+            return Ok(Some(answered.response));
+        }
+        Ok(None)
+    }
+
+    /// Lets what is left of an upload go on beside its answer, and gives what ends it.
+    pub fn part(&mut self, mut upload: Upload) -> Option<AbortHandle> {
+        let mut write = self.write.take()?;
+        let rest = async move { std::future::poll_fn(|cx| upload.poll_send(&mut write, cx)).await };
+        Some(tokio::spawn(rest).abort_handle())
+    }
+
+    /// The next frame of the answer's body.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        loop {
+            match self.decoder.next(&mut self.buffer) {
+                Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
+                Ok(None) if self.decoder.is_over() => return Poll::Ready(None),
+                Ok(None) => {}
+                Err(malformed) => return Poll::Ready(Some(Err(io::Error::other(malformed)))),
+            }
+            let end = match ready!(self.poll_fill(cx)) {
+                Ok(0) => self.decoder.end().map_err(io::Error::other),
+                Ok(_) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = end {
+                return Poll::Ready(Some(Err(error)));
+            }
+        }
+    }
+
+    /// How many bytes of the body are left, where that is known.
+    pub fn left(&self) -> Option<u64> {
+        self.decoder.left()
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let wanted = self.decoder.left().map_or(self.appetite, |left| left.min(READ_MAX as u64) as usize).max(READ_MIN);
+        // The rest of a buffer that is given out in pieces would make for ever smaller reads.
+        if self.buffer.capacity() - self.buffer.len() < wanted / 2 {
+            self.buffer.reserve(wanted);
+        }
+        let room = self.buffer.capacity() - self.buffer.len();
+        let count = ready!(poll_read_buf(Pin::new(&mut self.read), cx, &mut self.buffer))?;
+        self.heard |= count > 0;
+        if count == room {
+            self.appetite = READ_MAX.min(self.appetite * 4);
+        }
+        Poll::Ready(Ok(count))
     }
 
     /// The bare connection after an answer of 101, and what has come over it since.
-    pub async fn switched(mut self: Box<Self>) -> (TcpStream, Bytes) {
-        self.run().await;
-        let parts = self.wire.into_parts();
-        (parts.io.into_inner().stream, parts.read_buf)
+    pub fn switched(self) -> Option<(TcpStream, Bytes)> {
+        let stream = self.read.reunite(self.write?).ok()?;
+        Some((stream, self.buffer.freeze()))
     }
 
-    /// Whether it is open, with nothing under way. Whoever used it last is not woken for it any more.
-    fn is_idle(&mut self) -> bool {
-        self.bell.task.take();
-        self.advance();
-        !self.ended && self.sender.is_ready()
-    }
-}
-
-/// What a connection rings when it can go on. It outlives the tasks that use the connection one after the other, so
-/// that the connection need not be told of each, and it can be kept still while its user is at it anyway.
-#[derive(Default)]
-struct Bell {
-    task: AtomicWaker,
-    muted: AtomicBool,
-    /// It would have rung.
-    missed: AtomicBool,
-}
-
-impl Bell {
-    fn mute(&self) {
-        self.muted.store(true, Ordering::Relaxed);
-    }
-
-    /// Says whether it would have rung.
-    fn unmute(&self) -> bool {
-        self.muted.store(false, Ordering::Relaxed);
-        self.missed.swap(false, Ordering::Relaxed)
-    }
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if self.muted.load(Ordering::Relaxed) {
-            self.missed.store(true, Ordering::Relaxed);
-        } else {
-            self.task.wake();
-        }
+    /// Whether it is open, with nothing under way. It costs no call of the kernel unless something has come.
+    fn is_idle(&self) -> bool {
+        let quiet = || matches!(self.read.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        self.keep && self.decoder.is_over() && self.buffer.is_empty() && self.write.is_some() && quiet()
     }
 }
 
 /// The idle connections of one thread to one upstream, the one used last on top.
 #[derive(Default)]
-#[allow(clippy::vec_box, reason = "a line is large, and goes in and out with every request")]
-pub struct Pool(Mutex<Vec<Box<Line>>>);
+pub struct Pool(Mutex<Vec<Line>>);
 
 impl Pool {
     /// A connection that was used within the last `age`.
-    pub fn take(&self, age: Duration) -> Option<Box<Line>> {
-        loop {
-            let mut line = {
-                let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                if lines.last()?.idle_since.elapsed() > age {
-                    return None;
-                }
-                lines.pop()?
-            };
+    pub fn take(&self, age: Duration) -> Option<Line> {
+        let mut lines = self.lock();
+        while lines.last()?.idle_since.elapsed() <= age {
+            let line = lines.pop()?;
             if line.is_idle() {
                 return Some(line);
             }
         }
+        None
     }
 
     /// Keeps a connection for the next request if it can take one; closes it otherwise.
-    pub fn give_back(&self, mut line: Box<Line>) {
+    pub fn give_back(&self, mut line: Line) {
         if !line.is_idle() {
             return;
         }
+        if line.buffer.capacity() > READ_MIN {
+            line.buffer = BytesMut::new();
+        }
         line.used = true;
         line.idle_since = Instant::now();
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lock();
         if lines.len() < IDLE_MAX {
             lines.push(line);
         }
     }
 
     pub fn sweep(&self, limit: Duration) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.retain_mut(|line| line.idle_since.elapsed() < limit && line.is_idle());
-    }
-}
-
-/// The socket to an upstream. It notes when something comes back.
-///
-/// An app may answer and close before it has read all that it was sent, so that it cannot be written does not end the
-/// exchange: what it said counts, and if it said nothing the reading side will tell.
-struct Wire {
-    stream: TcpStream,
-    heard: Arc<AtomicBool>,
-    /// The app has closed; what is written goes nowhere.
-    deaf: bool,
-}
-
-impl Wire {
-    fn or_deaf(&mut self, written: Poll<io::Result<usize>>, all: usize) -> Poll<io::Result<usize>> {
-        match written {
-            Poll::Ready(Err(_)) => {
-                self.deaf = true;
-                Poll::Ready(Ok(all))
-            }
-            written => written,
-        }
-    }
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let poll = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if buffer.filled().len() > before {
-            self.heard.store(true, Ordering::Relaxed);
-        }
-        poll
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.deaf {
-            return Poll::Ready(Ok(bytes.len()));
-        }
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.or_deaf(written, bytes.len())
+        self.lock().retain(|line| line.idle_since.elapsed() < limit && line.is_idle());
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let all = slices.iter().map(|slice| slice.len()).sum();
-        if self.deaf {
-            return Poll::Ready(Ok(all));
-        }
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.or_deaf(written, all)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn lock(&self) -> MutexGuard<'_, Vec<Line>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,8 +10,10 @@
 //! to the apps, so that a request stays on the core that accepted it. What must hold: a route is changed without
 //! losing a request, and nothing that a client sends decides more than which route it takes.
 
+mod answer;
 mod body;
 mod exchange;
+mod framing;
 mod headers;
 mod line;
 mod listener;
@@ -20,6 +22,7 @@ mod page;
 mod routes;
 #[cfg(test)]
 mod tests;
+mod upload;
 mod worker;
 
 use std::net::{SocketAddr, TcpListener};

@@ -144,6 +144,23 @@ async fn connections_to_an_app_are_used_again() {
 }
 
 #[tokio::test]
+async fn what_an_app_says_behind_an_answer_is_no_answer_to_the_next_request() {
+    let stage = Stage::with(|config| config.threads = 1)
+        .app(async |mut peer: Peer| {
+            peer.read_head().await;
+            let behind = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstrays";
+            peer.say(&format!("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello{behind}")).await;
+            peer.read_to_end().await;
+        })
+        .await;
+    let mut client = stage.connect().await;
+    for _ in 0..3 {
+        client.say("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
+        assert!(client.read_answer().await.ends_with("\n\nhello"));
+    }
+}
+
+#[tokio::test]
 async fn an_idle_connection_to_an_app_is_closed_in_time() {
     let closed = Arc::new(AtomicUsize::new(0));
     let count = counted(&closed);

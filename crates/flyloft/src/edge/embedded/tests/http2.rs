@@ -32,6 +32,7 @@ async fn a_request_of_http_2_reaches_the_app_as_http_1_1() {
     let seen = seen.replace(&stage.address().port().to_string(), "PORT");
     insta::assert_snapshot!(seen, @r"
     GET /a?b HTTP/1.1
+    host: shop.test:PORT
     user-agent: x
     accept: */*
     cookie: a=1; b=2
@@ -39,7 +40,6 @@ async fn a_request_of_http_2_reaches_the_app_as_http_1_1() {
     x-forwarded-for: 127.0.0.1
     x-forwarded-proto: http
     x-forwarded-host: shop.test:PORT
-    host: shop.test:PORT
     ");
 }
 

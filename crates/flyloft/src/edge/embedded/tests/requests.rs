@@ -88,6 +88,8 @@ async fn an_absolute_target_comes_before_the_host_header() {
     let answer = stage.ask("GET http://shop.test/x?y HTTP/1.1\nHost: other.test\n\n").await;
     assert!(answer.contains("\n\nGET /x?y HTTP/1.1\nhost: shop.test\n"), "{answer}");
     assert!(!answer.contains("other.test"), "{answer}");
+    let answer = stage.ask("GET http://shop.test?y HTTP/1.1\nHost: other.test\n\n").await;
+    assert!(answer.contains("\n\nGET /?y HTTP/1.1\nhost: shop.test\n"), "{answer}");
 }
 
 #[tokio::test]
@@ -243,7 +245,7 @@ async fn a_client_cannot_take_away_what_the_edge_says_or_needs() {
     let stage = Stage::new()
         .app(async |mut peer: Peer| {
             let head = peer.read_head().await;
-            let body = peer.read_until("0\r\n\r\n").await;
+            let body = peer.read_exact(5).await;
             peer.reply(&(head + &body)).await;
         })
         .await;
@@ -254,5 +256,6 @@ async fn a_client_cannot_take_away_what_the_edge_says_or_needs() {
         )
         .await;
     assert!(answer.contains("\nhost: shop.test\n") && answer.contains("\nx-forwarded-for: 127.0.0.1\n"), "{answer}");
-    assert!(answer.contains("\n\n5\nhello\n0\n"), "{answer}");
+    assert_eq!(answer.matches("\ncontent-length: 5\n").count(), 1, "{answer}");
+    assert!(answer.ends_with("\n\nhello"), "{answer}");
 }
