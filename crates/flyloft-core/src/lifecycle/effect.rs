@@ -31,12 +31,12 @@ pub enum Effect {
 
     /// From now on the edge sends requests to this release.
     Route { release: ReleaseNumber },
-    /// From now on the edge holds requests, and a visit is a `Wake`. Done when none is under way to the app any more.
+    /// From now on the edge holds requests, and a visit is a `Wake`. Those that are under way go on.
     Hold,
     /// The edge forgets the host name.
     Unroute,
 
-    /// Freeze the container.
+    /// Freeze the container, when no request is under way to it any more. A `Thaw` that comes meanwhile follows it.
     Freeze { release: ReleaseNumber },
     /// Push the frozen container's memory out. Without swap there is nothing to do, which is no failure.
     Offload { release: ReleaseNumber, depth: Depth },
@@ -45,7 +45,7 @@ pub enum Effect {
     /// Start the container, whatever state it is in and made anew if it is gone, and wait until it answers.
     /// Ends as `Woke` or `WakeFailed`.
     Start { release: ReleaseNumber },
-    /// Stop the container and keep its disk.
+    /// Stop the container and keep its disk, when no request is under way to it any more.
     Stop { release: ReleaseNumber },
 
     /// Let the requests to this release end, then remove its container. The release stays for a rollback.

@@ -159,7 +159,8 @@ impl Task {
         let (Some(live), Some(myself)) = (self.env.live.clone(), self.myself.upgrade()) else { return };
         let (parts, env) = (self.parts.clone(), self.env.clone());
         self.hands.give(async move {
-            let woken = wake(&parts, &env, live).await;
+            let woken = AssertUnwindSafe(wake(&parts, &env, live)).catch_unwind().await;
+            let woken = woken.unwrap_or_else(|_| Err(Error::failed("the wake failed in a way that is a bug")));
             if let Err(error) = &woken {
                 tracing::warn!(env = %env.name, %error, "failed to wake");
             }

@@ -146,7 +146,8 @@ impl Conductor {
     }
 
     async fn ask<T>(&self, message: Message, wait: oneshot::Receiver<T>) -> Result<T> {
-        let gone = || Error::not_found("the environment is gone");
+        let gone =
+            || Error::not_found("the environment has just been destroyed").hint("push again if it is to be made anew");
         self.mailbox.send(message).await.map_err(|_| gone())?;
         wait.await.map_err(|_| gone())
     }
