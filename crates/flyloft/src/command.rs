@@ -152,7 +152,9 @@ pub struct KeysAdd {
   flyloft up shop --branch feature/login
   flyloft up shop --commit 1a2b3c4d5e6f7a8b9c0d1a2b3c4d5e6f7a8b9c0d
   flyloft up shop --path .
-  tar -c . | ssh -p 2222 host up shop --path - --name try")]
+  tar -c . | ssh -p 2222 host up shop --path - --name try
+
+It goes on when you leave; to see it again: flyloft logs shop/pr-42 --build --follow")]
 pub struct Up {
     pub app: AppName,
     /// The pull or merge request's number.
@@ -198,7 +200,7 @@ pub struct Logs {
     /// How many of the last lines: 100 if not said, and all of a build.
     #[arg(short = 'n', long, value_name = "COUNT")]
     pub lines: Option<usize>,
-    /// Go on as more is written.
+    /// Go on as more is written, also by the next release.
     #[arg(short, long)]
     pub follow: bool,
     /// The output of the last deploy instead: what was built, and how it ended.
@@ -392,6 +394,11 @@ impl Command {
 }
 
 impl Command {
+    /// Whether the client's terminal is that of a command inside a container, and passes every key as it is.
+    pub fn hands_terminal_over(&self) -> bool {
+        matches!(self, Command::Run(_) | Command::Shell(_))
+    }
+
     /// Whether standard input means something to the command.
     pub fn reads_stdin(&self) -> bool {
         match self {

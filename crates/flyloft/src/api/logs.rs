@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use flyloft_core::name::EnvRef;
 use futures_util::{Stream, stream};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -15,6 +16,7 @@ use super::reply::{Reply, time};
 use super::{Api, Call, Ending};
 use crate::command::{Events, Logs, Target};
 use crate::conductor::Conductor;
+use crate::engine::ContainerId;
 use crate::error::{Error, OrFailed, Result};
 use crate::store::{EnvRow, EventRow};
 use crate::transcript::Follower;
@@ -101,14 +103,27 @@ impl Api {
         if logs.build {
             return self.build_output(call, &logs, &row, &conductor).await;
         }
-        let live = row.live.as_ref().ok_or_else(|| {
+        let live = row.live.ok_or_else(|| {
             Error::not_found(format!("nothing of `{}` has run yet", logs.env))
                 .hint(format!("flyloft logs {} --build", logs.env))
         })?;
-        let lines = logs.lines.unwrap_or(LINES);
-        let text = self.loft.parts.engine.logs(&live.container, lines, logs.follow).await.or_failed(failed)?;
-        print(call, text, 0, |line| json!(LogItem::parse(line))).await.or_failed(failed)?;
-        Ok(Ending::Code(0))
+        let (mut container, mut lines) = (live.container, logs.lines.unwrap_or(LINES));
+        loop {
+            let text = self.loft.parts.engine.logs(&container, lines, logs.follow).await.or_failed(failed)?;
+            print(call, text, 0, |line| json!(LogItem::parse(line))).await.or_failed(failed)?;
+            match self.successor(&logs.env, &container).await?.filter(|_| logs.follow) {
+                // All of it: nothing of the new one was seen yet.
+                Some(next) => (container, lines) = (next, usize::MAX),
+                None => return Ok(Ending::Code(0)),
+            }
+        }
+    }
+
+    /// The container that has taken the place of one, if any has.
+    async fn successor(&self, name: &EnvRef, container: &ContainerId) -> Result<Option<ContainerId>> {
+        let found =
+            self.loft.parts.store.environment(name).await.or_failed(|| format!("failed to look up `{name}`"))?;
+        Ok(found.and_then(|env| env.live).map(|live| live.container).filter(|next| next != container))
     }
 
     /// What the newest deploy said, and why it failed if it did.

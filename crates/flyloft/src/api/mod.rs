@@ -102,8 +102,8 @@ impl<'a> Call<'a> {
     /// A client with a terminal has it in raw mode over SSH, so text is made ready for that. What a command inside a
     /// container writes has come from a terminal of its own, and passes as it is.
     fn new(principal: &'a Principal, json: bool, io: CommandIo, command: &Command) -> Self {
-        let raw = io.terminal.is_some();
-        let passes = matches!(command, Command::Run(_) | Command::Shell(_));
+        let raw = io.terminal.as_ref().is_some_and(|terminal| terminal.raw);
+        let passes = command.hands_terminal_over();
         if let Some(terminal) = io.terminal.as_ref().filter(|_| !passes) {
             terminal.lines.ask();
         }

@@ -30,10 +30,8 @@ pub async fn send(socket: &Path, mut invocation: Invocation) -> anyhow::Result<E
     let (mut read, mut write) = (frame::reader(read), frame::writer(write));
 
     let terminal = terminal_size();
-    let raw = match &invocation.command {
-        Command::Shell(_) | Command::Run(_) if terminal.is_some() => Raw::enter(),
-        _ => None,
-    };
+    let handed_over = terminal.is_some() && invocation.command.hands_terminal_over();
+    let raw = handed_over.then(Raw::enter).flatten();
     let progress = Progress::of(&invocation.command, invocation.json);
     let request = Request { invocation, terminal };
     for (tag, json) in

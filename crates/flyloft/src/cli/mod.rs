@@ -75,6 +75,11 @@ enum Sub {
 const SOCKET: &str = "/run/flyloft/flyloft.sock";
 
 pub fn main() -> ExitCode {
+    // Clap's own way to do this takes a variable such as FLYLOFT_SOCKET for an argument.
+    if std::env::args_os().len() < 2 {
+        eprint!("{}", Cli::command().render_help());
+        return ExitCode::from(Kind::Usage.exit_code());
+    }
     let cli = Cli::parse();
     let json = cli.json;
     match run(cli) {

@@ -75,8 +75,17 @@ pub struct Leftover(pub PathBuf);
 
 impl Drop for Leftover {
     fn drop(&mut self) {
-        match std::fs::remove_dir_all(&self.0) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        use std::io::ErrorKind;
+        // What writes into it has been told to end, and may still be at it.
+        let mut removed = std::fs::remove_dir_all(&self.0);
+        for _ in 0..3 {
+            if !removed.as_ref().is_err_and(|error| error.kind() == ErrorKind::DirectoryNotEmpty) {
+                break;
+            }
+            removed = std::fs::remove_dir_all(&self.0);
+        }
+        match removed {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
                 tracing::warn!(dir = %self.0.display(), %error, "failed to remove a tree that was sent");
             }
             _ => {}

@@ -54,7 +54,7 @@ pub struct PublicKey {
     pub fingerprint: String,
 }
 
-/// Streams of a command. With a terminal, the client's is in raw mode: a line ends with `\r\n` then.
+/// Streams of a command.
 pub struct CommandIo {
     pub stdin: Input,
     pub stdout: Output,
@@ -69,6 +69,8 @@ pub struct Terminal {
     pub term: String,
     pub columns: u16,
     pub rows: u16,
+    /// The client shows what comes as it is: a line must end with `\r\n`.
+    pub raw: bool,
     /// Columns and rows, whenever they change.
     pub resize: watch::Receiver<(u16, u16)>,
     pub lines: LineMode,

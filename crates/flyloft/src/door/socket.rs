@@ -103,8 +103,9 @@ async fn answer(stream: UnixStream, group: &str, api: Arc<Api>) -> io::Result<()
     let (window, resize) = watch::channel(size);
     let terminal = request.terminal.map(|size| {
         let frame::Size { columns, rows, term } = size;
-        // The client's terminal gives lines by itself, but for shells.
-        Terminal { columns, rows, term, resize, lines: LineMode::default() }
+        // The client's terminal gives lines by itself, and ends them, but for shells.
+        let raw = request.invocation.command.hands_terminal_over();
+        Terminal { columns, rows, term, raw, resize, lines: LineMode::default() }
     });
     let io = CommandIo { stdin: Box::new(stdin), stdout: Box::new(stdout), stderr: Box::new(stderr), terminal };
 

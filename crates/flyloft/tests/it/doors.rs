@@ -283,6 +283,22 @@ fn logs_and_events_are_an_object_a_line_for_machines() {
 }
 
 #[test]
+fn logs_that_are_followed_go_on_with_the_next_release() {
+    let flyloft = Flyloft::start();
+    let mut files = app("hello");
+    files[0].1 = "web: echo this is $FLYLOFT_RELEASE; exec python3 server.py\n".to_owned();
+    flyloft.repository("it-follow", &borrowed(&files)).pushed(&["main"]);
+    let mut logs = flyloft.command(&["logs", "it-follow/main", "--follow"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(logs.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().ends_with("| this is v1")));
+    flyloft.ok(&["restart", "it-follow/main"]);
+    assert!(lines.any(|line| line.unwrap().ends_with("| this is v2")));
+    flyloft.ok(&["destroy", "it-follow", "--yes"]);
+    let status = wait_for("the logs to end", || logs.try_wait().unwrap());
+    assert!(status.success(), "{status}");
+}
+
+#[test]
 fn environments_follow_the_domain_when_it_is_changed() {
     let mut flyloft = Flyloft::start();
     flyloft.repository("it-domain", &borrowed(&app("hello"))).pushed(&["main"]);
