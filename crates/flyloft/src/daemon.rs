@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flyloft_core::host::Domain;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -25,7 +26,7 @@ use crate::loft::{self, Loft};
 use crate::parts::{Parts, Settings};
 use crate::retention;
 use crate::source::{Repositories, SourceLimits};
-use crate::store::Store;
+use crate::store::{Ballast, Store};
 
 /// How long requests in flight may take when the daemon ends.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -161,9 +162,14 @@ impl State {
         DirBuilder::new().recursive(true).mode(0o711).create(dir).or_failed(failed)?;
         std::fs::set_permissions(dir, Permissions::from_mode(0o711)).or_failed(failed)?;
         let lock = open_private(&dir.join("lock")).or_failed(failed)?;
-        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
-            Error::because(failed(), error).hint("another daemon uses it; give each its own with --state-dir")
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+            Errno::EWOULDBLOCK => {
+                Error::conflict(format!("another daemon uses the state directory `{}`", dir.display()))
+                    .hint("give each its own with --state-dir")
+            }
+            error => Error::because(failed(), error),
         })?;
+        Ballast::of(dir).make_way();
         let instance = remembered(&dir.join("instance"), || crate::random::hex(6)).or_failed(failed)?.0;
         let boot =
             std::fs::read_to_string("/proc/sys/kernel/random/boot_id").or_failed(|| "failed to read the boot id")?;

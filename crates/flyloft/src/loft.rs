@@ -53,6 +53,9 @@ impl Loft {
 
     pub async fn reconcile_for_ever(&self) {
         loop {
+            if let Err(error) = self.parts.store.ballast().renew() {
+                tracing::warn!(%error, "failed to keep a reserve on the disk");
+            }
             tokio::time::sleep(RECONCILE).await;
             if let Err(error) = self.reconcile().await {
                 tracing::warn!(%error, "failed to compare what is with what should be");

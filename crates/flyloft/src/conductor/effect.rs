@@ -7,7 +7,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use flyloft_core::lifecycle::{Cause, Effect};
-use flyloft_core::name::ReleaseNumber;
+use flyloft_core::name::{Origin, ReleaseNumber};
 use futures_util::FutureExt;
 use time::OffsetDateTime;
 use tokio::sync::{Semaphore, oneshot};
@@ -216,6 +216,9 @@ impl Task {
         match tokio::fs::remove_dir_all(self.parts.settings.transcripts.join(self.env.id.0.to_string())).await {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).or_failed(failed),
             _ => {}
+        }
+        if let Origin::Branch(branch) = &self.env.origin {
+            self.parts.repositories.delete_branch(&self.env.name.app, branch).await.or_failed(failed)?;
         }
         // Last, since what the store does not know any more is removed by nobody.
         self.parts.store.remove_environment(self.env.id).await.or_failed(failed)?;

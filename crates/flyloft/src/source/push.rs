@@ -78,9 +78,44 @@ impl Repositories {
         self.check(app, push).await
     }
 
+    /// Deletes a branch whose environment goes, so that the same commit can be pushed again: git asks nobody about a
+    /// branch that is already where the client wants it.
+    pub async fn delete_branch(&self, app: &AppName, branch: &BranchName) -> Result<(), SourceError> {
+        let repository = self.repository(app);
+        let reference = format!("refs/heads/{branch}");
+        let failed = |source| SourceError::Git { doing: format!("delete branch `{branch}`"), source };
+        if !repository.join("HEAD").exists() {
+            return Ok(());
+        }
+        let git = self.git().within(&repository);
+        let look = git.command("for-each-ref").args(["--format=%(refname) %(objectname)", &reference]).run().await;
+        let look = look.map_err(failed)?;
+        let look = String::from_utf8_lossy(&look.stdout);
+        let prefix = format!("{reference} ");
+        let Some(at) = look.lines().find_map(|line| line.strip_prefix(&prefix)) else { return Ok(()) };
+        // If it has moved, somebody has pushed it anew.
+        let delete = git.command("update-ref").args(["-d", &reference, at]);
+        let lock = self.lock_of_pushes(&repository);
+        let Ok(_turn) = lock.clone().try_lock_owned() else {
+            // The push under way is most often the one that deletes this branch.
+            tokio::spawn(async move {
+                let _turn = lock.lock().await;
+                if let Err(error) = delete.run().await {
+                    tracing::debug!(%error, "a branch was gone before it could be deleted");
+                }
+            });
+            return Ok(());
+        };
+        delete.run().await.map(drop).map_err(failed)
+    }
+
     pub(super) fn turn_to_push(&self, repository: &Path) -> Turn {
-        // Not the turn of those that change the repository's objects, which may take long.
-        Turn::new(self.turns.of(&repository.join("refs")))
+        Turn::new(self.lock_of_pushes(repository))
+    }
+
+    /// Not that of those who change the repository's objects, which may take long.
+    fn lock_of_pushes(&self, repository: &Path) -> Arc<Mutex<()>> {
+        self.turns.of(&repository.join("refs"))
     }
 }
 

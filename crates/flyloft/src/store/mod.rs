@@ -7,6 +7,7 @@
 //! The types here are the store's own: a change of the domain's or the wire's types does not change the file.
 
 mod apps;
+mod ballast;
 mod environments;
 mod events;
 mod keys;
@@ -24,6 +25,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 pub use apps::{AppRow, CredentialKind, CredentialRow};
+pub use ballast::Ballast;
 pub use environments::{EnvId, EnvRow, LiveRow};
 pub use events::{EventKind, EventRow};
 pub use keys::KeyRow;
@@ -35,6 +37,7 @@ const VERSION: i64 = 1;
 #[derive(Clone)]
 pub struct Store {
     jobs: mpsc::Sender<Job>,
+    ballast: Ballast,
 }
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
@@ -48,11 +51,22 @@ pub enum StoreError {
     #[error("the store `{}` has version {found}, this program knows versions up to {VERSION}", path.display())]
     Newer { path: PathBuf, found: i64 },
     #[error("the store failed")]
-    Sql(#[from] rusqlite::Error),
+    Sql(#[source] rusqlite::Error),
+    #[error("the disk is full; `flyloft destroy` what nobody needs")]
+    Full,
     #[error("the store holds something that it should not: {0}")]
     Corrupt(String),
     #[error("the store's thread has ended")]
     Gone,
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => Self::Full,
+            _ => Self::Sql(error),
+        }
+    }
 }
 
 impl Store {
@@ -64,12 +78,18 @@ impl Store {
         connection.busy_timeout(Duration::from_secs(5)).map_err(open)?;
         connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA foreign_keys = ON;").map_err(open)?;
         migrate(&mut connection, path)?;
+        let ballast = Ballast::of(path.parent().unwrap_or(Path::new("/")));
         let (jobs, queue) = mpsc::channel::<Job>();
         std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || queue.into_iter().for_each(|job| job(&mut connection)))
             .expect("a thread can be started");
-        Ok(Self { jobs })
+        Ok(Self { jobs, ballast })
+    }
+
+    /// What is thrown off where the disk is full, so that what frees it can still be written down.
+    pub fn ballast(&self) -> &Ballast {
+        &self.ballast
     }
 
     /// Runs `work` in a transaction, which is committed if it succeeds. What it wrote outlives a power cut.
@@ -99,6 +119,7 @@ impl Store {
         synchronous: &'static str,
         work: impl FnOnce(&Transaction) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.ballast.make_way();
         let (answer, wait) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
             let commit = || {

@@ -66,6 +66,21 @@ fn a_branch_that_is_deleted_is_destroyed() {
 }
 
 #[test]
+fn a_branch_whose_environment_was_destroyed_can_be_pushed_again() {
+    let flyloft = Flyloft::start();
+    let repository = flyloft.repository("it-again", &borrowed(&app("hello")));
+    repository.pushed(&["main", "main:other"]);
+    flyloft.ok(&["destroy", "it-again/main", "--yes"]);
+    assert_eq!(flyloft.get("it-again/main", "/").status, 404);
+    let output = repository.pushed(&["main"]);
+    assert!(output.contains("Deployed"), "{output}");
+    assert_eq!(flyloft.get("it-again/main", "/").body, "hello");
+    let output = repository.pushed(&["main:other"]);
+    assert!(output.contains("Everything up-to-date"), "only the branch itself goes: {output}");
+    flyloft.ok(&["destroy", "it-again", "--yes"]);
+}
+
+#[test]
 fn two_branches_of_a_push_are_staged_together_or_not_at_all() {
     let flyloft = Flyloft::start();
     let repository = flyloft.repository("it-together", &borrowed(&app("one")));
