@@ -68,6 +68,9 @@ impl BuildError {
             },
             BuildError::Layer { source, .. } => match &**source {
                 EngineError::Missing { hint, .. } => vec![hint.clone()],
+                EngineError::StepFailed { .. } => {
+                    hint("the lines above say why: does the server reach the language's package registry?")
+                }
                 _ => hint("`flyloft doctor` on the server says whether it reaches a Debian mirror"),
             },
             BuildError::Procfile(_) | BuildError::AppJson(_) | BuildError::Engine { .. } | BuildError::Io { .. } => {

@@ -344,7 +344,11 @@ fn tool_commands(tool: &Tool) -> Vec<Vec<String>> {
             // Modules in C++ are compiled against the headers of the Node that loads them.
             let package = packages[0].split('@').next().unwrap_or_default();
             let headers = format!("{dir}/lib/node_modules/{package}/include");
-            vec![install(&npm), ["ln", "-s", &headers, &dir].map(str::to_owned).to_vec()]
+            // Debian's npm hands its own settings down to the one that it installs, which does not know them.
+            let settings = format!("{dir}/lib/node_modules/npm/npmrc");
+            let commands = [["ln", "-s", &headers, &dir].to_vec(), ["rm", "-f", &settings].to_vec()];
+            let commands = commands.map(|argv| argv.into_iter().map(str::to_owned).collect());
+            [install(&npm)].into_iter().chain(commands).collect()
         }
         _ => vec![install(&npm)],
     }
