@@ -166,7 +166,7 @@ impl PlanError {
                 if let Some(dir) = apps.first() {
                     hints.push(format!(
                         "an app in a directory, such as `{}`, is pushed alone: \
-                         git push REMOTE $(git subtree split --prefix={dir}):refs/heads/main",
+                         git subtree push --prefix={dir} REMOTE main",
                         apps.join("`, `")
                     ));
                 }
