@@ -33,6 +33,11 @@ const FIRST_ID: u32 = 0x7000_0000;
 pub struct Slot(u16);
 
 impl Slot {
+    /// The first and the last that there are.
+    pub fn ends() -> [Self; 2] {
+        [Self(0), Self(COUNT - 1)]
+    }
+
     pub fn index(self) -> u16 {
         self.0
     }

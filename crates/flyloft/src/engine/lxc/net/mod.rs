@@ -118,6 +118,9 @@ impl From<NetError> for EngineError {
 const TRUST_ADDRESSES: &str =
     "/bin/sh -c 'for link in /proc/sys/net/ipv6/conf/*/accept_dad; do echo 0 > $link; done; true'";
 
+/// The names of all daemons' links begin with this.
+const ANY_LINK: &str = "fl";
+
 /// Where containers send everything; the host's end of the link answers for both.
 const GATEWAY4: &str = "169.254.1.1";
 const GATEWAY6: &str = "fe80::1";
@@ -198,6 +201,7 @@ impl Network {
             table: &self.table(),
             links: &self.prefix(),
             resolving,
+            containers: Slot::ends().map(|slot| slot.addresses(&self.config)),
             edge_ports: &self.config.edge_ports,
             on_link: &host.on_link(&self.prefix()),
         };

@@ -6,13 +6,17 @@
 use std::fmt::Display;
 use std::net::Ipv4Addr;
 
+use super::ANY_LINK;
 use super::host::Prefix;
+use crate::engine::Addresses;
 
 pub struct Ruleset<'a> {
     pub table: &'a str,
     /// What the names of the links begin with.
     pub links: &'a str,
     pub resolving: Resolving<'a>,
+    /// The first and the last address that a container can have, of all daemons.
+    pub containers: [Addresses; 2],
     pub edge_ports: &'a [u16],
     /// Networks that the host is a part of.
     pub on_link: &'a [Prefix],
@@ -94,7 +98,8 @@ impl Ruleset<'_> {
     }
 
     fn chains(&self) -> String {
-        let Self { table, links, .. } = self;
+        let Self { table, links, containers: [first, last], .. } = self;
+        let (first4, last4, first6, last6) = (first.ipv4, last.ipv4, first.ipv6, last.ipv6);
         let asked = RESOLVERS.join(", ");
         let resolver = match self.resolving {
             Resolving::Translated(_) => "ip daddr map @resolvers".to_owned(),
@@ -165,6 +170,19 @@ impl Ruleset<'_> {
 		reject with icmpx admin-prohibited
 	}}
 
+	# What is for a container that is gone has no route of its own. It must not look for somebody else by that address.
+	chain astray {{
+		type filter hook output priority filter; policy accept;
+		oifname "{ANY_LINK}*" accept
+		ip daddr {first4}-{last4} goto nowhere
+		ip6 daddr {first6}-{last6} goto nowhere
+	}}
+
+	chain nowhere {{
+		meta l4proto tcp reject with tcp reset
+		reject with icmpx host-unreachable
+	}}
+
 	chain leaving {{
 		type nat hook postrouting priority srcnat; policy accept;
 		iifname "{links}*" oifname != "{links}*" masquerade
@@ -193,6 +211,10 @@ mod tests {
             table: "flyloft_1f3a9c",
             links: "fl1f3a9c",
             resolving: Resolving::Translated(&[[192, 0, 2, 53].into(), [192, 0, 2, 54].into(), [192, 0, 2, 55].into()]),
+            containers: [
+                Addresses { ipv4: [10, 213, 0, 1].into(), ipv6: "fd66::1".parse().unwrap() },
+                Addresses { ipv4: [10, 213, 16, 0].into(), ipv6: "fd66::1000".parse().unwrap() },
+            ],
             edge_ports: &[80, 443],
             on_link: &on_link,
         };

@@ -52,6 +52,27 @@ fn the_host_reaches_a_container_and_nobody_else_does() {
 }
 
 #[test]
+fn what_is_for_a_container_that_is_gone_goes_to_nobody() {
+    lab(async |lab| {
+        let network = installed().await;
+        lab.admitted(&network, 0, &[]).await;
+        let stranger = slot(7).addresses(&config());
+        for address in stranger.both() {
+            lab.internet.ip(&[&format!("address add {address} dev lo")]);
+        }
+        lab.internet.serve(at("::", 5000));
+        for public in PUBLIC {
+            assert!(connect(at(public, 5000)).is_some(), "the stranger serves at {public}");
+        }
+        for address in stranger.both() {
+            let error = TcpStream::connect_timeout(&SocketAddr::new(address, 5000), Duration::from_secs(5));
+            let refused = std::io::ErrorKind::ConnectionRefused;
+            assert_eq!(error.map_err(|error| error.kind()).map(drop), Err(refused), "{address}");
+        }
+    });
+}
+
+#[test]
 fn containers_do_not_reach_each_other_whichever_daemon_they_belong_to() {
     lab(async |lab| {
         let network = installed().await;
