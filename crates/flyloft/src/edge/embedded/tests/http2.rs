@@ -145,19 +145,7 @@ async fn a_request_that_http_2_takes_back_ends_at_the_app() {
 
 #[tokio::test]
 async fn a_shutdown_lets_requests_of_http_2_end_and_takes_no_more() {
-    let (arrived, mut arrival) = tokio::sync::mpsc::unbounded_channel();
-    let stage = Stage::new()
-        .app(move |mut peer: Peer| {
-            let arrived = arrived.clone();
-            async move {
-                peer.read_head().await;
-                let (go, may_go) = tokio::sync::oneshot::channel::<()>();
-                arrived.send(go).unwrap();
-                may_go.await.unwrap();
-                peer.reply("hello").await;
-            }
-        })
-        .await;
+    let (stage, mut arrival) = Stage::new().patient_app().await;
     let stream = TokioIo::new(stage.connect().await.stream);
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
     let connection = tokio::spawn(connection);

@@ -107,24 +107,12 @@ async fn ask_again_and_again(address: SocketAddr, times: usize) -> Vec<String> {
 
 #[tokio::test]
 async fn a_shutdown_lets_requests_end_and_closes_idle_connections() {
-    let (arrived, mut arrival) = tokio::sync::mpsc::unbounded_channel();
-    let stage = Stage::new()
-        .app(move |mut peer: Peer| {
-            let arrived = arrived.clone();
-            async move {
-                peer.read_head().await;
-                let (go, may_go) = tokio::sync::oneshot::channel();
-                arrived.send(go).unwrap();
-                may_go.await.unwrap();
-                peer.reply("hello").await;
-            }
-        })
-        .await;
+    let (stage, mut arrival) = Stage::new().patient_app().await;
     let (mut idle, mut silent, mut busy) = (stage.connect().await, stage.connect().await, stage.connect().await);
     idle.say("GET / HTTP/1.1\r\nHost: unknown.test\r\n\r\n").await;
     idle.read_answer().await;
     busy.say("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
-    let go: tokio::sync::oneshot::Sender<()> = arrival.recv().await.unwrap();
+    let go = arrival.recv().await.unwrap();
 
     let edge = stage.edge.clone();
     let ending = tokio::spawn(async move { edge.shutdown(DEADLINE).await });

@@ -16,6 +16,7 @@ use std::time::Duration;
 use flyloft_core::name::EnvRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::{EdgeConfig, Embedded};
@@ -51,6 +52,22 @@ impl Stage {
         // The app lives as long as the runtime of the test.
         std::mem::forget(app);
         self
+    }
+
+    /// Routes `shop.test` to an app that answers each request with `hello` once it is told to.
+    async fn patient_app(self) -> (Self, mpsc::UnboundedReceiver<oneshot::Sender<()>>) {
+        let (arrived, arrival) = mpsc::unbounded_channel();
+        let serve = move |mut peer: Peer| {
+            let arrived = arrived.clone();
+            async move {
+                peer.read_head().await;
+                let (go, may_go) = oneshot::channel();
+                arrived.send(go).unwrap();
+                may_go.await.unwrap();
+                peer.reply("hello").await;
+            }
+        };
+        (self.app(serve).await, arrival)
     }
 
     async fn route(&self, host: &str, upstream: SocketAddr) {
