@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::unistd::Pid;
 
 use crate::child::{self, Bond, Identity};
@@ -175,7 +175,7 @@ fn follow(command: Pid) -> ExitCode {
                     let is_command = pid == command.as_raw();
                     if is_command {
                         // Or whoever reads its output would wait for what it left in the background.
-                        let _ = killpg(command, Signal::SIGKILL);
+                        end(command);
                     }
                     reap::reap(pid);
                     if is_command {
@@ -193,11 +193,26 @@ fn follow(command: Pid) -> ExitCode {
 
 /// The caller has gone: a hang-up, as a terminal's end would be, and then the end.
 fn part(command: Pid, signal: Signal) -> ExitCode {
-    let _ = killpg(command, Signal::SIGHUP);
-    let _ = killpg(command, Signal::SIGCONT);
+    signal_all(command, Signal::SIGHUP);
+    signal_all(command, Signal::SIGCONT);
     std::thread::sleep(PARTING);
-    let _ = killpg(command, Signal::SIGKILL);
+    end(command);
     ExitCode::from(128 + signal as u8)
+}
+
+/// Ends what is left of a command.
+fn end(command: Pid) {
+    signal_all(command, Signal::SIGKILL);
+}
+
+/// Signals the whole session that this process leads or led: a shell's jobs are groups of their own.
+fn signal_all(leader: Pid, signal: Signal) {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw));
+    for pid in pids.filter(|pid| nix::unistd::getsid(Some(*pid)) == Ok(leader)) {
+        // It may have ended just now.
+        let _ = kill(pid, signal);
+    }
 }
 
 /// The command's streams end when the command closes them, and not with us.

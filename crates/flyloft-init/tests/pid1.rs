@@ -371,8 +371,10 @@ fn the_streams_of_a_command_end_when_it_ends() {
 fn a_command_ends_with_whoever_called_it() {
     let container = Container::start(&[], 1);
     // `nsenter` is the parent here, as `lxc-attach` is in a container.
-    let mut caller = container.exec(&["--", "sh", "-c", "trap '' HUP TERM; sleep 600; true"]).spawn().unwrap();
-    until(|| container.processes() == 4, || "the command".to_owned());
+    // One of the command's processes is in a group of its own, as a shell's jobs are.
+    let script = "trap '' HUP TERM; perl -e 'setpgrp; sleep 600' & sleep 600; true";
+    let mut caller = container.exec(&["--", "sh", "-c", script]).spawn().unwrap();
+    until(|| container.processes() == 5, || "the command".to_owned());
     caller.kill().unwrap();
     caller.wait().unwrap();
     until(|| container.processes() == 1, || "the command to be gone".to_owned());
