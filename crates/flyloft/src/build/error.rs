@@ -62,6 +62,9 @@ impl BuildError {
                 EngineError::OutOfDisk { .. } => {
                     hint("raise `disk` or `inodes` under `[build]` in the server's configuration")
                 }
+                EngineError::OutOfProcesses { .. } => {
+                    hint("raise `pids` under `[build]` in the server's configuration")
+                }
                 EngineError::TimedOut { .. } => hint("raise `time` under `[build]` in the server's configuration"),
                 EngineError::Missing { hint, .. } => vec![hint.clone()],
                 _ => Vec::new(),

@@ -464,6 +464,7 @@ async fn running_out_of_memory_or_time_says_which_setting_allows_more() {
     let errors = [
         (EngineError::OutOfMemory { command: command(), limit: 1 << 30 }, "`memory`"),
         (EngineError::OutOfDisk { command: command(), limit: 1, inodes: 1 }, "`disk`"),
+        (EngineError::OutOfProcesses { command: command(), limit: 1 }, "`pids`"),
         (EngineError::TimedOut { command: command(), seconds: 900 }, "`time`"),
     ];
     for (error, setting) in errors {

@@ -313,6 +313,8 @@ pub enum EngineError {
     OutOfMemory { command: String, limit: u64 },
     #[error("`{command}` wrote more than the {limit} bytes (or {inodes} files) that are allowed")]
     OutOfDisk { command: String, limit: u64, inodes: u64 },
+    #[error("`{command}` wanted more than the {limit} processes and threads that are allowed")]
+    OutOfProcesses { command: String, limit: u32 },
     #[error("`{command}` was stopped after {seconds} s")]
     TimedOut { command: String, seconds: u64 },
     /// The machine lacks something: what, and how to mend it.

@@ -204,3 +204,16 @@ impl Drop for Unfinished<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_5_gb_is_more_than_the_limit_that_nobody_changed() {
+        let listing = format!("100644 blob {} {}\tvideo.mp4\0", "a".repeat(40), 5u64 << 30);
+        let tree = Tree::parse(listing.as_bytes()).unwrap();
+        let refused = Budget::new(SourceLimits::default()).charge(&tree);
+        assert!(matches!(refused, Err(SourceError::TooLarge { files: 1, bytes: 5_368_709_120, .. })), "{refused:?}");
+    }
+}

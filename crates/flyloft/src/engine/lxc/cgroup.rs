@@ -155,6 +155,11 @@ impl Groups {
         };
         Ok(field(&fs::read_to_string(dir.join(file))?, "oom_kill").unwrap_or(0))
     }
+
+    /// How often the kernel refused this group a process or a thread.
+    pub fn fork_failures(&self) -> io::Result<u64> {
+        Ok(field(&fs::read_to_string(self.dir("pids")?.join("pids.events"))?, "max").unwrap_or(0))
+    }
 }
 
 /// Pairs of controllers and path. The path ends with the container's own group, whatever it made below that.

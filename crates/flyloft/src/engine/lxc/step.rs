@@ -61,6 +61,9 @@ pub async fn run_commands(home: &Home, run: &Run, layout: Layout, transcript: &T
                 let () = full.map_err(EngineError::io("watch the disk of a build step"))?;
                 return Err(out_of_disk(command, &run.limits));
             }
+            () = crowded(groups.as_ref()) => {
+                return Err(EngineError::OutOfProcesses { command, limit: run.limits.pids });
+            }
         };
         if let Err(error) = ended {
             return Err(explain(error, command, run, groups.as_ref()));
@@ -83,9 +86,11 @@ fn out_of_disk(command: String, limits: &Limits) -> EngineError {
 /// Why a command ended: the kernel's reasons go before its own.
 fn explain(error: ExecError, command: String, run: &Run, groups: Option<&Groups>) -> EngineError {
     let killed = groups.and_then(|groups| groups.oom_kills().ok()).is_some_and(|kills| kills > 0);
+    let refused = groups.and_then(|groups| groups.fork_failures().ok()).is_some_and(|failures| failures > 0);
     match error {
         ExecError::Timeout { .. } => EngineError::TimedOut { command, seconds: run.timeout.as_secs() },
         _ if killed => EngineError::OutOfMemory { command, limit: run.limits.memory },
+        _ if refused => EngineError::OutOfProcesses { command, limit: run.limits.pids },
         ExecError::Status { code: Some(code), .. } => EngineError::StepFailed { command, code },
         source => EngineError::Exec { doing: format!("run `{command}`"), source },
     }
@@ -110,6 +115,14 @@ async fn overflow(upper: PathBuf, limits: &Limits) -> io::Result<()> {
         }
         // A large tree takes time to walk; at most a tenth of it is spent on that.
         pause = Duration::from_millis(250).max(begun.elapsed() * 10);
+    }
+}
+
+/// Returns when the kernel has refused the step a process. Few programs go on well after that: most hang or fail without
+/// saying why.
+async fn crowded(groups: Option<&Groups>) {
+    while !groups.is_some_and(|groups| groups.fork_failures().is_ok_and(|failures| failures > 0)) {
+        tokio::time::sleep(Duration::from_millis(250)).await;
     }
 }
 

@@ -160,6 +160,11 @@ async fn a_build_step_that_takes_too_much_is_stopped_and_told_what_of() {
     let inodes = build(&bench, files, |run| run.limits.inodes = 500).await;
     assert!(matches!(inodes, Err(EngineError::OutOfDisk { inodes: 500, .. })), "{inodes:?}");
 
+    // It would wait for what it has started.
+    let forks = "for i in $(seq 100); do sleep 1000 & done || wait; wait";
+    let pids = build(&bench, forks, |run| run.limits.pids = 20).await;
+    assert!(matches!(pids, Err(EngineError::OutOfProcesses { limit: 20, .. })), "{pids:?}");
+
     let time = build(&bench, "sleep 1000", |run| run.timeout = Duration::from_secs(1)).await;
     assert!(matches!(time, Err(EngineError::TimedOut { seconds: 1, .. })), "{time:?}");
 }
