@@ -27,6 +27,8 @@ pub struct Flyloft {
     fault: Option<&'static str>,
     /// Of the next daemon that is started.
     pub domain: &'static str,
+    /// What its configuration says.
+    pub config: String,
     _lock: Flock<File>,
 }
 
@@ -42,8 +44,17 @@ impl Flyloft {
         let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
         let work = tempfile::tempdir().unwrap();
         let state = Path::new(HOME).join(state);
-        let mut flyloft =
-            Self { child: None, http: 0, ssh: 0, state, work, fault: None, domain: "localhost", _lock: lock };
+        let mut flyloft = Self {
+            child: None,
+            http: 0,
+            ssh: 0,
+            state,
+            work,
+            fault: None,
+            domain: "localhost",
+            config: String::new(),
+            _lock: lock,
+        };
         run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(flyloft.key()));
         flyloft.serve();
         flyloft.cli(&["keys", "rm", "tester"]);
@@ -64,10 +75,12 @@ impl Flyloft {
 
     pub fn serve(&mut self) {
         assert!(self.child.is_none(), "a daemon runs already");
-        let log = self.work.path().join("log");
+        let (log, config) = (self.work.path().join("log"), self.work.path().join("flyloft.toml"));
+        fs::write(&config, &self.config).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_flyloft"));
         command
-            .args(["serve", "--http", "[::]:0", "--ssh", "[::]:0", "--domain", self.domain])
+            .args(["serve", "--config", config.to_str().unwrap()])
+            .args(["--http", "[::]:0", "--ssh", "[::]:0", "--domain", self.domain])
             .args(["--state-dir", self.state.to_str().unwrap(), "--socket", self.socket().to_str().unwrap()])
             .env("FLYLOFT_INIT", init())
             .env("FLYLOFT_LOG", "flyloft=debug")
@@ -168,9 +181,15 @@ impl Flyloft {
 
     /// The same, to be started, without input.
     pub fn ssh_command(&self, command: &str) -> Command {
-        let mut ssh = Command::new("ssh");
-        ssh.args(self.ssh_options()).args(["-p", &self.ssh.to_string(), "git@localhost", command]);
+        let mut ssh = self.ssh_with(&[], command);
         ssh.stdin(Stdio::null());
+        ssh
+    }
+
+    /// `ssh OPTIONS host COMMAND`
+    pub fn ssh_with(&self, options: &[&str], command: &str) -> Command {
+        let mut ssh = Command::new("ssh");
+        ssh.args(self.ssh_options()).args(options).args(["-p", &self.ssh.to_string(), "git@localhost", command]);
         ssh
     }
 
@@ -274,6 +293,20 @@ impl Repository<'_> {
         fs::create_dir_all(hook.parent().unwrap()).unwrap();
         fs::write(&hook, script).unwrap();
         fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Commits a file of so many zero bytes under many names, without writing any of them.
+    pub fn commit_zeros(&self, bytes: u64, names: usize) {
+        let zeros = self.dir.join("zeros");
+        File::create(&zeros).unwrap().set_len(bytes).unwrap();
+        let object = self.git(&["hash-object", "-w", "zeros"]);
+        fs::remove_file(&zeros).unwrap();
+        let object = String::from_utf8(object.stdout).unwrap();
+        let entries: Vec<String> = (0..names).map(|n| format!("100644,{},large/{n}", object.trim())).collect();
+        let mut update = vec!["update-index", "--add"];
+        update.extend(entries.iter().flat_map(|entry| ["--cacheinfo", entry]));
+        assert!(self.git(&update).status.success());
+        assert!(self.git(&["commit", "--quiet", "--message", "Something large"]).status.success());
     }
 
     pub fn url(&self) -> String {

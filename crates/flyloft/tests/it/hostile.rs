@@ -106,29 +106,191 @@ fn branches_with_strange_names_are_staged_under_a_name_of_their_own_or_refused()
     flyloft.ok(&["destroy", "it-names", "--yes"]);
 }
 
+/// An IPv6 address that the host has beside its own, for as long as this is held.
+struct HostAddress(String);
+
+impl HostAddress {
+    fn add() -> Self {
+        let address = format!("fd66:6c79:1e58::{:x}", std::process::id() & 0xffff);
+        run(Command::new("ip").args(["-6", "address", "replace", &address, "dev", "lo", "nodad"]));
+        Self(address)
+    }
+}
+
+impl Drop for HostAddress {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["-6", "address", "delete", &self.0, "dev", "lo"]).status();
+    }
+}
+
+/// Tries all connections that it is given at once. Prints a line for each: `open`, or `closed` and why.
+const CONNECT: &str = r#"
+import concurrent.futures, json, socket, sys
+def attempt(target):
+    try:
+        socket.create_connection(tuple(target), 2)
+        return "open"
+    except OSError as error:
+        return f"closed {error}"
+targets = json.loads(sys.argv[1])
+with concurrent.futures.ThreadPoolExecutor(len(targets)) as pool:
+    for outcome in pool.map(attempt, targets):
+        print(outcome)
+"#;
+
+/// What becomes of connections that an environment opens.
+fn connect(flyloft: &Flyloft, env: &str, targets: &[(String, u16)]) -> Vec<String> {
+    let targets = serde_json::to_string(targets).unwrap();
+    let output = flyloft.ok(&["run", env, "--", "python3", "-c", CONNECT, &targets]);
+    output.lines().map(str::to_owned).collect()
+}
+
+/// The host's end of the link on which this address is, and its own address there.
+fn link_local(of: &str) -> String {
+    let route = run(Command::new("ip").args(["-6", "-o", "route", "get", of]));
+    let (_, link) = route.split_once(" dev ").unwrap();
+    let link = link.split(' ').next().unwrap();
+    let shown = run(Command::new("ip").args(["-6", "-o", "address", "show", "dev", link, "scope", "link"]));
+    let (_, address) = shown.split_once("inet6 ").unwrap();
+    address.split('/').next().unwrap().to_owned()
+}
+
 #[test]
 fn a_container_reaches_neither_its_neighbours_nor_the_host_nor_private_addresses() {
     let flyloft = Flyloft::start();
-    let repository = flyloft.repository("it-net", &borrowed(&app("hello")));
+    // Its server listens on both families.
+    let mut files = app("hello");
+    let both = "import http.server, socket\nhttp.server.ThreadingHTTPServer.address_family = socket.AF_INET6\n";
+    files[2].1 = format!("{both}{}", files[2].1.replace("(\"\",", "(\"::\","));
+    let repository = flyloft.repository("it-net", &borrowed(&files));
     repository.pushed(&["main", "main:other"]);
-    let shown: serde_json::Value = serde_json::from_str(&flyloft.ok(&["show", "it-net/other", "--json"])).unwrap();
-    let neighbour = shown["upstream"].as_str().unwrap().rsplit_once(':').unwrap().0.to_owned();
+    // A container's own name stands for its addresses.
+    let addresses = |env: &str| -> Vec<String> {
+        let hosts = flyloft.ok(&["run", env, "--", "cat", "/etc/hosts"]);
+        let own = hosts.lines().filter(|line| !line.contains("localhost"));
+        own.filter_map(|line| line.split('\t').next().map(str::to_owned)).collect()
+    };
     let listener = std::net::TcpListener::bind("[::]:0").unwrap();
     let port = listener.local_addr().unwrap().port();
+    let extra = HostAddress::add();
     let host = run(Command::new("hostname").arg("--all-ip-addresses"));
-    let mut targets = vec![(neighbour, 5000), ("169.254.169.254".to_owned(), 80), ("169.254.1.1".to_owned(), port)];
+    let neighbours = addresses("it-net/other");
+    assert!(neighbours.len() == 2 && neighbours[1].contains(':'), "{neighbours:?}");
+    let own = addresses("it-net/main");
+    let gateway = format!("{}%eth0", link_local(&own[1]));
+
+    let mut targets: Vec<(String, u16)> = neighbours.iter().map(|address| (address.clone(), 5000)).collect();
     targets.extend(host.split_whitespace().map(|address| (address.to_owned(), port)));
-    targets.push(("10.0.0.1".to_owned(), 80));
-    for (address, port) in targets {
-        let code = format!(
-            "import socket\ntry:\n  socket.create_connection(({address:?}, {port}), 2)\n  print('open')\nexcept OSError as e:\n  print('closed', e)"
-        );
-        let output = flyloft.ok(&["run", "it-net/main", "--", "python3", "-c", &code]);
-        assert!(output.starts_with("closed"), "{address} port {port}: {output}");
+    for address in [&extra.0, "169.254.1.1", "fe80::1%eth0", &gateway] {
+        targets.push((address.to_owned(), port));
     }
-    // The way that is meant to be open: its own URL, by the edge.
+    // The edge is open to a container's own address, and not to one that it has not been given: its link-local one.
+    targets.push((gateway.clone(), flyloft.http));
+    // Metadata of clouds, private and on-link networks, and what a gateway would translate to IPv4.
+    for address in
+        ["169.254.169.254", "10.0.0.1", "fd00:ec2::254", "fd00::1", "fec0::1", "64:ff9b::a9fe:a9fe", "ff02::1%eth0"]
+    {
+        targets.push((address.to_owned(), 80));
+    }
+    let outcomes = connect(&flyloft, "it-net/main", &targets);
+    assert_eq!(outcomes.len(), targets.len());
+    for (target, outcome) in targets.iter().zip(&outcomes) {
+        assert!(outcome.starts_with("closed"), "{target:?}: {outcome}");
+    }
+    // They are there: the host itself gets through.
+    for (address, port) in neighbours.iter().map(|address| (address, 5000)).chain([(&extra.0, port)]) {
+        std::net::TcpStream::connect((address.as_str(), port)).unwrap();
+    }
+    // The way that is meant to be open: a URL, by the edge, over both families.
+    let ipv4 = host.split_whitespace().find(|address| !address.contains(':')).unwrap().to_owned();
+    let open = [(extra.0.clone(), flyloft.http), (ipv4, flyloft.http)];
+    assert_eq!(connect(&flyloft, "it-net/main", &open), ["open", "open"]);
     assert_eq!(flyloft.get("it-net/other", "/").status, 200);
+
+    // Packets of its own making: router advertisements, and whatever has another source.
+    let raw = "import socket\nfor family, protocol in [(10, 58), (10, 255), (2, 1), (2, 255), (17, 0)]:\n  \
+        try:\n    socket.socket(family, socket.SOCK_RAW, protocol)\n    print('made')\n  \
+        except OSError as error:\n    print('refused')";
+    assert_eq!(flyloft.ok(&["run", "it-net/main", "--", "python3", "-c", raw]), "refused\n".repeat(5));
     flyloft.ok(&["destroy", "it-net", "--yes"]);
+}
+
+/// Answers every request for a file with this one, until the test ends.
+fn serve_file(address: &str, content: Vec<u8>) -> u16 {
+    let listener = std::net::TcpListener::bind((address, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut request: Vec<u8> = Vec::new();
+            let mut piece = [0; 4096];
+            while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+                match std::io::Read::read(&mut stream, &mut piece) {
+                    Ok(count @ 1..) => request.extend(&piece[..count]),
+                    _ => break,
+                }
+            }
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", content.len());
+            let _ = std::io::Write::write_all(&mut stream, &[head.as_bytes(), &content].concat());
+        }
+    });
+    port
+}
+
+/// The build of a package that makes what it sees of the app part of the package.
+const NOSY: &str = r#"
+import os, zipfile
+def build_wheel(directory, settings=None, metadata=None):
+    seen = sorted(os.path.join(at, name) for at, _, names in os.walk("/app") for name in names)
+    name = "nosy-1-py3-none-any.whl"
+    with zipfile.ZipFile(os.path.join(directory, name), "w") as wheel:
+        wheel.writestr("nosy.py", f"SEEN = {seen!r}\n")
+        wheel.writestr("nosy-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: nosy\nVersion: 1\n")
+        wheel.writestr("nosy-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("nosy-1.dist-info/RECORD", "")
+    return name
+"#;
+
+#[test]
+fn what_installs_dependencies_sees_no_file_of_the_app_and_so_poisons_no_branch_that_shares_them() {
+    let mut flyloft = Flyloft::start();
+    let work = tempfile::tempdir().unwrap();
+    let source = work.path().join("nosy-1");
+    std::fs::create_dir(&source).unwrap();
+    let project = "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n";
+    for (name, content) in [
+        ("backend.py", NOSY),
+        ("pyproject.toml", project),
+        ("PKG-INFO", "Metadata-Version: 2.1\nName: nosy\nVersion: 1\n"),
+    ] {
+        std::fs::write(source.join(name), content).unwrap();
+    }
+    let archive = work.path().join("nosy-1.tar.gz");
+    run(Command::new("tar").arg("-czf").arg(&archive).arg("-C").arg(work.path()).arg("nosy-1"));
+    let address = HostAddress::add();
+    let port = serve_file(&address.0, std::fs::read(&archive).unwrap());
+    flyloft.kill();
+    flyloft.config = format!("[build]\nallow = ['[{}]:{port}']\n", address.0);
+    flyloft.serve();
+
+    let mut files = app("hello");
+    files[1].1 = format!("nosy @ http://[{}]:{port}/nosy-1.tar.gz\n", address.0);
+    files[2].1 = format!(
+        "import nosy\nSEEN = '\\n'.join(nosy.SEEN)\n{}",
+        files[2].1.replace("VERSION).encode", "VERSION + SEEN).encode")
+    );
+    files.push(("secret.txt", "of main\n".to_owned()));
+    files.push(("sitecustomize.py", "print('poison')\n".to_owned()));
+    let repository = flyloft.repository("it-nosy", &borrowed(&files));
+    repository.pushed(&["main"]);
+    assert_eq!(flyloft.get("it-nosy/main", "/").body, "hello/app/requirements.txt");
+
+    // Another branch takes what that one installed, and there is nothing of it in there.
+    repository.git(&["rm", "--quiet", "sitecustomize.py"]);
+    repository.commit(&[("secret.txt", "of another branch\n")]);
+    let output = repository.pushed(&["main:other"]);
+    assert!(output.contains("Python packages with pip unchanged, using layer"), "{output}");
+    assert_eq!(flyloft.get("it-nosy/other", "/").body, "hello/app/requirements.txt");
+    flyloft.ok(&["destroy", "it-nosy", "--yes"]);
 }
 
 #[test]

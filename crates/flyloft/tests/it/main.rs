@@ -11,5 +11,7 @@ mod githost;
 #[allow(dead_code, reason = "the benchmarks use the rest")]
 mod harness;
 mod hostile;
+mod limits;
 mod pull_request;
 mod push;
+mod terminal;
