@@ -102,9 +102,11 @@ impl Extra {
 }
 
 impl Drop for Extra {
-    #[allow(clippy::disallowed_methods, reason = "dropping cannot wait for the test's own runtime")]
     fn drop(&mut self) {
-        let _ = std::process::Command::new("ip").args(["-6", "address", "delete", &self.0, "dev", "lo"]).status();
+        let delete = crate::exec::Cmd::new("ip").args(["-6", "address", "delete", &self.0, "dev", "lo"]);
+        // Dropping cannot wait for the test's own runtime.
+        let deleted = std::thread::spawn(move || tokio::runtime::Runtime::new().unwrap().block_on(delete.run()));
+        let _ = deleted.join();
     }
 }
 
