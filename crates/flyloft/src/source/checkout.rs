@@ -68,7 +68,7 @@ impl Repositories {
                 return Err(SourceError::LfsPointer { path: first.clone(), count: pointers.len() });
             }
             if !tree.submodules.is_empty() {
-                exports.extend(self.submodules(app, &export, &tree, wanted.credentials).await?);
+                exports.extend(self.submodules(app, &export, &tree, wanted.remote, wanted.credentials).await?);
             }
         }
         unfinished.keep();
@@ -93,6 +93,7 @@ impl Repositories {
         app: &AppName,
         parent: &Export,
         tree: &Tree,
+        own: Option<&RemoteUrl>,
         credentials: &[Credential],
     ) -> Result<Vec<Export>, SourceError> {
         if parent.depth == MAX_DEPTH {
@@ -106,7 +107,8 @@ impl Repositories {
             let url = RemoteUrl::resolve(parent.remote.as_ref(), url, self.plain_http)
                 .map_err(|error| failed(SourceError::Url(error)))?;
             let repository = self.module(app, &url);
-            self.fetch_commit(&repository, &url, commit, credentials).await.map_err(failed)?;
+            let at = self.addresses(&url, own).await.map_err(failed)?;
+            self.fetch_commit(&repository, &url, &at, commit, credentials).await.map_err(failed)?;
             exports.push(Export {
                 git: self.git().within(&repository),
                 commit: commit.clone(),

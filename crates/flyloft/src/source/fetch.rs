@@ -3,6 +3,7 @@
 //! They go into a repository beside the one that pushes fill, without their history: what is staged is a tree.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use super::credential::{Credential, basic};
 use super::git::Git;
 use super::refusal::Refusal;
 use super::remote::{RemoteUrl, Scheme};
-use super::{Repositories, SourceError, ssh};
+use super::{Repositories, SourceError, reach, ssh};
 use crate::exec::{Cmd, ExecError};
 
 /// What is to be fetched.
@@ -89,7 +90,7 @@ impl Repositories {
         credentials: &[Credential],
     ) -> Result<Fetched, SourceError> {
         let found = self.resolve(url, want, credentials).await?;
-        self.fetch_commit(&self.fetched(app), url, &found.commit, credentials).await?;
+        self.fetch_commit(&self.fetched(app), url, &[], &found.commit, credentials).await?;
         Ok(found)
     }
 
@@ -100,16 +101,18 @@ impl Repositories {
         patterns: &[String],
         credentials: &[Credential],
     ) -> Result<Vec<(String, CommitId)>, SourceError> {
-        let line = self.dial(self.git(), url, credentials).await?;
+        let line = self.dial(self.git(), url, &[], credentials).await?;
         let listed = line.run(&["ls-remote", "--quiet"], patterns, LIST).await?;
         Ok(listed.lines().filter_map(|line| line.split_once('\t')).filter_map(listed_ref).collect())
     }
 
-    /// Makes sure that a commit is in a repository, which is made if it is missing.
+    /// Makes sure that a commit is in a repository, which is made if it is missing. Git asks nobody but the host at
+    /// these addresses, if there are any.
     pub(super) async fn fetch_commit(
         &self,
         repository: &Path,
         url: &RemoteUrl,
+        at: &[IpAddr],
         commit: &CommitId,
         credentials: &[Credential],
     ) -> Result<(), SourceError> {
@@ -123,14 +126,14 @@ impl Repositories {
         let git = self.git().within(repository);
         let quietly = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head"];
         let keep = format!("+{commit}:refs/flyloft/commits/{commit}");
-        let line = self.dial(git.clone(), url, credentials).await?;
+        let line = self.dial(git.clone(), url, at, credentials).await?;
         match line.run(&[&quietly[..], &["--depth=1"]].concat(), &[keep], FETCH).await {
             // A server that does not give single commits: take the branches, and look whether it is in one of them.
             Err(SourceError::Remote { why: Refusal::NoSuchCommit, .. }) => {}
             other => return other.map(drop),
         }
         let unshallow: &[&str] = if repository.join("shallow").exists() { &["--unshallow"] } else { &[] };
-        let line = self.dial(git, url, credentials).await?;
+        let line = self.dial(git, url, at, credentials).await?;
         line.run(&[&quietly[..], unshallow].concat(), &["+refs/heads/*:refs/flyloft/heads/*".to_owned()], FETCH)
             .await?;
         if self.has(repository, commit).await { Ok(()) } else { Err(Want::Commit(commit.clone()).missing(url)) }
@@ -151,13 +154,22 @@ impl Repositories {
     }
 
     /// Prepares git to talk to a repository elsewhere.
-    async fn dial(&self, git: Git, url: &RemoteUrl, credentials: &[Credential]) -> Result<Line, SourceError> {
+    async fn dial(
+        &self,
+        git: Git,
+        url: &RemoteUrl,
+        at: &[IpAddr],
+        credentials: &[Credential],
+    ) -> Result<Line, SourceError> {
         let protocol = match url.scheme {
             Scheme::Https => "https",
             Scheme::Http => "http",
             Scheme::Ssh => "fd",
         };
         let mut git = git.set(format!("protocol.{protocol}.allow"), "always");
+        if !at.is_empty() {
+            git = git.set("http.curloptResolve", reach::held_to(url, at));
+        }
         for (variable, value) in &self.outward {
             git = git.env(*variable, value);
         }

@@ -10,6 +10,7 @@ mod fetch;
 mod git;
 mod modules;
 mod push;
+mod reach;
 mod refusal;
 mod remote;
 mod ssh;
@@ -118,6 +119,8 @@ pub enum SourceError {
         #[source]
         why: Box<SourceError>,
     },
+    #[error("`{0}` is not a host on the internet")]
+    PrivateHost(String),
     #[error("submodule `{}` has no URL in `.gitmodules`", .0.display())]
     SubmoduleWithoutUrl(PathBuf),
     #[error("submodules are nested deeper than {0}")]
@@ -162,6 +165,9 @@ impl SourceError {
                 Self::Url(UrlError::Form(_)) => Some("give it an https:// or ssh:// URL in `.gitmodules`"),
                 why => why.hint(),
             },
+            Self::PrivateHost(_) => {
+                Some("submodules come from the internet, or from the host of the app's own repository")
+            }
             Self::TooLarge { .. } => Some("keep large files out of the repository: a build step can download them"),
             Self::SubmoduleWithoutUrl(_) => {
                 Some("add it with `git submodule add URL PATH`, or remove it from the commit")

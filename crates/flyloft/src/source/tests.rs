@@ -179,6 +179,32 @@ async fn a_submodule_by_any_other_way_than_https_and_ssh_is_refused() {
 }
 
 #[tokio::test]
+async fn a_submodule_does_not_lead_into_the_servers_own_network() {
+    let shelf = Shelf::new();
+    let door = std::net::TcpListener::bind("[::]:0").unwrap();
+    door.set_nonblocking(true).unwrap();
+    let port = door.local_addr().unwrap().port();
+    let hosts =
+        ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "localhost", "git.localhost", "169.254.169.254", "10.0.0.1"];
+    for (n, host) in hosts.into_iter().enumerate() {
+        let project = shelf.copy(&format!("project-{n}")).await;
+        let there = project.commit().await;
+        let commit = project.submodule("lib", &format!("https://{host}:{port}/x.git"), &there).await;
+        shelf.repositories.remove(&app()).unwrap();
+        shelf.push(&project).await;
+        let error = shelf.checkout(&commit, None).await.unwrap_err();
+        assert_eq!(
+            Error::from(error).text(),
+            format!(
+                "error: failed to get submodule `lib`\n  because: `{host}:{port}` is not a host on the internet\n  \
+                 hint: submodules come from the internet, or from the host of the app's own repository\n"
+            )
+        );
+    }
+    assert!(door.accept().is_err(), "somebody was at the door");
+}
+
+#[tokio::test]
 async fn a_relative_submodule_of_a_pushed_repository_is_an_error_that_says_what_to_do() {
     let shelf = Shelf::new();
     let project = shelf.copy("project").await;
