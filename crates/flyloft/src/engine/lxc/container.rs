@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -84,15 +84,33 @@ pub fn furnish(home: &Home, init: &Path, slot: Slot, spec: &InitSpec<'_>) -> io:
         _ => {}
     }
     let program = dir.join("init");
-    if !program.exists() && fs::hard_link(init, &program).is_err() {
-        // Another file system.
-        fs::copy(init, &program)?;
+    if !program.exists() {
+        place(init, &program)?;
     }
     let file = dir.join("spec.json");
     let _ = fs::remove_file(&file);
     let mut out = fs::OpenOptions::new().create_new(true).write(true).mode(0o400).open(&file)?;
     out.write_all(&serde_json::to_vec(spec)?)?;
     chown(&file, Some(slot.uid_base()), Some(slot.uid_base()))
+}
+
+/// Puts this daemon's program where an earlier one's was. PID 1 goes on as what it was started from; commands that are
+/// run from now on speak this daemon's language.
+pub fn renew_init(home: &Home, init: &Path) -> io::Result<()> {
+    let program = home.init().join("init");
+    let identity = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    if identity(&program).is_ok_and(|there| identity(init).is_ok_and(|ours| ours == there)) {
+        return Ok(());
+    }
+    let aside = home.init().join("init.new");
+    let _ = fs::remove_file(&aside);
+    place(init, &aside)?;
+    fs::rename(aside, program)
+}
+
+fn place(init: &Path, program: &Path) -> io::Result<()> {
+    // They may lie in different file systems.
+    fs::hard_link(init, program).or_else(|_| fs::copy(init, program).map(drop))
 }
 
 /// The two processes that a running container has on the host.

@@ -185,7 +185,7 @@ impl LxcEngine {
             let home = self.home(&ContainerId(id));
             match Record::read(&home)? {
                 None => container::erase(&home)?,
-                Some(record) if self.slots.hold(record.slot, &home.dir)? => {}
+                Some(record) if self.slots.hold(record.slot, &home.dir)? => container::renew_init(&home, &self.init)?,
                 Some(record) => {
                     tracing::error!(container = home.name, slot = record.slot.index(), "its slot was given to another");
                 }

@@ -101,6 +101,24 @@ async fn an_engine_that_starts_again_finds_its_containers_and_leaves_them_runnin
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn commands_run_in_a_container_that_an_older_version_has_made() {
+    let mut bench = Bench::open().await;
+    let web = spec(&bench, "web", "sleep 1000");
+    bench.engine.create(&web).await.unwrap();
+    bench.engine.start(&web.id).await.unwrap();
+    let pid = bench.engine.running(&web.id).unwrap().1;
+    let program = bench.engine.home(&web.id).init().join("init");
+    std::fs::remove_file(&program).unwrap();
+    std::fs::write(&program, "#!/bin/sh\necho 'usage: what an older version says'\nexit 2\n").unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    assert_ne!(sh(&bench, &web.id, "echo hello").await.1, 0);
+
+    bench.reopen().await;
+    assert_eq!(sh(&bench, &web.id, "echo hello").await, ("hello\n".to_owned(), 0));
+    assert_eq!(bench.engine.running(&web.id).unwrap().1, pid, "it runs on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_removed_container_leaves_nothing() {
     let bench = Bench::open().await;
     let web = spec(&bench, "web", "sleep 1000");
