@@ -4,6 +4,7 @@
 //! printed here, as text or as JSON, in the same way for every door.
 
 mod apps;
+mod archive;
 mod config;
 mod cooked;
 mod environments;

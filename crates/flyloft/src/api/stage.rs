@@ -2,15 +2,15 @@
 
 use flyloft_core::name::{AppName, EnvName, EnvRef, Origin};
 use serde::Serialize;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use super::reply::{Reply, size};
+use super::archive::Unpacking;
+use super::reply::Reply;
 use super::{Api, Call, Ending};
 use crate::command::Up;
 use crate::conductor::{Conductor, Ticket};
 use crate::deploy::{Deployed, Leftover, Source, Work};
 use crate::error::{Error, Kind, OrFailed, Result};
-use crate::exec::Cmd;
 use crate::source::Want;
 
 #[derive(Serialize)]
@@ -96,46 +96,16 @@ impl Api {
         let failed = || "failed to unpack the archive";
         let staging = self.loft.parts.engine.staging();
         let dir = staging.dir.join(format!("up-{}", crate::random::hex(8)));
+        let parts = &self.loft.parts;
+        let (limits, floor) = (parts.repositories.limits(), parts.settings.disk.floor);
+        let unpacking = Unpacking { dir: dir.clone(), user: staging.user, limits, floor };
+        unpacking.check_space(&staging.dir)?;
         let user = Some(staging.user);
         std::fs::create_dir(&dir).or_failed(failed)?;
         let tree = Leftover(dir.clone());
         std::os::unix::fs::chown(&dir, user, user).or_failed(failed)?;
-        let limit = self.loft.parts.settings.limits.disk;
-        let tar = Cmd::new("tar")
-            .args(["--extract", "--file=-", "--no-same-owner", "--no-same-permissions", "--delay-directory-restore"])
-            .dir(&dir)
-            .user(staging.user)
-            .clear_env()
-            .env("PATH", "/usr/bin:/bin");
-        use std::process::Stdio;
-        let mut child = tar.spawn(Stdio::piped(), Stdio::null(), Stdio::piped()).or_failed(failed)?;
-        let (mut stdin, mut stderr) = (child.stdin.take(), child.stderr.take());
-        let copy = async {
-            let Some(mut stdin) = stdin.take() else { return Ok(0) };
-            tokio::io::copy(&mut archive.take(limit + 1), &mut stdin).await
-        };
-        let complain = async {
-            let mut text = Vec::new();
-            if let Some(stderr) = &mut stderr {
-                let _ = (&mut *stderr).take(4096).read_to_end(&mut text).await;
-                // Or tar would wait for somebody to read the rest.
-                let _ = tokio::io::copy(stderr, &mut tokio::io::sink()).await;
-            }
-            String::from_utf8_lossy(&text).trim().to_owned()
-        };
-        let (copied, complaint) = tokio::join!(copy, complain);
-        let status = child.wait().await.or_failed(failed)?;
-        match copied {
-            Ok(bytes) if bytes > limit => Err(Error::usage(format!("the archive is larger than {}", size(limit)))
-                .hint("leave out what the app does not need: what .gitignore names is not sent")),
-            _ if !status.success() => {
-                let mut error = Error::usage("standard input is not a tar archive that can be unpacked");
-                error.causes.push(complaint);
-                Err(error)
-            }
-            Err(error) => Err(Error::because(failed(), error)),
-            Ok(_) => Ok(Source::Tree { dir: tree }),
-        }
+        unpacking.unpack(archive).await?;
+        Ok(Source::Tree { dir: tree })
     }
 
     /// Deploys while the caller reads along.

@@ -206,6 +206,11 @@ impl Repositories {
         Ok(repositories)
     }
 
+    /// What a tree is held to, wherever it comes from.
+    pub fn limits(&self) -> SourceLimits {
+        self.limits
+    }
+
     fn lay_out(&self) -> io::Result<()> {
         fs::create_dir_all(&self.dir)?;
         fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o711))?;
