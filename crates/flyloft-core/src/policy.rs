@@ -1,8 +1,8 @@
 //! Policy: how long an environment may idle, and how much of the machine it may take.
 //!
 //! [`Policy`] and [`Limits`] are what holds for one environment. [`Settings`] are what somebody has written down, in the
-//! configuration (`[defaults]`), in `app.json` (`"flyloft"`), or by hand (`flyloft set app/env idle=5m`); what is not
-//! written is left to the level below. The levels, the lowest first: what is built in, server, `app.json`, app,
+//! configuration (`[defaults]`), in `app.json` (`"flyloft"`), or by hand; what is not written is left to the level
+//! below. The levels, the lowest first: what is built in, server, `app.json`, app,
 //! environment.
 
 mod settings;

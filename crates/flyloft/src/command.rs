@@ -12,7 +12,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use flyloft_core::name::{AppName, BranchName, CommitId, EnvRef, NameError, ReleaseNumber};
 use serde::{Deserialize, Serialize};
 
-/// What a door hands over, and how it reads over SSH.
+// What a door hands over, and how it reads over SSH. A documentation comment would be part of the help.
 #[derive(Clone, Debug, PartialEq, Parser, Serialize, Deserialize)]
 #[command(
     name = "flyloft",
@@ -253,6 +253,8 @@ pub enum Config {
         variables: Vec<Variable>,
     },
     /// Remove variables, and redeploy what they touched.
+    ///
+    /// The Procfile's `release` command runs before what is redeployed serves.
     Unset {
         target: Target,
         #[arg(required = true)]
@@ -410,5 +412,19 @@ impl Command {
             Command::Config(Config::Set { variables, .. }) => variables.iter().any(Variable::is_from_stdin),
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn help_over_ssh_is_written_for_whoever_asks_for_it() {
+        let help = Invocation::command().render_long_help().to_string();
+        assert!(help.starts_with("Just-in-time staging environments, commanded over SSH\n"), "{help}");
+        assert!(!help.contains("door"), "{help}");
     }
 }
