@@ -4,6 +4,7 @@
 //! so that everything can be tested by calling it.
 
 pub mod app_json;
+pub mod harmless;
 pub mod host;
 pub mod lifecycle;
 pub mod name;

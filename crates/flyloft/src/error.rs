@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use flyloft_core::harmless;
 use serde::{Deserialize, Serialize};
 
 /// An error at a door. Reads as: `error: WHAT`, then each cause indented, then the hints.
@@ -99,7 +100,8 @@ impl Error {
         std::iter::once(self.what.as_str()).chain(causes).collect::<Vec<_>>().join(": ")
     }
 
-    /// As a terminal shows it: the error, its causes, then the hints; each line ends with a newline.
+    /// As a terminal shows it: the error, its causes, then the hints; each line ends with a newline. Much of it may
+    /// quote what others have written.
     pub fn text(&self) -> String {
         let mut text = format!("error: {}\n", self.what);
         for cause in &self.causes {
@@ -108,12 +110,12 @@ impl Error {
         for hint in &self.hints {
             text.push_str(&format!("  hint: {hint}\n"));
         }
-        text
+        harmless::text(&text)
     }
 
     /// As `--json` prints it, on one line.
     pub fn json(&self) -> String {
-        format!("{}\n", serde_json::json!({ "error": self }))
+        harmless::json(&format!("{}\n", serde_json::json!({ "error": self })))
     }
 
     /// The same in the manner of a push: ` !     WHAT`, then the rest as detail.
@@ -123,7 +125,7 @@ impl Error {
         for rest in causes.chain(self.hints.iter().map(|hint| format!("hint: {hint}"))) {
             text.extend(rest.lines().map(|line| format!("       {line}\n")));
         }
-        text
+        harmless::text(&text)
     }
 
     pub fn hint(mut self, hint: impl fmt::Display) -> Self {
@@ -152,5 +154,24 @@ pub trait OrFailed<T> {
 impl<T, E: std::error::Error> OrFailed<T> for std::result::Result<T, E> {
     fn or_failed<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T> {
         self.map_err(|error| Error::because(what(), error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_error_quotes_does_nothing_to_a_terminal() {
+        let mut error = Error::failed("failed to find `\u{1b}[2Jmain`").hint("\u{202e}push");
+        error.causes.push("git: \u{1b}]0;owned\u{7}no\r\n=====> Deployed".to_owned());
+        assert_eq!(
+            error.text(),
+            "error: failed to find `main`\n  because: git: no\n    =====> Deployed\n  hint: push\n"
+        );
+        let pushed =
+            " !     failed to find `main`\n       because: git: no\n       =====> Deployed\n       hint: push\n";
+        assert_eq!(error.push_text(), pushed);
+        assert!(error.json().contains("\\u202epush"), "{}", error.json());
     }
 }

@@ -11,6 +11,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use flyloft_core::harmless::{self, Colours};
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Child;
@@ -235,7 +236,7 @@ impl Cmd {
 
     fn judge(&self, status: Result<ExitStatus, Ended>, stderr: &str) -> Result<(), ExecError> {
         let argv = || self.to_string();
-        let tail = || last_bytes(stderr.trim_end(), TAIL).to_owned();
+        let tail = || harmless::lines(last_bytes(stderr.trim_end(), TAIL));
         match status {
             Ok(status) if status.success() => Ok(()),
             Ok(status) => {
@@ -358,10 +359,9 @@ async fn tell_lines(
         if (&mut from).take(8192).read_until(b'\n', &mut line).await? == 0 {
             return Ok(());
         }
-        let text = String::from_utf8_lossy(&line);
-        let text = text.trim_end_matches(['\n', '\r']);
-        transcript.detail(if text.is_empty() { " " } else { text });
-        tail.push_str(text);
+        let text = harmless::line(&String::from_utf8_lossy(&line), Colours::Dropped);
+        transcript.detail(if text.is_empty() { " " } else { &text });
+        tail.push_str(&text);
         tail.push('\n');
         if tail.len() > 2 * TAIL {
             *tail = last_bytes(tail, TAIL).to_owned();

@@ -3,6 +3,9 @@
 //! A transcript is written to a file, so that `flyloft logs --build` has it later, and can be followed by any number
 //! of readers (the push that started it, a `flyloft up` elsewhere). A reader that goes away disturbs nobody, and a
 //! slow one is never waited for: it reads the file at its own pace.
+//!
+//! What goes in is fit for a terminal, since it ends on those of people: a line that a build prints does nothing there,
+//! and always has its seven spaces, so that it cannot pass for one of Flyloft's own.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -11,11 +14,12 @@ use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use flyloft_core::harmless::{self, Colours};
 use tokio::sync::watch;
 
-/// What a build prints is cut off here, so that one that prints without end fills nobody's disk. What the deploy itself
-/// says is short, and always told: its steps, its end, and the last lines before each of them.
-const MOST: usize = 16 << 20;
+/// What a build prints is cut off here: more fills the disk and the terminals of whoever reads along. What the deploy
+/// itself says is short, and always told: its steps, its end, and the last lines before each of them.
+const MOST: usize = 1 << 20;
 /// Bytes of those last lines.
 const LAST: usize = 16 << 10;
 
@@ -53,29 +57,29 @@ impl Transcript {
 
     /// `=====> text`
     pub fn heading(&self, text: &str) {
-        self.own(&format!("=====> {text}\n"));
+        self.own("=====> ", text);
     }
 
     /// `-----> text`
     pub fn step(&self, text: &str) {
-        self.own(&format!("-----> {text}\n"));
+        self.own("-----> ", text);
     }
 
     /// ` !     text`
     pub fn error(&self, text: &str) {
-        text.lines().for_each(|line| self.own(&format!(" !     {line}\n")));
+        text.lines().for_each(|line| self.own(" !     ", line));
     }
 
     /// A line as it is, such as the URL at the end.
     pub fn plain(&self, text: &str) {
-        self.own(&format!("{text}\n"));
+        self.own("", text);
     }
 
     /// A line of detail, indented by seven spaces. Text with several lines becomes several.
     pub fn detail(&self, text: &str) {
         let mut written = self.written.lock().expect("not poisoned");
         for line in text.lines() {
-            let line = format!("       {line}\n");
+            let line = format!("       {}\n", harmless::line(line, Colours::Dropped));
             if written.detail < MOST {
                 written.detail += line.len();
                 self.append(&mut written, &line);
@@ -93,10 +97,10 @@ impl Transcript {
         self.settle_in(&mut self.written.lock().expect("not poisoned"));
     }
 
-    fn own(&self, text: &str) {
+    fn own(&self, mark: &str, text: &str) {
         let mut written = self.written.lock().expect("not poisoned");
         self.settle_in(&mut written);
-        self.append(&mut written, text);
+        self.append(&mut written, &format!("{mark}{}\n", harmless::line(text, Colours::Dropped)));
     }
 
     fn settle_in(&self, written: &mut Written) {
@@ -211,6 +215,25 @@ mod tests {
         assert!(text.contains(&format!("       19999 {line}\n-----> Launching\n")));
         assert_eq!(text.matches("only its end is shown").count(), 1);
         assert_eq!(text.matches(" lines are left out here …").count(), 2);
+    }
+
+    #[tokio::test]
+    async fn no_line_of_a_build_passes_for_one_of_our_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let transcript = Transcript::create(&dir.path().join("v1.log")).unwrap();
+        transcript.detail("\u{1b}]0;owned\u{7}\u{1b}[2J\r=====> Deployed");
+        transcript.detail("\u{1b}[1F=====> \u{1b}[32mDeployed\u{9b}2K\n\u{202e}10 %\r20 %\r\n\n\tone");
+        transcript.step("Building \u{1b}[1Ax");
+        let text = told(transcript).await;
+        let wanted = [
+            "       =====> Deployed",
+            "       =====> Deployed",
+            "       20 %",
+            "       ",
+            "       \tone",
+            "-----> Building x",
+        ];
+        assert_eq!(text.lines().collect::<Vec<_>>(), wanted);
     }
 
     #[tokio::test]

@@ -33,6 +33,10 @@ impl Reply for Value {
     fn text(&self) -> String {
         format!("{}\n", self.0)
     }
+
+    fn is_exact(&self) -> bool {
+        true
+    }
 }
 
 impl Api {

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use flyloft_core::harmless::{self, Colours};
 use flyloft_core::name::EnvRef;
 use futures_util::{Stream, stream};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::fs::File;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio_util::io::StreamReader;
@@ -93,6 +94,35 @@ struct BuildItem<'a> {
     text: &'a str,
 }
 
+/// Whose lines they are.
+#[derive(Clone, Copy)]
+enum Written {
+    ByProcesses,
+    ByDeploy,
+}
+
+impl Written {
+    /// The line for people, harmless to their terminal: with the colours of an app, and without those of a build.
+    fn line(self, line: &str) -> String {
+        match (self, LogItem::parse(line)) {
+            (Self::ByDeploy, _) => harmless::line(line, Colours::Dropped),
+            (Self::ByProcesses, LogItem { at: Some(at), process: Some(process), text }) => {
+                format!("{at} {process} | {}", harmless::line(text, Colours::Kept))
+            }
+            (Self::ByProcesses, item) => harmless::line(item.text, Colours::Kept),
+        }
+    }
+
+    /// The line as it is, as an object.
+    fn json(self, line: &str) -> String {
+        let item = match self {
+            Self::ByProcesses => json!(LogItem::parse(line)),
+            Self::ByDeploy => json!(BuildItem { text: line }),
+        };
+        harmless::json(&item.to_string())
+    }
+}
+
 type Text = Box<dyn AsyncRead + Send + Unpin>;
 
 impl Api {
@@ -110,7 +140,7 @@ impl Api {
         let (mut container, mut lines) = (live.container, logs.lines.unwrap_or(LINES));
         loop {
             let text = self.loft.parts.engine.logs(&container, lines, logs.follow).await.or_failed(failed)?;
-            print(call, text, 0, |line| json!(LogItem::parse(line))).await.or_failed(failed)?;
+            print(call, text, 0, Written::ByProcesses).await.or_failed(failed)?;
             match self.successor(&logs.env, &container).await?.filter(|_| logs.follow) {
                 // All of it: nothing of the new one was seen yet.
                 Some(next) => (container, lines) = (next, usize::MAX),
@@ -147,12 +177,11 @@ impl Api {
             Some(reading) => Box::new(Box::pin(StreamReader::new(pieces(reading.follow().or_failed(failed)?)))),
             None => Box::new(File::open(path).await.or_failed(failed)?),
         };
-        let item = |line: &str| json!(BuildItem { text: line });
-        print(call, text, skipped, item).await.or_failed(failed)?;
+        print(call, text, skipped, Written::ByDeploy).await.or_failed(failed)?;
         let release = parts.store.release(row.id, newest.number).await.or_failed(failed)?;
         if let Some(failure) = release.and_then(|release| release.failure) {
             let text = Error::failed(failure).push_text();
-            print(call, text.as_bytes(), 0, item).await.or_failed(failed)?;
+            print(call, text.as_bytes(), 0, Written::ByDeploy).await.or_failed(failed)?;
         }
         Ok(Ending::Code(0))
     }
@@ -180,8 +209,8 @@ impl Api {
             return Ok(list.into());
         }
         let shown = |event: EventItem| match call.json {
-            true => format!("{}\n", json!(event)),
-            false => event.line(),
+            true => harmless::json(&format!("{}\n", json!(event))),
+            false => harmless::text(&event.line()),
         };
         let mut text: String = list.events.into_iter().map(shown).collect();
         loop {
@@ -205,12 +234,12 @@ impl Api {
     }
 }
 
-/// Prints lines as they come, but for the first few: as they are, or as an object each.
+/// Prints lines as they come, but for the first few.
 async fn print(
     call: &mut Call<'_>,
     text: impl AsyncRead + Unpin,
     skipped: usize,
-    item: impl Fn(&str) -> Value,
+    written: Written,
 ) -> std::io::Result<()> {
     let mut text = BufReader::new(text);
     let mut line = Vec::new();
@@ -218,11 +247,10 @@ async fn print(
     while text.read_until(b'\n', &mut line).await? > 0 {
         number += 1;
         if number > skipped {
-            if call.json {
-                let text = String::from_utf8_lossy(&line);
-                line = format!("{}\n", item(text.strip_suffix('\n').unwrap_or(&text))).into_bytes();
-            }
-            call.io.stdout.write_all(&line).await?;
+            let line = String::from_utf8_lossy(&line);
+            let line = line.strip_suffix('\n').unwrap_or(&line);
+            let shown = if call.json { written.json(line) } else { written.line(line) };
+            call.io.stdout.write_all(format!("{shown}\n").as_bytes()).await?;
             if text.buffer().is_empty() {
                 call.io.stdout.flush().await?;
             }
@@ -257,6 +285,15 @@ async fn count(path: &Path) -> std::io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_of_a_log_has_its_colours_and_does_nothing_else() {
+        let line = "2026-11-24T06:00:00.123Z web.1 | \u{1b}[31mred\u{1b}]0;owned\u{7}\u{1b}[2J";
+        assert_eq!(Written::ByProcesses.line(line), "2026-11-24T06:00:00.123Z web.1 | \u{1b}[31mred\u{1b}[0m");
+        assert_eq!(Written::ByProcesses.line("a\r\u{1b}[Kb"), "b");
+        assert_eq!(Written::ByDeploy.line("       \u{1b}[31mred"), "       red");
+        assert_eq!(Written::ByDeploy.json("a\u{9b}2J"), r#"{"text":"a\u009b2J"}"#);
+    }
 
     #[test]
     fn a_line_of_a_log_is_taken_apart_and_anything_else_is_text() {

@@ -18,6 +18,7 @@ mod stage;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
+use flyloft_core::harmless;
 use flyloft_core::name::AppName;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::watch;
@@ -185,7 +186,11 @@ impl Call<'_> {
         let code = match ended {
             Ok(Ending::Code(code)) => code,
             Ok(Ending::Reply(reply)) => {
-                let text = if self.json { format!("{:#}\n", reply.json()) } else { reply.text() };
+                let text = match self.json {
+                    true => harmless::json(&format!("{:#}\n", reply.json())),
+                    false if reply.is_exact() && self.io.terminal.is_none() => reply.text(),
+                    false => harmless::text(&reply.text()),
+                };
                 self.io.stdout.write_all(text.as_bytes()).await?;
                 0
             }

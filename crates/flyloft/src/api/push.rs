@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use clap::Parser;
+use flyloft_core::harmless;
 use flyloft_core::lifecycle::Event;
 use flyloft_core::name::{AppName, BranchName, EnvName, EnvRef, Origin};
 use tokio::io::AsyncWriteExt;
@@ -50,7 +51,7 @@ impl Backend for Api {
         let invocation = match Invocation::try_parse_from(argv) {
             Ok(invocation) => invocation,
             Err(error) => {
-                let text = error.render().to_string();
+                let text = harmless::text(&error.render().to_string());
                 let text = if io.terminal.is_some() { cook(&text) } else { text };
                 let stream = if error.use_stderr() { &mut io.stderr } else { &mut io.stdout };
                 let _ = stream.write_all(text.as_bytes()).await;
@@ -180,7 +181,7 @@ impl Api {
                     }
                 },
             };
-            output.write_all(line.as_bytes()).await.or_failed(|| "failed to answer")?;
+            output.write_all(harmless::text(&line).as_bytes()).await.or_failed(|| "failed to answer")?;
         }
         Ok(())
     }

@@ -9,6 +9,11 @@ use serde::Serialize;
 pub trait Reply: erased::Json + Send {
     /// For people, with a newline at the end of each line; nothing if there is nothing to say.
     fn text(&self) -> String;
+
+    /// Whether a program that reads it is owed every character, also one that does something to a terminal.
+    fn is_exact(&self) -> bool {
+        false
+    }
 }
 
 mod erased {

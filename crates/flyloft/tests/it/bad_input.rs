@@ -17,6 +17,7 @@ fn check(app_name: &str, files: &[(&str, &str)], remove: &[&str], complaints: &[
     }
     repository.commit(files);
     let output = repository.rejected(&["main"]);
+    assert!(!output.contains(['\u{1b}', '\u{7}']), "{output:?}");
     for complaint in complaints {
         assert!(output.contains(complaint), "`{complaint}` is missing:\n{output}");
     }
@@ -79,6 +80,17 @@ fn a_release_command_that_fails() {
         &[("Procfile", procfile)],
         &[],
         &["no database here", "the release command ended with status 3"],
+    );
+}
+
+#[test]
+fn a_release_command_that_forges_the_end_of_a_deploy() {
+    let forged = r"printf '\033]0;owned\007\033[2J\r=====> Deployed\n'; exit 3";
+    check(
+        "it-forged",
+        &[("Procfile", &format!("web: python3 server.py\nrelease: {forged}\n"))],
+        &[],
+        &["\nremote:        =====> Deployed", "the release command ended with status 3"],
     );
 }
 
