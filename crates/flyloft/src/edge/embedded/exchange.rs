@@ -166,12 +166,17 @@ async fn join(client_side: OnUpgrade, line: Line) -> io::Result<()> {
     Ok(())
 }
 
+/// Why there is no answer of the app. That a client did not end its request is not the app's doing.
 fn dead(pass: &Pass, error: &LineError) -> Notice {
     let place = pass.place();
     let how = match error {
+        LineError::Request(_) => {
+            place.count(StatusCode::BAD_REQUEST.as_u16());
+            return Notice::BadBody;
+        }
         LineError::Connect(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Death::Refused,
         LineError::Connect(_) | LineError::ConnectLimit => Death::Unreachable,
-        LineError::Lost { .. } | LineError::Unasked | LineError::Malformed(_) | LineError::Request(_) => Death::Broke,
+        LineError::Lost { .. } | LineError::Unasked | LineError::Malformed(_) => Death::Broke,
     };
     let cause = std::error::Error::source(error).map(ToString::to_string);
     tracing::debug!(env = %place.env, upstream = %pass.upstream().address, %error, cause, "no answer from an app");

@@ -27,7 +27,7 @@ pub struct Visitor {
 /// The host that a request is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
-    /// As the client wrote it, with the port. Visible ASCII.
+    /// As the client wrote it, with the port. Visible ASCII, and digits where the port is.
     value: HeaderValue,
     /// Where the host ends, and the port begins if there is one.
     host_end: usize,
@@ -76,6 +76,11 @@ impl Authority {
         let after_address = text.iter().rposition(|byte| *byte == b']').map_or(0, |bracket| bracket + 1);
         let colon = text[after_address..].iter().position(|byte| *byte == b':');
         let host_end = colon.map_or(text.len(), |colon| after_address + colon);
+        // Apps make links out of the whole, so what follows the host must be nothing that sends people elsewhere.
+        let port = text.get(host_end + 1..).unwrap_or_default();
+        if port.len() > 5 || !port.iter().all(u8::is_ascii_digit) {
+            return Err(NoHost);
+        }
         Ok(Self { value, host_end })
     }
 
@@ -91,8 +96,7 @@ impl Authority {
     }
 
     fn port(&self) -> Option<&[u8]> {
-        let port = self.value.as_bytes().get(self.host_end + 1..)?;
-        (!port.is_empty() && port.iter().all(u8::is_ascii_digit)).then_some(port)
+        self.value.as_bytes().get(self.host_end + 1..).filter(|port| !port.is_empty())
     }
 }
 
@@ -232,8 +236,9 @@ pub fn is_about_one_connection(name: &HeaderName) -> bool {
     )
 }
 
-/// A header by which a client could pass itself off as somebody else. Apps behind CGI-like interfaces (WSGI, Rack, PHP)
-/// cannot tell `_` from `-`, so the edge does not either.
+/// A header by which a client could pass itself off as somebody else, or have a say in the app's surroundings. Apps
+/// behind CGI-like interfaces (WSGI, Rack, PHP) cannot tell `_` from `-`, so the edge does not either. `Proxy`, which no
+/// standard knows, is the variable HTTP_PROXY to them, and with it the way of their own requests (CVE-2016-5385).
 fn is_a_claim(name: &HeaderName) -> bool {
     let name = name.as_str().as_bytes();
     let like = |pattern: &[u8]| {
@@ -242,6 +247,7 @@ fn is_a_claim(name: &HeaderName) -> bool {
     match name.first() {
         Some(b'x') => (name.len() >= 12 && like(b"x-forwarded-")) || (name.len() == 9 && like(b"x-real-ip")),
         Some(b'f') => name == b"forwarded",
+        Some(b'p') => name == b"proxy",
         _ => false,
     }
 }

@@ -18,6 +18,8 @@ pub enum Notice {
         host: String,
     },
     NoHost,
+    /// The body of a request that broke off, or is not what its head says.
+    BadBody,
     /// A request that the edge does not serve at all.
     NotServed {
         what: &'static str,
@@ -58,7 +60,7 @@ impl Notice {
     pub fn status(&self) -> StatusCode {
         match self {
             Notice::UnknownHost { .. } => StatusCode::NOT_FOUND,
-            Notice::NoHost => StatusCode::BAD_REQUEST,
+            Notice::NoHost | Notice::BadBody => StatusCode::BAD_REQUEST,
             Notice::NotServed { .. } => StatusCode::NOT_IMPLEMENTED,
             Notice::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Notice::Dead { .. } => StatusCode::BAD_GATEWAY,
@@ -69,6 +71,7 @@ impl Notice {
         match self {
             Notice::UnknownHost { .. } => "Nothing is staged here".to_owned(),
             Notice::NoHost => "No host name".to_owned(),
+            Notice::BadBody => "Not a whole request".to_owned(),
             Notice::NotServed { .. } => "Not served here".to_owned(),
             Notice::Unavailable { env, .. } => format!("{env} is not available"),
             Notice::Dead { env, .. } => format!("{env} did not answer"),
@@ -80,7 +83,8 @@ impl Notice {
             Notice::UnknownHost { host } => {
                 format!("No environment has the host name {host}. It may have been destroyed, or never pushed.")
             }
-            Notice::NoHost => "The request does not say which host it is for.".to_owned(),
+            Notice::NoHost => "The request does not say clearly which host it is for.".to_owned(),
+            Notice::BadBody => "The request's body broke off, or it is not HTTP/1.1.".to_owned(),
             Notice::NotServed { what } => format!("{what}."),
             Notice::Unavailable { why, .. } => why.clone(),
             Notice::Dead { how, .. } => match how {

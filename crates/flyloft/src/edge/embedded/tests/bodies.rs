@@ -239,3 +239,26 @@ async fn a_body_that_nobody_takes_does_not_cost_the_client_its_answer() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
     }
 }
+
+#[tokio::test]
+async fn a_body_that_its_client_spoils_is_not_blamed_on_the_app() {
+    let stage = Stage::new()
+        .app(async |mut peer: Peer| {
+            peer.read_to_end().await;
+        })
+        .await;
+    for body in ["0x2\nab\n0\n\n", "fffffffffffffffff\nab\n0\n\n", "2\nabc\n0\n\n"] {
+        let answer =
+            stage.ask(&format!("POST / HTTP/1.1\nHost: shop.test\nTransfer-Encoding: chunked\n\n{body}")).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{body}: {answer}");
+    }
+    let usage = || stage.edge.usage("shop.test").unwrap();
+    assert_eq!(usage().answers, [0, 0, 0, 3, 0]);
+
+    // One that breaks off, and nobody is there to be told.
+    let mut client = stage.connect().await;
+    client.say("POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 5\r\n\r\nhe").await;
+    drop(client);
+    eventually("the request has ended", || usage().answers != [0, 0, 0, 3, 0]).await;
+    assert_eq!(usage().answers, [0, 0, 0, 4, 0]);
+}

@@ -25,7 +25,7 @@ async fn what_a_client_claims_about_itself_is_replaced() {
         .ask(
             "GET / HTTP/1.1\nHost: shop.test\nX-Forwarded-For: 6.6.6.6\nx_forwarded_for: 6.6.6.6\n\
              X-Forwarded_Proto: spoof\nX-Forwarded-Server: spoof\nForwarded: for=6.6.6.6\nX-Real-IP: 6.6.6.6\n\
-             X_Real_IP: 6.6.6.6\nX-Forwarded-Host: spoof\n\n",
+             X_Real_IP: 6.6.6.6\nX-Forwarded-Host: spoof\nProxy: http://6.6.6.6\n\n",
         )
         .await;
     assert!(answer.contains("x-forwarded-for: 127.0.0.1\n"), "{answer}");
@@ -100,6 +100,12 @@ async fn a_request_without_one_clear_host_is_refused() {
         "GET / HTTP/1.1\nHost:\n\n",
         "GET / HTTP/1.1\nHost: shop.test\nHost: shop.test\n\n",
         "GET http://user@shop.test/ HTTP/1.1\nHost: shop.test\n\n",
+        "GET / HTTP/1.1\nHost: shop.test:80@evil.test\n\n",
+        "GET / HTTP/1.1\nHost: shop.test:abc\n\n",
+        "GET / HTTP/1.1\nHost: shop.test:80:80\n\n",
+        "GET / HTTP/1.1\nHost: shop.test:+80\n\n",
+        "GET / HTTP/1.1\nHost: shop.test:800000\n\n",
+        "GET http://shop.test:abc/ HTTP/1.1\nHost: shop.test\n\n",
     ] {
         let answer = stage.ask(request).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{request}: {answer}");
