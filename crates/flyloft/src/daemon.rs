@@ -10,6 +10,7 @@ use std::time::Duration;
 use flyloft_core::host::Domain;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::Api;
@@ -34,6 +35,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// Runs until SIGINT or SIGTERM. The containers go on without it.
 pub async fn serve(config: Config) -> Result<()> {
     must_be_root()?;
+    raise_descriptors();
     let state = State::open(&config.state_dir)?;
     let store = Store::open(&state.dir.join("store.db")).or_failed(|| "failed to open the store")?;
     let listener = socket::listen(&config.socket, &config.group).or_failed(|| "failed to take commands")?;
@@ -83,6 +85,17 @@ fn must_be_root() -> Result<()> {
     match nix::unistd::geteuid().is_root() {
         true => Ok(()),
         false => Err(Error::failed("the daemon must run as root: it sets up containers, mounts and the network")),
+    }
+}
+
+/// The soft limit of open files is for programs that use select(2). The edge takes its measure from what is allowed.
+fn raise_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| match soft < hard {
+        true => setrlimit(Resource::RLIMIT_NOFILE, hard, hard),
+        false => Ok(()),
+    });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "failed to raise the limit of open files");
     }
 }
 
@@ -233,4 +246,17 @@ async fn ended() -> Result<()> {
         _ = term.recv() => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_daemon_may_open_as_many_files_as_it_is_allowed() {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, 64, hard).unwrap();
+        raise_descriptors();
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (hard, hard));
+    }
 }

@@ -10,6 +10,7 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::task::AbortHandle;
 
+use super::crowd::Visit;
 use super::line::Line;
 use super::routes::Pass;
 
@@ -26,11 +27,12 @@ pub struct Relayed {
     upload: Option<AbortHandle>,
     pass: Pass,
     thread: usize,
+    _visit: Visit,
 }
 
 impl Relayed {
-    pub fn new(line: Line, upload: Option<AbortHandle>, pass: Pass, thread: usize) -> Self {
-        Self { line: Some(line), upload, pass, thread }
+    pub fn new(line: Line, upload: Option<AbortHandle>, pass: Pass, thread: usize, visit: Visit) -> Self {
+        Self { line: Some(line), upload, pass, thread, _visit: visit }
     }
 
     fn left(&self) -> Option<u64> {

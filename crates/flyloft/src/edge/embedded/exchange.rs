@@ -14,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 
 use super::body::{Answer, Relayed};
+use super::crowd::{Guest, Visit};
 use super::framing::{Encoder, Framing};
 use super::headers::{self, Authority, Visitor};
 use super::line::{Line, LineError, Question};
@@ -29,14 +30,19 @@ const SURELY_OPEN: Duration = Duration::from_secs(1);
 /// One client's connection, which many requests may come over.
 pub struct Client {
     pub visitor: Visitor,
+    pub guest: Arc<Guest>,
     pub worker: Arc<Worker>,
 }
 
 /// Answers a request in one way or another.
 pub async fn answer(client: Arc<Client>, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
     let form = Form::of(request.headers());
-    let answer = match find(&client, &request) {
-        Ok((authority, pass)) => relay(&client, request, authority, pass).await,
+    let found = match client.guest.visit() {
+        Some(visit) => find(&client, &request).map(|(authority, pass)| (authority, pass, visit)),
+        None => Err(Notice::Busy),
+    };
+    let answer = match found {
+        Ok((authority, pass, visit)) => relay(&client, request, authority, pass, visit).await,
         Err(notice) => {
             discard(request).await;
             Err(notice)
@@ -70,13 +76,14 @@ async fn relay(
     mut request: Request<Incoming>,
     authority: Authority,
     pass: Pass,
+    visit: Visit,
 ) -> Result<Response<Answer>, Notice> {
     let upstream = pass.upstream();
     let repeatable = request.body().is_end_stream() && request.method().is_idempotent();
     let age = if repeatable { Duration::MAX } else { SURELY_OPEN };
     let line = match upstream.pools[client.worker.thread].take(age) {
         Some(line) => line,
-        None => match Line::connect(upstream.address).await {
+        None => match connect(&client.worker, upstream.address).await {
             Ok(line) => line,
             Err(error) => {
                 discard(request).await;
@@ -100,17 +107,27 @@ async fn relay(
             }
         },
     };
-    let asked = ask(line, upstream.address, &mut question, repeatable).await;
+    let asked = ask(&client.worker, line, upstream.address, &mut question, repeatable).await;
     let (response, mut line) = asked.map_err(|error| dead(&pass, &error))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return match client_side {
-            Some(client_side) => Ok(switch(client, response, client_side, line, pass)),
+            Some(client_side) => Ok(switch(client, response, client_side, line, (pass, visit))),
             None => Err(dead(&pass, &LineError::Unasked)),
         };
     }
     pass.place().count(response.status().as_u16());
     let upload = question.upload.filter(|upload| !upload.is_over()).and_then(|upload| line.part(upload));
-    Ok(response.map(|()| Answer::Relayed(Relayed::new(line, upload, pass, client.worker.thread))))
+    Ok(response.map(|()| Answer::Relayed(Relayed::new(line, upload, pass, client.worker.thread, visit))))
+}
+
+/// Opens a connection to an app. Where there are too many, idle ones make way.
+async fn connect(worker: &Worker, address: SocketAddr) -> Result<Line, LineError> {
+    let mut permit = worker.crowd.line();
+    if permit.is_none() {
+        worker.routes.close_idle();
+        permit = worker.crowd.line();
+    }
+    Line::connect(address, permit.ok_or(LineError::TooMany)?).await
 }
 
 /// How the body of a request goes on: with its length where the client has said it.
@@ -126,6 +143,7 @@ fn framing(body: &Incoming) -> Framing {
 /// may be repeated: none of it was sent, or it is `repeatable` (idempotent by RFC 9110 section 9.2.2, and without a
 /// body) and not a byte of an answer has come.
 async fn ask(
+    worker: &Worker,
     mut line: Line,
     address: SocketAddr,
     question: &mut Question,
@@ -136,7 +154,8 @@ async fn ask(
         Err(LineError::Lost { unsent, unheard, .. }) if line.used && (unsent || (unheard && repeatable)) => {}
         Err(error) => return Err(error),
     }
-    let mut line = Line::connect(address).await?;
+    drop(line);
+    let mut line = connect(worker, address).await?;
     Ok((line.ask(question).await?, line))
 }
 
@@ -148,18 +167,24 @@ async fn discard(request: Request<Incoming>) {
 }
 
 /// Both sides go on in another protocol, for as long as both like.
-fn switch(client: &Client, response: Response<()>, client_side: OnUpgrade, line: Line, pass: Pass) -> Response<Answer> {
-    pass.place().count(response.status().as_u16());
+fn switch(
+    client: &Client,
+    response: Response<()>,
+    client_side: OnUpgrade,
+    line: Line,
+    held: (Pass, Visit),
+) -> Response<Answer> {
+    held.0.place().count(response.status().as_u16());
     client.worker.tasks.spawn(async move {
         // That one side goes away is how such a connection ends.
         let _ = join(client_side, line).await;
-        drop(pass);
+        drop(held);
     });
     response.map(|()| Answer::Page(Default::default()))
 }
 
 async fn join(client_side: OnUpgrade, line: Line) -> io::Result<()> {
-    let (mut upstream_side, early) = line.switched().ok_or(io::ErrorKind::NotConnected)?;
+    let (mut upstream_side, early, _permit) = line.switched().ok_or(io::ErrorKind::NotConnected)?;
     let mut client_side = TokioIo::new(client_side.await.map_err(io::Error::other)?);
     client_side.write_all(&early).await?;
     tokio::io::copy_bidirectional(&mut client_side, &mut upstream_side).await?;
@@ -170,6 +195,7 @@ async fn join(client_side: OnUpgrade, line: Line) -> io::Result<()> {
 fn dead(pass: &Pass, error: &LineError) -> Notice {
     let place = pass.place();
     let how = match error {
+        LineError::TooMany => return Notice::Busy,
         LineError::Request(_) => {
             place.count(StatusCode::BAD_REQUEST.as_u16());
             return Notice::BadBody;

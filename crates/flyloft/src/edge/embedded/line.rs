@@ -17,6 +17,7 @@ use hyper::{Method, Response, StatusCode};
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 use tokio_util::io::poll_read_buf;
 
@@ -52,11 +53,15 @@ pub struct Line {
     /// It has been used for an earlier request.
     pub used: bool,
     idle_since: Instant,
+    /// Of the connections that the edge may have.
+    permit: OwnedSemaphorePermit,
 }
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum LineError {
+    #[error("there are too many connections to apps")]
+    TooMany,
     #[error("failed to connect")]
     Connect(#[source] io::Error),
     #[error("failed to connect within {} s", CONNECT_LIMIT.as_secs())]
@@ -85,7 +90,7 @@ pub struct Question {
 }
 
 impl Line {
-    pub async fn connect(address: SocketAddr) -> Result<Self, LineError> {
+    pub async fn connect(address: SocketAddr, permit: OwnedSemaphorePermit) -> Result<Self, LineError> {
         let stream = match tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await {
             Ok(stream) => stream.map_err(LineError::Connect)?,
             Err(_) => return Err(LineError::ConnectLimit),
@@ -102,6 +107,7 @@ impl Line {
             keep: true,
             used: false,
             idle_since: Instant::now(),
+            permit,
         })
     }
 
@@ -234,10 +240,10 @@ impl Line {
         Poll::Ready(Ok(count))
     }
 
-    /// The bare connection after an answer of 101, and what has come over it since.
-    pub fn switched(self) -> Option<(TcpStream, Bytes)> {
+    /// The bare connection after an answer of 101, what has come over it since, and what it may be open with.
+    pub fn switched(self) -> Option<(TcpStream, Bytes, OwnedSemaphorePermit)> {
         let stream = self.read.reunite(self.write?).ok()?;
-        Some((stream, self.buffer.freeze()))
+        Some((stream, self.buffer.freeze(), self.permit))
     }
 
     /// Whether it is open, with nothing under way. It costs no call of the kernel unless something has come.

@@ -3,15 +3,17 @@
 //! ```text
 //!   clients ══► listener (one per thread) ─► worker ─► exchange ─► line ══► app
 //!                                              │          │
-//!                                            opening    routes (shared, swapped as a whole)
+//!                                       crowd, opening   routes (shared, swapped as a whole)
 //! ```
 //!
 //! Each thread runs a single-threaded runtime with its own listening sockets (`SO_REUSEPORT`) and its own connections
 //! to the apps, so that a request stays on the core that accepted it. What must hold: a route is changed without
-//! losing a request, and nothing that a client sends decides more than which route it takes.
+//! losing a request, nothing that a client sends decides more than which route it takes, and no number of clients takes
+//! what the rest of the daemon needs.
 
 mod answer;
 mod body;
+mod crowd;
 mod exchange;
 mod framing;
 mod headers;
@@ -34,6 +36,8 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use self::crowd::Crowd;
+pub use self::crowd::Room;
 use self::listener::Listener;
 use self::routes::Routes;
 pub use self::routes::Usage;
@@ -52,6 +56,7 @@ pub struct EdgeConfig {
     /// What is routed from the first request on: who takes sockets over finds clients waiting there.
     pub routes: Vec<(String, Route)>,
     pub limits: Limits,
+    pub room: Room,
 }
 
 impl EdgeConfig {
@@ -63,6 +68,7 @@ impl EdgeConfig {
             inherited: Vec::new(),
             routes: Vec::new(),
             limits: Limits { head: Duration::from_secs(65), idle: Duration::from_secs(30) },
+            room: Room::here(),
         }
     }
 }
@@ -104,11 +110,12 @@ impl Embedded {
         for (host, route) in config.routes {
             edge.routes.set(&host, route);
         }
+        let crowd = Arc::new(Crowd::new(config.room));
         let sockets: Vec<_> = listeners.into_iter().flat_map(|listener| listener.sockets).collect();
         for thread in 0..threads {
             let own =
                 sockets.iter().skip(thread).step_by(threads).map(TcpListener::try_clone).collect::<Result<_, _>>();
-            let ended = edge.start(thread, own.map_err(EdgeError::Start)?, config.limits)?;
+            let ended = edge.start(thread, own.map_err(EdgeError::Start)?, crowd.clone(), config.limits)?;
             lock(&edge.ended).push(ended);
         }
         *lock(&edge.sockets) = sockets;
@@ -119,9 +126,10 @@ impl Embedded {
         &self,
         thread: usize,
         listeners: Vec<TcpListener>,
+        crowd: Arc<Crowd>,
         limits: Limits,
     ) -> Result<oneshot::Receiver<()>, EdgeError> {
-        let worker = Arc::new(Worker::new(thread, self.routes.clone(), limits, self.halt.clone()));
+        let worker = Arc::new(Worker::new(thread, self.routes.clone(), crowd, limits, self.halt.clone()));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(EdgeError::Start)?;
         let (ending, ended) = oneshot::channel();
         std::thread::Builder::new()

@@ -20,6 +20,8 @@ pub enum Notice {
     NoHost,
     /// The body of a request that broke off, or is not what its head says.
     BadBody,
+    /// There are too many requests at a time.
+    Busy,
     /// A request that the edge does not serve at all.
     NotServed {
         what: &'static str,
@@ -62,7 +64,7 @@ impl Notice {
             Notice::UnknownHost { .. } => StatusCode::NOT_FOUND,
             Notice::NoHost | Notice::BadBody => StatusCode::BAD_REQUEST,
             Notice::NotServed { .. } => StatusCode::NOT_IMPLEMENTED,
-            Notice::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Notice::Busy | Notice::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Notice::Dead { .. } => StatusCode::BAD_GATEWAY,
         }
     }
@@ -72,6 +74,7 @@ impl Notice {
             Notice::UnknownHost { .. } => "Nothing is staged here".to_owned(),
             Notice::NoHost => "No host name".to_owned(),
             Notice::BadBody => "Not a whole request".to_owned(),
+            Notice::Busy => "Too much at a time".to_owned(),
             Notice::NotServed { .. } => "Not served here".to_owned(),
             Notice::Unavailable { env, .. } => format!("{env} is not available"),
             Notice::Dead { env, .. } => format!("{env} did not answer"),
@@ -85,6 +88,7 @@ impl Notice {
             }
             Notice::NoHost => "The request does not say clearly which host it is for.".to_owned(),
             Notice::BadBody => "The request's body broke off, or it is not HTTP/1.1.".to_owned(),
+            Notice::Busy => "As many requests are under way as this machine takes. Try again.".to_owned(),
             Notice::NotServed { what } => format!("{what}."),
             Notice::Unavailable { why, .. } => why.clone(),
             Notice::Dead { how, .. } => match how {

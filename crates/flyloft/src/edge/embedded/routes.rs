@@ -137,6 +137,13 @@ impl Routes {
         }
     }
 
+    /// Closes all idle connections.
+    pub fn close_idle(&self) {
+        for thread in 0..self.threads {
+            self.sweep(thread, Duration::ZERO);
+        }
+    }
+
     fn publish(&self, table: Table) {
         self.table.store(Arc::new(table));
         fence(Ordering::SeqCst);

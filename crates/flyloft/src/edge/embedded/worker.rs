@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Halt;
+use super::crowd::{Crowd, Guest};
 use super::exchange::{self, Client};
 use super::headers::Visitor;
 use super::opening::{Opened, Protocol};
@@ -29,9 +31,14 @@ const LAST_CALL: Duration = Duration::from_secs(1);
 
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
+/// How long nothing is accepted after a failure: the first time, and at most.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
 pub struct Worker {
     pub thread: usize,
     pub routes: Arc<Routes>,
+    pub crowd: Arc<Crowd>,
     /// Connections of clients, and what became of them by an upgrade.
     pub tasks: TaskTracker,
     limits: Limits,
@@ -48,8 +55,8 @@ pub struct Limits {
 }
 
 impl Worker {
-    pub fn new(thread: usize, routes: Arc<Routes>, limits: Limits, halt: Arc<Halt>) -> Self {
-        Self { thread, routes, tasks: TaskTracker::new(), limits, halt }
+    pub fn new(thread: usize, routes: Arc<Routes>, crowd: Arc<Crowd>, limits: Limits, halt: Arc<Halt>) -> Self {
+        Self { thread, routes, crowd, tasks: TaskTracker::new(), limits, halt }
     }
 
     /// Serves until told to stop; then lets what is under way end, until the deadline.
@@ -75,31 +82,41 @@ impl Worker {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "failed to use a listening socket"),
         };
+        let mut pause = PAUSE_MIN;
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    self.tasks.spawn(self.clone().serve(stream, peer, stop.clone()));
+                    pause = PAUSE_MIN;
+                    // Who is not let in is closed at once.
+                    if let Some(guest) = self.crowd.admit(peer.ip()) {
+                        self.tasks.spawn(self.clone().serve(stream, peer, guest, stop.clone()));
+                    }
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     // Out of file descriptors or memory, most likely. Trying again at once would only burn time.
-                    tracing::warn!(%error, "failed to accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    if self.crowd.troubled.now() {
+                        tracing::warn!(%error, "failed to accept connections");
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = PAUSE_MAX.min(pause * 2);
                 }
             }
         }
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, stop: CancellationToken) {
+    async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, guest: Guest, stop: CancellationToken) {
+        let guest = Arc::new(guest);
         let opening = tokio::time::timeout(self.limits.head, Opened::read(stream));
         let mut opening = std::pin::pin!(opening);
         let opened = tokio::select! {
             opened = opening.as_mut() => opened,
+            () = guest.expelled() => return,
             () = stop.cancelled() => tokio::time::timeout(LAST_CALL, opening).await.unwrap_or_else(Err),
         };
         let Ok(Ok((protocol, stream))) = opened else { return };
         let head_limit = self.limits.head;
-        let client = Arc::new(Client { visitor: Visitor::new(peer.ip()), worker: self });
+        let client = Arc::new(Client { visitor: Visitor::new(peer.ip()), guest: guest.clone(), worker: self });
         let service = service_fn(move |request| exchange::answer(client.clone(), request));
         let io = TokioIo::new(stream);
         let ended = match protocol {
@@ -110,15 +127,7 @@ impl Worker {
                     .max_header_size(HEAD_MAX)
                     .serve_connection(io, service)
                     .with_upgrades();
-                let mut connection = std::pin::pin!(connection);
-                tokio::select! {
-                    biased;
-                    ended = connection.as_mut() => ended,
-                    () = stop.cancelled() => {
-                        connection.as_mut().graceful_shutdown();
-                        connection.await
-                    }
-                }
+                conduct(connection, http1::UpgradeableConnection::graceful_shutdown, &guest, &stop).await
             }
             Protocol::Http2 => {
                 let connection = http2::Builder::new(TokioExecutor::new())
@@ -128,15 +137,7 @@ impl Worker {
                     .initial_stream_window_size(WINDOW)
                     .initial_connection_window_size(4 * WINDOW)
                     .serve_connection(io, service);
-                let mut connection = std::pin::pin!(connection);
-                tokio::select! {
-                    biased;
-                    ended = connection.as_mut() => ended,
-                    () = stop.cancelled() => {
-                        connection.as_mut().graceful_shutdown();
-                        connection.await
-                    }
-                }
+                conduct(connection, http2::Connection::graceful_shutdown, &guest, &stop).await
             }
         };
         if let Err(error) = ended {
@@ -148,6 +149,29 @@ impl Worker {
         loop {
             tokio::time::sleep(SWEEP_EVERY.min(self.limits.idle)).await;
             self.routes.sweep(self.thread, self.limits.idle);
+        }
+    }
+}
+
+/// Drives a client's connection to its end: its own, or the one that the edge or somebody in need of the room brings.
+/// `close` lets what is under way on it end, and nothing more begin.
+async fn conduct<C: Future<Output = hyper::Result<()>>>(
+    connection: C,
+    close: impl Fn(Pin<&mut C>),
+    guest: &Guest,
+    stop: &CancellationToken,
+) -> hyper::Result<()> {
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        biased;
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            close(connection.as_mut());
+            connection.await
+        }
+        () = guest.expelled() => {
+            close(connection.as_mut());
+            tokio::time::timeout(guest.farewell(), connection).await.unwrap_or(Ok(()))
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod bodies;
 mod clients;
+mod crowds;
 mod http2;
 mod listening;
 mod pages;
