@@ -116,8 +116,9 @@ fn a_branch_that_is_deleted_takes_no_environment_of_another_branch_with_it() {
     repository.pushed(&["main:feature/x"]);
     flyloft.ok(&["destroy", "it-namesake/feature-x", "--yes"]);
     repository.pushed(&["main:feature-x"]);
-    let output = repository.pushed(&[":feature/x"]);
-    assert!(output.contains("Branch feature/x had no environment"), "{output}");
+    // It went with its environment.
+    let output = repository.rejected(&[":feature/x"]);
+    assert!(output.contains("remote ref does not exist"), "{output}");
     assert_eq!(flyloft.get("it-namesake/feature-x", "/").body, "hello");
     flyloft.ok(&["destroy", "it-namesake", "--yes"]);
 }
@@ -179,6 +180,10 @@ fn what_makes_no_sense_is_told_with_the_right_exit_code_at_every_door() {
     let output = flyloft.ssh("serve --state-dir /tmp");
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output).contains("`serve` is not a command for SSH"), "{}", text(&output));
+    let output = text(&flyloft.ssh("ls a\u{1b}[2Jb\u{1}"));
+    assert!(output.contains("invalid value 'ab'") && !output.contains(['\u{1b}', '\u{1}']), "{output:?}");
+    let output = text(&flyloft.ssh("help"));
+    assert!(output.starts_with("Just-in-time staging environments, commanded over SSH"), "{output}");
     let output = flyloft.command(&["ls", "--json"]).env("FLYLOFT_SOCKET", "/nowhere").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(objects(&text(&output))[0]["error"]["kind"], "unavailable");
