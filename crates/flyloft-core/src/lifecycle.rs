@@ -27,6 +27,7 @@
 //! - A deploy that fails changes nothing but the second axis.
 //! - The old release serves until the new one is routed, which is the first effect of a deploy that succeeded.
 //! - There is never more than one deploy at once, and of those that were pushed meanwhile the newest wins.
+//! - What the engine stopped because it had outgrown its disk runs again only when somebody asks for it.
 //! - Destroyed is final, and time alone never destroys what is pinned.
 //! - The same events at the same times give the same state: nothing else goes in.
 //!
@@ -140,6 +141,7 @@ fn wake(mut live: Live, now: Timestamp) -> Result<Answer, Refusal> {
         Runs::None => return Err(Refusal::NothingDeployed),
         Runs::Awake { .. } | Runs::Waking { .. } => return Ok(Answer::AlreadySo),
         Runs::Asleep { release, .. } => (release, Effect::Thaw { release }),
+        Runs::Off { why: WhyOff::Over(excess), .. } => return Err(Refusal::Over(excess)),
         Runs::Off { release, .. } => (release, Effect::Start { release }),
     };
     live.runs = Runs::Waking { release, since: now };
@@ -356,6 +358,14 @@ fn daemon_started(mut live: Live, rebooted: bool, now: Timestamp) -> Result<Answ
 /// Compares what should be with what the engine has, and repairs the difference.
 fn reconcile(mut live: Live, found: Found, now: Timestamp) -> Result<Answer, Refusal> {
     match (live.runs, found) {
+        // A wake that the engine has cut short ended as one that crashed.
+        (
+            Runs::Awake { release, .. } | Runs::Asleep { release, .. } | Runs::Off { release, why: WhyOff::Crashed, .. },
+            Found::Over(excess),
+        ) => {
+            live.runs = Runs::Off { release, since: now, why: WhyOff::Over(excess) };
+            done(live, [Effect::Hold, Effect::Report { release, excess }])
+        }
         (Runs::Awake { release, .. }, Found::Stopped | Found::Gone) => {
             live.runs = Runs::Waking { release, since: now };
             done(live, [Effect::Hold, Effect::Start { release }])
@@ -372,7 +382,7 @@ fn reconcile(mut live: Live, found: Found, now: Timestamp) -> Result<Answer, Ref
         (Runs::Off { release, .. }, Found::Running | Found::Frozen) => done(live, [Effect::Stop { release }]),
         (Runs::Awake { .. }, Found::Running)
         | (Runs::Asleep { .. }, Found::Frozen)
-        | (Runs::Off { .. }, Found::Stopped | Found::Gone)
+        | (Runs::Off { .. }, Found::Stopped | Found::Gone | Found::Over(_))
         // A wake under way ends with an event of its own.
         | (Runs::None | Runs::Waking { .. }, _) => Ok(Answer::AlreadySo),
     }

@@ -9,6 +9,7 @@ mod settings;
 mod size;
 mod span;
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,29 @@ const GIB: u64 = 1 << 30;
 impl Default for Limits {
     fn default() -> Self {
         Self { memory: GIB, swap: GIB, pids: 512, cpu_weight: 100, disk: 5 * GIB, inodes: 500_000 }
+    }
+}
+
+/// The bound of the disk that a container went beyond, for which it was stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Excess {
+    /// [`Limits::disk`].
+    Disk,
+    /// [`Limits::inodes`].
+    Inodes,
+    /// What the machine keeps free for everybody: it went on writing when that had begun to be used up.
+    Floor,
+}
+
+/// What it did, as the end of a sentence about it.
+impl fmt::Display for Excess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Excess::Disk => "it has outgrown its disk limit",
+            Excess::Inodes => "it has more files than its limit allows",
+            Excess::Floor => "it went on writing to a disk that is nearly full",
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use flyloft_core::lifecycle::{Event, Runs, State, Timestamp};
 use flyloft_core::name::{EnvRef, Origin};
 use tokio::sync::Mutex;
 
-use crate::conductor::Conductor;
+use crate::conductor::{self, Conductor};
 use crate::deploy::spec;
 use crate::edge::{Route, Target};
 use crate::engine::Observed;
@@ -56,7 +56,8 @@ impl Loft {
             if let Err(error) = self.parts.store.ballast().renew() {
                 tracing::warn!(%error, "failed to keep a reserve on the disk");
             }
-            tokio::time::sleep(RECONCILE).await;
+            // Whoever visits what the engine has just stopped is told so, and not that nobody answers.
+            let _ = tokio::time::timeout(RECONCILE, self.parts.engine.excess()).await;
             if let Err(error) = self.reconcile().await {
                 tracing::warn!(%error, "failed to compare what is with what should be");
             }
@@ -149,7 +150,7 @@ pub async fn routes(store: &Store) -> Result<Vec<(String, Route)>> {
     let route = |env: EnvRow| {
         let target = match env.live.as_ref().and_then(|live| live.upstream).filter(|_| was_awake(&env)) {
             Some(upstream) => Target::Upstream(upstream),
-            None => Target::Unavailable { why: "This environment is not running.".to_owned() },
+            None => Target::Unavailable { why: not_running(&env) },
         };
         (env.host, Route { env: env.name, target })
     };
@@ -170,6 +171,11 @@ fn collision(name: &EnvRef, host: &str, taken: &EnvRow) -> Error {
     }
     Error::conflict(format!("`{name}` would answer at `{host}`, where `{}` answers already", taken.name))
         .hint("rename the branch, or destroy the other environment first")
+}
+
+fn not_running(env: &EnvRow) -> String {
+    let state = serde_json::from_str(&env.state).unwrap_or(State::Destroyed { ending: None });
+    conductor::closed(&state)
 }
 
 fn was_awake(env: &EnvRow) -> bool {

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use super::state::{Depth, State};
 use crate::name::ReleaseNumber;
+use crate::policy::Excess;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -48,6 +49,9 @@ pub enum Effect {
     /// Stop the container and keep its disk, when no request is under way to it any more.
     Stop { release: ReleaseNumber },
 
+    /// Let people know that the release was stopped, and for what.
+    Report { release: ReleaseNumber, excess: Excess },
+
     /// Let the requests to this release end, then remove its container. The release stays for a rollback.
     Retire { release: ReleaseNumber },
     /// Remove every container of the environment but that of `keep`.
@@ -77,6 +81,8 @@ pub enum Refusal {
     Waking,
     #[error("it is off, and so not even asleep")]
     Off,
+    #[error("it was stopped: {0}")]
+    Over(Excess),
     #[error("it is pinned")]
     Pinned,
     #[error("{release} is not newer than {than}")]
@@ -92,6 +98,7 @@ impl Refusal {
                 Some("push to it first; `flyloft logs --build` shows what the last deploy said")
             }
             Refusal::Waking => Some("try again when it is awake, at most half a minute from now"),
+            Refusal::Over(_) => Some("`flyloft restart` starts it with a fresh disk"),
             Refusal::Pinned => Some("`flyloft unpin` it first, or destroy it by hand"),
             Refusal::Off | Refusal::NotNewer { .. } => None,
         }
@@ -114,6 +121,7 @@ impl fmt::Display for Effect {
             Effect::Thaw { release } => write!(f, "thaw {release}"),
             Effect::Start { release } => write!(f, "start {release}"),
             Effect::Stop { release } => write!(f, "stop {release}"),
+            Effect::Report { release, excess } => write!(f, "report that {release} was stopped: {excess}"),
             Effect::Retire { release } => write!(f, "retire {release}"),
             Effect::Sweep { keep: None } => f.write_str("sweep all"),
             Effect::Sweep { keep: Some(release) } => write!(f, "sweep all but {release}"),

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::state::{Depth, Timestamp};
 use crate::name::ReleaseNumber;
+use crate::policy::Excess;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -63,6 +64,8 @@ pub enum Found {
     Stopped,
     Running,
     Frozen,
+    /// Stopped by the engine itself.
+    Over(Excess),
 }
 
 impl fmt::Display for Event {
@@ -92,6 +95,9 @@ impl fmt::Display for Event {
             Event::Found(Found::Stopped) => f.write_str("found stopped"),
             Event::Found(Found::Running) => f.write_str("found running"),
             Event::Found(Found::Frozen) => f.write_str("found frozen"),
+            Event::Found(Found::Over(Excess::Disk)) => f.write_str("found over its disk"),
+            Event::Found(Found::Over(Excess::Inodes)) => f.write_str("found over its files"),
+            Event::Found(Found::Over(Excess::Floor)) => f.write_str("found below the floor"),
         }
     }
 }

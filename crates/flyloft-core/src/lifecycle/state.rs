@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::name::ReleaseNumber;
+use crate::policy::Excess;
 
 /// A moment: milliseconds since 1970 by the machine's clock, which may be set back and forth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -85,6 +86,8 @@ pub enum WhyOff {
     /// It died, or did not answer when it was woken.
     Crashed,
     Rebooted,
+    /// The engine stopped it. It would only be stopped again, so that nothing wakes it: it needs a fresh disk.
+    Over(Excess),
 }
 
 /// The second axis: what is being deployed.
@@ -147,6 +150,14 @@ impl Runs {
         }
     }
 
+    /// What it was stopped for, and must not be woken for.
+    pub fn excess(self) -> Option<Excess> {
+        match self {
+            Runs::Off { why: WhyOff::Over(excess), .. } => Some(excess),
+            _ => None,
+        }
+    }
+
     pub(super) fn is_waking(self, which: ReleaseNumber) -> bool {
         matches!(self, Runs::Waking { release, .. } if release == which)
     }
@@ -203,6 +214,15 @@ impl fmt::Display for Runs {
             Runs::Asleep { release, depth: Depth::Shallow, .. } => write!(f, "asleep {release}"),
             Runs::Asleep { release, depth: Depth::Deep, .. } => write!(f, "deep asleep {release}"),
             Runs::Off { release, why: WhyOff::Crashed, .. } => write!(f, "off {release} (crashed)"),
+            Runs::Off { release, why: WhyOff::Over(Excess::Disk), .. } => {
+                write!(f, "off {release} (over its disk limit)")
+            }
+            Runs::Off { release, why: WhyOff::Over(Excess::Inodes), .. } => {
+                write!(f, "off {release} (over its limit of files)")
+            }
+            Runs::Off { release, why: WhyOff::Over(Excess::Floor), .. } => {
+                write!(f, "off {release} (wrote to a nearly full disk)")
+            }
             Runs::Off { release, .. } => write!(f, "off {release}"),
             Runs::Waking { release, .. } => write!(f, "waking {release}"),
         }

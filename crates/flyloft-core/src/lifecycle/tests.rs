@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::policy::Excess;
 
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
@@ -43,6 +44,8 @@ fn all_runs() -> Vec<Runs> {
         Runs::Asleep { release, since, depth: Depth::Shallow },
         Runs::Asleep { release, since, depth: Depth::Deep },
         Runs::Off { release, since, why: WhyOff::Asked },
+        Runs::Off { release, since, why: WhyOff::Crashed },
+        Runs::Off { release, since, why: WhyOff::Over(Excess::Disk) },
         Runs::Waking { release, since },
     ]
 }
@@ -88,6 +91,9 @@ fn all_events() -> Vec<(String, u64, Event)> {
         Event::Found(Found::Stopped),
         Event::Found(Found::Running),
         Event::Found(Found::Frozen),
+        Event::Found(Found::Over(Excess::Disk)),
+        Event::Found(Found::Over(Excess::Inodes)),
+        Event::Found(Found::Over(Excess::Floor)),
     ];
     let mut events: Vec<_> = at_a_minute.into_iter().map(|event| (event.to_string(), MINUTE, event)).collect();
     let clocks = [("1 min", MINUTE), ("15 min", 15 * MINUTE), ("1 h", HOUR), ("4 h", 4 * HOUR), ("14 days", 14 * DAY)];
@@ -175,6 +181,20 @@ fn a_wake_that_fails_leaves_it_stopped_until_somebody_asks_again() {
 }
 
 #[test]
+fn what_outgrew_its_disk_is_told_of_once_and_a_restart_starts_it() {
+    let over = Event::Found(Found::Over(Excess::Disk));
+    let (state, effects) = done(&awake(1), over.clone(), MINUTE);
+    assert_eq!(state.to_string(), "off v1 (over its disk limit)");
+    assert_eq!(effects, [Effect::Hold, Effect::Report { release: v(1), excess: Excess::Disk }]);
+    let again = |event| step(&state, event, Timestamp(2 * MINUTE), &Policy::default());
+    assert_eq!(again(&over), Ok(Answer::AlreadySo));
+    assert_eq!(again(&Event::Wake), Err(Refusal::Over(Excess::Disk)));
+    let (state, _) = done(&state, Event::Deploy { release: v(2) }, 3 * MINUTE);
+    let (state, _) = done(&state, Event::DeploySucceeded { release: v(2) }, 4 * MINUTE);
+    assert_eq!(state.to_string(), "awake v2");
+}
+
+#[test]
 fn nothing_steps_down_while_a_deploy_is_under_way() {
     let (state, _) = done(&awake(1), Event::Deploy { release: v(2) }, 1);
     assert_eq!(next_rung(&state, &Policy::default()), None);
@@ -219,7 +239,9 @@ fn without_limits_nothing_ever_steps_down() {
 
 fn any_event() -> impl Strategy<Value = Event> {
     let release = (1..8u32).prop_map(v);
-    let found = prop::sample::select(vec![Found::Gone, Found::Stopped, Found::Running, Found::Frozen]);
+    let over = [Excess::Disk, Excess::Inodes, Excess::Floor].map(Found::Over);
+    let found = [Found::Gone, Found::Stopped, Found::Running, Found::Frozen].into_iter().chain(over);
+    let found = prop::sample::select(found.collect::<Vec<_>>());
     prop_oneof![
         4 => release.clone().prop_map(|release| Event::Deploy { release }),
         3 => release.clone().prop_map(|release| Event::DeploySucceeded { release }),
@@ -308,6 +330,7 @@ impl World {
             | Effect::Offload { .. }
             | Effect::Thaw { .. }
             | Effect::Start { .. }
+            | Effect::Report { .. }
             | Effect::Farewell { .. } => {}
         }
     }
@@ -378,6 +401,21 @@ proptest! {
         let much_later = follow(state, [(u64::MAX, Event::SourceGone), (u64::MAX, Event::Clock)]);
         let lives_on = matches!(much_later, State::Live(Live { pinned: true, .. }));
         prop_assert!(lives_on);
+    }
+
+    #[test]
+    fn what_outgrew_its_disk_runs_again_only_when_somebody_asks(pinned in any::<bool>(), history in any_history()) {
+        let begun = [(0, Event::Deploy { release: v(1) }), (1, Event::DeploySucceeded { release: v(1) })];
+        let ended = [(2, if pinned { Event::Pin } else { Event::Unpin }), (3, Event::Found(Found::Over(Excess::Disk)))];
+        let mut state = follow(State::new(Timestamp(0)), begun.into_iter().chain(ended));
+        let asks = |event: &Event| matches!(event, Event::Restart | Event::Deploy { .. });
+        for (at, event) in history.into_iter().filter(|(_, event)| !asks(event)) {
+            if let Ok(Answer::Done(next, effects)) = step(&state, &event, Timestamp(at), &Policy::default()) {
+                let starts = |effect: &Effect| matches!(effect, Effect::Start { .. } | Effect::Thaw { .. });
+                prop_assert!(!effects.iter().any(starts), "{event} in {state}");
+                state = next;
+            }
+        }
     }
 
     #[test]

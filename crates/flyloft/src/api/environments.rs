@@ -13,6 +13,7 @@ use super::reply::{Reply, age, as_time, done, size, table};
 use super::stage::Staged;
 use super::{Api, Call, Ending};
 use crate::command::{Destroy, Ls, Rollback, Scale, Target};
+use crate::conductor;
 use crate::deploy::{Again, Source, Work, spec};
 use crate::engine::Stats;
 use crate::error::{Error, OrFailed, Result};
@@ -41,6 +42,9 @@ struct EnvItem {
     created_at: i64,
     /// Bytes of memory that it holds now.
     memory: Option<u64>,
+    /// What the engine stopped it for and what can be done, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stopped: Option<String>,
     /// All of its state, for people: `awake v3`, `off v1, deploying v2`.
     #[serde(skip)]
     said: String,
@@ -114,12 +118,9 @@ fn followed(origin: &Origin) -> String {
 
 impl Reply for Shown {
     fn text(&self) -> String {
-        let mut lines = vec![
-            ("url", self.env.url.clone()),
-            ("state", self.env.said.clone()),
-            ("follows", followed(&self.env.follows)),
-            ("age", age(self.env.created_at, store::now())),
-        ];
+        let mut lines = vec![("url", self.env.url.clone()), ("state", self.env.said.clone())];
+        lines.extend(self.env.stopped.iter().map(|why| ("stopped", why.clone())));
+        lines.extend([("follows", followed(&self.env.follows)), ("age", age(self.env.created_at, store::now()))]);
         if let Some(release) = &self.release {
             let commit = release.commit.as_ref().map_or("no commit", |commit| commit.short());
             let made = age(release.created_at, store::now());
@@ -240,6 +241,11 @@ impl Api {
     fn item(&self, row: &EnvRow, memory: Option<u64>) -> EnvItem {
         let state = serde_json::from_str::<State>(&row.state).ok();
         let said = state.as_ref().map_or_else(|| "unknown".to_owned(), State::to_string);
+        let excess = match &state {
+            Some(State::Live(live)) => live.runs.excess(),
+            _ => None,
+        };
+        let remedy = |excess| conductor::remedy(&row.name, excess, &self.loft.parts.settings);
         let (state, serves, deploying) = match state {
             Some(State::Live(live)) => {
                 let deploying = match live.deploying {
@@ -260,6 +266,7 @@ impl Api {
             follows: row.origin.clone(),
             created_at: row.created_at,
             memory,
+            stopped: excess.map(|excess| format!("{excess}; {}", remedy(excess))),
             said,
         }
     }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use flyloft_core::lifecycle::{Live, Runs, State};
 use flyloft_core::name::EnvRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{Api, Call, Ending};
 use crate::command::Run;
-use crate::engine::ExecSpec;
+use crate::engine::{EngineError, ExecSpec};
 use crate::error::{Error, OrFailed, Result};
 
 impl Api {
@@ -26,6 +27,7 @@ impl Api {
         let (row, _) = self.loft.find(&name).await?;
         let live = row
             .live
+            .as_ref()
             .ok_or_else(|| Error::conflict(format!("nothing of `{name}` runs yet")).hint("push to it first"))?;
         let mut env = BTreeMap::from([("DYNO".to_owned(), "run.1".to_owned())]);
         let terminal = call.io.terminal.clone();
@@ -35,7 +37,11 @@ impl Api {
         let size = terminal.as_ref().map(|terminal| (terminal.columns, terminal.rows));
         let failed = || format!("failed to run a command in `{name}`");
         let spec = ExecSpec { argv, env, terminal: size };
-        let exec = self.loft.parts.engine.exec(&live.container, spec).await.or_failed(failed)?;
+        let exec = match self.loft.parts.engine.exec(&live.container, spec).await {
+            Err(EngineError::Crowded { count, limit, .. }) => return Err(crowded(&name, count, limit)),
+            Err(EngineError::NotRunning(_)) => return Err(not_running(&name, &row.state)),
+            exec => exec.or_failed(failed)?,
+        };
 
         let (mut stdin, mut stdout, mut stderr, mut control) = (exec.stdin, exec.stdout, exec.stderr, exec.control);
         let output = async {
@@ -66,6 +72,22 @@ impl Api {
     }
 }
 
+fn crowded(name: &EnvRef, count: u32, limit: u32) -> Error {
+    Error::conflict(format!("`{name}` has {count} of {limit} processes"))
+        .hint(format!("`flyloft restart {name}` ends them and starts it anew"))
+        .hint("if it needs so many, raise `pids` in `[defaults]` of the configuration first")
+}
+
+fn not_running(name: &EnvRef, state: &str) -> Error {
+    let error = match serde_json::from_str(state) {
+        Ok(State::Live(Live { runs: runs @ (Runs::Off { .. } | Runs::Waking { .. }), .. })) => {
+            Error::conflict(format!("`{name}` does not run: it is {runs}"))
+        }
+        _ => Error::conflict(format!("`{name}` does not run at the moment")),
+    };
+    error.hint(format!("`flyloft restart {name}` starts it with a fresh disk"))
+}
+
 /// The next size of the client's terminal; never, without one.
 async fn resized(sizes: &mut Option<tokio::sync::watch::Receiver<(u16, u16)>>) -> (u16, u16) {
     if let Some(receiver) = sizes
@@ -91,5 +113,26 @@ async fn pass(
                 to.flush().await?;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_can_run_nothing_is_told_what_is_in_the_way_and_what_to_do() {
+        let name = EnvRef::parse("hx/main").unwrap();
+        insta::assert_snapshot!(crowded(&name, 512, 512).text(), @"
+        error: `hx/main` has 512 of 512 processes
+          hint: `flyloft restart hx/main` ends them and starts it anew
+          hint: if it needs so many, raise `pids` in `[defaults]` of the configuration first
+        ");
+        let state = r#"{"live":{"runs":{"off":{"release":1,"since":0,"why":{"over":"disk"}}},"deploying":"no",
+            "pinned":false,"last_used":0,"kept_until":null}}"#;
+        insta::assert_snapshot!(not_running(&name, state).text(), @"
+        error: `hx/main` does not run: it is off v1 (over its disk limit)
+          hint: `flyloft restart hx/main` starts it with a fresh disk
+        ");
     }
 }

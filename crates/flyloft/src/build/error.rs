@@ -65,6 +65,9 @@ impl BuildError {
                 EngineError::OutOfProcesses { .. } => {
                     hint("raise `pids` under `[build]` in the server's configuration")
                 }
+                EngineError::DiskFull { .. } => {
+                    hint("free some space, or set a lower `floor` in `[disk]` of the server's configuration")
+                }
                 EngineError::TimedOut { .. } => hint("raise `time` under `[build]` in the server's configuration"),
                 EngineError::Missing { hint, .. } => vec![hint.clone()],
                 _ => Vec::new(),

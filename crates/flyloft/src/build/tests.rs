@@ -75,6 +75,10 @@ impl Engine for Recorder {
         Ok(())
     }
 
+    async fn excess(&self) {
+        unreachable!("builds do not ask")
+    }
+
     async fn observe(&self) -> Result<Vec<Observed>, EngineError> {
         Ok(Vec::new())
     }
@@ -465,6 +469,7 @@ async fn running_out_of_memory_or_time_says_which_setting_allows_more() {
         (EngineError::OutOfMemory { command: command(), limit: 1 << 30 }, "`memory`"),
         (EngineError::OutOfDisk { command: command(), limit: 1, inodes: 1 }, "`disk`"),
         (EngineError::OutOfProcesses { command: command(), limit: 1 }, "`pids`"),
+        (EngineError::DiskFull { command: command() }, "`floor`"),
         (EngineError::TimedOut { command: command(), seconds: 900 }, "`time`"),
     ];
     for (error, setting) in errors {

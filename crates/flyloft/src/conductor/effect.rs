@@ -6,8 +6,9 @@
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use flyloft_core::lifecycle::{Cause, Effect};
-use flyloft_core::name::{Origin, ReleaseNumber};
+use flyloft_core::lifecycle::{Cause, Effect, Live, Runs, State, WhyOff};
+use flyloft_core::name::{EnvRef, Origin, ReleaseNumber};
+use flyloft_core::policy::{Excess, Size};
 use futures_util::FutureExt;
 use time::OffsetDateTime;
 use tokio::sync::{Semaphore, oneshot};
@@ -17,8 +18,8 @@ use crate::deploy::{self, Deployed, Job, probe, spec};
 use crate::edge::{Route, Target};
 use crate::engine::{ContainerId, EngineError, Observed};
 use crate::error::{Error, OrFailed, Result};
-use crate::parts::Parts;
-use crate::store::{self, EnvRow, LiveRow};
+use crate::parts::{Parts, Settings};
+use crate::store::{self, EnvRow, EventKind, LiveRow};
 use crate::transcript::Transcript;
 
 /// How long requests in flight may take on a release that is being retired.
@@ -50,9 +51,8 @@ impl Task {
             Effect::SkipDeploy { release, cause } => self.skip_deploy(release, cause).await?,
             Effect::AbandonDeploy { release } => self.abandon_deploy(release).await?,
             Effect::Route { .. } => self.route().await?,
-            Effect::Hold => {
-                self.set_route(Target::Unavailable { why: "This environment is not running.".to_owned() }).await?
-            }
+            Effect::Hold => self.set_route(Target::Unavailable { why: closed(&self.state) }).await?,
+            Effect::Report { release, excess } => self.report(release, excess).await?,
             Effect::Unroute => {
                 self.parts.edge.remove(&self.env.host).await.or_failed(|| "failed to remove the route")?
             }
@@ -132,6 +132,13 @@ impl Task {
         let route = Route { env: self.env.name.clone(), target };
         let set = self.parts.edge.set(&self.env.host, route).await;
         set.or_failed(|| format!("failed to route `{}`", self.env.host))
+    }
+
+    async fn report(&self, release: ReleaseNumber, excess: Excess) -> Result<()> {
+        let EnvRef { app, env } = &self.env.name;
+        let text = format!("{release}: {excess}; {}", remedy(&self.env.name, excess, &self.parts.settings));
+        let told = self.parts.store.tell(app, Some(env), EventKind::Stopped, "flyloft", &text, store::now());
+        told.await.or_failed(|| format!("failed to record that {release} was stopped"))
     }
 
     /// Lets the requests to what serves end, and then has it rest.
@@ -225,6 +232,27 @@ impl Task {
         self.removed = true;
         Ok(())
     }
+}
+
+/// What a visitor reads whose request nobody answers.
+pub fn closed(state: &State) -> String {
+    match state {
+        State::Live(Live { runs: Runs::Off { why: WhyOff::Over(excess), .. }, .. }) => {
+            format!("This environment was stopped: {excess}.")
+        }
+        _ => "This environment is not running.".to_owned(),
+    }
+}
+
+/// What its people can do, in a few words.
+pub fn remedy(env: &EnvRef, excess: Excess, settings: &Settings) -> String {
+    let Settings { limits, disk, .. } = settings;
+    let raise = match excess {
+        Excess::Disk => format!("its limit is `disk = \"{}\"` in `[defaults]` of the configuration", Size(limits.disk)),
+        Excess::Inodes => format!("its limit is `inodes = {}` in `[defaults]` of the configuration", limits.inodes),
+        Excess::Floor => format!("`floor = \"{}\"` in `[disk]` of the configuration is kept free", Size(disk.floor)),
+    };
+    format!("{raise}; `flyloft restart {env}` starts it with a fresh disk")
 }
 
 /// Comes back when the deploy is not wanted any more, and says why.

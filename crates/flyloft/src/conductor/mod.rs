@@ -23,6 +23,7 @@ use flyloft_core::lifecycle::{self, Answer, Cause, Deploying, Event, Found, Refu
 use flyloft_core::name::{EnvRef, ReleaseNumber};
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::effect::{closed, remedy};
 use self::hands::Hands;
 use crate::deploy::{Deployed, Job, Work};
 use crate::engine::{ContainerId, ContainerState, Observed};
@@ -378,11 +379,12 @@ impl Task {
 
     fn found(&self, observed: &[Observed]) -> Found {
         let Some(live) = &self.env.live else { return Found::Gone };
-        match observed.iter().find(|container| container.id == live.container).map(|container| container.state) {
+        match observed.iter().find(|container| container.id == live.container) {
             None => Found::Gone,
-            Some(ContainerState::Stopped) => Found::Stopped,
-            Some(ContainerState::Running) => Found::Running,
-            Some(ContainerState::Frozen) => Found::Frozen,
+            Some(Observed { excess: Some(excess), .. }) => Found::Over(*excess),
+            Some(Observed { state: ContainerState::Stopped, .. }) => Found::Stopped,
+            Some(Observed { state: ContainerState::Running, .. }) => Found::Running,
+            Some(Observed { state: ContainerState::Frozen, .. }) => Found::Frozen,
         }
     }
 

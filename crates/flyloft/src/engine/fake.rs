@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use flyloft_core::policy::Excess;
 use tokio::io::{AsyncRead, AsyncReadExt, DuplexStream};
+use tokio::sync::Notify;
 
 use super::{
     Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, ContainerState, Derivation, Engine,
@@ -21,6 +23,7 @@ use crate::transcript::Transcript;
 #[derive(Default)]
 pub struct Fake {
     memory: Mutex<Memory>,
+    excess: Notify,
 }
 
 #[derive(Default)]
@@ -39,6 +42,7 @@ struct Memory {
 struct Container {
     spec: ContainerSpec,
     state: ContainerState,
+    excess: Option<Excess>,
     addresses: Addresses,
     log: String,
     /// Whoever follows the log reads to its end, which comes with that of the container.
@@ -63,6 +67,14 @@ impl Fake {
     /// What every running container listens on from now on.
     pub fn listen(&self, on: Vec<SocketAddr>) {
         self.memory().listening = on;
+    }
+
+    /// Stops a container as one that has gone beyond a bound.
+    pub fn stop_for(&self, id: &ContainerId, excess: Excess) {
+        let mut memory = self.memory();
+        let container = memory.containers.get_mut(id).unwrap();
+        (container.state, container.excess) = (ContainerState::Stopped, Some(excess));
+        self.excess.notify_one();
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -130,8 +142,13 @@ impl Engine for Fake {
             state: container.state,
             addresses: container.addresses,
             image: container.spec.image.clone(),
+            excess: container.excess,
         };
         Ok(memory.containers.iter().map(observed).collect())
+    }
+
+    async fn excess(&self) {
+        self.excess.notified().await;
     }
 
     async fn layers(&self) -> Result<Vec<LayerId>, EngineError> {
@@ -201,9 +218,9 @@ impl Engine for Fake {
         // Addresses of the loopback interface, so that a test can answer there.
         let ipv4 = Ipv4Addr::from_bits(Ipv4Addr::new(127, 99, 0, 0).to_bits() + u32::from(memory.next_address));
         let addresses = Addresses { ipv4, ipv6: Ipv6Addr::LOCALHOST };
-        let (state, log, followers) = (ContainerState::Stopped, String::new(), Vec::new());
-        let container = Container { spec: spec.clone(), state, addresses, log, followers };
-        memory.containers.insert(spec.id.clone(), container);
+        let (spec, state, log, followers) = (spec.clone(), ContainerState::Stopped, String::new(), Vec::new());
+        let container = Container { spec, state, excess: None, addresses, log, followers };
+        memory.containers.insert(container.spec.id.clone(), container);
         Ok(addresses)
     }
 
@@ -211,7 +228,7 @@ impl Engine for Fake {
         let mut memory = self.begin("start", &id.0)?;
         let container = memory.container(id)?;
         if container.state == ContainerState::Stopped {
-            container.state = ContainerState::Running;
+            (container.state, container.excess) = (ContainerState::Running, None);
             for process in &container.spec.processes {
                 if let Some(text) = process.command.strip_prefix("echo ") {
                     container.log.push_str(&format!("{} | {text}\n", process.name));

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use flyloft_core::policy::Limits;
+use flyloft_core::policy::{Excess, Limits};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -170,6 +170,8 @@ pub struct Observed {
     pub state: ContainerState,
     pub addresses: Addresses,
     pub image: Image,
+    /// It is stopped because the engine stopped it for this; until it is started again.
+    pub excess: Option<Excess>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -228,6 +230,10 @@ pub trait Engine: Send + Sync {
 
     /// Everything that this engine made and still has.
     async fn observe(&self) -> Result<Vec<Observed>, EngineError>;
+
+    /// Comes back when the engine has stopped a container unasked since this last came back: [`Observed::excess`] says
+    /// which, and for what. For one caller at a time.
+    async fn excess(&self);
 
     /// The layers that exist, whole.
     async fn layers(&self) -> Result<Vec<LayerId>, EngineError>;
@@ -306,6 +312,8 @@ pub enum EngineError {
     CacheInUse(CacheId),
     #[error("container `{0}` is not running")]
     NotRunning(ContainerId),
+    #[error("container `{id}` has {count} of {limit} processes")]
+    Crowded { id: ContainerId, count: u32, limit: u32 },
     /// A build step ended with this status; its output is in the transcript.
     #[error("`{command}` failed with status {code}")]
     StepFailed { command: String, code: i32 },
@@ -315,6 +323,8 @@ pub enum EngineError {
     OutOfDisk { command: String, limit: u64, inodes: u64 },
     #[error("`{command}` wanted more than the {limit} processes and threads that are allowed")]
     OutOfProcesses { command: String, limit: u32 },
+    #[error("`{command}` was stopped, since it wrote to a disk that is nearly full")]
+    DiskFull { command: String },
     #[error("`{command}` was stopped after {seconds} s")]
     TimedOut { command: String, seconds: u64 },
     /// The machine lacks something: what, and how to mend it.

@@ -18,7 +18,7 @@ use crate::build::Builder;
 use crate::conductor::Conductor;
 use crate::config;
 use crate::deploy::{Again, Deployed, Source, Work};
-use crate::edge::{Edge, EdgeError, Route};
+use crate::edge::{Edge, EdgeError, Route, Target};
 use crate::engine::fake::{self, Fake};
 use crate::engine::{ContainerState, Engine, Image};
 use crate::error::Result;
@@ -49,6 +49,12 @@ impl Edge for Doorman {
 
     async fn drained(&self, _upstream: SocketAddr, _limit: Duration) -> bool {
         self.busy.subscribe().wait_for(|busy| !busy).await.is_ok()
+    }
+}
+
+impl Doorman {
+    pub fn target(&self, host: &str) -> Option<Target> {
+        self.routes.lock().unwrap().get(host).map(|route| route.target.clone())
     }
 }
 

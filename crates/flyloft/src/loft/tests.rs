@@ -1,4 +1,5 @@
 use flyloft_core::name::ReleaseNumber;
+use flyloft_core::policy::Excess;
 
 use super::stage::{Stage, in_time};
 use super::*;
@@ -50,6 +51,47 @@ async fn a_wake_whose_end_cannot_be_stored_ends_when_the_store_works_again() {
     stage.mend_store();
     stage.loft.reconcile().await.unwrap();
     stage.wait_for_state("awake v1").await;
+}
+
+#[tokio::test]
+async fn what_the_engine_stopped_is_off_at_once_says_why_and_runs_again_only_with_a_fresh_disk() {
+    let stage = Stage::new().await;
+    stage.deploy().await.unwrap();
+    let (env, conductor) = stage.env().await;
+    let container = env.live.clone().unwrap().container;
+    let off = "off v1 (over its disk limit)";
+    let told = async || {
+        let events = stage.store().events(Some(&env.name.app), Some(&env.name.env), 0, 10).await.unwrap();
+        events.into_iter().filter(|event| event.kind == "stopped").map(|event| event.text).collect::<Vec<_>>()
+    };
+    tokio::select! {
+        () = stage.loft.reconcile_for_ever() => unreachable!(),
+        () = async {
+            stage.engine.stop_for(&container, Excess::Disk);
+            // The next round of its own comes long after this has given up.
+            stage.wait_until("its people are told", async || !told().await.is_empty()).await;
+        } => {}
+    }
+    let why = "This environment was stopped: it has outgrown its disk limit.".to_owned();
+    assert_eq!(stage.state().await, off);
+    assert_eq!(stage.door.target(&env.host), Some(Target::Unavailable { why: why.clone() }));
+    assert_eq!(
+        told().await,
+        ["v1: it has outgrown its disk limit; its limit is `disk = \"5GiB\"` in `[defaults]` of the \
+        configuration; `flyloft restart shop/main` starts it with a fresh disk"]
+    );
+
+    let starts = stage.calls("start");
+    stage.loft.reconcile().await.unwrap();
+    assert!(conductor.tell(Event::Wake).await.unwrap_err().brief().contains("it has outgrown its disk limit"));
+    let next = Loft::new(stage.loft.parts.clone());
+    next.start(true).await.unwrap();
+    assert_eq!((stage.state().await.as_str(), stage.calls("start")), (off, starts));
+    let known = routes(stage.store()).await.unwrap();
+    assert_eq!(known[0].1.target, Target::Unavailable { why }, "the next daemon's edge says so from the start");
+
+    stage.launch(Again::Restart).await.unwrap();
+    assert_eq!(stage.state().await, "awake v2");
 }
 
 #[tokio::test]

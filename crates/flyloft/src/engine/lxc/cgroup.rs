@@ -146,6 +146,22 @@ impl Groups {
         Ok(Stats { memory, swap, pids, cpu, disk: 0 })
     }
 
+    /// The processes in it, and in groups that were made below it.
+    pub fn processes(&self) -> io::Result<Vec<i32>> {
+        let mut found = Vec::new();
+        let mut dirs = vec![self.dir("pids")?];
+        while let Some(dir) = dirs.pop() {
+            // One that is gone by now has none. A threaded group's are listed above it (the kernel's cgroup-v2.rst).
+            let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+            found.extend(text.lines().filter_map(|pid| pid.parse::<i32>().ok()));
+            let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
+            dirs.extend(
+                entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()),
+            );
+        }
+        Ok(found)
+    }
+
     /// Processes of this group that the kernel has killed for want of memory.
     pub fn oom_kills(&self) -> io::Result<u64> {
         let dir = self.dir("memory")?;

@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use flyloft_core::policy::Excess;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -151,6 +152,28 @@ pub fn state(home: &Home, layout: Layout) -> ContainerState {
             Ok(true) => ContainerState::Frozen,
             _ => ContainerState::Running,
         },
+    }
+}
+
+/// What the engine stopped the container for, if it was that which stopped it.
+pub fn excess(home: &Home) -> io::Result<Option<Excess>> {
+    match fs::read(home.excess()) {
+        Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+pub fn note_excess(home: &Home, excess: Excess) -> io::Result<()> {
+    let aside = home.dir.join("excess.json.new");
+    fs::write(&aside, serde_json::to_vec(&excess)?)?;
+    fs::rename(aside, home.excess())
+}
+
+pub fn forget_excess(home: &Home) -> io::Result<()> {
+    match fs::remove_file(home.excess()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

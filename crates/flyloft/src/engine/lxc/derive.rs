@@ -153,7 +153,7 @@ impl LxcEngine {
         self.launch(home, &record, caches).await?;
         let slot = record.slot;
         step::place_files(home, &run, slot).map_err(EngineError::io(doing("place the files")))?;
-        step::run_commands(home, &run, self.layout, transcript).await?;
+        step::run_commands(home, &run, self.layout, self.bounds.floor, transcript).await?;
         self.halt(home, &record, Duration::ZERO).await?;
         let aside = self.aside(id)?;
         let upper = home.upper();

@@ -1,7 +1,7 @@
 //! What a container must not be able to do. Each test tries it, and fails if it succeeds.
 
 use super::bench::Bench;
-use super::tests::{build_layer, sh, spec};
+use super::tests::{build, build_layer, sh, spec};
 use crate::engine::*;
 
 async fn started(bench: &Bench, id: &str, command: &str, limits: Limits) -> ContainerId {
@@ -151,26 +151,91 @@ while True:
     conformance::eventually("the hog has been killed", killed).await;
     assert!(bench.engine.stats(&hog).await.unwrap().memory <= 64 << 20);
     assert_eq!(sh(&bench, &good, "echo well").await, ("well\n".to_owned(), 0));
+    let refused = async || {
+        let spec = ExecSpec { argv: vec!["true".to_owned()], env: BTreeMap::new(), terminal: None };
+        matches!(bench.engine.exec(&bomb, spec).await, Err(EngineError::Crowded { limit: 64, .. }))
+    };
+    conformance::eventually("there is no room for a command", refused).await;
     // And they can be removed.
     for id in [&bomb, &hog] {
         bench.engine.remove(id).await.unwrap();
     }
 }
 
+/// Fills a file that has no name. It ends by itself, so that a test that fails leaves room on the disk.
+const NAMELESS: &str = r#"exec python3 -c 'import os, time
+file = os.open("/app/file", os.O_CREAT | os.O_RDWR)
+os.unlink("/app/file")
+for _ in range(600): os.write(file, bytes(1 << 20))
+time.sleep(1000)'"#;
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_hog_is_stopped_and_its_log_says_why() {
+async fn a_disk_hog_is_stopped_and_the_engine_and_its_log_say_why() {
     let bench = Bench::open().await;
     let limits = Limits { disk: 100 << 20, ..Limits::default() };
-    let hog = started(&bench, "hog", "cat /dev/zero > big; sleep 1000", limits).await;
-    let stopped = async || bench.engine.observe().await.unwrap()[0].state == ContainerState::Stopped;
-    conformance::eventually("it is stopped", stopped).await;
-    let said = async || {
+    for (id, command) in [("hog", "cat /dev/zero > big; sleep 1000"), ("sly", NAMELESS)] {
+        let hog = started(&bench, id, command, limits.clone()).await;
+        tokio::time::timeout(Duration::from_secs(120), bench.engine.excess()).await.expect("it is stopped");
+        let seen = bench.engine.observe().await.unwrap().into_iter().find(|found| found.id == hog).unwrap();
+        assert_eq!((seen.state, seen.excess), (ContainerState::Stopped, Some(Excess::Disk)), "{id}");
         let mut log = String::new();
-        let mut reader = bench.engine.logs(&hog, 5, false).await.unwrap();
+        let mut reader = bench.engine.logs(&hog, 1, false).await.unwrap();
         tokio::io::AsyncReadExt::read_to_string(&mut reader, &mut log).await.unwrap();
-        log.contains("flyloft | it was stopped: it has written more than")
+        assert!(log.contains(" flyloft | it was stopped: it has outgrown its disk limit of 100MiB"), "{log}");
+    }
+    // Whoever starts it all the same has it as any other that runs.
+    let hog = ContainerId("sly".to_owned());
+    bench.engine.start(&hog).await.unwrap();
+    bench.engine.stop(&hog, Duration::ZERO).await.unwrap();
+    let seen = bench.engine.observe().await.unwrap().into_iter().find(|found| found.id == hog).unwrap();
+    assert_eq!(seen.excess, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_step_cannot_outgrow_its_disk_in_a_file_without_a_name() {
+    let bench = Bench::open().await;
+    let built = build(&bench, NAMELESS, |run| run.limits.disk = 20 << 20).await;
+    assert!(matches!(built, Err(EngineError::OutOfDisk { limit, .. }) if limit == 20 << 20), "{built:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_without_a_name_are_found_wherever_they_are_hidden_and_count_once() {
+    let bench = Bench::open().await;
+    // The file of a program that runs is mapped, and nobody has it open.
+    let script = r#"cp /bin/sleep mapped; ./mapped 1000 &
+until grep -q mapped /proc/$!/maps; do :; done
+rm mapped
+exec python3 -c 'import _thread, os, time
+def nameless(name):
+    file = os.open(name, os.O_CREAT | os.O_RDWR)
+    os.unlink(name)
+    os.write(file, bytes(8 << 20))
+    return file
+twice = nameless("/app/twice")
+os.dup(twice)
+if os.fork() == 0: time.sleep(1000)
+memory = nameless("/dev/shm/memory")
+named = os.open("/app/named", os.O_CREAT | os.O_RDWR)
+os.write(named, bytes(8 << 20))
+def apart():
+    os.unshare(os.CLONE_FILES)
+    nameless("/app/apart")
+    print("hidden", flush=True)
+    time.sleep(1000)
+_thread.start_new_thread(apart, ())
+time.sleep(1000)'"#;
+    let hider = started(&bench, "hider", script, Limits::default()).await;
+    let hidden = async || {
+        let mut log = String::new();
+        let mut reader = bench.engine.logs(&hider, 20, false).await.unwrap();
+        tokio::io::AsyncReadExt::read_to_string(&mut reader, &mut log).await.unwrap();
+        assert!(!log.contains("Error"), "{log}");
+        log.contains("hidden")
     };
-    conformance::eventually("its log says why", said).await;
+    conformance::eventually("all is hidden", hidden).await;
+    let (home, running) = bench.engine.running(&hider).unwrap();
+    let held = super::held::measure(&home, &running.groups(bench.engine.layout).unwrap()).unwrap();
+    assert_eq!((held.inodes, held.bytes >> 20), (3, 16));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -103,6 +103,7 @@ impl LxcEngine {
             move || {
                 // A cgroup that was left behind would make LXC choose another name.
                 cgroup::clean(&home.name)?;
+                container::forget_excess(&home)?;
                 mounts::compose(&home, &lower, &binds, uid_base)
             }
         });

@@ -21,6 +21,7 @@ mod console;
 mod container;
 mod debian;
 mod derive;
+mod held;
 #[cfg(test)]
 mod hostile;
 mod idmap;
@@ -56,6 +57,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use tokio::io::AsyncRead;
+use tokio::sync::Notify;
 
 use self::caches::Caches;
 use self::cgroup::Layout;
@@ -69,8 +71,8 @@ use self::slots::{Slot, Slots};
 use self::turns::Turns;
 pub use self::watch::Bounds;
 use super::{
-    Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, Derivation, Engine, EngineError, Exec,
-    ExecSpec, Image, LayerFacts, LayerId, Observed, Staging, Stats,
+    Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, ContainerState, Derivation, Engine,
+    EngineError, Exec, ExecSpec, Image, LayerFacts, LayerId, Observed, Staging, Stats,
 };
 use crate::transcript::Transcript;
 
@@ -103,6 +105,8 @@ pub struct LxcEngine {
     /// One verb at a time for each container and each layer.
     turns: Arc<Turns>,
     bounds: Bounds,
+    /// Told when a container was stopped unasked.
+    excess: Arc<Notify>,
     /// Ends with the last handle that users of the engine have.
     _watch: Option<Arc<Background>>,
 }
@@ -166,6 +170,7 @@ impl LxcEngine {
             addressing: config.network,
             turns: Arc::default(),
             bounds,
+            excess: Arc::default(),
             _watch: None,
             places,
         };
@@ -256,13 +261,19 @@ impl Engine for LxcEngine {
                 let home = Home { dir: places.containers.join(&id), name: format!("fl-{instance}-{id}.c") };
                 if let Some(Record { spec, addresses, .. }) = Record::read(&home)? {
                     let state = container::state(&home, layout);
-                    found.push(Observed { id: spec.id, state, addresses, image: spec.image });
+                    let stopped = state == ContainerState::Stopped;
+                    let excess = if stopped { container::excess(&home)? } else { None };
+                    found.push(Observed { id: spec.id, state, addresses, image: spec.image, excess });
                 }
             }
             found.sort_by(|a, b| a.id.cmp(&b.id));
             Ok(found)
         })
         .await
+    }
+
+    async fn excess(&self) {
+        self.excess.notified().await;
     }
 
     async fn layers(&self) -> Result<Vec<LayerId>, EngineError> {
@@ -347,6 +358,13 @@ impl Engine for LxcEngine {
     async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<Exec, EngineError> {
         let (home, record) = self.known(id)?;
         let (_, running) = self.running(id)?;
+        let stats = running.groups(self.layout).and_then(|groups| groups.stats());
+        let count = stats.map_err(EngineError::io(format!("measure container `{id}`")))?.pids;
+        let limit = record.spec.limits.pids;
+        // `lxc-attach` would say so in words that are not for the caller.
+        if count + ATTACH > limit {
+            return Err(EngineError::Crowded { id: id.clone(), count, limit });
+        }
         attach::start(&home, running.init, record.slot.uid_base() + APP, &spec)
     }
 
@@ -386,6 +404,9 @@ impl Engine for LxcEngine {
         .await
     }
 }
+
+/// Processes that there must be room for before a command can run.
+const ATTACH: u32 = 2;
 
 /// The slot of staged trees and caches, the same for as long as the state directory lives.
 fn keeper(places: &Places, slots: &Slots) -> io::Result<Slot> {

@@ -114,6 +114,11 @@ impl Home {
         self.dir.join("monitor.pid")
     }
 
+    /// What the engine stopped it for.
+    pub fn excess(&self) -> PathBuf {
+        self.dir.join("excess.json")
+    }
+
     pub fn run(&self) -> PathBuf {
         Path::new(RUN).join(&self.name)
     }

@@ -148,7 +148,8 @@ impl Slots {
     fn drop_stale(&self) -> io::Result<()> {
         for number in self.taken()? {
             let slot = Slot(number);
-            if self.owner(slot)?.is_some_and(|owner| !owner.exists()) {
+            // One that cannot be looked at may be there still.
+            if self.owner(slot)?.is_some_and(|owner| matches!(owner.try_exists(), Ok(false))) {
                 fs::remove_file(self.file(slot))?;
             }
         }
@@ -207,6 +208,22 @@ mod tests {
         assert!(slots.owner(second).unwrap().is_some(), "only its owner gives it back");
         slots.give_back(&two).unwrap();
         assert_eq!(slots.owner(second).unwrap(), None);
+    }
+
+    #[test]
+    fn the_next_daemon_that_starts_takes_back_what_a_state_directory_had_that_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let [gone, kept] = ["gone", "kept"].map(|name| dir.path().join(name).join("engine/containers/web"));
+        let registry = dir.path().join("registry");
+        let slots = Slots::open(&registry).unwrap();
+        let [lost, held] = [&gone, &kept].map(|owner| {
+            fs::create_dir_all(owner).unwrap();
+            slots.take(owner).unwrap()
+        });
+        fs::remove_dir_all(dir.path().join("gone")).unwrap();
+        let next = Slots::open(&registry).unwrap();
+        assert_eq!(next.owner(lost).unwrap(), None);
+        assert_eq!(next.owner(held).unwrap(), Some(kept));
     }
 
     #[test]

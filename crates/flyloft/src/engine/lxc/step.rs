@@ -9,16 +9,18 @@ use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use flyloft_core::policy::Limits;
+use flyloft_core::policy::{Excess, Limits};
 
 use super::attach;
 use super::beneath;
 use super::cgroup::{Groups, Layout};
 use super::container::{APP, Running};
+use super::held;
 use super::mounts::make_beneath;
 use super::places::Home;
 use super::slots::Slot;
 use super::tree::{self, Usage};
+use super::watch::{self, Ledger, Taken, verdict};
 use crate::engine::{EngineError, Run};
 use crate::exec::ExecError;
 use crate::transcript::Transcript;
@@ -44,8 +46,14 @@ pub fn place_files(home: &Home, run: &Run, slot: Slot) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs the commands one after the other until one fails.
-pub async fn run_commands(home: &Home, run: &Run, layout: Layout, transcript: &Transcript) -> Result<(), EngineError> {
+/// Runs the commands one after the other until one fails. `floor` is what stays free on the disk.
+pub async fn run_commands(
+    home: &Home,
+    run: &Run,
+    layout: Layout,
+    floor: u64,
+    transcript: &Transcript,
+) -> Result<(), EngineError> {
     let deadline = Instant::now() + run.timeout;
     let groups = Running::find(home).map(|running| running.groups(layout));
     let groups = groups.transpose().map_err(EngineError::io("find the cgroup of a build step"))?;
@@ -57,9 +65,11 @@ pub async fn run_commands(home: &Home, run: &Run, layout: Layout, transcript: &T
             .timeout(deadline.saturating_duration_since(Instant::now()));
         let ended = tokio::select! {
             ended = cmd.stream(transcript) => ended,
-            full = overflow(home.upper(), &run.limits) => {
-                let () = full.map_err(EngineError::io("watch the disk of a build step"))?;
-                return Err(out_of_disk(command, &run.limits));
+            excess = overflow(home, groups.as_ref(), &run.limits, floor) => {
+                return Err(match excess.map_err(EngineError::io("watch the disk of a build step"))? {
+                    Excess::Floor => EngineError::DiskFull { command },
+                    Excess::Disk | Excess::Inodes => out_of_disk(command, &run.limits),
+                });
             }
             () = crowded(groups.as_ref()) => {
                 return Err(EngineError::OutOfProcesses { command, limit: run.limits.pids });
@@ -100,18 +110,24 @@ pub fn exceeds(usage: Usage, limits: &Limits) -> bool {
     usage.bytes > limits.disk || usage.inodes > limits.inodes
 }
 
-/// Returns when the directory has outgrown the limits.
-async fn overflow(upper: PathBuf, limits: &Limits) -> io::Result<()> {
+/// Returns when the step has outgrown its limits, or goes on writing below the floor.
+async fn overflow(home: &Home, groups: Option<&Groups>, limits: &Limits, floor: u64) -> io::Result<Excess> {
     let mut pause = Duration::from_millis(250);
+    let mut ledger = Ledger::begin(watch::free(&home.dir)?.bytes);
+    let mut before: Option<Taken> = None;
     loop {
         tokio::time::sleep(pause).await;
         let begun = Instant::now();
-        let usage = {
-            let upper = upper.clone();
-            tokio::task::spawn_blocking(move || tree::measure(&upper)).await.map_err(io::Error::other)??
-        };
-        if exceeds(usage, limits) {
-            return Ok(());
+        let free = watch::free(&home.dir)?.bytes;
+        let look = free < floor || before.is_some_and(Taken::holds);
+        let mut taken = measure(home, groups, look).await?;
+        let grown = before.map_or(0, |before| taken.growth(before));
+        if ledger.settle(free, grown) && !look {
+            taken = measure(home, groups, true).await?;
+        }
+        match verdict(before, taken, limits, free < floor) {
+            Some(excess) => return Ok(excess),
+            None => before = Some(taken),
         }
         // A large tree takes time to walk; at most a tenth of it is spent on that.
         pause = Duration::from_millis(250).max(begun.elapsed() * 10);
@@ -124,6 +140,16 @@ async fn crowded(groups: Option<&Groups>) {
     while !groups.is_some_and(|groups| groups.fork_failures().is_ok_and(|failures| failures > 0)) {
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
+}
+
+async fn measure(home: &Home, groups: Option<&Groups>, look: bool) -> io::Result<Taken> {
+    let (home, groups) = (home.clone(), groups.cloned());
+    let measured = tokio::task::spawn_blocking(move || {
+        let named = tree::measure(&home.upper())?;
+        let held = groups.filter(|_| look).and_then(|groups| held::measure(&home, &groups).ok());
+        Ok(Taken { named, held })
+    });
+    measured.await.map_err(io::Error::other)?
 }
 
 /// Takes out of the writable layer of a container that has ended what no layer has.

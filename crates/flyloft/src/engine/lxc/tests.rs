@@ -157,7 +157,7 @@ fn traces(bench: &Bench) -> Vec<String> {
 }
 
 /// A build step with a script, judged by how it ended.
-async fn build(bench: &Bench, script: &str, change: impl FnOnce(&mut Run)) -> Result<(), EngineError> {
+pub async fn build(bench: &Bench, script: &str, change: impl FnOnce(&mut Run)) -> Result<(), EngineError> {
     let mut derivation = recipe(bench, "bad0", script);
     let Recipe::Run(run) = &mut derivation.recipe else { unreachable!() };
     change(run);

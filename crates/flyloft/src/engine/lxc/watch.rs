@@ -1,20 +1,23 @@
 //! The disk's limits: no environment fills it, for itself or for others.
 //!
 //! Where the file system keeps no quota for a directory, this does: it looks how much is free, and when that has
-//! changed by much, how much each container's writable layer takes. One that has outgrown its limit is stopped; below
-//! the floor, so is one that goes on writing. A stopped container's files stay.
+//! changed by much, how much each container's writable layer takes, and what its processes hold of files that they have
+//! deleted. One that has outgrown its limit is stopped; below the floor, so is one that goes on writing. A stopped
+//! container's files stay, with a note of what it was stopped for.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use flyloft_core::policy::Limits;
+use flyloft_core::policy::{Excess, Limits, Size};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::LxcEngine;
-use super::container::{Record, Running};
+use super::container::{self, Record, Running};
+use super::held;
 use super::places::Home;
-use super::step::exceeds;
 use super::tree::{self, Usage};
 use crate::engine::{ContainerId, Engine, EngineError};
 
@@ -43,7 +46,7 @@ const MUCH: Usage = Usage { bytes: 64 << 20, inodes: 10_000 };
 const NOISE: u64 = 4 << 20;
 
 /// What is free on a file system.
-fn free(dir: &Path) -> io::Result<Usage> {
+pub fn free(dir: &Path) -> io::Result<Usage> {
     let stat = nix::sys::statvfs::statvfs(dir)?;
     let bytes = stat.blocks_available() * stat.fragment_size();
     // Some file systems make inodes as they go, and say that they have none.
@@ -51,33 +54,102 @@ fn free(dir: &Path) -> io::Result<Usage> {
     Ok(Usage { bytes, inodes })
 }
 
-/// Why a container is stopped. Reads as a sentence about it.
-fn verdict(before: Option<Usage>, now: Usage, limits: &Limits, below_floor: bool) -> Option<String> {
-    if exceeds(now, limits) {
-        return Some(format!(
-            "it was stopped: it has written more than the {} bytes or {} files that are allowed",
-            limits.disk, limits.inodes
-        ));
+/// What a container takes of the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    pub named: Usage,
+    /// Of files without a name; `None` if nobody has looked.
+    pub held: Option<Usage>,
+}
+
+impl Taken {
+    pub fn all(self) -> Usage {
+        let held = self.held.unwrap_or_default();
+        Usage {
+            bytes: self.named.bytes.saturating_add(held.bytes),
+            inodes: self.named.inodes.saturating_add(held.inodes),
+        }
     }
-    let grew = now.bytes.saturating_sub(before.map_or(now.bytes, |before| before.bytes));
-    (below_floor && grew > NOISE)
-        .then(|| format!("it was stopped: the machine's disk is nearly full, and it wrote {grew} bytes within seconds"))
+
+    /// Bytes by which it has grown, as far as both times it was looked at.
+    pub fn growth(self, before: Self) -> i128 {
+        let (now, then) = match (self.held, before.held) {
+            (Some(_), Some(_)) => (self.all(), before.all()),
+            _ => (self.named, before.named),
+        };
+        i128::from(now.bytes) - i128::from(then.bytes)
+    }
+
+    /// Whoever held something is looked at until it holds nothing.
+    pub fn holds(self) -> bool {
+        self.held.is_some_and(|held| held.inodes > 0)
+    }
+}
+
+/// What the disk has lost without that what was measured had grown by as much. Somebody writes then to a file without a
+/// name, unless it is none of ours.
+pub struct Ledger {
+    free: u64,
+    missing: i128,
+}
+
+impl Ledger {
+    pub fn begin(free: u64) -> Self {
+        Self { free, missing: 0 }
+    }
+
+    /// Whether so much is missing by now that it is time to look for it; the account begins anew then.
+    pub fn settle(&mut self, free: u64, grown: i128) -> bool {
+        let lost = i128::from(self.free) - i128::from(free);
+        self.free = free;
+        self.missing = (self.missing + lost - grown).max(0);
+        let due = self.missing >= i128::from(MUCH.bytes);
+        if due {
+            self.missing = 0;
+        }
+        due
+    }
+}
+
+/// What a container is stopped for.
+pub fn verdict(before: Option<Taken>, now: Taken, limits: &Limits, below_floor: bool) -> Option<Excess> {
+    if now.all().bytes > limits.disk {
+        return Some(Excess::Disk);
+    }
+    if now.all().inodes > limits.inodes {
+        return Some(Excess::Inodes);
+    }
+    let grew = before.map_or(0, |before| now.growth(before));
+    (below_floor && grew > i128::from(NOISE)).then_some(Excess::Floor)
+}
+
+/// The last line of its log.
+fn last_words(at: OffsetDateTime, excess: Excess, limits: &Limits) -> String {
+    let millisecond = u32::from(at.millisecond()) * 1_000_000;
+    let at = at.replace_nanosecond(millisecond).unwrap_or(at).format(&Rfc3339).unwrap_or_default();
+    let bound = match excess {
+        Excess::Disk => format!(" of {}; what it has deleted and still has open counts too", Size(limits.disk)),
+        Excess::Inodes => format!(": {}", limits.inodes),
+        Excess::Floor => String::new(),
+    };
+    format!("{at} flyloft | it was stopped: {excess}{bound}\n")
 }
 
 /// What the containers that run took when they were last measured.
-type Measured = BTreeMap<ContainerId, Usage>;
+type Measured = BTreeMap<ContainerId, Taken>;
 
 /// What the watch remembers from one look to the next.
 pub struct Watch {
     at: Instant,
     free: Usage,
     measured: Measured,
+    ledger: Ledger,
 }
 
 impl Watch {
     pub fn begin(engine: &LxcEngine) -> Self {
         let free = free(&engine.places.engine).unwrap_or_default();
-        Self { at: Instant::now(), free, measured: BTreeMap::new() }
+        Self { at: Instant::now(), free, measured: BTreeMap::new(), ledger: Ledger::begin(free.bytes) }
     }
 
     /// Looks at the disk; acts when it has changed by much, is nearly full, or has not been looked at for long.
@@ -86,9 +158,22 @@ impl Watch {
         let below_floor = now.bytes < engine.bounds.floor;
         let much =
             self.free.bytes.abs_diff(now.bytes) >= MUCH.bytes || self.free.inodes.abs_diff(now.inodes) >= MUCH.inodes;
-        if much || below_floor || self.at.elapsed() >= ROUND {
-            (self.at, self.free) = (Instant::now(), now);
-            self.measured = engine.inspect(&self.measured, below_floor).await?;
+        if !much && !below_floor && self.at.elapsed() < ROUND {
+            return Ok(());
+        }
+        (self.at, self.free) = (Instant::now(), now);
+        let mut measured = engine.measure_all(&self.measured, below_floor).await?;
+        let grown = measured.iter().filter_map(|(id, taken)| Some(taken.growth(*self.measured.get(id)?))).sum();
+        if self.ledger.settle(now.bytes, grown) && !below_floor {
+            measured = engine.measure_all(&measured, true).await?;
+        }
+        let before = std::mem::replace(&mut self.measured, measured);
+        for (id, taken) in &self.measured {
+            // Removed meanwhile, it needs no stopping.
+            let Ok((home, record)) = engine.known(id) else { continue };
+            if let Some(excess) = verdict(before.get(id).copied(), *taken, &record.spec.limits, below_floor) {
+                engine.stop_for(&home, &record, excess).await?;
+            }
         }
         Ok(())
     }
@@ -107,33 +192,39 @@ impl LxcEngine {
         })
     }
 
-    /// Measures every container that runs, and stops those that must not go on.
-    async fn inspect(&self, known: &Measured, below_floor: bool) -> Result<Measured, EngineError> {
+    /// Measures every container that runs. What they hold of deleted files is looked for where something is known to be
+    /// held, or everywhere.
+    async fn measure_all(&self, known: &Measured, everywhere: bool) -> Result<Measured, EngineError> {
         let mut measured = BTreeMap::new();
         for container in self.observe().await? {
             // Removed meanwhile, it needs no watching.
-            let Ok((home, record)) = self.known(&container.id) else { continue };
-            if Running::find(&home).is_none() {
-                continue;
-            }
-            let upper = home.upper();
-            let now = super::blocking(format!("measure container `{}`", container.id), move || tree::measure(&upper));
-            let now = now.await?;
-            if let Some(why) = verdict(known.get(&container.id).copied(), now, &record.spec.limits, below_floor) {
-                self.stop_for(&home, &record, &why).await?;
-            }
-            measured.insert(container.id, now);
+            let Ok((home, _)) = self.known(&container.id) else { continue };
+            let look = everywhere || known.get(&container.id).is_some_and(|taken| taken.holds());
+            let layout = self.layout;
+            let taken = super::blocking(format!("measure container `{}`", container.id), move || {
+                let Some(running) = Running::find(&home) else { return Ok(None) };
+                let named = tree::measure(&home.upper())?;
+                // One that ends just now holds nothing any more.
+                let held = look.then(|| running.groups(layout).and_then(|groups| held::measure(&home, &groups)).ok());
+                Ok(Some(Taken { named, held: held.flatten() }))
+            });
+            measured.extend(taken.await?.map(|taken| (container.id, taken)));
         }
         Ok(measured)
     }
 
-    async fn stop_for(&self, home: &Home, record: &Record, why: &str) -> Result<(), EngineError> {
-        tracing::warn!(container = home.name, why, "stopped a container");
+    async fn stop_for(&self, home: &Home, record: &Record, excess: Excess) -> Result<(), EngineError> {
+        tracing::warn!(container = home.name, %excess, "stopped a container");
+        // First, so that nobody who finds it stopped starts it again; on a full disk only its end may make room for it.
+        let noted = container::note_excess(home, excess);
         self.stop(&record.spec.id, Duration::ZERO).await?;
+        let noted = noted.or_else(|_| container::note_excess(home, excess));
         // Nobody else writes to the log now.
-        let line = format!("flyloft | {why}\n");
+        let line = last_words(OffsetDateTime::now_utc(), excess, &record.spec.limits);
         let log = std::fs::OpenOptions::new().create(true).append(true).open(home.console());
-        log.and_then(|mut log| log.write_all(line.as_bytes())).map_err(EngineError::io("write to a container's log"))
+        let written = log.and_then(|mut log| log.write_all(line.as_bytes()));
+        self.excess.notify_one();
+        noted.and(written).map_err(EngineError::io("write down what a container was stopped for"))
     }
 }
 
@@ -147,18 +238,42 @@ mod tests {
         Usage { bytes: megabytes << 20, inodes }
     }
 
+    fn named(megabytes: u64, inodes: u64) -> Taken {
+        Taken { named: usage(megabytes, inodes), held: None }
+    }
+
     #[test]
     fn a_container_is_stopped_when_it_has_outgrown_its_bytes_or_its_files() {
-        assert!(verdict(None, usage(101, 1), &LIMITS, false).is_some());
-        assert!(verdict(None, usage(1, 1001), &LIMITS, false).is_some());
-        assert_eq!(verdict(None, usage(100, 1000), &LIMITS, false), None);
+        assert_eq!(verdict(None, named(101, 1), &LIMITS, false), Some(Excess::Disk));
+        assert_eq!(verdict(None, named(1, 1001), &LIMITS, false), Some(Excess::Inodes));
+        assert_eq!(verdict(None, named(100, 1000), &LIMITS, false), None);
+        let holding = Taken { held: Some(usage(60, 1)), ..named(50, 1) };
+        assert_eq!(verdict(None, holding, &LIMITS, false), Some(Excess::Disk), "deleted files count");
     }
 
     #[test]
     fn below_the_floor_only_who_goes_on_writing_is_stopped() {
-        assert!(verdict(Some(usage(10, 1)), usage(20, 1), &LIMITS, true).is_some());
-        assert_eq!(verdict(Some(usage(10, 1)), usage(10, 1), &LIMITS, true), None);
-        assert_eq!(verdict(Some(usage(10, 1)), usage(20, 1), &LIMITS, false), None);
-        assert_eq!(verdict(None, usage(20, 1), &LIMITS, true), None, "it has just been started");
+        assert_eq!(verdict(Some(named(10, 1)), named(20, 1), &LIMITS, true), Some(Excess::Floor));
+        assert_eq!(verdict(Some(named(10, 1)), named(10, 1), &LIMITS, true), None);
+        assert_eq!(verdict(Some(named(10, 1)), named(20, 1), &LIMITS, false), None);
+        assert_eq!(verdict(None, named(20, 1), &LIMITS, true), None, "it has just been started");
+        let holding = |megabytes| Taken { held: Some(usage(megabytes, 1)), ..named(10, 1) };
+        assert_eq!(verdict(Some(holding(10)), holding(20), &LIMITS, true), Some(Excess::Floor));
+        assert_eq!(verdict(Some(named(10, 1)), holding(20), &LIMITS, true), None, "nobody had looked before");
+    }
+
+    #[test]
+    fn deleted_files_are_looked_for_when_the_disk_has_lost_what_nobody_is_known_to_have_written() {
+        let mut ledger = Ledger::begin(1000 << 20);
+        assert!(!ledger.settle(900 << 20, 100 << 20), "somebody's files have grown by as much");
+        assert!(!ledger.settle(860 << 20, 0));
+        assert!(ledger.settle(820 << 20, 0), "little by little it is much");
+        assert!(!ledger.settle(820 << 20, 0), "that was looked for");
+    }
+
+    #[test]
+    fn the_last_words_of_a_container_that_was_stopped_say_when_and_why() {
+        let at = time::macros::datetime!(2026-11-24 06:00:00.5 UTC);
+        insta::assert_snapshot!(last_words(at, Excess::Disk, &LIMITS), @"2026-11-24T06:00:00.5Z flyloft | it was stopped: it has outgrown its disk limit of 100MiB; what it has deleted and still has open counts too");
     }
 }
