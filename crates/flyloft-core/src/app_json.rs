@@ -19,6 +19,7 @@ use thiserror::Error;
 pub use health::{Healthcheck, Moment, Probe};
 
 use crate::place::Place;
+use crate::plan::Stack;
 use crate::policy::{SettingError, Settings};
 use crate::procfile::ProcessType;
 use crate::variable::{VariableError, VariableName};
@@ -36,8 +37,9 @@ pub struct AppJson {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Manifest {
-    /// The stack that the app pins, unless it is one of Heroku's.
-    pub stack: Option<String>,
+    pub stack: Option<Stack>,
+    /// One of Heroku's, which most files name: another is taken instead.
+    pub herokus_stack: Option<String>,
     pub env: BTreeMap<VariableName, Variable>,
     /// How many of each process type run.
     pub formation: BTreeMap<ProcessType, u32>,
@@ -119,6 +121,8 @@ pub enum Problem {
     Missing(&'static str),
     #[error("must not be empty")]
     Empty,
+    #[error("has {found} {what}, and {max} are allowed")]
+    TooMany { what: &'static str, found: usize, max: usize },
 }
 
 impl AppJson {
@@ -131,6 +135,7 @@ impl AppJson {
     pub fn for_review(&self) -> Manifest {
         let (mut merged, review) = (self.manifest.clone(), self.review.clone());
         merged.stack = review.stack.or(merged.stack);
+        merged.herokus_stack = review.herokus_stack.or(merged.herokus_stack);
         merged.env.extend(review.env);
         merged.formation.extend(review.formation);
         merged.scripts.postdeploy = review.scripts.postdeploy.or(merged.scripts.postdeploy);

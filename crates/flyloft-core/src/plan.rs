@@ -51,8 +51,19 @@ pub const CACHE: &str = "/home/app/.cache";
 
 /// The files of a repository, as far as a plan needs them. Paths are relative, with `/`.
 pub trait Tree {
-    /// A regular file's text, or `None` where there is no such file.
+    /// A manifest's text, or `None` where there is no such regular file. One that is larger than people write them is an
+    /// error: what is made of it can take a hundred times its size.
     fn read(&self, path: &str) -> Result<Option<String>, Unreadable>;
+
+    /// A lock file's text. It may be large, so whoever reads it keeps little of it.
+    fn lock(&self, path: &str) -> Result<Option<String>, Unreadable> {
+        self.read(path)
+    }
+
+    /// The text of a source file that may say how the app is started; `None` also where it is too large to be searched.
+    fn peek(&self, path: &str) -> Result<Option<String>, Unreadable> {
+        self.read(path)
+    }
 
     /// Whether there is such a file or directory.
     fn exists(&self, path: &str) -> bool;
@@ -148,6 +159,8 @@ pub enum PlanError {
     Contradiction(String, String),
     #[error("`{file}` is not valid {format}: {why}")]
     Malformed { file: String, format: &'static str, why: String },
+    #[error("`{file}` has {found} {what}, and {max} are allowed")]
+    TooMany { file: &'static str, what: &'static str, found: usize, max: usize },
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
 }
@@ -194,7 +207,7 @@ impl PlanError {
                 vec![format!("{} has it: choose that as `stack` in app.json", has.join(" and "))]
             }
             PlanError::Contradiction(..) => vec!["loosen one of the two".to_owned()],
-            PlanError::Malformed { .. } => Vec::new(),
+            PlanError::Malformed { .. } | PlanError::TooMany { .. } => Vec::new(),
             PlanError::Unreadable(_) => vec!["make it a regular file of a usual size".to_owned()],
         }
     }

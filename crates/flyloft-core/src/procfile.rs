@@ -47,6 +47,8 @@ pub enum Problem {
     TypeTooLong(String),
     #[error("process type `{name}` has no command")]
     NoCommand { name: ProcessType },
+    #[error("this is process type number {}, and {TYPES_MAX} are allowed", TYPES_MAX + 1)]
+    TooMany,
     #[error("process type `{name}` is already on line {first}")]
     Duplicate { name: ProcessType, first: usize },
     #[error("the character {0:?} is not allowed here")]
@@ -56,6 +58,8 @@ pub enum Problem {
 }
 
 const TYPE_MAX: usize = 30;
+/// In one Procfile.
+const TYPES_MAX: usize = 100;
 
 impl ProcessType {
     pub const WEB: &str = "web";
@@ -107,6 +111,9 @@ impl Procfile {
             let Some(Line { column, name, command }) = parse_line(line).map_err(place)? else { continue };
             if let Some(first) = procfile.lines.iter().position(|(other, _)| *other == name) {
                 return Err(place((column, Problem::Duplicate { name, first: numbers[first] })));
+            }
+            if procfile.lines.len() == TYPES_MAX {
+                return Err(place((column, Problem::TooMany)));
             }
             procfile.lines.push((name, command));
             numbers.push(number);
@@ -289,6 +296,13 @@ mod tests {
     #[test]
     fn the_byte_order_mark_has_no_column_of_its_own() {
         refuse("\u{feff}web", "Procfile:1:4: `:` is expected after `web`");
+    }
+
+    #[test]
+    fn more_process_types_than_anybody_has_are_refused_where_they_begin_to_be_too_many() {
+        let lines = |count| (1..=count).map(|number| format!("p{number}: ./run\n")).collect::<String>();
+        assert_eq!(Procfile::parse(lines(100).as_bytes()).unwrap().iter().count(), 100);
+        refuse(lines(3000), "Procfile:101:1: this is process type number 101, and 100 are allowed");
     }
 
     #[test]

@@ -5,9 +5,18 @@ use std::collections::BTreeMap;
 use super::document::{Member, Node, Result};
 use super::{AppJson, Manifest, Problem, Scripts, Variable, VariableSource, Warning, health};
 use crate::name::excerpt;
+use crate::plan::Stack;
 use crate::policy::{Key, Settings};
 use crate::procfile::ProcessType;
 use crate::variable::VariableName;
+
+/// In `env`, and bytes of their names and values: Linux takes no more than 2 MB of all variables and arguments together.
+const VARIABLES_MAX: usize = 1000;
+const VARIABLES_BYTES_MAX: usize = 128 << 10;
+/// Process types, or checks of one.
+const PROCESSES_MAX: usize = 100;
+/// Add-ons of which a warning is given.
+const ADDONS_TOLD: usize = 20;
 
 pub fn read(bytes: &[u8]) -> Result<AppJson> {
     let mut app = AppJson::default();
@@ -37,23 +46,24 @@ fn manifest(members: &[Member<'_>], warnings: &mut Vec<Warning>) -> Result<Manif
         let value = &member.value;
         let mut warn = |text: String| warnings.push(Warning { place: member.place(), text });
         match member.key.as_str() {
-            "stack" => {
-                let stack = value.line()?;
-                if stack.starts_with("heroku-") || matches!(stack.as_str(), "cnb" | "container") {
-                    warn(format!("stack `{}` is Heroku's, the default stack is used", excerpt(&stack)));
-                } else {
-                    manifest.stack = Some(stack);
-                }
-            }
+            "stack" => match value.line()? {
+                stack if is_herokus(&stack) => manifest.herokus_stack = Some(excerpt(&stack)),
+                stack => manifest.stack = Some(known_stack(value, &stack)?),
+            },
             "env" => manifest.env = env(value)?,
             "formation" => manifest.formation = formation(value)?,
             "scripts" => manifest.scripts = scripts(value, warnings)?,
             "healthchecks" => manifest.healthchecks = healthchecks(value)?,
             "flyloft" => manifest.settings = settings(value)?,
             "addons" => {
-                for addon in value.array()? {
-                    let plan = excerpt(&plan(&addon)?);
+                let addons = value.array()?;
+                for addon in addons.iter().take(ADDONS_TOLD) {
+                    let plan = excerpt(&plan(addon)?);
                     warnings.push(Warning { place: addon.place(), text: format!("add-on `{plan}` is not made") });
+                }
+                if let Some(next) = addons.get(ADDONS_TOLD) {
+                    let text = format!("{} more add-ons are not made", addons.len() - ADDONS_TOLD);
+                    warnings.push(Warning { place: next.place(), text });
                 }
             }
             "buildpacks" if !value.array()?.is_empty() => {
@@ -67,6 +77,19 @@ fn manifest(members: &[Member<'_>], warnings: &mut Vec<Warning>) -> Result<Manif
     Ok(manifest)
 }
 
+/// See devcenter.heroku.com, "Stacks", and its list of those that are gone.
+fn is_herokus(stack: &str) -> bool {
+    stack.starts_with("heroku-") || stack.starts_with("cedar") || matches!(stack, "cnb" | "container")
+}
+
+/// A name that means nothing anywhere is a slip of the pen, and another stack is not what was meant.
+fn known_stack(node: &Node<'_>, stack: &str) -> Result<Stack> {
+    match Stack::parse(stack) {
+        Some(stack) => Ok(stack),
+        None => node.fail(Problem::Unknown { expected: "`debian-13` or `debian-12`", found: excerpt(stack) }),
+    }
+}
+
 /// An add-on is a string, or an object with a `plan`.
 fn plan(node: &Node<'_>) -> Result<String> {
     if node.is_string() {
@@ -78,13 +101,33 @@ fn plan(node: &Node<'_>) -> Result<String> {
     }
 }
 
+/// The members of an object that has no more than `max` of them.
+fn at_most<'a>(max: usize, what: &'static str, node: &Node<'a>) -> Result<Vec<Member<'a>>> {
+    let members = node.object()?;
+    match members.len() {
+        found if found > max => node.fail(Problem::TooMany { what, found, max }),
+        _ => Ok(members),
+    }
+}
+
 fn env(node: &Node<'_>) -> Result<BTreeMap<VariableName, Variable>> {
     let mut env = BTreeMap::new();
-    for member in node.object()? {
+    let mut bytes = 0;
+    for member in at_most(VARIABLES_MAX, "variables", node)? {
         match VariableName::parse(&member.key) {
-            Ok(name) => env.insert(name.clone(), variable(&name, &member.value)?),
+            Ok(name) => {
+                let variable = variable(&name, &member.value)?;
+                bytes += name.as_str().len();
+                if let VariableSource::Value(value) = &variable.source {
+                    bytes += value.len();
+                }
+                env.insert(name, variable);
+            }
             Err(error) => return member.fail(error),
-        };
+        }
+    }
+    if bytes > VARIABLES_BYTES_MAX {
+        return node.fail(Problem::TooMany { what: "bytes of variables", found: bytes, max: VARIABLES_BYTES_MAX });
     }
     Ok(env)
 }
@@ -128,7 +171,7 @@ fn value(name: &VariableName, node: &Node<'_>) -> Result<String> {
 
 fn formation(node: &Node<'_>) -> Result<BTreeMap<ProcessType, u32>> {
     let mut formation = BTreeMap::new();
-    for member in node.object()? {
+    for member in at_most(PROCESSES_MAX, "process types", node)? {
         let process_type = process_type(&member)?;
         for inner in member.value.object()? {
             if inner.key == "quantity" {
@@ -180,8 +223,13 @@ fn command(node: &Node<'_>) -> Result<Option<String>> {
 
 fn healthchecks(node: &Node<'_>) -> Result<BTreeMap<ProcessType, Vec<health::Healthcheck>>> {
     let mut healthchecks = BTreeMap::new();
-    for member in node.object()? {
-        let checks = member.value.array()?.iter().map(health::read).collect::<Result<_>>()?;
+    for member in at_most(PROCESSES_MAX, "process types", node)? {
+        let checks = member.value.array()?;
+        if checks.len() > PROCESSES_MAX {
+            let (found, max) = (checks.len(), PROCESSES_MAX);
+            return member.value.fail(Problem::TooMany { what: "checks", found, max });
+        }
+        let checks = checks.iter().map(health::read).collect::<Result<_>>()?;
         healthchecks.insert(process_type(&member)?, checks);
     }
     Ok(healthchecks)

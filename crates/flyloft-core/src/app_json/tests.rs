@@ -70,9 +70,55 @@ fn what_is_asked_for_and_not_done_is_a_warning_with_its_place() {
     app.json:13:14: add-on `heroku-postgresql:mini` is not made
     app.json:13:40: add-on `heroku-redis` is not made
     app.json:14:3: `buildpacks` is ignored: how to build is found out from the files
-    app.json:15:3: stack `heroku-24` is Heroku's, the default stack is used
     ");
-    assert_eq!(read(EXAMPLE).manifest.stack, None);
+}
+
+#[test]
+fn a_stack_is_one_of_ours_or_of_herokus_and_nothing_else() {
+    let stack = |name: &str| read(&format!(r#"{{"stack": "{name}"}}"#)).manifest;
+    assert_eq!(stack("debian-12").stack, Some(Stack::Debian12));
+    for name in ["heroku-24", "cedar-14", "container", "cnb"] {
+        let manifest = stack(name);
+        assert_eq!((manifest.stack, manifest.herokus_stack.as_deref()), (None, Some(name)));
+    }
+    for name in ["../../etc", "debian-99", "debain-13", ""] {
+        let error = format!("app.json:1:11: `stack` must be `debian-13` or `debian-12`, not `{name}`");
+        refuse(format!(r#"{{"stack": "{name}"}}"#), &error);
+    }
+}
+
+#[test]
+fn more_variables_than_linux_could_hand_over_are_refused() {
+    let many = |count| (0..count).map(|n| format!(r#""A{n}": {{}}"#)).collect::<Vec<_>>().join(",");
+    assert_eq!(read(&format!(r#"{{"env": {{{}}}}}"#, many(1000))).manifest.env.len(), 1000);
+    let error = "app.json:1:9: `env` has 1001 variables, and 1000 are allowed";
+    refuse(format!(r#"{{"env": {{{}}}}}"#, many(1001)), error);
+    let large = |length| format!(r#"{{"env": {{"A": "{0}", "B": {{"value": "{0}"}}}}}}"#, "x".repeat(length));
+    assert_eq!(read(&large(65_535)).manifest.env.len(), 2);
+    refuse(large(65_536), "app.json:1:9: `env` has 131074 bytes of variables, and 131072 are allowed");
+    let review = format!(r#"{{"environments": {{"review": {{"env": {{{}}}}}}}}}"#, many(1001));
+    let error = "app.json:1:37: `environments.review.env` has 1001 variables, and 1000 are allowed";
+    refuse(review, error);
+}
+
+#[test]
+fn more_process_types_and_checks_than_anybody_has_are_refused() {
+    let types = |count, value: &str| (0..count).map(|n| format!(r#""p{n}": {value}"#)).collect::<Vec<_>>().join(",");
+    for (key, value) in [("formation", "{}"), ("healthchecks", "[]")] {
+        let error = format!("app.json:1:{}: `{key}` has 101 process types, and 100 are allowed", key.len() + 6);
+        refuse(format!(r#"{{"{key}": {{{}}}}}"#, types(101, value)), &error);
+        read(&format!(r#"{{"{key}": {{{}}}}}"#, types(100, value)));
+    }
+    let checks = vec![r#"{"path": "/up"}"#; 101].join(",");
+    let error = "app.json:1:26: `healthchecks.web` has 101 checks, and 100 are allowed";
+    refuse(format!(r#"{{"healthchecks": {{"web": [{checks}]}}}}"#), error);
+}
+
+#[test]
+fn of_very_many_add_ons_the_first_are_named() {
+    let warnings = read(&format!(r#"{{"addons": [{}]}}"#, vec![r#""a""#; 200_000].join(","))).warnings;
+    assert_eq!(warnings.len(), 21);
+    assert_eq!(warnings.last().unwrap().text, "199980 more add-ons are not made");
 }
 
 #[test]
@@ -247,8 +293,8 @@ fn a_file_that_nests_without_end_is_refused_or_ignored_and_breaks_nothing() {
 #[test]
 fn a_file_with_very_many_keys_is_read_in_time_that_grows_with_it() {
     let keys: Vec<String> = (0..50_000).map(|n| format!(r#""K{n}": "v""#)).collect();
-    let app = read(&format!(r#"{{"env": {{{}}}}}"#, keys.join(", ")));
-    assert_eq!(app.manifest.env.len(), 50_000);
+    let app = read(&format!(r#"{{{}, "name": "shop"}}"#, keys.join(", ")));
+    assert_eq!(app.name.as_deref(), Some("shop"));
 }
 
 /// JSON that is near enough to an `app.json` to reach every corner of the reader.

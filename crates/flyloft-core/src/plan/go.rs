@@ -45,7 +45,7 @@ pub(super) fn detect(tree: &dyn Tree) -> Result<Option<Part>, PlanError> {
 fn main_package(tree: &dyn Tree, dir: &str) -> Result<bool, PlanError> {
     for name in tree.list(dir).into_iter().filter(|name| name.ends_with(".go") && !name.ends_with("_test.go")) {
         let path = if dir.is_empty() { name } else { format!("{dir}/{name}") };
-        let text = tree.read(&path)?.unwrap_or_default();
+        let text = tree.peek(&path)?.unwrap_or_default();
         if text.lines().any(|line| line.trim_end() == "package main" || line.starts_with("package main ")) {
             return Ok(true);
         }

@@ -4,6 +4,8 @@
 //! of the package itself run when its source is there, not when its dependencies are installed; see
 //! [`Package::reduced`].
 
+use std::collections::BTreeSet;
+
 use super::node_package::Package;
 use super::version::{Dialect, Precision, Range};
 use super::{APP, CACHE, Dependencies, Manifest, Part, Pin, PlanError, Tool, ToolKind, Toolchain, Tree, part};
@@ -59,11 +61,11 @@ fn manager(tree: &dyn Tree, package: &Package, part: &mut Part) -> Result<Manage
     // `yarn@4.1.0+sha256.…`: the hash is for Corepack.
     let asked = asked.map(|(name, version)| (name, version.split('+').next().unwrap_or_default()));
     let asked_version = |name, kind| asked.filter(|(n, _)| *n == name).and_then(|(_, version)| Tool::at(kind, version));
-    if let Some(lock) = tree.read("pnpm-lock.yaml")? {
+    if let Some(lock) = tree.lock("pnpm-lock.yaml")? {
         part.tool(asked_version("pnpm", ToolKind::Pnpm).unwrap_or_else(|| pnpm_for(&lock)));
         return Ok(Manager::Pnpm);
     }
-    if let Some(lock) = tree.read("yarn.lock")? {
+    if let Some(lock) = tree.lock("yarn.lock")? {
         let modern = lock.contains("\n__metadata:") || tree.exists(".yarnrc.yml");
         let tool = asked_version("yarn", ToolKind::Yarn).filter(|tool| modern != tool.version().starts_with("1."));
         if modern {
@@ -151,15 +153,22 @@ fn files_in<'a>(tree: &'a dyn Tree, dir: &'a str) -> impl Iterator<Item = Manife
 }
 
 fn workspace_manifests(tree: &dyn Tree, package: &Package) -> Result<Vec<Manifest>, PlanError> {
-    let globs = package.workspaces().into_iter().map(str::to_owned).chain(pnpm_workspaces(tree)?);
-    let mut paths: Vec<String> = globs.flat_map(|glob| part::members(tree, &glob, "package.json")).collect();
-    paths.sort();
-    paths.dedup();
+    let mut paths = members(tree, "package.json", package.workspaces())?;
+    let globs = pnpm_workspaces(tree)?;
+    paths.extend(members(tree, "pnpm-workspace.yaml", globs.iter().map(String::as_str))?);
     let mut manifests = Vec::new();
     for path in paths {
         manifests.extend(Package::read(tree, &path)?.map(|member| member.reduced(&path)));
     }
     Ok(manifests)
+}
+
+fn members<'a>(
+    tree: &dyn Tree,
+    file: &'static str,
+    globs: impl IntoIterator<Item = &'a str>,
+) -> Result<BTreeSet<String>, PlanError> {
+    part::members(tree, &part::Workspace { file, manifest: "package.json" }, globs)
 }
 
 /// The list under `packages:` in pnpm-workspace.yaml, in the one form that people write it.

@@ -63,7 +63,8 @@ impl Package {
     }
 
     /// Without `scripts`: those of the package itself need its source, so they run when that is there. And a change
-    /// of a script, or of what else has nothing to do with dependencies, makes no new layer.
+    /// of a script, or of what else has nothing to do with dependencies, makes no new layer. In one line: indented, what is
+    /// deeply nested would be much larger than the file.
     pub(super) fn reduced(&self, path: &str) -> Manifest {
         const KEPT: [&str; 21] = [
             "name",
@@ -90,6 +91,6 @@ impl Package {
         ];
         let kept = self.json.iter().filter(|(key, _)| KEPT.contains(&key.as_str()));
         let kept: Map<String, Value> = kept.map(|(key, value)| (key.clone(), value.clone())).collect();
-        Manifest::Reduced { path: path.to_owned(), content: format!("{:#}\n", Value::Object(kept)) }
+        Manifest::Reduced { path: path.to_owned(), content: format!("{}\n", Value::Object(kept)) }
     }
 }

@@ -110,7 +110,7 @@ fn built(tree: &dyn Tree, package: &Package) -> Result<Option<Built>, PlanError>
 /// Whether a configuration file in one of JavaScript's dialects has this in it.
 fn configured(tree: &dyn Tree, name: &str, text: &str) -> Result<bool, PlanError> {
     for extension in ["js", "mjs", "cjs", "ts", "mts"] {
-        if let Some(config) = tree.read(&format!("{name}.{extension}"))? {
+        if let Some(config) = tree.peek(&format!("{name}.{extension}"))? {
             return Ok(config.replace('"', "'").contains(text));
         }
     }

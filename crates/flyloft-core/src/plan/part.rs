@@ -1,10 +1,10 @@
 //! What one language has to say about an app, before it becomes part of a plan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::procfile::Procfile;
 
-use super::{Dependencies, Manifest, Pin, Stack, Step, TOOLS, Tool, Toolchain};
+use super::{Dependencies, Manifest, Pin, PlanError, Stack, Step, TOOLS, Tool, Toolchain};
 
 #[derive(Debug)]
 pub(super) struct Part {
@@ -147,8 +147,39 @@ impl Processes {
     }
 }
 
-/// The manifests of a workspace's members: `glob` is a directory or `dir/*`, as people write them.
-pub(super) fn members(tree: &dyn super::Tree, glob: &str, manifest: &str) -> Vec<String> {
+/// What lists the members of a workspace, and what each member has.
+pub(super) struct Workspace {
+    pub(super) file: &'static str,
+    pub(super) manifest: &'static str,
+}
+
+/// Each pattern is looked for in the tree, and each member is read; the largest workspaces that are seen have hundreds.
+const PATTERNS_MAX: usize = 200;
+const MEMBERS_MAX: usize = 2000;
+
+/// The manifests of a workspace's members.
+pub(super) fn members<'a>(
+    tree: &dyn super::Tree,
+    workspace: &Workspace,
+    globs: impl IntoIterator<Item = &'a str>,
+) -> Result<BTreeSet<String>, PlanError> {
+    let Workspace { file, manifest } = *workspace;
+    let within = |what, found, max| match found > max {
+        true => Err(PlanError::TooMany { file, what, found, max }),
+        false => Ok(()),
+    };
+    let globs: BTreeSet<&str> = globs.into_iter().collect();
+    within("patterns of workspaces", globs.len(), PATTERNS_MAX)?;
+    let mut members = BTreeSet::new();
+    for glob in globs {
+        members.extend(members_of(tree, glob, manifest));
+        within("packages in its workspaces", members.len(), MEMBERS_MAX)?;
+    }
+    Ok(members)
+}
+
+/// `glob` is a directory or `dir/*`, as people write them.
+fn members_of(tree: &dyn super::Tree, glob: &str, manifest: &str) -> Vec<String> {
     let glob = glob.trim_start_matches("./").trim_end_matches('/');
     let dirs = match glob.strip_suffix("/**").or_else(|| glob.strip_suffix("/*")) {
         Some(parent) => tree.list(parent).into_iter().map(|name| format!("{parent}/{name}")).collect(),

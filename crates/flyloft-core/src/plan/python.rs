@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 use toml::{Table, Value};
 
 use super::python_project::{self as project, Requirements, at};
-use super::python_web;
 use super::version::{Dialect, Precision, Range};
 use super::{Dependencies, Manifest, Part, Pin, PlanError, Processes, Tool, ToolKind, Toolchain, Tree, VENV};
+use super::{part, python_web};
 
 const PROGRAMS: &[&str] = &[
     "python",
@@ -67,7 +67,7 @@ fn install(
     part: &mut Part,
 ) -> Result<BTreeSet<String>, PlanError> {
     if tree.exists("uv.lock") {
-        with_uv(tree, pyproject, part);
+        with_uv(tree, pyproject, part)?;
     } else if tree.exists("poetry.lock") || at(pyproject, &["tool", "poetry", "dependencies"]).is_some() {
         with_poetry(tree, pyproject, part);
     } else if tree.exists("Pipfile.lock") || (tree.exists("Pipfile") && !tree.exists("requirements.txt")) {
@@ -110,9 +110,9 @@ fn with_requirements(tree: &dyn Tree, part: &mut Part) -> Result<BTreeSet<String
     Ok(requirements.packages)
 }
 
-fn with_uv(tree: &dyn Tree, pyproject: &Table, part: &mut Part) {
+fn with_uv(tree: &dyn Tree, pyproject: &Table, part: &mut Part) -> Result<(), PlanError> {
     let sync = ["uv", "sync", "--frozen", "--no-default-groups"];
-    let members = workspace_members(tree, pyproject);
+    let members = workspace_members(tree, pyproject)?;
     let install = Dependencies::new("Python packages with uv", Toolchain::Python)
         .sees_whole(tree, &["pyproject.toml", "uv.lock", "uv.toml"])
         .sees(members.into_iter().map(Manifest::Whole))
@@ -140,13 +140,14 @@ fn with_uv(tree: &dyn Tree, pyproject: &Table, part: &mut Part) {
     if packaged {
         part.step("Installing the project", &sync);
     }
+    Ok(())
 }
 
 /// `pyproject.toml` of each package in a uv workspace, where its members are directories or `dir/*`.
-fn workspace_members(tree: &dyn Tree, pyproject: &Table) -> Vec<String> {
+fn workspace_members(tree: &dyn Tree, pyproject: &Table) -> Result<BTreeSet<String>, PlanError> {
     let globs = at(pyproject, &["tool", "uv", "workspace", "members"]).and_then(Value::as_array);
     let globs = globs.into_iter().flatten().filter_map(Value::as_str);
-    globs.flat_map(|glob| super::part::members(tree, glob, "pyproject.toml")).collect()
+    part::members(tree, &part::Workspace { file: "pyproject.toml", manifest: "pyproject.toml" }, globs)
 }
 
 fn with_poetry(tree: &dyn Tree, pyproject: &Table, part: &mut Part) {

@@ -41,7 +41,7 @@ pub(super) fn start(tree: &dyn Tree, project: &Project<'_>) -> Result<Option<Str
         return Ok(Some(format!("flask --app {app} run --host 0.0.0.0 --port $PORT")));
     }
     for Module { path, name } in modules(tree, project) {
-        let Some(text) = tree.read(&path)? else { continue };
+        let Some(text) = tree.peek(&path)? else { continue };
         if let Some(web) = served(&name, &text, project) {
             return Ok(Some(web));
         }
@@ -155,7 +155,7 @@ fn script(tree: &dyn Tree, project: &Project<'_>) -> Result<Option<String>, Plan
     const CALLS: [&str; 7] = [".run(", "run_app(", ".listen(", ".launch(", "serve(", "serve_forever(", "run_server("];
     for module in MODULES {
         let path = format!("{module}.py");
-        let Some(text) = tree.read(&path)? else { continue };
+        let Some(text) = tree.peek(&path)? else { continue };
         if CALLS.iter().any(|call| text.contains(call)) {
             // Gradio reads neither HOST nor PORT.
             let gradio = "GRADIO_SERVER_NAME=0.0.0.0 GRADIO_SERVER_PORT=$PORT ";
@@ -189,7 +189,7 @@ fn django(tree: &dyn Tree, project: &Project<'_>, settings: &str) -> String {
 
 /// The module that manage.py names: `shop.settings`.
 fn settings_module(tree: &dyn Tree) -> Result<Option<String>, PlanError> {
-    let Some(text) = tree.read("manage.py")? else { return Ok(None) };
+    let Some(text) = tree.peek("manage.py")? else { return Ok(None) };
     let after = text.split_once("DJANGO_SETTINGS_MODULE").map(|(_, after)| after).unwrap_or_default();
     // The quote that ends the variable's own name comes first.
     let module = after.get(1..).and_then(|after| after.split(['"', '\'']).nth(1));
@@ -206,7 +206,7 @@ pub(super) fn collect_static(tree: &dyn Tree, part: &mut Part) -> Result<(), Pla
     let mut candidates = vec![format!("{path}.py"), format!("{path}/__init__.py"), format!("{path}/base.py")];
     candidates.extend(["base", "common", "__init__"].map(|name| format!("{beside}/{name}.py")));
     for candidate in candidates {
-        if tree.read(&candidate)?.is_some_and(|text| text.contains("STATIC_ROOT")) {
+        if tree.peek(&candidate)?.is_some_and(|text| text.contains("STATIC_ROOT")) {
             part.step("Collecting static files", &["sh", "-c", COLLECT]);
             break;
         }

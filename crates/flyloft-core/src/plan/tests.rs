@@ -440,3 +440,26 @@ fn a_file_that_cannot_be_read_fails_the_plan() {
     let error = plan(&Broken, &Procfile::default(), ANY).unwrap_err();
     assert_eq!(error.to_string(), "failed to read `Gemfile`: it has 5 GB");
 }
+
+#[test]
+fn what_a_step_sees_of_a_deep_package_json_is_no_larger_than_the_file() {
+    let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
+    let package = format!(r#"{{"dependencies":{{"a":[{}]}}}}"#, vec![deep; 5000].join(","));
+    let plan = plan_of(&[("package.json", &package), ("Procfile", "web: node x")]).unwrap();
+    let Manifest::Reduced { content, .. } = &plan.dependencies[0].manifests[0] else { panic!("it is reduced") };
+    assert!(content.len() <= package.len() + 1);
+}
+
+#[test]
+fn workspaces_with_more_patterns_or_packages_than_anybody_has_are_refused() {
+    let patterns = (0..201).map(|n| format!(r#""p{n}""#)).collect::<Vec<_>>().join(",");
+    let package = format!(r#"{{"workspaces":[{patterns}]}}"#);
+    let error = plan_of(&[("package.json", &package), ("server.js", "")]).unwrap_err();
+    assert_eq!(error.to_string(), "`package.json` has 201 patterns of workspaces, and 200 are allowed");
+    let mut list = files(&[("pyproject.toml", "[project]\n[tool.uv.workspace]\nmembers = ['p/*']\n"), ("uv.lock", "")]);
+    for n in 0..2001 {
+        list.0.insert(format!("p/{n}/pyproject.toml"), String::new());
+    }
+    let error = plan(&list, &Procfile::default(), ANY).unwrap_err();
+    assert_eq!(error.to_string(), "`pyproject.toml` has 2001 packages in its workspaces, and 2000 are allowed");
+}

@@ -19,7 +19,7 @@ pub enum BuildError {
     AppJson(#[from] AppJsonError),
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
-    #[error("`app.json` chooses the stack `{0}`, which does not exist")]
+    #[error("the server's configuration chooses the stack `{0}`, which does not exist")]
     NoSuchStack(String),
     #[error("failed to install {title}")]
     Dependencies { title: String, source: Box<EngineError> },

@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use flyloft_core::app_json::AppJson;
@@ -53,6 +53,9 @@ pub struct Builder {
     holds: Holds,
     /// Read while a build finds out what is there, written while a layer is forgotten.
     looking: RwLock<()>,
+    /// Repositories are read one at a time: what is made of a file while it is understood can take a hundred times its
+    /// size.
+    reading: Arc<tokio::sync::Mutex<()>>,
     /// When layers were last seen in use, as far as this process knows.
     used: Mutex<BTreeMap<LayerId, SystemTime>>,
 }
@@ -99,7 +102,14 @@ struct Reading {
 
 impl Builder {
     pub fn new(engine: SharedEngine, config: config::Build) -> Self {
-        Self { engine, config, holds: Holds::default(), looking: RwLock::default(), used: Mutex::default() }
+        Self {
+            engine,
+            config,
+            holds: Holds::default(),
+            looking: RwLock::default(),
+            reading: Arc::default(),
+            used: Mutex::default(),
+        }
     }
 
     /// Makes the image. What the steps print goes to the transcript.
@@ -250,7 +260,12 @@ impl Builder {
     /// Reads what decides about the build, off the async threads.
     async fn read(&self, tree: &Path) -> Result<Reading, BuildError> {
         let (tree, config) = (tree.to_owned(), self.config.clone());
-        let work = tokio::task::spawn_blocking(move || read(&tree, &config));
+        // Whoever waits no longer leaves the work going on, so that is what has the turn.
+        let turn = self.reading.clone().lock_owned().await;
+        let work = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            read(&tree, &config)
+        });
         work.await.map_err(|error| BuildError::Io { doing: "read the repository".to_owned(), source: error.into() })?
     }
 
@@ -351,7 +366,10 @@ fn read(tree: &Path, config: &config::Build) -> Result<Reading, BuildError> {
         None => Procfile::default(),
     };
     let app_json = checkout.content("app.json")?.map(|content| AppJson::parse(&content)).transpose()?;
-    let plan = plan(&checkout, &procfile, stacks(app_json.as_ref(), config)?)?;
+    let mut plan = plan(&checkout, &procfile, stacks(app_json.as_ref(), config)?)?;
+    if let Some(name) = app_json.as_ref().and_then(|app_json| app_json.manifest.herokus_stack.as_ref()) {
+        plan.notes.push(format!("`app.json` asks for `{name}`, a stack of Heroku's: {} is taken instead", plan.stack));
+    }
     let mut manifests = Vec::new();
     for dependencies in &plan.dependencies {
         manifests.push(contents(&checkout, &dependencies.manifests)?);
@@ -360,15 +378,27 @@ fn read(tree: &Path, config: &config::Build) -> Result<Reading, BuildError> {
         doing: format!("read the certificate authorities `{}`", config.ca_bundle.display()),
         source,
     })?;
+    if checkout.kept_bytes() > LARGE {
+        give_back();
+    }
     Ok(Reading { plan, procfile, app_json, manifests, surroundings })
 }
 
+/// Manifests that together have more than this leave much behind when they have been understood.
+const LARGE: u64 = 256 << 10;
+
+/// The allocator keeps what is freed for the thread that had it, and each build is read on another thread.
+fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer, and may be called at any time by any thread (malloc_trim(3)).
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 fn stacks(app_json: Option<&AppJson>, config: &config::Build) -> Result<Stacks, BuildError> {
-    let find = |name: &str| Stack::parse(name).ok_or_else(|| BuildError::NoSuchStack(name.to_owned()));
-    let chosen = app_json.and_then(|app_json| app_json.manifest.stack.as_deref());
-    // Stacks of other platforms are not meant for this one.
-    let chosen = chosen.filter(|name| name.starts_with("debian-")).map(find).transpose()?;
-    Ok(Stacks { chosen, default: find(&config.stack)? })
+    let default = Stack::parse(&config.stack).ok_or_else(|| BuildError::NoSuchStack(config.stack.clone()))?;
+    Ok(Stacks { chosen: app_json.and_then(|app_json| app_json.manifest.stack), default })
 }
 
 /// What a dependency step sees: path in the container, content.
@@ -376,7 +406,7 @@ fn contents(checkout: &Checkout, manifests: &[Manifest]) -> Result<Vec<(String, 
     let mut files = Vec::new();
     for manifest in manifests {
         let (path, content) = match manifest {
-            Manifest::Whole(path) => (path, checkout.content(path)?),
+            Manifest::Whole(path) => (path, checkout.kept(path)?),
             Manifest::Reduced { path, content } => (path, Some(content.clone().into_bytes())),
         };
         files.extend(content.map(|content| (format!("{APP}/{path}"), content)));

@@ -486,9 +486,48 @@ async fn an_app_can_choose_its_stack_in_app_json() {
     assert_eq!(test.build().await.stack, Stack::Debian12);
     test = test.file("app.json", r#"{"stack": "heroku-24"}"#);
     assert_eq!(test.build().await.stack, Stack::Debian13);
+    let said = "       `app.json` asks for `heroku-24`, a stack of Heroku's: debian-13 is taken instead\n";
+    assert!(test.said.contains(said), "{}", test.said);
     test = test.file("app.json", r#"{"stack": "debian-9"}"#);
     let error = test.try_build().await.unwrap_err();
-    assert_eq!(error.to_string(), "`app.json` chooses the stack `debian-9`, which does not exist");
+    assert_eq!(error.to_string(), "app.json:1:11: `stack` must be `debian-13` or `debian-12`, not `debian-9`");
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_larger_than_people_write_them_fails_the_build_and_a_lock_file_does_not() {
+    let large = " ".repeat((1 << 20) + 1);
+    for path in ["Procfile", "app.json", "requirements.txt", "pyproject.toml", "package.json", "Gemfile", "go.mod"] {
+        let error = Test::flask().file(path, &large).try_build().await.unwrap_err();
+        let expected = format!("failed to read `{path}`: it has 1,048,577 bytes, and 1,048,576 are allowed");
+        assert_eq!(error.to_string(), expected);
+    }
+    let package = ("package.json", r#"{"scripts":{"start":"node x"},"dependencies":{"express":"5"}}"#);
+    let mut test = Test::new(&[package]).file("package-lock.json", &format!("{{}}{large}"));
+    test.build().await;
+    let step = test.step("Node packages");
+    assert!(step.files.iter().any(|(path, content)| path == "/app/package-lock.json" && content.len() > 1 << 20));
+}
+
+/// The memory that this process has (`VmRSS`) or has had at most (`VmHWM`), in MiB; see proc_pid_status(5).
+fn memory(field: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+}
+
+#[tokio::test]
+async fn what_it_takes_to_understand_a_large_manifest_is_bounded_and_given_back() {
+    let mut test = Test::flask();
+    test.build().await;
+    let before = memory("VmRSS");
+    let lines: String = (0..50_000).map(|n| format!("a{n}={{b={{c={{}}}}}}\n")).collect();
+    let mut test = Test::flask().file("pyproject.toml", &format!("[tool.poetry]\n{lines}"));
+    for _ in 0..3 {
+        test.build().await;
+    }
+    let (most, after) = (memory("VmHWM"), memory("VmRSS"));
+    assert!(most < before + 300, "{before} MiB before, {most} MiB at most");
+    assert!(after < before + 64, "{before} MiB before, {after} MiB after");
 }
 
 #[tokio::test]
