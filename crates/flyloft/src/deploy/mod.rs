@@ -311,12 +311,15 @@ async fn release_phase(job: &Job, spec: &crate::engine::ContainerSpec, command: 
     let alone = crate::engine::ContainerSpec { processes: Vec::new(), ..spec.clone() };
     engine.create(&alone).await.or_failed(failed)?;
     engine.start(&spec.id).await.or_failed(failed)?;
-    let code = spec::run_release(engine, &spec.id, command, &job.transcript).await.or_failed(failed)?;
+    let ended = spec::run_release(engine, &spec.id, command, &job.transcript).await.or_failed(failed)?;
     engine.remove(&spec.id).await.or_failed(failed)?;
-    match code {
-        0 => Ok(()),
-        code => Err(Error::failed(format!("the release command ended with status {code}"))
-            .hint("its output is above; the release that serves is left alone")),
+    match ended {
+        spec::Ended { code: 0, .. } => Ok(()),
+        spec::Ended { code, said } => {
+            let output = if said { "its output is above" } else { "it has printed nothing" };
+            Err(Error::failed(format!("the release command ended with status {code}"))
+                .hint(format!("{output}; the release that serves is left alone")))
+        }
     }
 }
 

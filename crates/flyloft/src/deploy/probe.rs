@@ -59,6 +59,7 @@ pub async fn probe(parts: &Parts, started: Started<'_>, transcript: &Transcript)
     let has_web = spec::counts(content, &env.formation).any(|(name, _, count)| name == "web" && count > 0);
     let mut output = Output::follow(parts, container, at).await.or_failed(failed)?;
     if !has_web {
+        transcript.step("No web process runs: the URL answers nothing");
         return match tokio::time::timeout(SETTLED, output.exit()).await {
             Ok(exit) => Err(exited(&exit, &output)),
             Err(_) => Ok(None),
@@ -192,7 +193,7 @@ impl Output {
         Ok(Self { since, lines: BufReader::new(log).lines(), tail: Default::default() })
     }
 
-    /// Comes back when `flyloft-init` says that a process has ended, with what it says.
+    /// Comes back when `flyloft-init` says that a process has ended or did not start, with what it says.
     async fn exit(&mut self) -> String {
         loop {
             match self.lines.next_line().await {
@@ -205,7 +206,7 @@ impl Output {
                     }
                     let own = words.next() == Some("flyloft");
                     let text = words.next().unwrap_or_default().trim_start_matches("| ").to_owned();
-                    if own && (text.contains(" exited ") || text.contains(" was killed ")) {
+                    if own && says_the_end(&text) {
                         return text;
                     }
                     if self.tail.len() == TAIL {
@@ -224,7 +225,25 @@ impl Output {
     }
 }
 
+/// Whether a line of `flyloft-init` is about a process that does not run.
+fn says_the_end(text: &str) -> bool {
+    [" exited ", " was killed ", " could not start "].iter().any(|end| text.contains(end))
+}
+
 fn exited(exit: &str, output: &Output) -> Error {
+    if exit.contains(" could not start ") {
+        // The app itself is not the reason, and has said nothing. The words are those of errno(3).
+        let error = Error::failed(format!("the app does not stay up: {exit}"));
+        return match () {
+            () if exit.contains("No such file") => {
+                error.hint("where `PATH` is set, it must lead to `sh`: end it with /usr/bin:/bin")
+            }
+            () if exit.contains("Argument list too long") => {
+                error.hint("its command and its variables are more than Linux hands over to a process: shorten them")
+            }
+            () => error,
+        };
+    }
     let mut error = Error::failed(format!("the app does not stay up: {exit}"));
     if !output.tail.is_empty() {
         error.causes.push(format!("its last lines:\n{}", output.tail()));
@@ -285,6 +304,23 @@ mod tests {
         assert_eq!(said(500).unwrap(), "it answers 500 Internal Server Error at `/`: see `flyloft logs shop/main`");
         assert!(said(400).unwrap().contains("does it know its host name?"));
         assert_eq!([200, 302, 401, 404].map(said), [None, None, None, None]);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_could_not_start_ends_the_wait_with_its_own_reason() {
+        let check = async |why: &str, hint: &str| {
+            let log =
+                format!("2026-11-24T06:00:00.000Z flyloft | web.1 could not start ({why}); starting it again in 1 s\n");
+            let log: Box<dyn tokio::io::AsyncRead + Send + Unpin> = Box::new(std::io::Cursor::new(log));
+            let since = OffsetDateTime::UNIX_EPOCH;
+            let mut output = Output { since, lines: BufReader::new(log).lines(), tail: Default::default() };
+            let error = exited(&output.exit().await, &output);
+            let told = format!("the app does not stay up: web.1 could not start ({why}); starting it again in 1 s");
+            assert_eq!(error.what, told);
+            assert!(error.hints.iter().all(|said| said.contains(hint)) && error.hints.len() == 1, "{:?}", error.hints);
+        };
+        check("No such file or directory (os error 2)", "`PATH`").await;
+        check("Argument list too long (os error 7)", "more than Linux hands over").await;
     }
 
     #[test]

@@ -202,31 +202,41 @@ fn processes(content: &Content, formation: &BTreeMap<String, u32>) -> Vec<Proces
     all
 }
 
-/// Runs the release command in a container that runs nothing else; gives its exit code.
+/// How the release command ended.
+pub struct Ended {
+    pub code: i32,
+    /// Whether it has printed anything.
+    pub said: bool,
+}
+
+/// Runs the release command in a container that runs nothing else.
 pub async fn run_release(
     engine: &SharedEngine,
     id: &ContainerId,
     command: &str,
     transcript: &Transcript,
-) -> Result<i32, EngineError> {
+) -> Result<Ended, EngineError> {
     let argv = ["sh", "-c", command].map(str::to_owned).to_vec();
     let env = BTreeMap::from([("DYNO".to_owned(), "release.1".to_owned())]);
     let mut exec = engine.exec(id, ExecSpec { argv, env, terminal: None }).await?;
     drop(exec.stdin);
     let (out, err) = tokio::join!(tell(&mut exec.stdout, transcript), tell(&mut exec.stderr, transcript));
-    out.and(err).map_err(|source| EngineError::Io { doing: "read the release command's output".to_owned(), source })?;
-    exec.control.wait().await
+    let failed = |source| EngineError::Io { doing: "read the release command's output".to_owned(), source };
+    let said = out.map_err(failed)? | err.map_err(failed)?;
+    Ok(Ended { code: exec.control.wait().await?, said })
 }
 
-async fn tell(from: &mut (dyn tokio::io::AsyncRead + Send + Unpin), transcript: &Transcript) -> std::io::Result<()> {
+/// Says whether there was anything to tell.
+async fn tell(from: &mut (dyn tokio::io::AsyncRead + Send + Unpin), transcript: &Transcript) -> std::io::Result<bool> {
     use tokio::io::AsyncBufReadExt;
     let mut from = tokio::io::BufReader::new(from);
-    let mut line = Vec::new();
+    let (mut line, mut said) = (Vec::new(), false);
     while (&mut from).take(8192).read_until(b'\n', &mut line).await? > 0 {
+        said = true;
         transcript.detail(&String::from_utf8_lossy(&line));
         line.clear();
     }
-    Ok(())
+    Ok(said)
 }
 
 #[cfg(test)]
