@@ -138,6 +138,9 @@ impl Api {
         crate::fault::point("remove-app.emptied");
         parts.repositories.remove(&app)?;
         crate::fault::point("remove-app.repositories");
+        // What the next app of this name builds with must not be what somebody else's builds have left.
+        parts.builder.forget_caches_of(&app).await.or_failed(failed)?;
+        crate::fault::point("remove-app.caches");
         if !parts.store.remove_app(&app).await.or_failed(failed)? {
             return Err(Error::conflict(failed()).hint("a push that was under way has made an environment: try again"));
         }

@@ -126,7 +126,7 @@ pub fn layers(plan: &Plan, inputs: &Inputs, there: &BTreeSet<LayerId>) -> Vec<La
             argv: plan.steps.iter().map(|step| step.argv.clone()).collect(),
             env: stacking.env(&plan.build_env, &inputs.variables),
             files: Vec::new(),
-            cache: Some(cache(inputs, "build")),
+            cache: Some(cache(inputs, BUILD)),
         };
         stacking.push(&titles(&plan.steps), Content::Built(commands), true);
     }
@@ -370,6 +370,9 @@ fn contains(content: &[u8], needle: &[u8]) -> bool {
 }
 
 /// Steps with the whole app have a cache of their own: what they leave there must not get into layers that are shared.
+const BUILD: &str = "build";
+
+/// Never the same for two apps; see [`owner`].
 fn cache(inputs: &Inputs, kind: &str) -> CacheId {
     let generation = match inputs.generation {
         0 => String::new(),
@@ -381,8 +384,48 @@ fn cache(inputs: &Inputs, kind: &str) -> CacheId {
     })
 }
 
+/// The app whose builds use this cache; none if it is not one that [`cache`] names.
+pub fn owner(cache: &CacheId) -> Option<AppName> {
+    let name = match cache.0.rsplit_once("-fork-") {
+        Some((name, number)) if !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => &cache.0,
+    };
+    let (app, kind) = name.trim_end_matches(|c: char| c.is_ascii_digit()).rsplit_once('-')?;
+    let languages =
+        [Toolchain::Python, Toolchain::Node, Toolchain::Ruby, Toolchain::Go, Toolchain::Php, Toolchain::Files];
+    let known = kind == BUILD || languages.into_iter().any(|language| packages::name(language) == kind);
+    AppName::parse(app).ok().filter(|_| known)
+}
+
 fn titles(steps: &[Step]) -> String {
     let mut titles: Vec<&str> = steps.iter().map(|step| step.title.as_str()).collect();
     titles.dedup();
     titles.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_owner_of_a_cache_is_read_from_its_name_whatever_the_app_is_called() {
+        for app in ["shop", "shop-python", "shop-python-fork-3", "shop-build", "a-fork-1", "v2"] {
+            for (trust, generation) in [(Trust::Own, 0), (Trust::Own, 12), (Trust::Fork(7), 0), (Trust::Fork(7), 3)] {
+                let inputs = Inputs {
+                    app: AppName::parse(app).unwrap(),
+                    trust,
+                    generation,
+                    tree: String::new(),
+                    manifests: Vec::new(),
+                    surroundings: BTreeMap::new(),
+                    variables: BTreeMap::new(),
+                };
+                for kind in ["python", "node", BUILD] {
+                    let cache = cache(&inputs, kind);
+                    assert_eq!(owner(&cache), Some(inputs.app.clone()), "{cache}");
+                }
+            }
+        }
+        assert_eq!(owner(&CacheId("shop-pip".to_owned())), None);
+    }
 }

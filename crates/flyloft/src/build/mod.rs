@@ -43,7 +43,7 @@ use self::hold::Holds;
 use self::layering::{Commands, Content, Inputs, Layer};
 use self::surroundings::Surroundings;
 use crate::config;
-use crate::engine::{CacheId, Derivation, EngineError, Image, LayerId, Reach, Recipe, Run, SharedEngine};
+use crate::engine::{CacheFacts, CacheId, Derivation, EngineError, Image, LayerId, Reach, Recipe, Run, SharedEngine};
 use crate::transcript::Transcript;
 
 /// Builds images, and collects the layers that nobody needs any more.
@@ -183,6 +183,19 @@ impl Builder {
             removed.push(cache);
         }
         Ok(removed)
+    }
+
+    /// Removes an app's package caches, which nobody else's builds may find. None of its builds goes on.
+    pub async fn forget_caches_of(&self, app: &AppName) -> Result<(), BuildError> {
+        let caches = self.engine.caches().await;
+        let caches = caches.map_err(|source| BuildError::engine("look at the package caches", source))?;
+        for CacheFacts { id, .. } in caches {
+            if layering::owner(&id).as_ref() == Some(app) {
+                let forgot = self.engine.forget_cache(&id).await;
+                forgot.map_err(|source| BuildError::engine("remove a package cache", source))?;
+            }
+        }
+        Ok(())
     }
 
     /// Forgets layers that there is no room for, and gives them. `releases` reads those that are on record as in use.

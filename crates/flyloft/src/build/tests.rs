@@ -22,6 +22,7 @@ use crate::error::Error;
 struct Recorder {
     staging: tempfile::TempDir,
     made: Mutex<Vec<Derivation>>,
+    caches: Mutex<Vec<CacheId>>,
     /// A step whose title has this in it fails so.
     fails: Mutex<Option<(&'static str, EngineError)>>,
     /// Says that there are no layers, as before another build made them.
@@ -87,10 +88,12 @@ impl Engine for Recorder {
         unreachable!("a build asks for none")
     }
     async fn caches(&self) -> Result<Vec<CacheFacts>, EngineError> {
-        unreachable!("a build makes caches without looking")
+        let facts = |id: &CacheId| CacheFacts { id: id.clone(), bytes: 100, used: SystemTime::UNIX_EPOCH };
+        Ok(self.caches.lock().unwrap().iter().map(facts).collect())
     }
-    async fn forget_cache(&self, _: &CacheId) -> Result<(), EngineError> {
-        unreachable!("a build makes caches without looking")
+    async fn forget_cache(&self, cache: &CacheId) -> Result<(), EngineError> {
+        self.caches.lock().unwrap().retain(|id| id != cache);
+        Ok(())
     }
     async fn create(&self, _: &ContainerSpec) -> Result<Addresses, EngineError> {
         unreachable!("a build has no containers")
@@ -146,6 +149,7 @@ impl Test {
         let engine = Arc::new(Recorder {
             staging,
             made: Mutex::default(),
+            caches: Mutex::default(),
             fails: Mutex::default(),
             blind: AtomicBool::new(false),
         });
@@ -268,6 +272,17 @@ async fn a_second_build_of_the_same_files_makes_nothing() {
            no Procfile: the web process is `gunicorn --bind 0.0.0.0:$PORT app:app`
     -----> Python packages with pip unchanged, using layer [id]
     ");
+}
+
+#[tokio::test]
+async fn an_app_that_is_removed_takes_its_caches_along_and_nobody_elses() {
+    let test = Test::flask();
+    let caches = |names: &[&str]| names.iter().map(|&name| CacheId(name.to_owned())).collect::<Vec<_>>();
+    let others = ["shop-python-python", "shop-2-build", "shopping-node"];
+    *test.engine.caches.lock().unwrap() = caches(&["shop-python", "shop-build3", "shop-node17-fork-4"]);
+    test.engine.caches.lock().unwrap().extend(caches(&others));
+    test.builder.forget_caches_of(&test.request.app).await.unwrap();
+    assert_eq!(*test.engine.caches.lock().unwrap(), caches(&others));
 }
 
 #[tokio::test]

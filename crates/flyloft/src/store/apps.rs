@@ -38,7 +38,9 @@ impl Store {
     pub async fn create_app(&self, app: &AppName, git_url: Option<&str>, now: i64) -> Result<bool, StoreError> {
         let (app, url) = (app.to_string(), git_url.map(str::to_owned));
         self.call(move |t| {
-            let sql = "INSERT INTO apps (name, git_url, created_at) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
+            // The first generation is one that no earlier app of this name has had, and so are its layers and caches.
+            let sql = "INSERT INTO apps (name, git_url, created_at, generation) VALUES (?1, ?2, ?3, ?3)
+                       ON CONFLICT DO NOTHING";
             Ok(t.execute(sql, params![app, url, now])? == 1)
         })
         .await

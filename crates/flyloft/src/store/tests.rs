@@ -242,3 +242,17 @@ async fn the_oldest_events_go_when_there_are_ten_thousand() {
     let left = f.store.events(None, None, 0, 10).await.unwrap();
     assert_eq!(left.iter().map(|event| event.text.as_str()).collect::<Vec<_>>(), ["ten thousandth", "one more"]);
 }
+
+#[tokio::test]
+async fn an_app_has_no_generation_that_an_earlier_one_of_its_name_had() {
+    let Fixture { store, .. } = fixture();
+    let name = app("shop");
+    store.create_app(&name, None, 1_000_000).await.unwrap();
+    store.create_app(&name, None, 1_500_000).await.unwrap();
+    let first = store.generation(&name, false).await.unwrap();
+    let anew = store.generation(&name, true).await.unwrap();
+    assert_eq!((first, anew), (1_000_000, 1_000_001));
+    assert!(store.remove_app(&name).await.unwrap());
+    store.create_app(&name, None, 2_000_000).await.unwrap();
+    assert!(store.generation(&name, false).await.unwrap() > anew);
+}

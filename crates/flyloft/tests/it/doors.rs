@@ -60,7 +60,7 @@ fn a_key_that_is_removed_ends_what_it_has_open() {
 #[test]
 fn an_app_whose_removal_was_cut_off_can_be_removed_again_and_nothing_is_left() {
     let mut flyloft = Flyloft::start();
-    for place in ["remove-app.emptied", "remove-app.repositories"] {
+    for place in ["remove-app.emptied", "remove-app.repositories", "remove-app.caches"] {
         flyloft.repository("it-leaving", &borrowed(&app(place))).pushed(&["main"]);
         flyloft.kill();
         flyloft.fault(place);
@@ -75,6 +75,9 @@ fn an_app_whose_removal_was_cut_off_can_be_removed_again_and_nothing_is_left() {
             assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("it-leaving")), "{dir}: {left:?}");
             assert!(dir != "tmp" || left.is_empty(), "{left:?}");
         }
+        let caches = fs::read_dir(flyloft.state.join("engine/caches")).unwrap();
+        let caches: Vec<_> = caches.map(|entry| entry.unwrap().file_name()).collect();
+        assert!(!caches.iter().any(|name| name.to_string_lossy().starts_with("it-leaving")), "{caches:?}");
         assert_eq!(flyloft.cli(&["apps", "rm", "it-leaving", "--yes"]).status.code(), Some(20));
     }
 }
