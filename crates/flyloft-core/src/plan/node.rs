@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::node_package::Package;
-use super::version::{Dialect, Precision, Range};
+use super::version::{Dialect, Precision, Range, Version};
 use super::{APP, CACHE, Dependencies, Manifest, Part, Pin, PlanError, Tool, ToolKind, Toolchain, Tree, part};
 use super::{node_lock, node_start};
 
@@ -36,7 +36,10 @@ pub(super) fn detect(tree: &dyn Tree) -> Result<Option<Part>, PlanError> {
     part.set("NODE_ENV", "production");
     part.path.push(format!("{APP}/node_modules/.bin"));
     let manager = manager(tree, &package, &mut part)?;
-    if package.has_dependencies() {
+    part.pins.extend(pin_of_tools(&part.tools, &part.pins, &mut part.notes));
+    // pnpm keeps the list of a workspace's packages in a file of its own, and the root often has nothing but scripts.
+    let workspace = manager == Manager::Pnpm && !pnpm_workspaces(tree)?.is_empty();
+    if package.has_dependencies() || workspace {
         let install = install(tree, &package, manager)?;
         part.dependencies.push(install);
         if package.has_path_dependency() {
@@ -83,6 +86,19 @@ fn manager(tree: &dyn Tree, package: &Package, part: &mut Part) -> Result<Manage
         part.notes.push("Bun's lock file is left alone: npm chooses the versions".to_owned());
     }
     Ok(Manager::Npm)
+}
+
+/// A pin on a release of Node that the package manager runs on, and that suits what is asked for already. Where both
+/// cannot be had, what the repository asks for stays, and the package manager says what it misses.
+fn pin_of_tools(tools: &[Tool], asked: &[Pin], notes: &mut Vec<String>) -> Option<Pin> {
+    let (tool, least) = tools.iter().find_map(|tool| Some((tool, tool.needs_node()?)))?;
+    let least_range = Range::at_least(least);
+    let suits = |version: &Version| least_range.holds(*version) && asked.iter().all(|pin| pin.range.holds(*version));
+    let version = Tool::nodes().find(suits)?;
+    notes.push(format!("{} {} needs Node {}.{} or newer", tool.name(), tool.version(), least.0, least.1));
+    let text = format!("{}.x", version.0);
+    let range = Range::parse(&text, Dialect::Npm, Precision::Major)?;
+    Some(Pin { toolchain: Toolchain::Node, file: "package.json", text, range })
 }
 
 /// The pnpm that writes this lock file's format (pnpm's documentation, "Lockfile format versions").

@@ -147,6 +147,12 @@ impl Tool {
         &self.version
     }
 
+    /// The first Node that it runs on, where that is newer than what a stack ships (`engines` of pnpm 11, and of no
+    /// other).
+    pub fn needs_node(&self) -> Option<Version> {
+        (self.kind == ToolKind::Pnpm && self.version.starts_with("11.")).then_some(Version(22, 13, 0))
+    }
+
     pub fn name(&self) -> &'static str {
         match self.kind {
             ToolKind::Node => "node",

@@ -181,6 +181,16 @@ repositories! {
         "pnpm-workspace.yaml": "packages:\n  - 'packages/*'\n  - '!**/test/**'\n",
         "packages/a/package.json": r#"{"name":"a","scripts":{"x":"y"}}"#,
     ]
+    a_workspace_of_pnpm_is_installed_though_its_root_depends_on_nothing [
+        "package.json": r#"{"private":true,"scripts":{"start":"pnpm --filter a start"}}"#,
+        "pnpm-lock.yaml": "lockfileVersion: '9.0'\n",
+        "pnpm-workspace.yaml": "packages:\n  - apps/*\n",
+        "apps/a/package.json": r#"{"name":"a","dependencies":{"express":"5"}}"#,
+    ]
+    a_pnpm_that_needs_a_newer_node_gets_it [
+        "package.json": r#"{"engines":{"node":">=18 <23"},"dependencies":{"ws":"8"},"scripts":{"start":"node x"},"packageManager":"pnpm@11.28.11"}"#,
+        "pnpm-lock.yaml": "lockfileVersion: '9.0'\n",
+    ]
     npm_workspaces_show_their_manifests [
         "package.json": r#"{"workspaces":["packages/*", "../evil"],"scripts":{"start":"node x"}}"#,
         "packages/b/package.json": r#"{"name":"b"}"#,
@@ -385,6 +395,19 @@ repositories! {
     malformed_toml_says_where [
         "pyproject.toml": "[project]\nname = \n",
     ]
+}
+
+#[test]
+fn the_node_that_is_asked_for_stays_though_the_package_manager_needs_a_newer_one() {
+    let shown = show(&[
+        (
+            "package.json",
+            r#"{"engines":{"node":"20.x"},"dependencies":{"ws":"8"},"main":"index.js","packageManager":"pnpm@11.0.0"}"#,
+        ),
+        ("pnpm-lock.yaml", "lockfileVersion: '9.0'"),
+        ("index.js", ""),
+    ]);
+    assert!(shown.contains("tool: pnpm@11.0.0") && !shown.contains("tool: node"), "{shown}");
 }
 
 #[test]
