@@ -1,8 +1,8 @@
 //! Which layers an app's image is made of, and how each is made. Pure: the same inputs give the same ids.
 //!
 //! ```text
-//!   base ─ python-run ─ python-build ─ home ─ uv ─ dependencies ─ app ─ built      where it is built
-//!   base ─ python-run ──────────────── home ─ uv ─ dependencies ─ app ─ built      where it runs
+//!   base ─ python-run ─ python-build ─ tools ─ home ─ uv ─ dependencies ─ app ─ built      where it is built
+//!   base ─ python-run ──────────────── tools ─ home ─ uv ─ dependencies ─ app ─ built      where it runs
 //! ```
 //!
 //! Layers that only building needs are left out of the image. That works because a step runs as the app's user and
@@ -104,7 +104,7 @@ pub fn layers(plan: &Plan, inputs: &Inputs, there: &BTreeSet<LayerId>) -> Vec<La
     stacking.stack(plan.stack, &beside, true);
     stacking.below = below;
     stacking.stack(plan.stack, &plan.build, false);
-    stacking.directory("home", HOME, BTreeMap::new());
+    stacking.home(!plan.tools.is_empty());
     for tool in &plan.tools {
         stacking.tool(tool, plan);
     }
@@ -191,6 +191,16 @@ impl Stacking<'_> {
         self.files(title, Content::Directory { path, files });
     }
 
+    /// The directory of the app's user, and the one that tools are put in. A directory that a step makes hides what
+    /// lies below it under the same name, since overlayfs marks it as opaque. So each tool finds that one made, or of
+    /// two tools only the upper would be seen. It lies below the home directory, whose owner then is the one seen.
+    fn home(&mut self, with_tools: bool) {
+        if with_tools {
+            self.directory("tools", TOOLS, BTreeMap::new());
+        }
+        self.directory("home", HOME, BTreeMap::new());
+    }
+
     /// Debian and the packages of these toolchains. What is there already stays.
     fn stack(&mut self, stack: Stack, toolchains: &BTreeSet<Toolchain>, runs: bool) {
         if self.layers.is_empty() {
@@ -223,7 +233,7 @@ impl Stacking<'_> {
         if tool.toolchain() == Toolchain::Python {
             alone.stack(plan.stack, &toolchain, false);
         }
-        alone.directory("home", HOME, BTreeMap::new());
+        alone.home(true);
         let from = alone.layers.len();
         let commands = Commands {
             argv: tool_commands(tool),

@@ -363,6 +363,23 @@ async fn tools_and_mixed_languages_make_a_stack_that_holds_together() {
 }
 
 #[tokio::test]
+async fn a_tool_finds_the_directory_of_tools_made_so_that_it_hides_no_other() {
+    let mut test = Test::new(&[
+        ("package.json", r#"{"engines":{"node":">=22"},"dependencies":{"ws":"8"},"scripts":{"start":"x"}}"#),
+        ("pnpm-lock.yaml", "lockfileVersion: '9.0'\n"),
+    ]);
+    let built = test.build().await;
+    let made = test.engine.take();
+    let of = |title: &str| made.iter().find(|derivation| derivation.title.starts_with(title)).expect(title);
+    let (tools, home) = (&of("tools").id, &of("home").id);
+    for image in [&of("node 24").on, &of("pnpm 9").on, &built.image] {
+        let place = |id| image.iter().position(|layer| layer == id).expect("it is below");
+        assert!(place(tools) < place(home), "the home directory's own owner is seen");
+    }
+    assert!(matches!(&of("tools").recipe, Recipe::Tree { path, .. } if path == "/home/app/tools"));
+}
+
+#[tokio::test]
 async fn a_fork_reads_what_the_app_has_installed_and_writes_for_itself_alone() {
     let mut test = Test::flask();
     test.build().await;
