@@ -60,7 +60,8 @@ pub trait Tree {
         self.read(path)
     }
 
-    /// The text of a source file that may say how the app is started; `None` also where it is too large to be searched.
+    /// The text of a source file that may say how the app is started; `None` also where it is too large to be searched, or
+    /// a link that leads out of the repository.
     fn peek(&self, path: &str) -> Result<Option<String>, Unreadable> {
         self.read(path)
     }

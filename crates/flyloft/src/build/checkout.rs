@@ -152,7 +152,11 @@ impl Tree for Checkout {
     }
 
     fn peek(&self, path: &str) -> Result<Option<String>, Unreadable> {
-        let Some(found) = self.open_file(path)?.filter(|found| found.length <= MANIFEST_MAX) else { return Ok(None) };
+        // Nothing depends on it: a link that leads elsewhere is an entry like any other.
+        let Ok(Some(found)) = self.open_file(path) else { return Ok(None) };
+        if found.length > MANIFEST_MAX {
+            return Ok(None);
+        }
         let Some(left) = self.sources_left.get().checked_sub(found.length) else { return Ok(None) };
         self.sources_left.set(left);
         found.text(path).map(Some)

@@ -158,5 +158,5 @@ fn a_daemon_that_cannot_start_says_why() {
     assert!(output.contains("failed to use the state directory `/proc/flyloft`"), "{output}");
     let same = flyloft.state.to_str().unwrap();
     let output = serve(&["--state-dir", same, "--http", "127.0.0.1:0", "--ssh", "127.0.0.1:0"]);
-    assert!(output.contains("another daemon uses it"), "{output}");
+    assert!(output.contains(&format!("another daemon uses the state directory `{same}`")), "{output}");
 }
