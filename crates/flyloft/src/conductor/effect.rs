@@ -271,9 +271,13 @@ async fn called_off(
 /// The environment's containers but the one that serves.
 async fn others(parts: &Parts, env: &EnvRow) -> Result<Vec<Observed>> {
     let mut found = parts.engine.observe().await.or_failed(|| "failed to list containers")?;
-    let serving = env.live.as_ref().map(|live| &live.container);
-    found.retain(|observed| spec::belongs_to(&observed.id, env) && Some(&observed.id) != serving);
+    found.retain(|observed| is_leftover(&observed.id, env));
     Ok(found)
+}
+
+/// Whether it is the environment's, and not what serves.
+pub(super) fn is_leftover(id: &ContainerId, env: &EnvRow) -> bool {
+    spec::belongs_to(id, env) && env.live.as_ref().is_none_or(|live| live.container != *id)
 }
 
 async fn remove_container(parts: &Parts, id: &ContainerId) -> Result<()> {

@@ -362,7 +362,10 @@ impl Task {
         }
         self.step(&Event::Found(found), None).await?.ok();
         self.settle().await?;
-        self.tidy().await;
+        // Seldom so. To look each time would be a look at all containers for each environment.
+        if observed.iter().any(|container| effect::is_leftover(&container.id, &self.env)) {
+            self.tidy().await;
+        }
         Ok(())
     }
 
