@@ -6,6 +6,8 @@
 use std::fmt::Display;
 use std::net::Ipv4Addr;
 
+use flyloft_core::address::{CLOSED4, CLOSED6};
+
 use super::ANY_LINK;
 use super::host::Prefix;
 use crate::engine::Addresses;
@@ -35,43 +37,6 @@ pub const RESOLVERS: [&str; 2] = ["169.254.1.1", "169.254.1.2"];
 
 /// Connections that one container may have at a time: their table is the whole host's.
 const CONNECTIONS: u32 = 8192;
-
-/// Not the internet: the IANA special-purpose registry, and what clouds put their metadata on.
-const CLOSED4: &[&str] = &[
-    "0.0.0.0/8",
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "168.63.129.16/32",
-    "169.254.0.0/16",
-    "172.16.0.0/12",
-    "192.0.0.0/24",
-    "192.168.0.0/16",
-    "198.18.0.0/15",
-    "224.0.0.0/3",
-];
-
-/// The same for IPv6, with every way to write an IPv4 address as an IPv6 one that a gateway may translate back.
-const CLOSED6: &[&str] = &[
-    "::/96",
-    "::ffff:0:0/96",
-    "64:ff9b:1::/48",
-    "64:ff9b::/104",
-    "64:ff9b::a00:0/104",
-    "64:ff9b::6440:0/106",
-    "64:ff9b::7f00:0/104",
-    "64:ff9b::a83f:8110/128",
-    "64:ff9b::a9fe:0/112",
-    "64:ff9b::ac10:0/108",
-    "64:ff9b::c0a8:0/112",
-    "100::/64",
-    "2001::/32",
-    "2002::/16",
-    "fc00::/7",
-    "fe80::/10",
-    "fec0::/10",
-    "ff00::/8",
-];
 
 impl Ruleset<'_> {
     /// One transaction: what is admitted stays, everything else is as it is here.
