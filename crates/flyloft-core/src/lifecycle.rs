@@ -325,7 +325,8 @@ fn clock(live: Live, now: Timestamp, policy: &Policy) -> Result<Answer, Refusal>
 }
 
 /// Nothing is under way any more: deploys that the daemon died in are abandoned (whoever pushed has lost the
-/// connection and knows), a wake is tried again. The edge has forgotten its routes.
+/// connection and knows), a wake is tried again. The edge has forgotten its routes. Containers that the last daemon left
+/// half made go when what is gets compared with what should be, which follows.
 fn daemon_started(mut live: Live, rebooted: bool, now: Timestamp) -> Result<Answer, Refusal> {
     let mut effects = Vec::new();
     match live.runs {
@@ -351,7 +352,6 @@ fn daemon_started(mut live: Live, rebooted: bool, now: Timestamp) -> Result<Answ
         effects.extend(newest.map(|release| Effect::AbandonDeploy { release }));
         live.deploying = Deploying::No;
     }
-    effects.push(Effect::Sweep { keep: live.runs.release() });
     done(live, effects)
 }
 

@@ -70,29 +70,28 @@ impl Loft {
         // Observed first: what is made after that is in nobody's list of leftovers.
         let observed = self.parts.engine.observe().await.or_failed(failed)?;
         let envs = self.parts.store.environments(None).await.or_failed(failed)?;
-        let observed: Arc<[Observed]> = observed.into();
+        let mut observed = by_owner(observed);
         for env in &envs {
+            let own = observed.remove(&Some(env.id)).unwrap_or_default();
             match self.conductor(env.id).await {
-                Ok(Some(conductor)) => conductor.reconcile(observed.clone()).await,
+                Ok(Some(conductor)) => conductor.reconcile(own).await,
                 // It was destroyed since the list was made.
                 Ok(None) => {}
                 Err(error) => tracing::error!(env = %env.name, %error, "failed to take up an environment"),
             }
         }
-        let orphans = observed.iter().filter(|container| {
-            !spec::owner(&container.id).is_some_and(|owner| envs.iter().any(|env| env.id == EnvId(owner)))
-        });
-        for orphan in orphans {
-            // It may be of an environment that was made after the list.
-            let owner = spec::owner(&orphan.id).map(EnvId);
+        for (owner, orphans) in observed {
+            // It may be an environment that was made after the list.
             if let Some(owner) = owner
                 && self.parts.store.environment_of(owner).await.or_failed(failed)?.is_some()
             {
                 continue;
             }
-            tracing::info!(container = %orphan.id, "removing a container that no environment has");
-            if let Err(error) = self.parts.engine.remove(&orphan.id).await {
-                tracing::warn!(container = %orphan.id, %error, "failed to remove a container that no environment has");
+            for Observed { id, .. } in orphans {
+                tracing::info!(container = %id, "removing a container that no environment has");
+                if let Err(error) = self.parts.engine.remove(&id).await {
+                    tracing::warn!(container = %id, %error, "failed to remove a container that no environment has");
+                }
             }
         }
         Ok(())
@@ -155,6 +154,15 @@ pub async fn routes(store: &Store) -> Result<Vec<(String, Route)>> {
         (env.host, Route { env: env.name, target })
     };
     Ok(envs.into_iter().map(route).collect())
+}
+
+/// The containers of each environment, and those of none.
+fn by_owner(observed: Vec<Observed>) -> HashMap<Option<EnvId>, Vec<Observed>> {
+    let mut owners = HashMap::<_, Vec<_>>::new();
+    for container in observed {
+        owners.entry(spec::owner(&container.id).map(EnvId)).or_default().push(container);
+    }
+    owners
 }
 
 fn collision(name: &EnvRef, host: &str, taken: &EnvRow) -> Error {

@@ -27,7 +27,7 @@ pub enum Effect {
     CancelDeploy { release: ReleaseNumber, cause: Cause },
     /// This deploy waited and will never begin; tell whoever waits for it. No event comes of it.
     SkipDeploy { release: ReleaseNumber, cause: Cause },
-    /// The daemon died in this deploy: undo what is recorded of it and mark it failed. No event comes of it.
+    /// The daemon died in this deploy: mark it failed. No event comes of it.
     AbandonDeploy { release: ReleaseNumber },
 
     /// From now on the edge sends requests to this release.
@@ -54,8 +54,6 @@ pub enum Effect {
 
     /// Let the requests to this release end, then remove its container. The release stays for a rollback.
     Retire { release: ReleaseNumber },
-    /// Remove every container of the environment but that of `keep`.
-    Sweep { keep: Option<ReleaseNumber> },
     /// Run the app's `pr-predestroy`, if it has one and this is a pull request. A failure stops nothing.
     Farewell { release: ReleaseNumber },
     /// Remove all that the environment has: containers, services, releases. Then forget it.
@@ -123,8 +121,6 @@ impl fmt::Display for Effect {
             Effect::Stop { release } => write!(f, "stop {release}"),
             Effect::Report { release, excess } => write!(f, "report that {release} was stopped: {excess}"),
             Effect::Retire { release } => write!(f, "retire {release}"),
-            Effect::Sweep { keep: None } => f.write_str("sweep all"),
-            Effect::Sweep { keep: Some(release) } => write!(f, "sweep all but {release}"),
             Effect::Farewell { release } => write!(f, "farewell of {release}"),
             Effect::Remove => f.write_str("remove all"),
         }

@@ -319,7 +319,6 @@ impl World {
                 assert_ne!(self.route, Some(release), "requests go to what is retired");
                 self.containers.retain(|container| *container != release);
             }
-            Effect::Sweep { keep } => self.containers.retain(|container| Some(*container) == keep),
             Effect::Remove => {
                 assert_eq!(self.deploy, None, "removed while a deploy still makes things");
                 self.containers.clear();

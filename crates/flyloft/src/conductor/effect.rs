@@ -62,7 +62,6 @@ impl Task {
             Effect::Offload { .. } => {}
             Effect::Thaw { release } | Effect::Start { release } => self.wake(release),
             Effect::Retire { .. } => self.retire().await?,
-            Effect::Sweep { .. } => self.sweep().await?,
             // Hooks of `app.json` come with the services that they clean up.
             Effect::Farewell { .. } => {}
             Effect::Remove => self.remove().await?,
@@ -110,7 +109,7 @@ impl Task {
         self.fail_release(release, &why).await
     }
 
-    /// The containers that it made go with the sweep that follows.
+    /// The containers that it made go with the comparison that follows.
     async fn abandon_deploy(&mut self, release: ReleaseNumber) -> Result<()> {
         self.fail_release(release, "the daemon ended in the middle of it").await
     }

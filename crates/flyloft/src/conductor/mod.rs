@@ -63,7 +63,7 @@ pub enum Message {
         answer: oneshot::Sender<Result<Told>>,
     },
     Reconcile {
-        observed: Arc<[Observed]>,
+        observed: Vec<Observed>,
     },
     /// What does the newest deploy of this daemon's say?
     Transcript {
@@ -140,8 +140,8 @@ impl Conductor {
         self.ask(Message::Transcript { answer }, wait).await
     }
 
-    /// Hands over what the engine has, to be compared with what should be.
-    pub async fn reconcile(&self, observed: Arc<[Observed]>) {
+    /// Hands over what the engine has of this environment, to be compared with what should be.
+    pub async fn reconcile(&self, observed: Vec<Observed>) {
         // One that is gone has nothing to compare.
         let _ = self.mailbox.send(Message::Reconcile { observed }).await;
     }
@@ -354,12 +354,18 @@ impl Task {
             self.step(&Event::DaemonStarted { rebooted: false }, None).await?.ok();
             return Ok(());
         }
-        let mut found = self.found(observed);
-        if found != Found::Running {
-            // The list is a little old: what was launched since is not in it.
-            let now = self.parts.engine.observe().await.or_failed(|| "failed to list containers")?;
-            found = self.found(&now);
-        }
+        let found = match &self.env.live {
+            None => Found::Gone,
+            Some(live) => match observed.iter().find(|container| container.id == live.container).map(found) {
+                Some(Found::Running) => Found::Running,
+                // The list is a little old: what was launched or woken since is not in it.
+                _ => {
+                    let now = self.parts.engine.find(&live.container).await;
+                    let now = now.or_failed(|| format!("failed to look at `{}`", live.container))?;
+                    now.as_ref().map_or(Found::Gone, found)
+                }
+            },
+        };
         self.step(&Event::Found(found), None).await?.ok();
         self.settle().await?;
         // Seldom so. To look each time would be a look at all containers for each environment.
@@ -378,17 +384,6 @@ impl Task {
         };
         let settled = self.parts.store.fail_all_but(self.env.id, under_way, "it never began", store::now()).await;
         settled.or_failed(|| format!("failed to settle the releases of `{}`", self.env.name))
-    }
-
-    fn found(&self, observed: &[Observed]) -> Found {
-        let Some(live) = &self.env.live else { return Found::Gone };
-        match observed.iter().find(|container| container.id == live.container) {
-            None => Found::Gone,
-            Some(Observed { excess: Some(excess), .. }) => Found::Over(*excess),
-            Some(Observed { state: ContainerState::Stopped, .. }) => Found::Stopped,
-            Some(Observed { state: ContainerState::Running, .. }) => Found::Running,
-            Some(Observed { state: ContainerState::Frozen, .. }) => Found::Frozen,
-        }
     }
 
     fn forget_running(&mut self, release: ReleaseNumber) {
@@ -414,6 +409,15 @@ impl Task {
             Some(hint) => error.hint(hint),
             None => error,
         }
+    }
+}
+
+fn found(container: &Observed) -> Found {
+    match (container.excess, container.state) {
+        (Some(excess), _) => Found::Over(excess),
+        (None, ContainerState::Stopped) => Found::Stopped,
+        (None, ContainerState::Running) => Found::Running,
+        (None, ContainerState::Frozen) => Found::Frozen,
     }
 }
 

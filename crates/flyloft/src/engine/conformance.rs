@@ -71,7 +71,10 @@ fn step(id: &str, on: &Image, argv: &[&str]) -> Derivation {
 }
 
 async fn state_of(engine: &dyn Engine, id: &ContainerId) -> Option<ContainerState> {
-    engine.observe().await.unwrap().into_iter().find(|container| container.id == *id).map(|container| container.state)
+    let found = engine.find(id).await.unwrap();
+    let listed = engine.observe().await.unwrap().into_iter().find(|container| container.id == *id);
+    assert_eq!(found, listed, "the list and the look at one agree");
+    found.map(|container| container.state)
 }
 
 async fn names_are_checked(engine: &dyn Engine, base: &Image) {

@@ -49,6 +49,18 @@ struct Container {
     followers: Vec<DuplexStream>,
 }
 
+impl Container {
+    fn observed(&self) -> Observed {
+        Observed {
+            id: self.spec.id.clone(),
+            state: self.state,
+            addresses: self.addresses,
+            image: self.spec.image.clone(),
+            excess: self.excess,
+        }
+    }
+}
+
 impl Fake {
     pub fn new() -> Self {
         Self::default()
@@ -136,15 +148,11 @@ impl Engine for Fake {
     }
 
     async fn observe(&self) -> Result<Vec<Observed>, EngineError> {
-        let memory = self.memory();
-        let observed = |(id, container): (&ContainerId, &Container)| Observed {
-            id: id.clone(),
-            state: container.state,
-            addresses: container.addresses,
-            image: container.spec.image.clone(),
-            excess: container.excess,
-        };
-        Ok(memory.containers.iter().map(observed).collect())
+        Ok(self.memory().containers.values().map(Container::observed).collect())
+    }
+
+    async fn find(&self, id: &ContainerId) -> Result<Option<Observed>, EngineError> {
+        Ok(self.memory().containers.get(id).map(Container::observed))
     }
 
     async fn excess(&self) {

@@ -231,6 +231,9 @@ pub trait Engine: Send + Sync {
     /// Everything that this engine made and still has.
     async fn observe(&self) -> Result<Vec<Observed>, EngineError>;
 
+    /// One of these, if there is such a container.
+    async fn find(&self, id: &ContainerId) -> Result<Option<Observed>, EngineError>;
+
     /// Comes back when the engine has stopped a container unasked since this last came back: [`Observed::excess`] says
     /// which, and for what. For one caller at a time.
     async fn excess(&self);

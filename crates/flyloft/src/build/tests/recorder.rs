@@ -80,6 +80,10 @@ impl Engine for Recorder {
         Ok(Vec::new())
     }
 
+    async fn find(&self, _id: &ContainerId) -> Result<Option<Observed>, EngineError> {
+        Ok(None)
+    }
+
     fn abilities(&self) -> Abilities {
         unreachable!("a build asks for none")
     }

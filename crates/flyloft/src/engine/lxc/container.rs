@@ -21,7 +21,7 @@ use super::mounts;
 use super::places::{Home, RUN};
 use super::slots::{Slot, Slots};
 use super::tree;
-use crate::engine::{Addresses, ContainerSpec, ContainerState};
+use crate::engine::{Addresses, ContainerSpec, ContainerState, Observed};
 
 /// `spec.json` of a home: what was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,6 +141,14 @@ impl Running {
     pub fn groups(self, layout: Layout) -> io::Result<Groups> {
         Groups::of(layout, self.init)
     }
+}
+
+/// What there is of the container, if it was made to the end.
+pub fn observe(home: &Home, layout: Layout) -> io::Result<Option<Observed>> {
+    let Some(Record { spec, addresses, .. }) = Record::read(home)? else { return Ok(None) };
+    let state = state(home, layout);
+    let excess = if state == ContainerState::Stopped { excess(home)? } else { None };
+    Ok(Some(Observed { id: spec.id, state, addresses, image: spec.image, excess }))
 }
 
 /// What the container is doing.

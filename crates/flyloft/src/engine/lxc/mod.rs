@@ -71,8 +71,8 @@ use self::slots::{Slot, Slots};
 use self::turns::Turns;
 pub use self::watch::Bounds;
 use super::{
-    Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, ContainerState, Derivation, Engine,
-    EngineError, Exec, ExecSpec, Image, LayerFacts, LayerId, Observed, Staging, Stats,
+    Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, Derivation, Engine, EngineError, Exec,
+    ExecSpec, Image, LayerFacts, LayerId, Observed, Staging, Stats,
 };
 use crate::transcript::Transcript;
 
@@ -259,17 +259,18 @@ impl Engine for LxcEngine {
             for entry in fs::read_dir(&places.containers)? {
                 let Ok(id) = entry?.file_name().into_string() else { continue };
                 let home = Home { dir: places.containers.join(&id), name: format!("fl-{instance}-{id}.c") };
-                if let Some(Record { spec, addresses, .. }) = Record::read(&home)? {
-                    let state = container::state(&home, layout);
-                    let stopped = state == ContainerState::Stopped;
-                    let excess = if stopped { container::excess(&home)? } else { None };
-                    found.push(Observed { id: spec.id, state, addresses, image: spec.image, excess });
-                }
+                found.extend(container::observe(&home, layout)?);
             }
             found.sort_by(|a, b| a.id.cmp(&b.id));
             Ok(found)
         })
         .await
+    }
+
+    async fn find(&self, id: &ContainerId) -> Result<Option<Observed>, EngineError> {
+        id.check()?;
+        let (home, layout) = (self.home(id), self.layout);
+        blocking(format!("look at container `{id}`"), move || container::observe(&home, layout)).await
     }
 
     async fn excess(&self) {
