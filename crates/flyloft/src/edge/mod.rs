@@ -20,6 +20,9 @@ pub struct Route {
 pub enum Target {
     /// An app that answers at this address, found by the probe.
     Upstream(SocketAddr),
+    /// It wakes when somebody visits: the first request is told as a [`Visit`], once for each call of [`Edge::set`] with
+    /// this. Those that wait already are answered with the `failure` where there is one, and the next visit tries again.
+    Held { failure: Option<String> },
     /// Nothing runs: the page says why, in a sentence for a visitor.
     Unavailable { why: String },
 }
@@ -31,9 +34,24 @@ pub trait Edge: Send + Sync {
 
     async fn remove(&self, host: &str) -> Result<(), EdgeError>;
 
+    /// How long ago somebody last used `host`; no time at all while somebody does, and `None` if nobody has since it was
+    /// first routed.
+    fn unused_for(&self, host: &str) -> Option<Duration>;
+
     /// Waits until no request is under way to `upstream` any more, for `limit` at most. Says whether it is so.
     async fn drained(&self, upstream: SocketAddr, limit: Duration) -> bool;
 }
+
+/// Somebody waits for an environment that is [`Target::Held`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Visit {
+    pub env: EnvRef,
+    /// Who, and for what, in words for people: `GET /cart from 203.0.113.7`.
+    pub by: String,
+}
+
+/// Where an edge tells of visits.
+pub type Visits = tokio::sync::mpsc::UnboundedSender<Visit>;
 
 pub type SharedEdge = Arc<dyn Edge>;
 

@@ -33,6 +33,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 pub struct Doorman {
     routes: Mutex<HashMap<String, Route>>,
     pub busy: watch::Sender<bool>,
+    pub unused_for: Mutex<Option<Duration>>,
 }
 
 #[async_trait]
@@ -45,6 +46,11 @@ impl Edge for Doorman {
     async fn remove(&self, host: &str) -> Result<(), EdgeError> {
         self.routes.lock().unwrap().remove(host);
         Ok(())
+    }
+
+    fn unused_for(&self, host: &str) -> Option<Duration> {
+        let _ = host;
+        *self.unused_for.lock().unwrap()
     }
 
     async fn drained(&self, _upstream: SocketAddr, _limit: Duration) -> bool {
@@ -75,7 +81,11 @@ impl Stage {
         let dir = tempfile::tempdir().unwrap();
         let (fake, engine) = fake::shared();
         fake.listen(vec![web_server().await]);
-        let door = Arc::new(Doorman { routes: Mutex::default(), busy: watch::Sender::new(false) });
+        let door = Arc::new(Doorman {
+            routes: Mutex::default(),
+            busy: watch::Sender::new(false),
+            unused_for: Mutex::default(),
+        });
         let user = nix::unistd::geteuid().as_raw();
         let parts = Parts {
             store: Store::open(&dir.path().join("store.db")).unwrap(),

@@ -63,9 +63,16 @@ fn find(client: &Client, request: &Request<Incoming>) -> Result<(Authority, Pass
     match client.worker.routes.admit(&authority.host()) {
         Some(Admission::Entered(pass)) => Ok((authority, pass)),
         Some(Admission::Refused(place)) => {
-            let Aim::Unavailable { why } = &place.aim else { unreachable!("an upstream refuses nobody") };
+            let why = match &place.aim {
+                Aim::Held { failure, told } => {
+                    client.worker.tell(&place.env, told, request);
+                    failure.as_deref().unwrap_or("It is waking up: try again in a moment.")
+                }
+                Aim::Unavailable { why } => why,
+                Aim::Upstream(_) => unreachable!("an upstream refuses nobody"),
+            };
             place.count(StatusCode::SERVICE_UNAVAILABLE.as_u16());
-            Err(Notice::Unavailable { env: place.env.clone(), why: why.clone() })
+            Err(Notice::Unavailable { env: place.env.clone(), why: why.to_owned() })
         }
         None => Err(Notice::UnknownHost { host: authority.host().into_owned() }),
     }

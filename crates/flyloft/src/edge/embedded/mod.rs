@@ -43,7 +43,7 @@ use self::routes::Routes;
 pub use self::routes::Usage;
 pub use self::worker::Limits;
 use self::worker::Worker;
-use super::{Edge, EdgeError, Route};
+use super::{Edge, EdgeError, Route, Visits};
 
 /// How to open an [`Embedded`] edge.
 #[derive(Debug)]
@@ -55,6 +55,8 @@ pub struct EdgeConfig {
     pub inherited: Vec<OwnedFd>,
     /// What is routed from the first request on: who takes sockets over finds clients waiting there.
     pub routes: Vec<(String, Route)>,
+    /// Who is told of requests that wait.
+    pub visits: Option<Visits>,
     pub limits: Limits,
     pub room: Room,
 }
@@ -67,6 +69,7 @@ impl EdgeConfig {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             inherited: Vec::new(),
             routes: Vec::new(),
+            visits: None,
             limits: Limits { head: Duration::from_secs(65), idle: Duration::from_secs(30) },
             room: Room::here(),
         }
@@ -115,7 +118,13 @@ impl Embedded {
         for thread in 0..threads {
             let own =
                 sockets.iter().skip(thread).step_by(threads).map(TcpListener::try_clone).collect::<Result<_, _>>();
-            let ended = edge.start(thread, own.map_err(EdgeError::Start)?, crowd.clone(), config.limits)?;
+            let ended = edge.start(
+                thread,
+                own.map_err(EdgeError::Start)?,
+                crowd.clone(),
+                config.visits.clone(),
+                config.limits,
+            )?;
             lock(&edge.ended).push(ended);
         }
         *lock(&edge.sockets) = sockets;
@@ -127,9 +136,10 @@ impl Embedded {
         thread: usize,
         listeners: Vec<TcpListener>,
         crowd: Arc<Crowd>,
+        visits: Option<Visits>,
         limits: Limits,
     ) -> Result<oneshot::Receiver<()>, EdgeError> {
-        let worker = Arc::new(Worker::new(thread, self.routes.clone(), crowd, limits, self.halt.clone()));
+        let worker = Arc::new(Worker::new(thread, self.routes.clone(), crowd, visits, limits, self.halt.clone()));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(EdgeError::Start)?;
         let (ending, ended) = oneshot::channel();
         std::thread::Builder::new()
@@ -190,6 +200,10 @@ impl Edge for Embedded {
     async fn remove(&self, host: &str) -> Result<(), EdgeError> {
         self.routes.remove(host);
         Ok(())
+    }
+
+    fn unused_for(&self, host: &str) -> Option<Duration> {
+        Some(SystemTime::now().duration_since(self.last_use(host)?).unwrap_or_default())
     }
 
     async fn drained(&self, upstream: SocketAddr, limit: Duration) -> bool {

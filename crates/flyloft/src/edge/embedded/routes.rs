@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -34,7 +34,14 @@ pub struct Place {
 
 pub enum Aim {
     Upstream(Arc<Upstream>),
-    Unavailable { why: String },
+    /// `told` once its daemon knows that somebody waits.
+    Held {
+        failure: Option<String>,
+        told: AtomicBool,
+    },
+    Unavailable {
+        why: String,
+    },
 }
 
 /// One address that answers requests, and what is under way to it.
@@ -79,6 +86,7 @@ impl Routes {
         let usage = table.get(&host).map(|place| place.usage.clone()).unwrap_or_default();
         let aim = match route.target {
             Target::Upstream(address) => Aim::Upstream(self.upstream(&mut upstreams, address)),
+            Target::Held { failure } => Aim::Held { failure, told: AtomicBool::new(false) },
             Target::Unavailable { why } => Aim::Unavailable { why },
         };
         let mut next = Table::clone(&table);
@@ -99,7 +107,7 @@ impl Routes {
             let table = self.table.load();
             let place = table.get(host)?;
             place.usage.touch();
-            if let Aim::Unavailable { .. } = place.aim {
+            if let Aim::Held { .. } | Aim::Unavailable { .. } = place.aim {
                 return Some(Admission::Refused(place.clone()));
             }
             if let Some(pass) = self.enter(&table, place) {
@@ -205,7 +213,7 @@ impl Pass {
     pub fn upstream(&self) -> &Upstream {
         match &self.place.aim {
             Aim::Upstream(upstream) => upstream,
-            Aim::Unavailable { .. } => unreachable!("a pass is only given out for an upstream"),
+            Aim::Held { .. } | Aim::Unavailable { .. } => unreachable!("a pass is only given out for an upstream"),
         }
     }
 }
@@ -237,8 +245,6 @@ impl Counters {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
     use super::*;
 
     fn route(port: u16) -> Route {

@@ -4,8 +4,12 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use flyloft_core::name::EnvRef;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -19,6 +23,7 @@ use super::exchange::{self, Client};
 use super::headers::Visitor;
 use super::opening::{Opened, Protocol};
 use super::routes::Routes;
+use crate::edge::{Visit, Visits};
 
 /// A head may have this many bytes. That it may have 100 headers is hyper's own limit.
 const HEAD_MAX: usize = 64 << 10;
@@ -41,6 +46,7 @@ pub struct Worker {
     pub crowd: Arc<Crowd>,
     /// Connections of clients, and what became of them by an upgrade.
     pub tasks: TaskTracker,
+    visits: Option<Visits>,
     limits: Limits,
     halt: Arc<Halt>,
 }
@@ -55,8 +61,26 @@ pub struct Limits {
 }
 
 impl Worker {
-    pub fn new(thread: usize, routes: Arc<Routes>, crowd: Arc<Crowd>, limits: Limits, halt: Arc<Halt>) -> Self {
-        Self { thread, routes, crowd, tasks: TaskTracker::new(), limits, halt }
+    pub fn new(
+        thread: usize,
+        routes: Arc<Routes>,
+        crowd: Arc<Crowd>,
+        visits: Option<Visits>,
+        limits: Limits,
+        halt: Arc<Halt>,
+    ) -> Self {
+        Self { thread, routes, crowd, tasks: TaskTracker::new(), visits, limits, halt }
+    }
+
+    /// Lets the daemon know that somebody waits for an environment, if it does not know yet.
+    pub fn tell(&self, env: &EnvRef, told: &AtomicBool, request: &Request<Incoming>) {
+        if let Some(visits) = &self.visits
+            && !told.swap(true, Ordering::Relaxed)
+        {
+            let by = format!("{} {}", request.method(), request.uri().path());
+            // When it is gone, everything ends.
+            let _ = visits.send(Visit { env: env.clone(), by });
+        }
     }
 
     /// Serves until told to stop; then lets what is under way end, until the deadline.
