@@ -63,8 +63,7 @@ pub enum Command {
     /// The Procfile's `release` command does not run.
     Scale(Scale),
     /// Read and set variables of an app or an environment.
-    #[command(subcommand)]
-    Config(Config),
+    Config(ConfigArgs),
     /// List an environment's releases.
     Releases(OneEnv),
     /// Go back to an earlier release.
@@ -230,6 +229,21 @@ pub struct Scale {
     /// How many of a process type; what is not named stays.
     #[arg(value_name = "TYPE=COUNT")]
     pub counts: Vec<Count>,
+}
+
+// Not `args_conflicts_with_subcommands`: for clap, `--json` is such an argument too.
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[command(
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true,
+    override_usage = "flyloft config <TARGET>\n       flyloft config <COMMAND>"
+)]
+pub struct ConfigArgs {
+    /// app or app/env: lists its variables, as `config ls` does
+    #[arg(required = true)]
+    pub target: Option<Target>,
+    #[command(subcommand)]
+    pub verb: Option<Config>,
 }
 
 #[derive(Clone, Debug, PartialEq, Subcommand, Serialize, Deserialize)]
@@ -409,7 +423,9 @@ impl Command {
             // The answer to "are you sure".
             Command::Apps(Apps::Rm(_)) | Command::Destroy(_) => true,
             Command::Up(up) => up.path.is_some(),
-            Command::Config(Config::Set { variables, .. }) => variables.iter().any(Variable::is_from_stdin),
+            Command::Config(ConfigArgs { verb: Some(Config::Set { variables, .. }), .. }) => {
+                variables.iter().any(Variable::is_from_stdin)
+            }
             _ => false,
         }
     }

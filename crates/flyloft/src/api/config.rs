@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::reply::{Reply, done};
 use super::stage::Staged;
 use super::{Api, Call, Ending};
-use crate::command::{Config, Target, Variable};
+use crate::command::{Config, ConfigArgs, Target, Variable};
 use crate::deploy::Again;
 use crate::error::{Error, OrFailed, Result};
 use crate::store::{self, EnvId, EventKind};
@@ -40,8 +40,8 @@ impl Reply for Value {
 }
 
 impl Api {
-    pub(super) async fn config(&self, call: &mut Call<'_>, command: Config) -> Result<Ending> {
-        match command {
+    pub(super) async fn config(&self, call: &mut Call<'_>, args: ConfigArgs) -> Result<Ending> {
+        match verb(args)? {
             Config::Ls { target } => Ok(Variables(self.variables(call, &target).await?).into()),
             Config::Get { target, name } => match self.variables(call, &target).await?.remove(&name) {
                 Some(value) => Ok(Value(value).into()),
@@ -149,6 +149,18 @@ impl Reply for Changed {
             // What was said while they were deployed ends with it.
             _ => String::new(),
         }
+    }
+}
+
+fn verb(args: ConfigArgs) -> Result<Config> {
+    match (args.target, args.verb) {
+        (None, Some(verb)) => Ok(verb),
+        (Some(target), None) => Ok(Config::Ls { target }),
+        (Some(target), Some(_)) => {
+            Err(Error::usage(format!("`{target}` is named before what is to be done with its variables"))
+                .hint(format!("name it after that, as in `flyloft config set {target} NAME=VALUE`")))
+        }
+        (None, None) => Err(Error::usage("no app and no environment is named").hint("flyloft help config")),
     }
 }
 

@@ -14,6 +14,8 @@ mod logs;
 mod push;
 mod reply;
 mod stage;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};

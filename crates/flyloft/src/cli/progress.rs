@@ -24,7 +24,7 @@ impl Progress {
         let deploys = match command {
             Command::Up(_) | Command::Restart(_) | Command::Rollback(_) => true,
             Command::Scale(Scale { counts, .. }) => !counts.is_empty(),
-            Command::Config(config) => matches!(config, Config::Set { .. } | Config::Unset { .. }),
+            Command::Config(config) => matches!(config.verb, Some(Config::Set { .. } | Config::Unset { .. })),
             _ => false,
         };
         (deploys && !json && std::io::stderr().is_terminal()).then(Self::begin)

@@ -1,0 +1,90 @@
+//! What people read, with an engine in memory.
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+
+use super::*;
+use crate::door::Backend;
+use crate::loft::stage::Stage;
+
+/// More than anything here prints.
+const ROOM: usize = 64 << 10;
+
+struct Desk {
+    stage: Stage,
+    api: Api,
+    ada: Principal,
+}
+
+impl Desk {
+    /// With the app `shop` and its environment `main`.
+    async fn new() -> Self {
+        let stage = Stage::new().await;
+        stage.env().await;
+        let api = Api::new(Arc::new(Loft::new(stage.loft.parts.clone())));
+        Self { stage, api, ada: Principal { name: "ada".to_owned(), role: Role::Admin } }
+    }
+
+    /// The exit code of a command as over SSH, and what it wrote.
+    async fn command(&self, words: &[&str]) -> (i32, String) {
+        let (output, reader) = duplex(ROOM);
+        let (errors, error_reader) = duplex(ROOM);
+        let io = CommandIo {
+            stdin: Box::new(tokio::io::empty()),
+            stdout: Box::new(output),
+            stderr: Box::new(errors),
+            terminal: None,
+        };
+        let argv = words.iter().map(|&word| word.to_owned()).collect();
+        let code = Backend::command(&self.api, &self.ada, argv, io).await;
+        (code, written(reader).await + &written(error_reader).await)
+    }
+}
+
+/// All that was written by now; whoever wrote it is gone.
+async fn written(mut reader: DuplexStream) -> String {
+    let mut text = String::new();
+    reader.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+#[tokio::test]
+async fn config_without_a_verb_lists_the_variables() {
+    let desk = Desk::new().await;
+    assert_eq!(desk.command(&["config", "set", "shop", "DEBUG=1"]).await.0, 0);
+    assert_eq!(desk.command(&["config", "set", "shop/main", "LEVEL=2"]).await.0, 0);
+    assert_eq!(desk.command(&["config", "shop"]).await, (0, "DEBUG=1\n".to_owned()));
+    for target in ["shop", "shop/main"] {
+        let listed = desk.command(&["config", "ls", target]).await;
+        assert_eq!(desk.command(&["config", target]).await, listed);
+    }
+    let json = desk.command(&["config", "--json", "ls", "shop"]).await;
+    assert_eq!(json, (0, "{\n  \"DEBUG\": \"1\"\n}\n".to_owned()));
+    assert_eq!(desk.command(&["config", "--json", "shop"]).await, json);
+}
+
+#[tokio::test]
+async fn config_says_what_is_wrong_with_its_words() {
+    let desk = Desk::new().await;
+    let mut text = String::new();
+    for words in ["shop set shop DEBUG=1", "list shop"] {
+        let words: Vec<&str> = ["config"].into_iter().chain(words.split(' ')).collect();
+        let (code, said) = desk.command(&words).await;
+        assert_eq!(code, 2, "{words:?}");
+        text.push_str(&said);
+    }
+    insta::assert_snapshot!(text, @r"
+    error: `shop` is named before what is to be done with its variables
+      hint: name it after that, as in `flyloft config set shop NAME=VALUE`
+    error: unexpected argument 'shop' found
+
+    Usage: flyloft config <TARGET>
+           flyloft config <COMMAND>
+
+    For more information, try '--help'.
+    ");
+    let (code, help) = desk.command(&["config"]).await;
+    assert_eq!(code, 2);
+    assert!(help.starts_with("Read and set variables of an app or an environment\n"), "{help}");
+}
