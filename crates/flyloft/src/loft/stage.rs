@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use flyloft_core::host::Domain;
 use flyloft_core::lifecycle::State;
-use flyloft_core::name::{BranchName, EnvRef, Origin};
+use flyloft_core::name::{AppName, BranchName, EnvRef, Origin, ReleaseNumber};
 use flyloft_core::policy::{Limits, Policy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
@@ -125,9 +126,10 @@ impl Stage {
 
     /// As if a release had been built: this image, and these processes.
     pub async fn launch_image(&self, again: Again, image: Image) -> Result<Deployed> {
-        let processes = [("release", "true"), ("web", "serve")];
-        let processes = processes.map(|(name, command)| (name.to_owned(), command.to_owned())).to_vec();
-        let content = Content { image, processes, ..Content::default() };
+        self.launch_content(again, Content { image, ..content(&[("release", "true"), ("web", "serve")]) }).await
+    }
+
+    pub async fn launch_content(&self, again: Again, content: Content) -> Result<Deployed> {
         let work = Work {
             source: Source::Again { commit: None, content, again },
             reason: "a test".to_owned(),
@@ -160,6 +162,17 @@ impl Stage {
         connection.execute_batch(text).unwrap();
     }
 
+    pub fn repository(&self, app: &AppName) -> PathBuf {
+        self.dir.path().join(format!("repos/apps/{app}.git"))
+    }
+
+    /// What the deploy of a release has said.
+    pub async fn told(&self, release: u32) -> String {
+        let (env, _) = self.env().await;
+        let path = self.loft.parts.settings.transcript(env.id, ReleaseNumber(release));
+        std::fs::read_to_string(path).unwrap()
+    }
+
     /// As in `flyloft ls`.
     pub async fn state(&self) -> String {
         let name = EnvRef::parse("shop/main").unwrap();
@@ -187,6 +200,12 @@ impl Stage {
     pub fn calls(&self, verb: &str) -> usize {
         self.engine.calls().iter().filter(|call| call.starts_with(verb)).count()
     }
+}
+
+/// A release with these lines of a Procfile.
+pub fn content(processes: &[(&str, &str)]) -> Content {
+    let processes = processes.iter().map(|(name, command)| ((*name).to_owned(), (*command).to_owned())).collect();
+    Content { processes, ..Content::default() }
 }
 
 pub async fn in_time<T>(what: &str, wait: impl Future<Output = T>) -> T {

@@ -1,7 +1,7 @@
 use flyloft_core::name::ReleaseNumber;
 use flyloft_core::policy::Excess;
 
-use super::stage::{Stage, in_time};
+use super::stage::{Stage, content, in_time};
 use super::*;
 use crate::conductor::Told;
 use crate::deploy::Again;
@@ -166,4 +166,28 @@ async fn the_release_command_runs_for_a_rollback_and_new_variables_and_not_for_a
         stage.launch(again).await.unwrap();
         assert_eq!(stage.calls("exec") - before, times, "{again:?}");
     }
+}
+
+#[tokio::test]
+async fn a_release_command_that_fails_without_a_word_is_said_to_have_printed_nothing() {
+    let stage = Stage::new().await;
+    let content = content(&[("release", "false"), ("web", "serve")]);
+    let error = stage.launch_content(Again::Rollback, content).await.unwrap_err();
+    assert_eq!(error.what, "the release command ended with status 1");
+    assert_eq!(error.hints, ["it has printed nothing; the release that serves is left alone"]);
+}
+
+#[tokio::test]
+async fn a_deploy_of_an_app_without_a_web_process_says_that_its_url_answers_nothing() {
+    let stage = Stage::new().await;
+    stage.launch_content(Again::Rollback, content(&[("worker", "work")])).await.unwrap();
+    let (env, _) = stage.env().await;
+    let why = "This app has no web process.".to_owned();
+    assert_eq!(stage.door.target(&env.host), Some(Target::Unavailable { why }));
+    insta::assert_snapshot!(stage.told(1).await, @r"
+    -----> Launching
+    -----> No web process runs: the URL answers nothing
+    =====> Deployed
+    http://shop-main.localhost
+    ");
 }
