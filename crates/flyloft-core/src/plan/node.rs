@@ -158,7 +158,10 @@ fn install(tree: &dyn Tree, package: &Package, manager: Manager) -> Result<Depen
             .sees_whole(tree, &["pnpm-lock.yaml", "pnpm-workspace.yaml", ".pnpmfile.cjs"])
             .runs(&["pnpm", "install", "--frozen-lockfile", "--prod=false"])
             .with("npm_config_store_dir", format!("{CACHE}/pnpm"))
-            .with("npm_config_package_import_method", "copy"),
+            .with("npm_config_package_import_method", "copy")
+            // The same for pnpm 11 and above, which read no other names than these (its change log, 11.0.0).
+            .with("pnpm_config_store_dir", format!("{CACHE}/pnpm"))
+            .with("pnpm_config_package_import_method", "copy"),
     };
     // Tools that patch what was installed keep their patches here.
     Ok(install.sees(files_in(tree, "patches")).sees(workspace_manifests(tree, package)?))
