@@ -134,6 +134,12 @@ pub struct Step {
     pub argv: Vec<String>,
 }
 
+impl Step {
+    fn new(title: &str, argv: &[&str]) -> Self {
+        Self { title: title.to_owned(), argv: argv.iter().map(|&arg| arg.to_owned()).collect() }
+    }
+}
+
 impl Plan {
     /// Which version of a language the app has.
     pub fn version(&self, toolchain: Toolchain) -> Option<version::Version> {

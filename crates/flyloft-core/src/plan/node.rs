@@ -17,6 +17,9 @@ pub(super) const PROGRAMS: &[&str] = &["node", "npm", "npx", "yarn", "pnpm", "ne
 /// The variable that says where Node's headers are.
 pub(super) const HEADERS: &str = "npm_config_nodedir";
 
+/// Heroku runs this script before it installs dependencies (devcenter.heroku.com, "Node.js Classic Buildpack Builds").
+const PREBUILD: &str = "heroku-prebuild";
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Manager {
     Npm,
@@ -42,9 +45,15 @@ pub(super) fn detect(tree: &dyn Tree) -> Result<Option<Part>, PlanError> {
     if package.has_dependencies() || workspace {
         let install = install(tree, &package, manager)?;
         part.dependencies.push(install);
-        if package.has_path_dependency() {
+        if package.script(PREBUILD).is_some() {
+            part.install_with_app("`heroku-prebuild` in package.json runs before dependencies are installed");
+        } else if package.has_path_dependency() {
             part.install_with_app("package.json has dependencies that are paths");
         }
+    }
+    if package.script(PREBUILD).is_some() {
+        // By npm, whatever installs: before that Yarn 2 runs no script, and pnpm 11 would install first.
+        part.first_step(&format!("Running npm run {PREBUILD}"), &["npm", "run", PREBUILD]);
     }
     let run = match manager {
         Manager::Npm => "npm",

@@ -56,7 +56,11 @@ impl Part {
     }
 
     pub(super) fn step(&mut self, title: &str, argv: &[&str]) {
-        self.steps.push(Step { title: title.to_owned(), argv: argv.iter().map(|&arg| arg.to_owned()).collect() });
+        self.steps.push(Step::new(title, argv));
+    }
+
+    pub(super) fn first_step(&mut self, title: &str, argv: &[&str]) {
+        self.steps.insert(0, Step::new(title, argv));
     }
 
     pub(super) fn tool(&mut self, tool: Tool) {

@@ -191,6 +191,10 @@ repositories! {
         "package.json": r#"{"engines":{"node":">=18 <23"},"dependencies":{"ws":"8"},"scripts":{"start":"node x"},"packageManager":"pnpm@11.28.11"}"#,
         "pnpm-lock.yaml": "lockfileVersion: '9.0'\n",
     ]
+    herokus_scripts_run_before_dependencies_are_installed_and_instead_of_the_build [
+        "package.json": r#"{"scripts":{"heroku-prebuild":"sh npmrc.sh","heroku-postbuild":"vite build","build":"x","start":"node x"},"dependencies":{"ws":"8"}}"#,
+        "pnpm-lock.yaml": "lockfileVersion: '9.0'\n",
+    ]
     npm_workspaces_show_their_manifests [
         "package.json": r#"{"workspaces":["packages/*", "../evil"],"scripts":{"start":"node x"}}"#,
         "packages/b/package.json": r#"{"name":"b"}"#,
