@@ -31,8 +31,12 @@ pub use events::{EventKind, EventRow};
 pub use keys::KeyRow;
 pub use releases::{Content, NewRelease, ReleaseRow, ReleaseStatus, StepRow};
 
+/// What makes each version of the schema out of the one before it, the first out of an empty file. What has been
+/// released is never changed: a change is one more at the end.
+const MIGRATIONS: &[&str] = &[include_str!("migrations/1.sql"), include_str!("migrations/2.sql")];
+
 /// The version of the schema that this program writes.
-const VERSION: i64 = 1;
+const VERSION: u32 = MIGRATIONS.len() as u32;
 
 #[derive(Clone)]
 pub struct Store {
@@ -49,7 +53,7 @@ pub enum StoreError {
     #[error("failed to open the file `{}`", path.display())]
     File { path: PathBuf, source: std::io::Error },
     #[error("the store `{}` has version {found}, this program knows versions up to {VERSION}", path.display())]
-    Newer { path: PathBuf, found: i64 },
+    Newer { path: PathBuf, found: u32 },
     #[error("the store failed")]
     Sql(#[source] rusqlite::Error),
     #[error("the disk is full; `flyloft destroy` what nobody needs")]
@@ -144,14 +148,15 @@ fn make_private(path: &Path) -> std::io::Result<()> {
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let open = |source| StoreError::Open { path: path.to_owned(), source };
-    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(open)?;
+    let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(open)?;
     if found > VERSION {
         return Err(StoreError::Newer { path: path.to_owned(), found });
     }
-    if found < 1 {
+    // Each whole or not at all: a daemon that is killed in between goes on with the next one.
+    for (version, migration) in (1_u32..).zip(MIGRATIONS).skip(found as usize) {
         let transaction = connection.transaction().map_err(open)?;
-        transaction.execute_batch(include_str!("schema.sql")).map_err(open)?;
-        transaction.pragma_update(None, "user_version", 1).map_err(open)?;
+        transaction.execute_batch(migration).map_err(open)?;
+        transaction.pragma_update(None, "user_version", version).map_err(open)?;
         transaction.commit().map_err(open)?;
     }
     Ok(())

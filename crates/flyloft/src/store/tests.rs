@@ -66,7 +66,64 @@ async fn a_store_of_a_newer_program_is_refused() {
     store.call(|t| Ok(t.pragma_update(None, "user_version", 99)?)).await.unwrap();
     drop(store);
     let error = Store::open(&path).err().unwrap().to_string();
-    assert!(error.ends_with("has version 99, this program knows versions up to 1"), "{error}");
+    assert!(error.ends_with(&format!("has version 99, this program knows versions up to {VERSION}")), "{error}");
+}
+
+/// A store as a program wrote it that knew no more than the first `version` migrations.
+fn of_version(version: u32, content: &str) -> (tempfile::TempDir, std::path::PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    let old = Connection::open(&path).unwrap();
+    MIGRATIONS[..version as usize].iter().for_each(|migration| old.execute_batch(migration).unwrap());
+    old.pragma_update(None, "user_version", version).unwrap();
+    old.execute_batch(content).unwrap();
+    (dir, path)
+}
+
+#[tokio::test]
+async fn a_store_of_an_older_program_keeps_what_it_holds_and_is_of_this_version_then() {
+    let (_dir, path) = of_version(1, "INSERT INTO apps (name, created_at) VALUES ('shop', 7)");
+    for _ in 0..2 {
+        let store = Store::open(&path).unwrap();
+        assert_eq!(store.app(&app("shop")).await.unwrap().unwrap().created_at, 7);
+        let version = store.call(|t| Ok(t.query_row("PRAGMA user_version", [], |row| row.get::<_, u32>(0))?));
+        assert_eq!(version.await.unwrap(), VERSION);
+    }
+}
+
+#[tokio::test]
+async fn what_an_older_program_staged_from_elsewhere_is_followed_and_what_was_pushed_is_not() {
+    let mut content = "INSERT INTO apps (name, git_url, created_at) VALUES ('shop', 'https://git.example/shop', 1),
+        ('blog', NULL, 1);"
+        .to_owned();
+    let mut env = |id: u32, app: &str, kind: &str, releases: &[&str]| {
+        content += &format!(
+            "INSERT INTO environments (id, app, name, host, origin, state, created_at)
+             VALUES ({id}, '{app}', 'e{id}', 'e{id}', '{{\"kind\":\"{kind}\"}}', '', 1);"
+        );
+        for (before, reason) in releases.iter().enumerate() {
+            content += &format!(
+                "INSERT INTO releases (environment, number, commit_id, reason, by, status, created_at)
+                 VALUES ({id}, {}, 'c{}', '{reason}', 'ada', 'live', 1);",
+                before + 1,
+                before + 1
+            );
+        }
+    };
+    env(1, "shop", "branch", &["up", "up", "rollback to v1"]);
+    env(2, "shop", "branch", &["up", "push"]);
+    env(3, "shop", "pull-request", &["up"]);
+    env(4, "shop", "commit", &["up"]);
+    env(5, "blog", "branch", &["push"]);
+    let (_dir, path) = of_version(1, &content);
+    let store = Store::open(&path).unwrap();
+    let followed = store.call(|t| {
+        let mut query = t.prepare("SELECT environment, url, head FROM follows ORDER BY environment")?;
+        let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        Ok(rows.collect::<Result<Vec<(u32, String, String)>, _>>()?)
+    });
+    let expected = [(1, "c2"), (3, "c1")].map(|(id, head)| (id, "https://git.example/shop".into(), head.into()));
+    assert_eq!(followed.await.unwrap(), expected);
 }
 
 #[tokio::test]
