@@ -102,7 +102,7 @@ struct StatsItem {
 
 impl From<Stats> for StatsItem {
     fn from(stats: Stats) -> Self {
-        let Stats { memory, swap, pids, cpu, disk } = stats;
+        let Stats { memory, swap, pids, cpu, disk, .. } = stats;
         Self { memory, swap, pids, cpu: cpu.as_secs_f64(), disk }
     }
 }

@@ -30,6 +30,7 @@ async fn holds_for(engine: &dyn Engine, base: &Image) {
     names_are_checked(engine, base).await;
     what_is_not_there_is_said_to_be_missing(engine, base).await;
     a_container_goes_through_its_states(engine, base).await;
+    only_a_frozen_container_is_offloaded(engine, base).await;
     commands_run_in_running_containers_alone(engine, base).await;
     what_processes_print_can_be_read(engine, base).await;
     a_layer_is_made_once_and_kept_while_it_is_used(engine, base).await;
@@ -91,6 +92,7 @@ async fn what_is_not_there_is_said_to_be_missing(engine: &dyn Engine, base: &Ima
     assert!(matches!(engine.start(&nobody).await, Err(EngineError::NoContainer(id)) if id == nobody));
     assert!(matches!(engine.stop(&nobody, Duration::ZERO).await, Err(EngineError::NoContainer(_))));
     assert!(matches!(engine.freeze(&nobody).await, Err(EngineError::NoContainer(_))));
+    assert!(matches!(engine.offload(&nobody, Depth::Shallow).await, Err(EngineError::NoContainer(_))));
     assert!(matches!(engine.stats(&nobody).await, Err(EngineError::NoContainer(_))));
     engine.remove(&nobody).await.unwrap();
     let mut without = spec("without", base);
@@ -136,6 +138,29 @@ async fn a_container_goes_through_its_states(engine: &dyn Engine, base: &Image) 
         engine.remove(&web.id).await.unwrap();
         assert_eq!(state_of(engine, &web.id).await, None);
     }
+}
+
+async fn only_a_frozen_container_is_offloaded(engine: &dyn Engine, base: &Image) {
+    let web = spec("web", base);
+    engine.create(&web).await.unwrap();
+    let offload = async |depth| engine.offload(&web.id, depth).await;
+    assert!(matches!(offload(Depth::Shallow).await, Err(EngineError::NotRunning(_))));
+    engine.start(&web.id).await.unwrap();
+    assert!(matches!(offload(Depth::Shallow).await, Err(EngineError::NotFrozen(id)) if id == web.id));
+    engine.freeze(&web.id).await.unwrap();
+    assert_eq!(engine.stats(&web.id).await.unwrap().asleep, None);
+
+    // However deep, and however often; where nothing can be moved, it says why.
+    for depth in [Depth::Shallow, Depth::Shallow, Depth::Deep, Depth::Deep] {
+        let held = offload(depth).await.unwrap();
+        assert!(held.moved() > 0 || held.kept.is_some(), "{depth:?}: {held:?}");
+        assert_eq!(state_of(engine, &web.id).await, Some(ContainerState::Frozen));
+        assert_eq!(engine.stats(&web.id).await.unwrap().asleep, Some(held));
+    }
+    engine.thaw(&web.id).await.unwrap();
+    assert_eq!(engine.stats(&web.id).await.unwrap().asleep, None);
+    assert!(matches!(offload(Depth::Deep).await, Err(EngineError::NotFrozen(_))));
+    engine.remove(&web.id).await.unwrap();
 }
 
 async fn commands_run_in_running_containers_alone(engine: &dyn Engine, base: &Image) {

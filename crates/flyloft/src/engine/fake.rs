@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use flyloft_core::lifecycle::Depth;
 use flyloft_core::policy::Excess;
 use tokio::io::{AsyncRead, AsyncReadExt, DuplexStream};
 use tokio::sync::Notify;
 
 use super::{
     Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, ContainerState, Derivation, Engine,
-    EngineError, Exec, ExecControl, ExecSpec, LayerFacts, LayerId, Observed, Recipe, Staging, Stats,
+    EngineError, Exec, ExecControl, ExecSpec, Held, Kept, LayerFacts, LayerId, Observed, Recipe, Staging, Stats,
 };
 use crate::transcript::Transcript;
 
@@ -37,12 +38,21 @@ struct Memory {
     failures: HashMap<&'static str, usize>,
     next_address: u16,
     listening: Vec<SocketAddr>,
+    /// Why offloading moves nothing.
+    kept: Option<Kept>,
+    /// Whether containers have a process that the kernel cannot hold.
+    unfreezable: bool,
 }
+
+/// What a running container holds.
+const MEMORY: u64 = 32 << 20;
 
 struct Container {
     spec: ContainerSpec,
     state: ContainerState,
     excess: Option<Excess>,
+    /// What it holds since it was offloaded.
+    asleep: Option<Held>,
     addresses: Addresses,
     log: String,
     /// Whoever follows the log reads to its end, which comes with that of the container.
@@ -79,6 +89,16 @@ impl Fake {
     /// What every running container listens on from now on.
     pub fn listen(&self, on: Vec<SocketAddr>) {
         self.memory().listening = on;
+    }
+
+    /// From now on offloading moves nothing, for this reason.
+    pub fn keep(&self, why: Option<Kept>) {
+        self.memory().kept = why;
+    }
+
+    /// From now on containers have, or have no more, a process that the kernel cannot hold.
+    pub fn set_unfreezable(&self, unfreezable: bool) {
+        self.memory().unfreezable = unfreezable;
     }
 
     /// Stops a container as one that has gone beyond a bound.
@@ -144,7 +164,7 @@ fn pretend(argv: &[String]) -> (String, i32) {
 #[async_trait]
 impl Engine for Fake {
     fn abilities(&self) -> Abilities {
-        Abilities { name: "fake", freeze: true, disk_quota: false }
+        Abilities { name: "fake", freeze: true, compress: true, write_out: true, disk_quota: false }
     }
 
     fn staging(&self) -> Staging {
@@ -231,7 +251,7 @@ impl Engine for Fake {
         let ipv4 = Ipv4Addr::from_bits(Ipv4Addr::new(127, 99, 0, 0).to_bits() + u32::from(memory.next_address));
         let addresses = Addresses { ipv4, ipv6: Ipv6Addr::LOCALHOST };
         let (spec, state, log, followers) = (spec.clone(), ContainerState::Stopped, String::new(), Vec::new());
-        let container = Container { spec, state, excess: None, addresses, log, followers };
+        let container = Container { spec, state, excess: None, asleep: None, addresses, log, followers };
         memory.containers.insert(container.spec.id.clone(), container);
         Ok(addresses)
     }
@@ -253,18 +273,45 @@ impl Engine for Fake {
     async fn stop(&self, id: &ContainerId, _grace: Duration) -> Result<(), EngineError> {
         let mut memory = self.begin("stop", &id.0)?;
         let container = memory.container(id)?;
-        container.state = ContainerState::Stopped;
+        (container.state, container.asleep) = (ContainerState::Stopped, None);
         container.followers.clear();
         Ok(())
     }
 
     async fn freeze(&self, id: &ContainerId) -> Result<(), EngineError> {
-        self.begin("freeze", &id.0)?.running(id)?.state = ContainerState::Frozen;
+        let mut memory = self.begin("freeze", &id.0)?;
+        let unfreezable = memory.unfreezable;
+        let container = memory.running(id)?;
+        if unfreezable && container.state == ContainerState::Running {
+            return Err(EngineError::Unfreezable { id: id.clone(), pid: 4711, name: "web".to_owned() });
+        }
+        container.state = ContainerState::Frozen;
         Ok(())
     }
 
+    async fn offload(&self, id: &ContainerId, depth: Depth) -> Result<Held, EngineError> {
+        let mut memory = self.begin("offload", &format!("{id}{}", if depth == Depth::Deep { " deep" } else { "" }))?;
+        let kept = memory.kept;
+        let container = memory.running(id)?;
+        if container.state != ContainerState::Frozen {
+            return Err(EngineError::NotFrozen(id.clone()));
+        }
+        let moved = MEMORY - (1 << 20);
+        let held = match (kept, depth) {
+            (Some(_), _) => Held { resident: MEMORY, kept, ..Held::default() },
+            (None, Depth::Shallow) => {
+                Held { resident: MEMORY - moved, compressed: moved, pool: moved * 2 / 5, ..Held::default() }
+            }
+            (None, Depth::Deep) => Held { resident: MEMORY - moved, disk: moved, ..Held::default() },
+        };
+        container.asleep = Some(held);
+        Ok(held)
+    }
+
     async fn thaw(&self, id: &ContainerId) -> Result<(), EngineError> {
-        self.begin("thaw", &id.0)?.running(id)?.state = ContainerState::Running;
+        let mut memory = self.begin("thaw", &id.0)?;
+        let container = memory.running(id)?;
+        (container.state, container.asleep) = (ContainerState::Running, None);
         Ok(())
     }
 
@@ -281,9 +328,11 @@ impl Engine for Fake {
 
     async fn stats(&self, id: &ContainerId) -> Result<Stats, EngineError> {
         let mut memory = self.memory();
-        let running = memory.container(id)?.state != ContainerState::Stopped;
-        let (megabytes, pids) = if running { (32, 2) } else { (0, 0) };
-        Ok(Stats { memory: megabytes << 20, pids, ..Stats::default() })
+        let container = memory.container(id)?;
+        let (memory, pids) = if container.state == ContainerState::Stopped { (0, 0) } else { (MEMORY, 2) };
+        let asleep = container.asleep;
+        let (memory, swap) = asleep.map_or((memory, 0), |held| (held.resident, held.moved()));
+        Ok(Stats { memory, swap, pids, asleep, ..Stats::default() })
     }
 
     async fn listening(&self, id: &ContainerId) -> Result<Vec<SocketAddr>, EngineError> {

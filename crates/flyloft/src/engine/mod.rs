@@ -2,8 +2,8 @@
 //! the in-memory [`fake`].
 //!
 //! ```text
-//!            derive                 create        start           freeze
-//!   layers ─────────► layers   ∅ ──────────► made ─────► running ───────► frozen
+//!            derive                 create        start           freeze         offload
+//!   layers ─────────► layers   ∅ ──────────► made ─────► running ───────► frozen ──────► less of it in memory
 //!                                   ◄──────────────────── ▲    ◄───────     │
 //!                                          remove  (stop: running → made)   thaw
 //! ```
@@ -11,6 +11,7 @@
 //! Every verb is idempotent: asking for what is already so succeeds. The engine knows nothing of git, URLs or the
 //! store; it keeps what it needs about what it made beside what it made, so that a restarted daemon finds it again.
 
+pub mod asleep;
 #[cfg(test)]
 pub mod conformance;
 #[cfg(test)]
@@ -25,11 +26,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use flyloft_core::lifecycle::Depth;
 use flyloft_core::policy::{Excess, Limits};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub use self::asleep::{Held, Kept};
 use crate::exec::ExecError;
 use crate::transcript::Transcript;
 
@@ -179,6 +182,8 @@ pub struct Stats {
     /// Bytes of memory held now, without what is swapped out.
     pub memory: u64,
     pub swap: u64,
+    /// What the last [`Engine::offload`] left, for as long as the container is frozen.
+    pub asleep: Option<Held>,
     pub pids: u32,
     pub cpu: Duration,
     /// Bytes in the writable layer.
@@ -216,6 +221,10 @@ pub trait ExecControl: Send {
 pub struct Abilities {
     pub name: &'static str,
     pub freeze: bool,
+    /// Whether the memory of what is frozen can be compressed, as things are now.
+    pub compress: bool,
+    /// Whether it can be written out to a disk.
+    pub write_out: bool,
     /// Whether disk and inode limits are enforced by the file system (project quota) or by watching.
     pub disk_quota: bool,
 }
@@ -265,7 +274,13 @@ pub trait Engine: Send + Sync {
     /// SIGTERM to every process, SIGKILL after `grace`. The writable layer stays.
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError>;
 
+    /// Holds every process where it is. One that the kernel cannot hold keeps all of them running:
+    /// [`EngineError::Unfreezable`].
     async fn freeze(&self, id: &ContainerId) -> Result<(), EngineError>;
+
+    /// Moves the memory of a frozen container out of the way: to compressed memory, or with [`Depth::Deep`] to a disk.
+    /// What others use with it stays. Where there is no place for it, it stays too, and [`Held::kept`] says why.
+    async fn offload(&self, id: &ContainerId, depth: Depth) -> Result<Held, EngineError>;
 
     async fn thaw(&self, id: &ContainerId) -> Result<(), EngineError>;
 
@@ -315,6 +330,11 @@ pub enum EngineError {
     CacheInUse(CacheId),
     #[error("container `{0}` is not running")]
     NotRunning(ContainerId),
+    #[error("container `{0}` is not frozen")]
+    NotFrozen(ContainerId),
+    /// It runs on as before.
+    #[error("container `{id}` cannot be frozen now: process {pid} (`{name}`) waits for the kernel")]
+    Unfreezable { id: ContainerId, pid: i32, name: String },
     #[error("container `{id}` has {count} of {limit} processes")]
     Crowded { id: ContainerId, count: u32, limit: u32 },
     /// A build step ended with this status; its output is in the transcript.

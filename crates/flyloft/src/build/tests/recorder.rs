@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use flyloft_core::lifecycle::Depth;
 use tokio::io::AsyncRead;
 
 use super::super::*;
 use crate::engine::{
-    Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, Engine, EngineError, Exec, ExecSpec,
+    Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, Engine, EngineError, Exec, ExecSpec, Held,
     LayerFacts, Observed, Staging, Stats,
 };
 
@@ -105,6 +106,9 @@ impl Engine for Recorder {
         unreachable!("a build has no containers")
     }
     async fn freeze(&self, _: &ContainerId) -> Result<(), EngineError> {
+        unreachable!("a build has no containers")
+    }
+    async fn offload(&self, _: &ContainerId, _: Depth) -> Result<Held, EngineError> {
         unreachable!("a build has no containers")
     }
     async fn thaw(&self, _: &ContainerId) -> Result<(), EngineError> {

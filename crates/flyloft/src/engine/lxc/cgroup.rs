@@ -101,29 +101,39 @@ impl Groups {
         }
     }
 
-    /// Freezes or thaws, and waits until it is so.
-    pub fn set_frozen(&self, frozen: bool) -> io::Result<()> {
-        let dir = self.dir("freezer")?;
+    /// Whether every process was held within `limit`. What was not held to the last one is let go.
+    pub fn freeze(&self, limit: Duration) -> io::Result<bool> {
+        let deadline = Instant::now() + limit;
+        let mut pause = Duration::from_micros(50);
+        loop {
+            // Version 1 can get stuck at FREEZING when processes come and go; writing again moves it on.
+            self.set_frozen(true)?;
+            if self.frozen()? {
+                return Ok(true);
+            }
+            if Instant::now() > deadline {
+                self.thaw()?;
+                return Ok(false);
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(2));
+        }
+    }
+
+    /// They run when this comes back.
+    pub fn thaw(&self) -> io::Result<()> {
+        self.set_frozen(false)
+    }
+
+    fn set_frozen(&self, frozen: bool) -> io::Result<()> {
         let (file, value) = match self.layout {
             Layout::Unified => ("cgroup.freeze", if frozen { "1" } else { "0" }),
             Layout::Legacy { .. } => ("freezer.state", if frozen { "FROZEN" } else { "THAWED" }),
         };
-        fs::write(dir.join(file), value)?;
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while self.frozen()? != frozen {
-            if Instant::now() > deadline {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel did not get there in 10 s"));
-            }
-            std::thread::sleep(Duration::from_micros(500));
-            if matches!(self.layout, Layout::Legacy { .. }) {
-                // Version 1 can get stuck at FREEZING when processes come and go; writing again moves it on.
-                fs::write(dir.join(file), value)?;
-            }
-        }
-        Ok(())
+        fs::write(self.dir("freezer")?.join(file), value)
     }
 
-    /// Everything of [`Stats`] but the disk.
+    /// What the groups know of [`Stats`].
     pub fn stats(&self) -> io::Result<Stats> {
         let number = |controller: &str, file: &str| -> io::Result<u64> {
             let text = fs::read_to_string(self.dir(controller)?.join(file))?;
@@ -143,7 +153,7 @@ impl Groups {
             }
         };
         let pids = number("pids", "pids.current")? as u32;
-        Ok(Stats { memory, swap, pids, cpu, disk: 0 })
+        Ok(Stats { memory, swap, pids, cpu, ..Stats::default() })
     }
 
     /// The processes in it, and in groups that were made below it.

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::advice::Process;
 use super::cgroup::{self, Groups, Layout};
 use super::mounts;
 use super::places::{Home, RUN};
@@ -190,24 +191,24 @@ pub fn halt(home: &Home, layout: Layout, grace: Duration) -> io::Result<()> {
     if let Some(running) = Running::find(home) {
         if let Ok(groups) = running.groups(layout) {
             // Signals reach no frozen process.
-            let _ = groups.set_frozen(false);
+            let _ = groups.thaw();
         }
-        let monitor = Watched::open(running.monitor)?;
-        if let Some(init) = Watched::open(running.init)? {
+        let monitor = Process::open(running.monitor)?;
+        if let Some(init) = Process::open(running.init)? {
             if !grace.is_zero() {
                 let _ = kill(Pid::from_raw(running.init), Signal::SIGTERM);
             }
-            if !init.ended_within(grace)? {
+            if !ended_within(&init, grace)? {
                 // The kernel ends every process of a PID namespace with its first one.
                 let _ = kill(Pid::from_raw(running.init), Signal::SIGKILL);
-                init.ended_within(Duration::from_secs(10))?;
+                ended_within(&init, Duration::from_secs(10))?;
             }
         }
         if let Some(monitor) = monitor
-            && !monitor.ended_within(Duration::from_secs(5))?
+            && !ended_within(&monitor, Duration::from_secs(5))?
         {
             let _ = kill(Pid::from_raw(running.monitor), Signal::SIGKILL);
-            monitor.ended_within(Duration::from_secs(5))?;
+            ended_within(&monitor, Duration::from_secs(5))?;
         }
     }
     cgroup::clean(&home.name)?;
@@ -234,33 +235,17 @@ pub fn erase(home: &Home) -> io::Result<()> {
     tree::purge(&home.dir)
 }
 
-/// A process of another parent whose end can be waited for.
-struct Watched(OwnedFd);
-
-impl Watched {
-    /// `None` if it has ended already.
-    fn open(pid: i32) -> io::Result<Option<Self>> {
-        // SAFETY: pidfd_open(2) takes two numbers.
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-        if fd < 0 {
-            let error = io::Error::last_os_error();
-            return if error.raw_os_error() == Some(libc::ESRCH) { Ok(None) } else { Err(error) };
-        }
-        // SAFETY: the kernel has just given this descriptor to us.
-        Ok(Some(Self(unsafe { OwnedFd::from_raw_fd(fd as i32) })))
-    }
-
-    fn ended_within(&self, limit: Duration) -> io::Result<bool> {
-        let deadline = Instant::now() + limit;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let timeout = PollTimeout::try_from(left.as_micros().div_ceil(1000) as i32).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], timeout) {
-                Ok(0) if Instant::now() >= deadline => return Ok(false),
-                Ok(0) | Err(nix::Error::EINTR) => {}
-                Ok(_) => return Ok(true),
-                Err(error) => return Err(error.into()),
-            }
+/// Whether the process ended in time.
+fn ended_within(process: &Process, limit: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left.as_micros().div_ceil(1000) as i32).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) if Instant::now() >= deadline => return Ok(false),
+            Ok(0) | Err(nix::Error::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -12,7 +12,7 @@ use super::idmap::Access;
 use super::mounts::{self, Bind};
 use super::places::Home;
 use super::{LxcEngine, attach, blocking, cgroup, machine};
-use crate::engine::{Addresses, ContainerId, ContainerSpec, EngineError};
+use crate::engine::{Addresses, ContainerSpec, EngineError};
 use crate::exec::ExecError;
 
 impl LxcEngine {
@@ -39,18 +39,6 @@ impl LxcEngine {
     ) -> Result<Record, EngineError> {
         let (engine, home) = (self.clone(), home.clone());
         blocking(doing, move || engine.make(&home, &spec)).await
-    }
-
-    pub(super) async fn set_frozen(&self, id: &ContainerId, frozen: bool) -> Result<(), EngineError> {
-        let turn = self.turns.take(&id.0).await;
-        let (_, running) = self.running(id)?;
-        let layout = self.layout;
-        let doing = format!("{} container `{id}`", if frozen { "freeze" } else { "thaw" });
-        blocking(doing, move || {
-            let _turn = turn;
-            running.groups(layout)?.set_frozen(frozen)
-        })
-        .await
     }
 
     /// Makes a home with everything but the mounts. Its record comes last: without it nothing was made.

@@ -10,6 +10,7 @@
 //! What must hold: nothing from outside gets into a configuration of LXC; every container is unprivileged, with ids of
 //! its own; the state of the engine is what is on disk and in `/proc`, so that a daemon can be killed at any moment.
 
+mod advice;
 mod attach;
 #[cfg(test)]
 mod bench;
@@ -30,8 +31,10 @@ mod life;
 pub mod machine;
 mod mounts;
 pub mod net;
+mod pages;
 mod places;
 mod seccomp;
+mod sleep;
 pub mod slots;
 mod sources;
 mod step;
@@ -56,6 +59,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
+use flyloft_core::lifecycle::Depth;
 use tokio::io::AsyncRead;
 use tokio::sync::Notify;
 
@@ -72,8 +76,9 @@ use self::turns::Turns;
 pub use self::watch::Bounds;
 use super::{
     Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, Derivation, Engine, EngineError, Exec,
-    ExecSpec, Image, LayerFacts, LayerId, Observed, Staging, Stats,
+    ExecSpec, Held, Image, LayerFacts, LayerId, Observed, Staging, Stats,
 };
+use crate::machine::Memory;
 use crate::transcript::Transcript;
 
 /// What the engine must be told.
@@ -245,7 +250,14 @@ impl LxcEngine {
 #[async_trait]
 impl Engine for LxcEngine {
     fn abilities(&self) -> Abilities {
-        Abilities { name: "lxc", freeze: true, disk_quota: false }
+        let memory = Memory::look();
+        Abilities {
+            name: "lxc",
+            freeze: true,
+            compress: memory.zswap && memory.on_disk() > 0 || memory.compressed() > 0,
+            write_out: memory.on_disk() > 0,
+            disk_quota: false,
+        }
     }
 
     fn staging(&self) -> Staging {
@@ -349,11 +361,16 @@ impl Engine for LxcEngine {
     }
 
     async fn freeze(&self, id: &ContainerId) -> Result<(), EngineError> {
-        self.set_frozen(id, true).await
+        self.freeze_container(id).await
+    }
+
+    async fn offload(&self, id: &ContainerId, depth: Depth) -> Result<Held, EngineError> {
+        let (engine, id) = (self.clone(), id.clone());
+        to_the_end(async move { engine.offload_container(&id, depth).await }).await
     }
 
     async fn thaw(&self, id: &ContainerId) -> Result<(), EngineError> {
-        self.set_frozen(id, false).await
+        self.thaw_container(id).await
     }
 
     async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<Exec, EngineError> {
@@ -374,8 +391,9 @@ impl Engine for LxcEngine {
         let layout = self.layout;
         blocking(format!("measure container `{id}`"), move || {
             let disk = tree::measure(&home.upper()).map_or(0, |usage| usage.bytes);
-            let running = Running::find(&home).map(|running| running.groups(layout)?.stats()).transpose()?;
-            Ok(Stats { disk, ..running.unwrap_or_default() })
+            let Some(running) = Running::find(&home) else { return Ok(Stats { disk, ..Stats::default() }) };
+            let groups = running.groups(layout)?;
+            Ok(Stats { disk, asleep: sleep::noted(&home, &groups)?, ..groups.stats()? })
         })
         .await
     }

@@ -119,6 +119,11 @@ impl Home {
         self.dir.join("excess.json")
     }
 
+    /// What it holds since its memory was moved out of the way.
+    pub fn asleep(&self) -> PathBuf {
+        self.dir.join("asleep.json")
+    }
+
     pub fn run(&self) -> PathBuf {
         Path::new(RUN).join(&self.name)
     }

@@ -1,0 +1,136 @@
+//! Sleep: a container is frozen, and then its memory is moved out of the way.
+//!
+//! Only while it is frozen, since nothing brings a page back then. What it shares with its siblings, the files of the
+//! layers, is left alone: another that is awake would have to read it from the disk again.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use flyloft_core::harmless::{self, Colours};
+use flyloft_core::lifecycle::Depth;
+
+use super::advice::{Advice, Process};
+use super::cgroup::Groups;
+use super::pages;
+use super::places::Home;
+use super::{LxcEngine, blocking};
+use crate::engine::{ContainerId, EngineError, Held, Kept};
+use crate::machine::Memory;
+
+/// How long a container that is to be frozen may keep the kernel waiting. Whoever visits it meanwhile waits too.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+impl LxcEngine {
+    pub(super) async fn freeze_container(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let turn = self.turns.take(&id.0).await;
+        let (home, running) = self.running(id)?;
+        let layout = self.layout;
+        let stuck = blocking(format!("freeze container `{id}`"), move || {
+            let _turn = turn;
+            let groups = running.groups(layout)?;
+            if groups.frozen()? {
+                return Ok(None);
+            }
+            forget(&home)?;
+            Ok(if groups.freeze(PATIENCE)? { None } else { Some(stuck(&groups)?) })
+        });
+        match stuck.await? {
+            None => Ok(()),
+            Some((pid, name)) => Err(EngineError::Unfreezable { id: id.clone(), pid, name }),
+        }
+    }
+
+    pub(super) async fn thaw_container(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let turn = self.turns.take(&id.0).await;
+        let (_, running) = self.running(id)?;
+        let layout = self.layout;
+        blocking(format!("thaw container `{id}`"), move || {
+            let _turn = turn;
+            running.groups(layout)?.thaw()
+        })
+        .await
+    }
+
+    pub(super) async fn offload_container(&self, id: &ContainerId, depth: Depth) -> Result<Held, EngineError> {
+        let turn = self.turns.take(&id.0).await;
+        let (home, running) = self.running(id)?;
+        let layout = self.layout;
+        let offloaded = blocking(format!("move the memory of container `{id}`"), move || {
+            let _turn = turn;
+            let groups = running.groups(layout)?;
+            if !groups.frozen()? {
+                return Ok(None);
+            }
+            let held = offload(&groups, depth)?;
+            note(&home, &held)?;
+            Ok(Some(held))
+        });
+        offloaded.await?.ok_or_else(|| EngineError::NotFrozen(id.clone()))
+    }
+}
+
+fn offload(groups: &Groups, depth: Depth) -> io::Result<Held> {
+    let machine = Memory::look();
+    if machine.swaps.is_empty() {
+        return Ok(Held { kept: Some(Kept::NoSwap), ..held(groups, &machine)? });
+    }
+    for pid in groups.processes()? {
+        let Some(process) = Process::open(pid)? else { continue };
+        let mappings = pages::mappings(pid)?;
+        let ranges: Vec<_> = mappings.into_iter().filter(|mapping| mapping.present > 0).collect();
+        let ranges: Vec<_> = ranges.into_iter().map(|mapping| mapping.addresses).collect();
+        process.advise(Advice::PageOut, &ranges)?;
+    }
+    let held = held(groups, &Memory::look())?;
+    let kept = (depth == Depth::Deep && held.compressed > 0).then_some(Kept::NoDisk);
+    Ok(Held { kept, ..held })
+}
+
+fn held(groups: &Groups, machine: &Memory) -> io::Result<Held> {
+    let stats = groups.stats()?;
+    let compressed = if machine.compressed() > 0 { stats.swap } else { 0 };
+    Ok(Held { resident: stats.memory, compressed, pool: 0, disk: stats.swap - compressed, kept: None })
+}
+
+/// The process that kept the others from being frozen: of those that are let go again, it waits for the kernel still.
+fn stuck(groups: &Groups) -> io::Result<(i32, String)> {
+    let mut processes = groups.processes()?.into_iter();
+    let waits = |pid: &i32| matches!(state(*pid), Some(('D', _)));
+    let pid = processes.find(waits).unwrap_or_default();
+    Ok((pid, state(pid).map(|(_, name)| name).unwrap_or_default()))
+}
+
+/// A process's state and its name (proc_pid_stat(5)). The name may contain anything.
+fn state(pid: i32) -> Option<(char, String)> {
+    let stat = String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).ok()?).into_owned();
+    let (start, end) = stat.rsplit_once(')')?;
+    let name = start.split_once('(')?.1;
+    Some((end.trim_start().chars().next()?, harmless::line(name, Colours::Dropped)))
+}
+
+/// What a container held when it last slept says nothing of the next time.
+fn forget(home: &Home) -> io::Result<()> {
+    match fs::remove_file(home.asleep()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn note(home: &Home, held: &Held) -> io::Result<()> {
+    let aside = home.dir.join("asleep.json.new");
+    fs::write(&aside, serde_json::to_vec(held)?)?;
+    fs::rename(aside, home.asleep())
+}
+
+/// What the last offloading left of a container that is frozen since then.
+pub fn noted(home: &Home, groups: &Groups) -> io::Result<Option<Held>> {
+    if !groups.frozen()? {
+        return Ok(None);
+    }
+    match fs::read(home.asleep()) {
+        Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
