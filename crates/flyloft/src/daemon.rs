@@ -44,7 +44,8 @@ pub async fn serve(config: Config) -> Result<()> {
     hosts::follow(&store, &domain).await?;
     // The edge serves from its first moment on, so it must know from then on what answers.
     let routes = loft::routes(&store).await?;
-    let edge_config = EdgeConfig { routes, ..EdgeConfig::new(config.http.listen.clone()) };
+    let quiet_agents = config.edge.quiet_agents.clone();
+    let edge_config = EdgeConfig { routes, quiet_agents, ..EdgeConfig::new(config.http.listen.clone()) };
     let edge = Embedded::open(edge_config).or_failed(|| "failed to start the edge")?;
     let ports: Vec<u16> = edge.addresses().iter().map(|address| address.port()).collect();
     let lxc = open_engine(&config, &state, &ports).await?;

@@ -69,6 +69,9 @@ pub struct Ssh {
 #[serde(default, deny_unknown_fields)]
 pub struct Edge {
     pub kind: EdgeKind,
+    /// Parts of the user agents of clients that neither wake an environment nor keep it awake.
+    #[serde(deserialize_with = "value::agents")]
+    pub quiet_agents: Vec<String>,
 }
 
 /// What takes HTTP from the world.

@@ -77,6 +77,7 @@ fn an_error_names_file_line_column_and_key() {
         "[build]\ntime = \"15\"\n",
         "[defaults]\nidle = \"15\"\n",
         "[edge]\nkind = \"apache\"\n",
+        "[edge]\nquiet_agents = [\"kube-probe\", \"\"]\n",
         "[build.variables]\n\"A B\" = \"x\"\n",
         "[network]\nipv4 = \"8.8.8.0/24\"\n",
         "[build\n",
@@ -92,6 +93,7 @@ fn an_error_names_file_line_column_and_key() {
     flyloft.toml:2:8: `build.time`: `15` has no unit: write `15s`, `15m`, `15h` or `15d`
     flyloft.toml:2:8: `defaults.idle`: `15` has no unit: write `15s`, `15m`, `15h` or `15d`
     flyloft.toml:2:8: `edge.kind`: unknown variant `apache`, expected `embedded`
+    flyloft.toml:2:16: `edge.quiet_agents`: a part of a user agent is needed, such as "UptimeRobot"
     flyloft.toml:1:1: `A B` is not the name of an environment variable
     flyloft.toml:2:8: `network.ipv4`: `8.8.8.0/24` is not a private range (RFC 1918)
     flyloft.toml:1:7: unclosed table, expected `]`

@@ -57,6 +57,15 @@ pub(super) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> 
     Size::deserialize(from).map(|size| size.0)
 }
 
+/// Parts of user agents. An empty one would be a part of every one.
+pub(super) fn agents<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let agents = Vec::<String>::deserialize(from)?;
+    match agents.iter().any(|agent| agent.trim().is_empty()) {
+        true => Err(D::Error::custom("a part of a user agent is needed, such as \"UptimeRobot\"")),
+        false => Ok(agents),
+    }
+}
+
 /// A name as in `/etc/group` (groupadd(8)).
 pub(super) fn group<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     judged(from, |text| {

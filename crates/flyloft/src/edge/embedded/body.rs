@@ -11,8 +11,8 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::task::AbortHandle;
 
 use super::crowd::Visit;
+use super::host::Pass;
 use super::line::Line;
-use super::routes::Pass;
 
 /// One of the edge's own pages, or what an upstream says.
 pub enum Answer {

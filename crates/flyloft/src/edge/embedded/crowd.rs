@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-/// What a client's connection takes, while its head is read.
-const MEMORY_OF_ONE: u64 = 16 << 10;
+/// What a client's connection takes, while its head is read and while its request waits.
+pub const SPOT: usize = 16 << 10;
 
 /// A look for idle connections that found none is not repeated sooner: it costs as much as there are connections.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -33,7 +33,16 @@ pub struct Room {
     pub of_one: usize,
     /// Connections to apps, idle ones included.
     pub lines: usize,
+    /// Spots for requests that wait until an environment is awake, each of [`SPOT`] bytes: a request takes one, and as
+    /// many more as the edge may have to keep of it meanwhile.
+    pub held: usize,
+    /// Those for one host name.
+    pub held_for_one: usize,
 }
+
+/// What waits for one host name goes on at once when it wakes. More than this many do not fit into the queue in which a
+/// server keeps new connections (listen(2)).
+const HELD_FOR_ONE: usize = 1024;
 
 impl Room {
     /// Of the descriptors that this process may have and the memory of this machine.
@@ -47,8 +56,9 @@ impl Room {
     /// daemon; and no more than a sixteenth of the memory.
     fn of(descriptors: u64, memory: u64) -> Self {
         let lines = (descriptors / 4).max(16) as usize;
-        let connections = lines.min((memory / 16 / MEMORY_OF_ONE) as usize).max(16);
-        Self { connections, of_one: connections / 4, lines }
+        let connections = lines.min((memory / 16 / SPOT as u64) as usize).max(16);
+        let (held, held_for_one) = (connections / 2, (connections / 8).clamp(2, HELD_FOR_ONE));
+        Self { connections, of_one: connections / 4, lines, held, held_for_one }
     }
 
     /// Connections that may still be closing beside those that are open.
@@ -59,8 +69,9 @@ impl Room {
 
 /// All who are inside.
 pub struct Crowd {
-    room: Room,
+    pub room: Room,
     lines: Arc<Semaphore>,
+    held: Arc<Semaphore>,
     since: Instant,
     inside: Mutex<Inside>,
     full: Seldom,
@@ -200,6 +211,7 @@ impl Crowd {
         Self {
             room,
             lines: Arc::new(Semaphore::new(room.lines)),
+            held: Arc::new(Semaphore::new(room.held)),
             since: Instant::now(),
             inside: Mutex::default(),
             full: Seldom::default(),
@@ -239,6 +251,11 @@ impl Crowd {
     /// Leave to open a connection to an app.
     pub fn line(&self) -> Option<OwnedSemaphorePermit> {
         self.lines.clone().try_acquire_owned().ok()
+    }
+
+    /// Leave to wait until an environment is awake, which takes so many spots.
+    pub fn spots(&self, count: u32) -> Option<OwnedSemaphorePermit> {
+        self.held.clone().try_acquire_many_owned(count).ok()
     }
 
     fn now(&self) -> u64 {
@@ -321,7 +338,7 @@ mod tests {
 
     fn crowd(connections: usize, of_one: usize) -> Arc<Crowd> {
         let since = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
-        Arc::new(Crowd { since, ..Crowd::new(Room { connections, of_one, lines: 1 }) })
+        Arc::new(Crowd { since, ..Crowd::new(Room { connections, of_one, lines: 1, held: 1, held_for_one: 1 }) })
     }
 
     fn address(last: u8) -> IpAddr {
@@ -335,11 +352,15 @@ mod tests {
     #[test]
     fn half_of_the_descriptors_and_most_of_the_memory_are_left_to_others() {
         let gib = 1 << 30;
-        assert_eq!(Room::of(20_000, 64 * gib), Room { connections: 5_000, of_one: 1_250, lines: 5_000 });
-        assert_eq!(Room::of(1_048_576, gib / 2), Room { connections: 2_048, of_one: 512, lines: 262_144 });
+        let room =
+            |connections, of_one, lines, held, held_for_one| Room { connections, of_one, lines, held, held_for_one };
+        assert_eq!(Room::of(20_000, 64 * gib), room(5_000, 1_250, 5_000, 2_500, 625));
+        assert_eq!(Room::of(1_048_576, gib / 2), room(2_048, 512, 262_144, 1_024, 256));
+        assert_eq!(Room::of(1_048_576, 24 * gib), room(98_304, 24_576, 262_144, 49_152, 1_024));
         for descriptors in [256, 1_024, 65_536, 1_048_576] {
             let room = Room::of(descriptors, 64 * gib);
-            let taken = room.connections + room.leaving() + room.lines;
+            // One that waits with a body may need a second descriptor.
+            let taken = room.connections + room.leaving() + room.lines + room.held;
             assert!(taken as u64 <= descriptors * 2 / 3, "{descriptors}: {room:?}");
         }
     }

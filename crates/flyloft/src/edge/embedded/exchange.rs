@@ -1,25 +1,26 @@
 //! One request: find its place, hand it on, bring the answer back.
 
 use std::convert::Infallible;
-use std::io;
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
 use hyper::header::EXPECT;
-use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
-use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt;
 
 use super::body::{Answer, Relayed};
 use super::crowd::{Guest, Visit};
 use super::framing::{Encoder, Framing};
 use super::headers::{self, Authority, Visitor};
+use super::hold::{Wish, hold};
+use super::host::{Host, Pass, Place};
 use super::line::{Line, LineError, Question};
 use super::page::{Death, Form, Notice};
-use super::routes::{Admission, Aim, Pass};
+use super::quiet::Manner;
+use super::routes::Admission;
+use super::switch::Switch;
 use super::upload::{self, Upload};
 use super::worker::Worker;
 
@@ -30,6 +31,8 @@ const SURELY_OPEN: Duration = Duration::from_secs(1);
 /// One client's connection, which many requests may come over.
 pub struct Client {
     pub visitor: Visitor,
+    pub manner: Manner,
+    pub socket: RawFd,
     pub guest: Arc<Guest>,
     pub worker: Arc<Worker>,
 }
@@ -38,11 +41,15 @@ pub struct Client {
 pub async fn answer(client: Arc<Client>, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
     let form = Form::of(request.headers());
     let found = match client.guest.visit() {
-        Some(visit) => find(&client, &request).map(|(authority, pass)| (authority, pass, visit)),
+        Some(visit) => find(&client, &request).map(|(authority, way)| (authority, way, visit)),
         None => Err(Notice::Busy),
     };
     let answer = match found {
-        Ok((authority, pass, visit)) => relay(&client, request, authority, pass, visit).await,
+        Ok((authority, Way::Open(pass), visit)) => relay(&client, request, authority, pass, visit).await,
+        // It has a box of its own, so that all the others do not carry what it takes.
+        Ok((authority, Way::Held(host, place), visit)) => {
+            Box::pin(relay_later(&client, request, authority, (host, place), visit)).await
+        }
         Err(notice) => {
             discard(request).await;
             Err(notice)
@@ -51,8 +58,14 @@ pub async fn answer(client: Arc<Client>, request: Request<Incoming>) -> Result<R
     Ok(answer.unwrap_or_else(|notice| notice.response(form).map(Answer::Page)))
 }
 
+/// What a request finds where it is to go.
+enum Way {
+    Open(Pass),
+    Held(Arc<Host>, Arc<Place>),
+}
+
 /// Where a request goes, or why it goes nowhere.
-fn find(client: &Client, request: &Request<Incoming>) -> Result<(Authority, Pass), Notice> {
+fn find(client: &Client, request: &Request<Incoming>) -> Result<(Authority, Way), Notice> {
     if request.method() == Method::CONNECT {
         return Err(Notice::NotServed { what: "Tunnels are not made here" });
     }
@@ -60,21 +73,46 @@ fn find(client: &Client, request: &Request<Incoming>) -> Result<(Authority, Pass
         return Err(Notice::NotServed { what: "The only transfer coding understood here is chunked" });
     }
     let authority = Authority::of(request.uri(), request.headers()).map_err(|_| Notice::NoHost)?;
-    match client.worker.routes.admit(&authority.host()) {
-        Some(Admission::Entered(pass)) => Ok((authority, pass)),
-        Some(Admission::Refused(place)) => {
-            let why = match &place.aim {
-                Aim::Held { failure, told } => {
-                    client.worker.tell(&place.env, told, request);
-                    failure.as_deref().unwrap_or("It is waking up: try again in a moment.")
-                }
-                Aim::Unavailable { why } => why,
-                Aim::Upstream(_) => unreachable!("an upstream refuses nobody"),
-            };
+    let (shared, path) = (&client.worker.shared, request.uri().path());
+    let host = authority.host();
+    if path == "/robots.txt" && matches!(*request.method(), Method::GET | Method::HEAD) && shared.routes.knows(&host) {
+        return Err(Notice::Robots);
+    }
+    let quiet = client.manner.is_quiet(path, request.headers(), &shared.quiet);
+    let way = match shared.routes.admit(&host, quiet) {
+        Some(Admission::Entered(pass)) => Way::Open(pass),
+        Some(Admission::Held(_, place)) if quiet => {
             place.count(StatusCode::SERVICE_UNAVAILABLE.as_u16());
-            Err(Notice::Unavailable { env: place.env.clone(), why: why.to_owned() })
+            return Err(Notice::Asleep { env: place.env.clone() });
         }
-        None => Err(Notice::UnknownHost { host: authority.host().into_owned() }),
+        Some(Admission::Held(host, place)) => Way::Held(host, place),
+        Some(Admission::Refused(place)) => {
+            if !quiet {
+                place.touch();
+            }
+            return Err(place.refusal());
+        }
+        None => return Err(Notice::UnknownHost { host: host.into_owned() }),
+    };
+    drop(host);
+    Ok((authority, way))
+}
+
+/// Waits until a request may go on, and goes on with it.
+async fn relay_later(
+    client: &Client,
+    request: Request<Incoming>,
+    authority: Authority,
+    (host, place): (Arc<Host>, Arc<Place>),
+    visit: Visit,
+) -> Result<Response<Answer>, Notice> {
+    let wish = Wish::of(client, &request);
+    match hold(client, wish, &authority.host(), host, place).await {
+        Ok(pass) => relay(client, request, authority, pass, visit).await,
+        Err(notice) => {
+            discard(request).await;
+            Err(notice)
+        }
     }
 }
 
@@ -82,7 +120,7 @@ async fn relay(
     client: &Client,
     mut request: Request<Incoming>,
     authority: Authority,
-    pass: Pass,
+    mut pass: Pass,
     visit: Visit,
 ) -> Result<Response<Answer>, Notice> {
     let upstream = pass.upstream();
@@ -100,7 +138,7 @@ async fn relay(
     };
 
     let upgrade = headers::upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11);
-    let client_side = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+    let switch = upgrade.as_ref().map(|protocol| Switch::of(client, &mut request, protocol));
     let (head, body) = request.into_parts();
     let framing = framing(&body);
     let mut question = Question {
@@ -117,22 +155,29 @@ async fn relay(
     let asked = ask(&client.worker, line, upstream.address, &mut question, repeatable).await;
     let (response, mut line) = asked.map_err(|error| dead(&pass, &error))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return match client_side {
-            Some(client_side) => Ok(switch(client, response, client_side, line, (pass, visit))),
+        return match switch {
+            Some(switch) => {
+                pass.place().count(response.status().as_u16());
+                switch.go(line, pass, visit);
+                Ok(response.map(|()| Answer::Page(Default::default())))
+            }
             None => Err(dead(&pass, &LineError::Unasked)),
         };
     }
     pass.place().count(response.status().as_u16());
+    if line.left().is_none() && headers::is_event_stream(response.headers()) {
+        pass.detach();
+    }
     let upload = question.upload.filter(|upload| !upload.is_over()).and_then(|upload| line.part(upload));
     Ok(response.map(|()| Answer::Relayed(Relayed::new(line, upload, pass, client.worker.thread, visit))))
 }
 
 /// Opens a connection to an app. Where there are too many, idle ones make way.
 async fn connect(worker: &Worker, address: SocketAddr) -> Result<Line, LineError> {
-    let mut permit = worker.crowd.line();
+    let mut permit = worker.shared.crowd.line();
     if permit.is_none() {
-        worker.routes.close_idle();
-        permit = worker.crowd.line();
+        worker.shared.routes.close_idle();
+        permit = worker.shared.crowd.line();
     }
     Line::connect(address, permit.ok_or(LineError::TooMany)?).await
 }
@@ -171,31 +216,6 @@ async fn discard(request: Request<Incoming>) {
     if !request.body().is_end_stream() && !request.headers().contains_key(EXPECT) {
         upload::discard(request.into_body()).await;
     }
-}
-
-/// Both sides go on in another protocol, for as long as both like.
-fn switch(
-    client: &Client,
-    response: Response<()>,
-    client_side: OnUpgrade,
-    line: Line,
-    held: (Pass, Visit),
-) -> Response<Answer> {
-    held.0.place().count(response.status().as_u16());
-    client.worker.tasks.spawn(async move {
-        // That one side goes away is how such a connection ends.
-        let _ = join(client_side, line).await;
-        drop(held);
-    });
-    response.map(|()| Answer::Page(Default::default()))
-}
-
-async fn join(client_side: OnUpgrade, line: Line) -> io::Result<()> {
-    let (mut upstream_side, early, _permit) = line.switched().ok_or(io::ErrorKind::NotConnected)?;
-    let mut client_side = TokioIo::new(client_side.await.map_err(io::Error::other)?);
-    client_side.write_all(&early).await?;
-    tokio::io::copy_bidirectional(&mut client_side, &mut upstream_side).await?;
-    Ok(())
 }
 
 /// Why there is no answer of the app. That a client did not end its request is not the app's doing.

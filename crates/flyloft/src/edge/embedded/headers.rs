@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING,
-    UPGRADE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Uri};
@@ -43,6 +43,10 @@ impl Visitor {
         let address = address.to_canonical().to_string();
         let address = HeaderValue::try_from(address).expect("an address is made of visible characters");
         Self { address, scheme: "http" }
+    }
+
+    pub fn address(&self) -> &str {
+        self.address.to_str().unwrap_or_default()
     }
 
     fn default_port(&self) -> &'static str {
@@ -199,6 +203,12 @@ pub fn trailers(headers: &HeaderMap) -> Vec<HeaderName> {
     };
     let declared = tokens(headers, &TRAILER).filter_map(|token| HeaderName::from_bytes(token).ok());
     declared.filter(|name| !belongs_into_a_head(name)).collect()
+}
+
+/// Whether an answer goes on for as long as somebody listens (the HTML standard, server-sent events).
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    let essence = headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().split(|byte| *byte == b';').next());
+    essence.is_some_and(|essence| essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
 }
 
 /// Staging is not for search engines, whatever the app says of itself.

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!   clients ══► listener (one per thread) ─► worker ─► exchange ─► line ══► app
-//!                                              │          │
-//!                                       crowd, opening   routes (shared, swapped as a whole)
+//!                                              │          │  ↑
+//!                                       crowd, opening    │ hold (until it is awake)
+//!                                                         routes ─► host (shared, swapped)
 //! ```
 //!
 //! Each thread runs a single-threaded runtime with its own listening sockets (`SO_REUSEPORT`) and its own connections
@@ -17,20 +18,28 @@ mod crowd;
 mod exchange;
 mod framing;
 mod headers;
+mod hold;
+mod host;
 mod line;
 mod listener;
 mod opening;
 mod page;
+mod quiet;
 mod routes;
+mod switch;
 #[cfg(test)]
 mod tests;
 mod upload;
+mod upstream;
+mod usage;
+mod waiting;
+mod websocket;
 mod worker;
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::oneshot;
@@ -39,10 +48,11 @@ use tokio_util::sync::CancellationToken;
 use self::crowd::Crowd;
 pub use self::crowd::Room;
 use self::listener::Listener;
+use self::quiet::Quiet;
 use self::routes::Routes;
-pub use self::routes::Usage;
+pub use self::usage::Usage;
 pub use self::worker::Limits;
-use self::worker::Worker;
+use self::worker::{Shared, Worker};
 use super::{Edge, EdgeError, Route, Visits};
 
 /// How to open an [`Embedded`] edge.
@@ -57,6 +67,8 @@ pub struct EdgeConfig {
     pub routes: Vec<(String, Route)>,
     /// Who is told of requests that wait.
     pub visits: Option<Visits>,
+    /// Parts of the user agents of clients that are no visitors, beside those that are known.
+    pub quiet_agents: Vec<String>,
     pub limits: Limits,
     pub room: Room,
 }
@@ -70,7 +82,8 @@ impl EdgeConfig {
             inherited: Vec::new(),
             routes: Vec::new(),
             visits: None,
-            limits: Limits { head: Duration::from_secs(65), idle: Duration::from_secs(30) },
+            quiet_agents: Vec::new(),
+            limits: Limits::default(),
             room: Room::here(),
         }
     }
@@ -113,44 +126,23 @@ impl Embedded {
         for (host, route) in config.routes {
             edge.routes.set(&host, route);
         }
-        let crowd = Arc::new(Crowd::new(config.room));
+        let shared = Shared {
+            routes: edge.routes.clone(),
+            crowd: Arc::new(Crowd::new(config.room)),
+            quiet: Arc::new(Quiet::new(&config.quiet_agents)),
+            visits: config.visits,
+            limits: config.limits,
+            halt: edge.halt.clone(),
+        };
         let sockets: Vec<_> = listeners.into_iter().flat_map(|listener| listener.sockets).collect();
         for thread in 0..threads {
             let own =
                 sockets.iter().skip(thread).step_by(threads).map(TcpListener::try_clone).collect::<Result<_, _>>();
-            let ended = edge.start(
-                thread,
-                own.map_err(EdgeError::Start)?,
-                crowd.clone(),
-                config.visits.clone(),
-                config.limits,
-            )?;
+            let ended = start(Worker::new(thread, shared.clone()), own.map_err(EdgeError::Start)?)?;
             lock(&edge.ended).push(ended);
         }
         *lock(&edge.sockets) = sockets;
         Ok(edge)
-    }
-
-    fn start(
-        &self,
-        thread: usize,
-        listeners: Vec<TcpListener>,
-        crowd: Arc<Crowd>,
-        visits: Option<Visits>,
-        limits: Limits,
-    ) -> Result<oneshot::Receiver<()>, EdgeError> {
-        let worker = Arc::new(Worker::new(thread, self.routes.clone(), crowd, visits, limits, self.halt.clone()));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(EdgeError::Start)?;
-        let (ending, ended) = oneshot::channel();
-        std::thread::Builder::new()
-            .name(format!("edge-{thread}"))
-            .spawn(move || {
-                runtime.block_on(worker.run(listeners));
-                drop(runtime);
-                let _ = ending.send(());
-            })
-            .map_err(EdgeError::Start)?;
-        Ok(ended)
     }
 
     /// Where it listens: the addresses of the configuration with their real ports.
@@ -161,11 +153,6 @@ impl Embedded {
     /// The listening sockets, for a successor: while either process has them, no connection is refused.
     pub fn listeners(&self) -> std::io::Result<Vec<OwnedFd>> {
         lock(&self.sockets).iter().map(|socket| socket.try_clone().map(OwnedFd::from)).collect()
-    }
-
-    /// When a request for `host` last came in or ended.
-    pub fn last_use(&self, host: &str) -> Option<SystemTime> {
-        self.usage(host)?.last
     }
 
     pub fn usage(&self, host: &str) -> Option<Usage> {
@@ -182,6 +169,22 @@ impl Embedded {
             let _ = thread.await;
         }
     }
+}
+
+/// Starts a thread of the edge. It has ended when what is returned resolves.
+fn start(worker: Worker, listeners: Vec<TcpListener>) -> Result<oneshot::Receiver<()>, EdgeError> {
+    let worker = Arc::new(worker);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(EdgeError::Start)?;
+    let (ending, ended) = oneshot::channel();
+    std::thread::Builder::new()
+        .name(format!("edge-{}", worker.thread))
+        .spawn(move || {
+            runtime.block_on(worker.run(listeners));
+            drop(runtime);
+            let _ = ending.send(());
+        })
+        .map_err(EdgeError::Start)?;
+    Ok(ended)
 }
 
 impl Drop for Embedded {
@@ -203,7 +206,7 @@ impl Edge for Embedded {
     }
 
     fn unused_for(&self, host: &str) -> Option<Duration> {
-        Some(SystemTime::now().duration_since(self.last_use(host)?).unwrap_or_default())
+        self.routes.unused_for(host)
     }
 
     async fn drained(&self, upstream: SocketAddr, limit: Duration) -> bool {

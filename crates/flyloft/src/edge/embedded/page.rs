@@ -3,13 +3,18 @@
 //! A browser gets HTML without anything to fetch, other clients plain text. Text from outside is escaped, and the
 //! headers forbid scripts besides.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use flyloft_core::name::EnvRef;
 use http_body_util::Full;
-use hyper::header::{ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER,
+};
 use hyper::{Response, StatusCode};
 
 use super::headers;
+use super::quiet::ROBOTS;
 
 /// Why the edge answers itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +35,27 @@ pub enum Notice {
         env: EnvRef,
         why: String,
     },
+    /// It wakes, and is not awake yet. Where the page comes back by itself, somebody is looking at it.
+    Waking {
+        env: EnvRef,
+        waking_for: Duration,
+        comes_back: bool,
+    },
+    /// It did not wake.
+    Failed {
+        env: EnvRef,
+        why: String,
+    },
+    /// It is asleep, and stays so for this client.
+    Asleep {
+        env: EnvRef,
+    },
+    /// As many wait for it as may.
+    Crowded {
+        env: EnvRef,
+    },
+    /// Not a page, but what crawlers ask first.
+    Robots,
     /// The app did not answer.
     Dead {
         env: EnvRef,
@@ -64,8 +90,13 @@ impl Notice {
             Notice::UnknownHost { .. } => StatusCode::NOT_FOUND,
             Notice::NoHost | Notice::BadBody => StatusCode::BAD_REQUEST,
             Notice::NotServed { .. } => StatusCode::NOT_IMPLEMENTED,
-            Notice::Busy | Notice::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Notice::Dead { .. } => StatusCode::BAD_GATEWAY,
+            Notice::Busy
+            | Notice::Unavailable { .. }
+            | Notice::Waking { .. }
+            | Notice::Asleep { .. }
+            | Notice::Crowded { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Notice::Failed { .. } | Notice::Dead { .. } => StatusCode::BAD_GATEWAY,
+            Notice::Robots => StatusCode::OK,
         }
     }
 
@@ -77,6 +108,11 @@ impl Notice {
             Notice::Busy => "Too much at a time".to_owned(),
             Notice::NotServed { .. } => "Not served here".to_owned(),
             Notice::Unavailable { env, .. } => format!("{env} is not available"),
+            Notice::Waking { env, .. } => format!("{env} is waking up"),
+            Notice::Failed { env, .. } => format!("{env} did not wake"),
+            Notice::Asleep { env } => format!("{env} is asleep"),
+            Notice::Crowded { env } => format!("{env} is waking up, and many wait"),
+            Notice::Robots => "robots.txt".to_owned(),
             Notice::Dead { env, .. } => format!("{env} did not answer"),
         }
     }
@@ -91,6 +127,17 @@ impl Notice {
             Notice::Busy => "As many requests are under way as this machine takes. Try again.".to_owned(),
             Notice::NotServed { what } => format!("{what}."),
             Notice::Unavailable { why, .. } => why.clone(),
+            Notice::Waking { waking_for, comes_back, .. } => format!(
+                "Nobody had visited it for a while. It has been waking for {} s. {}",
+                waking_for.as_secs(),
+                if *comes_back { "This page comes back by itself." } else { "Try again in a moment." },
+            ),
+            Notice::Failed { why, .. } => {
+                format!("{} The next visit tries again.", why.trim_end_matches('.').to_owned() + ".")
+            }
+            Notice::Asleep { .. } => "Crawlers, link previews and monitors do not wake it. A visitor does.".to_owned(),
+            Notice::Crowded { .. } => "No more requests are kept until it is awake. Try again in a moment.".to_owned(),
+            Notice::Robots => ROBOTS.to_owned(),
             Notice::Dead { how, .. } => match how {
                 Death::Refused => "Its web process does not listen: it has ended, or is still starting.",
                 Death::Unreachable => "Its web process could not be reached.",
@@ -104,13 +151,24 @@ impl Notice {
     fn command(&self) -> Option<String> {
         match self {
             Notice::UnknownHost { .. } => Some("flyloft ls".to_owned()),
-            Notice::Dead { env, .. } => Some(format!("flyloft logs {env}")),
+            Notice::Failed { env, .. } | Notice::Dead { env, .. } => Some(format!("flyloft logs {env}")),
+            _ => None,
+        }
+    }
+
+    /// After how many seconds it is worth asking again, where that is known.
+    fn retry_after(&self) -> Option<u32> {
+        match self {
+            Notice::Busy | Notice::Waking { comes_back: true, .. } => Some(1),
+            Notice::Waking { .. } | Notice::Crowded { .. } => Some(5),
+            Notice::Asleep { .. } => Some(3600),
             _ => None,
         }
     }
 
     pub fn response(&self, form: Form) -> Response<Full<Bytes>> {
         let (kind, text) = match form {
+            _ if *self == Notice::Robots => ("text/plain; charset=utf-8", self.sentence()),
             Form::Html => ("text/html; charset=utf-8", self.html()),
             Form::Text => ("text/plain; charset=utf-8", self.text()),
         };
@@ -121,6 +179,9 @@ impl Notice {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
         headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
         headers::forbid_indexing(headers);
         response
     }
@@ -136,9 +197,13 @@ impl Notice {
     fn html(&self) -> String {
         let command = self.command().map(|command| format!("\n<pre>$ {}</pre>", escape(&command)));
         let (title, status) = (escape(&self.title()), self.status().as_u16());
+        let comes_back = match self {
+            Notice::Waking { comes_back: true, .. } => "<meta http-equiv=\"refresh\" content=\"1\">\n",
+            _ => "",
+        };
         format!(
             "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
-             <meta name=\"viewport\" content=\"width=device-width\">\n<title>{title}</title>\n<style>{STYLE}</style>\n\
+             <meta name=\"viewport\" content=\"width=device-width\">\n{comes_back}<title>{title}</title>\n<style>{STYLE}</style>\n\
              <main>\n<small>{status}</small>\n<h1>{title}</h1>\n<p>{}</p>{}\n</main>\n",
             escape(&self.sentence()),
             command.unwrap_or_default(),

@@ -1,77 +1,38 @@
-//! Which host name goes where, read by every request and swapped as a whole by the few that write.
+//! Which host name goes where, read by every request and changed by few.
+//!
+//! The table of host names is swapped as a whole when one comes or goes. Where one of them goes is its own business
+//! ([`Host`]), so that a change costs the same however many there are.
 //!
 //! What must hold: once [`Routes::set`] has returned, no request enters the old target any more, so that a target
 //! that has no request under way stays without one and may be taken down.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use flyloft_core::name::EnvRef;
-use tokio::sync::Notify;
 
-use super::line::Pool;
+use super::host::{Aim, Host, Pass, Place, Sleep};
+use super::upstream::Upstreams;
+use super::usage::Usage;
 use crate::edge::{Route, Target};
 
-type Table = HashMap<Arc<str>, Arc<Place>>;
+type Table = HashMap<Arc<str>, Arc<Host>>;
 
 pub struct Routes {
     table: ArcSwap<Table>,
-    /// Held by whoever changes the table, and the only way from an address to what is under way there.
-    upstreams: Mutex<HashMap<SocketAddr, Weak<Upstream>>>,
+    /// Held by whoever changes something, and the only way from an address to what is under way there.
+    upstreams: Mutex<Upstreams>,
     threads: usize,
 }
 
-/// Where the requests for one host name go.
-pub struct Place {
-    pub env: EnvRef,
-    pub aim: Aim,
-    usage: Arc<Counters>,
-}
-
-pub enum Aim {
-    Upstream(Arc<Upstream>),
-    /// `told` once its daemon knows that somebody waits.
-    Held {
-        failure: Option<String>,
-        told: AtomicBool,
-    },
-    Unavailable {
-        why: String,
-    },
-}
-
-/// One address that answers requests, and what is under way to it.
-pub struct Upstream {
-    pub address: SocketAddr,
-    /// Idle connections, one pool for each thread of the edge.
-    pub pools: Box<[Pool]>,
-    in_flight: AtomicUsize,
-    left: Notify,
-}
-
-/// A request on its way to an upstream; dropped when the last byte of its answer is on its way back.
-pub struct Pass {
-    place: Arc<Place>,
-}
-
-/// How a host name has been used since it was first routed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Usage {
-    /// When a request for it last came in or ended.
-    pub last: Option<SystemTime>,
-    /// Answers by the hundreds of their status: `[1xx, 2xx, 3xx, 4xx, 5xx]`.
-    pub answers: [u64; 5],
-}
-
-#[derive(Default)]
-struct Counters {
-    /// Milliseconds since the epoch; 0 before the first request.
-    last: AtomicU64,
-    answers: [AtomicU64; 5],
+/// What a request meets.
+pub enum Admission {
+    Entered(Pass),
+    /// It has to wait until this place is another one.
+    Held(Arc<Host>, Arc<Place>),
+    Refused(Arc<Place>),
 }
 
 impl Routes {
@@ -81,65 +42,82 @@ impl Routes {
 
     pub fn set(&self, host: &str, route: Route) {
         let mut upstreams = self.lock();
-        let table = self.table.load();
-        let host: Arc<str> = host.to_ascii_lowercase().into();
-        let usage = table.get(&host).map(|place| place.usage.clone()).unwrap_or_default();
-        let aim = match route.target {
-            Target::Upstream(address) => Aim::Upstream(self.upstream(&mut upstreams, address)),
-            Target::Held { failure } => Aim::Held { failure, told: AtomicBool::new(false) },
+        let aim = |before: Option<&Place>| match route.target {
+            Target::Upstream(address) => Aim::Upstream(upstreams.at(address, self.threads)),
+            Target::Held { failure } => {
+                let before = before.and_then(|place| match &place.aim {
+                    Aim::Held(sleep) => Some(sleep),
+                    Aim::Upstream(_) | Aim::Unavailable { .. } | Aim::Gone => None,
+                });
+                Aim::Held(Sleep::new(failure, before))
+            }
             Target::Unavailable { why } => Aim::Unavailable { why },
         };
+        let name = host.to_ascii_lowercase();
+        let table = self.table.load();
+        if let Some(host) = table.get(name.as_str()) {
+            return host.change(route.env, |before| aim(Some(before)));
+        }
         let mut next = Table::clone(&table);
-        next.insert(host, Arc::new(Place { env: route.env, aim, usage }));
-        self.publish(next);
+        next.insert(name.into(), Host::new(route.env, aim(None)));
+        self.table.store(Arc::new(next));
     }
 
     pub fn remove(&self, host: &str) {
         let _writer = self.lock();
         let mut next = Table::clone(&self.table.load());
-        next.remove(host.to_ascii_lowercase().as_str());
-        self.publish(next);
+        let removed = next.remove(host.to_ascii_lowercase().as_str());
+        self.table.store(Arc::new(next));
+        // Whoever has found it in the old table turns back to the new one from here on.
+        if let Some(host) = removed {
+            let env = host.place().env.clone();
+            host.change(env, |_| Aim::Gone);
+        }
     }
 
-    /// The place for `host` (lower case), entered where it has an upstream.
-    pub fn admit(&self, host: &str) -> Option<Admission> {
+    /// The way for a request for `host` (lower case), entered where there is an upstream. A `quiet` one is no use of it.
+    pub fn admit(&self, host: &str, quiet: bool) -> Option<Admission> {
         loop {
             let table = self.table.load();
-            let place = table.get(host)?;
-            place.usage.touch();
-            if let Aim::Held { .. } | Aim::Unavailable { .. } = place.aim {
-                return Some(Admission::Refused(place.clone()));
-            }
-            if let Some(pass) = self.enter(&table, place) {
-                return Some(Admission::Entered(pass));
+            let host = table.get(host)?;
+            let place = host.place();
+            match &place.aim {
+                Aim::Upstream(_) => match host.enter(&place, quiet) {
+                    Some(pass) => return Some(Admission::Entered(pass)),
+                    None => continue,
+                },
+                Aim::Held(_) => return Some(Admission::Held(host.clone(), place.clone())),
+                Aim::Unavailable { .. } => return Some(Admission::Refused(place.clone())),
+                Aim::Gone => continue,
             }
         }
     }
 
-    /// Enters a place that was found in `table`, unless the table has been swapped meanwhile.
-    ///
-    /// Whoever swaps the table publishes first and counts then; this counts first and looks at the table again. With a
-    /// fence on each side at least one of the two sees the other, so nobody enters what has been found empty.
-    fn enter(&self, table: &Arc<Table>, place: &Arc<Place>) -> Option<Pass> {
-        let pass = Pass { place: place.clone() };
-        pass.upstream().in_flight.fetch_add(1, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        Arc::ptr_eq(table, &self.table.load()).then_some(pass)
+    pub fn knows(&self, host: &str) -> bool {
+        self.table.load().contains_key(host)
     }
 
     pub fn usage(&self, host: &str) -> Option<Usage> {
-        Some(self.table.load().get(host.to_ascii_lowercase().as_str())?.usage.read())
+        self.of(host, Host::usage)
+    }
+
+    pub fn unused_for(&self, host: &str) -> Option<Duration> {
+        self.of(host, Host::unused_for)?
+    }
+
+    fn of<T>(&self, host: &str, what: impl Fn(&Host) -> T) -> Option<T> {
+        self.table.load().get(host.to_ascii_lowercase().as_str()).map(|host| what(host))
     }
 
     /// Waits until nothing is under way to `address`, for `limit` at most, and says whether it is so.
     pub async fn drained(&self, address: SocketAddr, limit: Duration) -> bool {
-        let Some(upstream) = self.lock().get(&address).and_then(Weak::upgrade) else { return true };
+        let Some(upstream) = self.lock().get(address) else { return true };
         tokio::time::timeout(limit, upstream.empty()).await.is_ok()
     }
 
     /// Closes idle connections that nobody has used for `limit`, or that their app has closed, of one thread.
     pub fn sweep(&self, thread: usize, limit: Duration) {
-        let upstreams: Vec<_> = self.lock().values().filter_map(Weak::upgrade).collect();
+        let upstreams: Vec<_> = self.lock().all().collect();
         for upstream in upstreams {
             upstream.pools[thread].sweep(limit);
         }
@@ -152,99 +130,17 @@ impl Routes {
         }
     }
 
-    fn publish(&self, table: Table) {
-        self.table.store(Arc::new(table));
-        fence(Ordering::SeqCst);
-    }
-
-    /// The one [`Upstream`] of an address, so that two host names with the same target count together.
-    fn upstream(&self, known: &mut HashMap<SocketAddr, Weak<Upstream>>, address: SocketAddr) -> Arc<Upstream> {
-        known.retain(|_, upstream| upstream.strong_count() > 0);
-        if let Some(upstream) = known.get(&address).and_then(Weak::upgrade) {
-            return upstream;
-        }
-        let upstream = Arc::new(Upstream {
-            address,
-            pools: (0..self.threads).map(|_| Pool::default()).collect(),
-            in_flight: AtomicUsize::new(0),
-            left: Notify::new(),
-        });
-        known.insert(address, Arc::downgrade(&upstream));
-        upstream
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Weak<Upstream>>> {
+    fn lock(&self) -> MutexGuard<'_, Upstreams> {
         self.upstreams.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What a request meets at the table.
-pub enum Admission {
-    Entered(Pass),
-    Refused(Arc<Place>),
-}
-
-impl Upstream {
-    async fn empty(&self) {
-        loop {
-            let mut left = std::pin::pin!(self.left.notified());
-            left.as_mut().enable();
-            if self.in_flight.load(Ordering::SeqCst) == 0 {
-                return;
-            }
-            left.await;
-        }
-    }
-}
-
-impl Place {
-    pub fn count(&self, status: u16) {
-        if let Some(answers) = self.usage.answers.get(usize::from(status / 100).wrapping_sub(1)) {
-            answers.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Pass {
-    pub fn place(&self) -> &Place {
-        &self.place
-    }
-
-    pub fn upstream(&self) -> &Upstream {
-        match &self.place.aim {
-            Aim::Upstream(upstream) => upstream,
-            Aim::Held { .. } | Aim::Unavailable { .. } => unreachable!("a pass is only given out for an upstream"),
-        }
-    }
-}
-
-impl Drop for Pass {
-    fn drop(&mut self) {
-        self.place.usage.touch();
-        let upstream = self.upstream();
-        if upstream.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 {
-            upstream.left.notify_waiters();
-        }
-    }
-}
-
-impl Counters {
-    fn touch(&self) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.last.store(now.as_millis() as u64, Ordering::Relaxed);
-    }
-
-    fn read(&self) -> Usage {
-        let last = self.last.load(Ordering::Relaxed);
-        Usage {
-            last: (last > 0).then(|| UNIX_EPOCH + Duration::from_millis(last)),
-            answers: std::array::from_fn(|class| self.answers[class].load(Ordering::Relaxed)),
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use flyloft_core::name::EnvRef;
+
     use super::*;
 
     fn route(port: u16) -> Route {
@@ -252,19 +148,39 @@ mod tests {
         Route { env: EnvRef::parse("shop/main").unwrap(), target: Target::Upstream(upstream) }
     }
 
+    fn entered(routes: &Routes) -> Option<Pass> {
+        match routes.admit("shop.test", false)? {
+            Admission::Entered(pass) => Some(pass),
+            Admission::Held(..) | Admission::Refused(_) => panic!("not let in"),
+        }
+    }
+
     #[test]
     fn whoever_looked_before_a_swap_does_not_enter_after_it() {
         let routes = Routes::new(1);
         routes.set("shop.test", route(1));
-        let table = routes.table.load();
-        let place = &table["shop.test"];
-        assert!(routes.enter(&table, place).is_some());
+        let host = routes.table.load()["shop.test"].clone();
+        let place = host.place().clone();
+        assert!(host.enter(&place, false).is_some());
         routes.set("shop.test", route(2));
-        assert!(routes.enter(&table, place).is_none());
-        let Some(Admission::Entered(pass)) = routes.admit("shop.test") else { panic!("not let in") };
-        assert_eq!(pass.upstream().address.port(), 2);
+        assert!(host.enter(&place, false).is_none());
+        assert_eq!(entered(&routes).unwrap().upstream().address.port(), 2);
         let Aim::Upstream(old) = &place.aim else { panic!("it has an upstream") };
-        assert_eq!(old.in_flight.load(Ordering::SeqCst), 0);
+        assert!(old.is_empty());
+    }
+
+    #[test]
+    fn whoever_looked_before_a_removal_does_not_enter_after_it() {
+        let routes = Routes::new(1);
+        routes.set("shop.test", route(1));
+        let host = routes.table.load()["shop.test"].clone();
+        let place = host.place().clone();
+        routes.remove("shop.test");
+        assert!(host.enter(&place, false).is_none());
+        assert!(entered(&routes).is_none());
+        routes.set("shop.test", route(2));
+        assert_eq!(entered(&routes).unwrap().upstream().address.port(), 2);
+        assert!(routes.unused_for("shop.test").is_some());
     }
 
     /// Two threads enter and leave without pause; a third swaps two targets, and closes each once it is drained.
@@ -276,7 +192,7 @@ mod tests {
         let visit = || {
             let mut visits = 0_u64;
             while !done.load(Ordering::SeqCst) {
-                let Some(Admission::Entered(pass)) = routes.admit("shop.test") else { panic!("the route is gone") };
+                let pass = entered(&routes).expect("the route is gone");
                 let at = pass.upstream().address.port();
                 assert!(open[usize::from(at)].load(Ordering::SeqCst), "let in after it was drained");
                 visits += 1;
@@ -309,9 +225,20 @@ mod tests {
         let routes = Routes::new(1);
         routes.set("one.test", route(1));
         routes.set("two.test", route(1));
-        let (one, two) = (routes.admit("one.test"), routes.admit("two.test"));
+        let (one, two) = (routes.admit("one.test", false), routes.admit("two.test", false));
         let (Some(Admission::Entered(one)), Some(Admission::Entered(two))) = (one, two) else { panic!("not let in") };
         assert!(std::ptr::eq(one.upstream(), two.upstream()));
-        assert_eq!(one.upstream().in_flight.load(Ordering::SeqCst), 2);
+        drop(one);
+        assert!(!two.upstream().is_empty());
+    }
+
+    #[test]
+    fn a_quiet_request_is_under_way_and_no_use() {
+        let routes = Routes::new(1);
+        routes.set("shop.test", route(1));
+        let Some(Admission::Entered(pass)) = routes.admit("shop.test", true) else { panic!("not let in") };
+        assert!(!pass.upstream().is_empty());
+        drop(pass);
+        assert_eq!(routes.unused_for("shop.test"), None);
     }
 }

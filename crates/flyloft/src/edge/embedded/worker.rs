@@ -2,14 +2,12 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use flyloft_core::name::EnvRef;
-use hyper::Request;
-use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -21,7 +19,9 @@ use super::Halt;
 use super::crowd::{Crowd, Guest};
 use super::exchange::{self, Client};
 use super::headers::Visitor;
+use super::host::Sleep;
 use super::opening::{Opened, Protocol};
+use super::quiet::{Manner, Quiet};
 use super::routes::Routes;
 use crate::edge::{Visit, Visits};
 
@@ -29,7 +29,7 @@ use crate::edge::{Visit, Visits};
 const HEAD_MAX: usize = 64 << 10;
 
 /// What HTTP/2 clients may send before the upstream has taken it: enough for a quick upload, on a connection and in it.
-const WINDOW: u32 = 1 << 20;
+pub const WINDOW: u32 = 1 << 20;
 
 /// A connection that was accepted just before the end still gets its first request answered, if it comes this soon.
 const LAST_CALL: Duration = Duration::from_secs(1);
@@ -42,13 +42,20 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 pub struct Worker {
     pub thread: usize,
-    pub routes: Arc<Routes>,
-    pub crowd: Arc<Crowd>,
     /// Connections of clients, and what became of them by an upgrade.
     pub tasks: TaskTracker,
-    visits: Option<Visits>,
-    limits: Limits,
-    halt: Arc<Halt>,
+    pub shared: Shared,
+}
+
+/// What the threads have in common.
+#[derive(Clone)]
+pub struct Shared {
+    pub routes: Arc<Routes>,
+    pub crowd: Arc<Crowd>,
+    pub quiet: Arc<Quiet>,
+    pub visits: Option<Visits>,
+    pub limits: Limits,
+    pub halt: Arc<Halt>,
 }
 
 /// How long the edge waits for whom.
@@ -58,35 +65,42 @@ pub struct Limits {
     pub head: Duration,
     /// How long an idle connection to an upstream is kept.
     pub idle: Duration,
+    /// For an environment to wake, before a browser gets a page that says so.
+    pub page: Duration,
+    /// For an environment to wake, where another client waits.
+    pub held: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(65),
+            idle: Duration::from_secs(30),
+            page: Duration::from_millis(1500),
+            held: Duration::from_secs(30),
+        }
+    }
 }
 
 impl Worker {
-    pub fn new(
-        thread: usize,
-        routes: Arc<Routes>,
-        crowd: Arc<Crowd>,
-        visits: Option<Visits>,
-        limits: Limits,
-        halt: Arc<Halt>,
-    ) -> Self {
-        Self { thread, routes, crowd, tasks: TaskTracker::new(), visits, limits, halt }
+    pub fn new(thread: usize, shared: Shared) -> Self {
+        Self { thread, tasks: TaskTracker::new(), shared }
     }
 
     /// Lets the daemon know that somebody waits for an environment, if it does not know yet.
-    pub fn tell(&self, env: &EnvRef, told: &AtomicBool, request: &Request<Incoming>) {
-        if let Some(visits) = &self.visits
-            && !told.swap(true, Ordering::Relaxed)
+    pub fn tell(&self, env: &EnvRef, sleep: &Sleep, by: impl FnOnce() -> String) {
+        if let Some(visits) = &self.shared.visits
+            && sleep.tell()
         {
-            let by = format!("{} {}", request.method(), request.uri().path());
             // When it is gone, everything ends.
-            let _ = visits.send(Visit { env: env.clone(), by });
+            let _ = visits.send(Visit { env: env.clone(), by: by() });
         }
     }
 
     /// Serves until told to stop; then lets what is under way end, until the deadline.
     pub async fn run(self: Arc<Self>, listeners: Vec<TcpListener>) {
         // Each thread has a token of its own, or they would meet at its lock with every request.
-        let stop = self.halt.token.child_token();
+        let stop = self.shared.halt.token.child_token();
         let mut helpers = tokio::task::JoinSet::new();
         for listener in listeners {
             helpers.spawn(self.clone().accept(listener, stop.clone()));
@@ -95,7 +109,7 @@ impl Worker {
         stop.cancelled().await;
         helpers.shutdown().await;
         self.tasks.close();
-        let deadline = self.halt.deadline.get().copied().unwrap_or_else(std::time::Instant::now);
+        let deadline = self.shared.halt.deadline.get().copied().unwrap_or_else(std::time::Instant::now);
         if tokio::time::timeout_at(deadline.into(), self.tasks.wait()).await.is_err() {
             tracing::warn!(thread = self.thread, connections = self.tasks.len(), "connections cut at the end");
         }
@@ -112,14 +126,14 @@ impl Worker {
                 Ok((stream, peer)) => {
                     pause = PAUSE_MIN;
                     // Who is not let in is closed at once.
-                    if let Some(guest) = self.crowd.admit(peer.ip()) {
+                    if let Some(guest) = self.shared.crowd.admit(peer.ip()) {
                         self.tasks.spawn(self.clone().serve(stream, peer, guest, stop.clone()));
                     }
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     // Out of file descriptors or memory, most likely. Trying again at once would only burn time.
-                    if self.crowd.troubled.now() {
+                    if self.shared.crowd.troubled.now() {
                         tracing::warn!(%error, "failed to accept connections");
                     }
                     tokio::time::sleep(pause).await;
@@ -131,7 +145,7 @@ impl Worker {
 
     async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, guest: Guest, stop: CancellationToken) {
         let guest = Arc::new(guest);
-        let opening = tokio::time::timeout(self.limits.head, Opened::read(stream));
+        let opening = tokio::time::timeout(self.shared.limits.head, Opened::read(stream));
         let mut opening = std::pin::pin!(opening);
         let opened = tokio::select! {
             opened = opening.as_mut() => opened,
@@ -139,8 +153,14 @@ impl Worker {
             () = stop.cancelled() => tokio::time::timeout(LAST_CALL, opening).await.unwrap_or_else(Err),
         };
         let Ok(Ok((protocol, stream))) = opened else { return };
-        let head_limit = self.limits.head;
-        let client = Arc::new(Client { visitor: Visitor::new(peer.ip()), guest: guest.clone(), worker: self });
+        let head_limit = self.shared.limits.head;
+        let client = Arc::new(Client {
+            visitor: Visitor::new(peer.ip()),
+            manner: Manner::default(),
+            socket: stream.as_raw_fd(),
+            guest: guest.clone(),
+            worker: self,
+        });
         let service = service_fn(move |request| exchange::answer(client.clone(), request));
         let io = TokioIo::new(stream);
         let ended = match protocol {
@@ -171,8 +191,8 @@ impl Worker {
 
     async fn sweep(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(SWEEP_EVERY.min(self.limits.idle)).await;
-            self.routes.sweep(self.thread, self.limits.idle);
+            tokio::time::sleep(SWEEP_EVERY.min(self.shared.limits.idle)).await;
+            self.shared.routes.sweep(self.thread, self.shared.limits.idle);
         }
     }
 }

@@ -284,18 +284,3 @@ async fn an_early_answer_to_an_upload_reaches_the_client() {
         assert!(answer.starts_with("HTTP/1.1 413 ") && answer.ends_with("big"), "{answer}");
     }
 }
-
-#[tokio::test]
-async fn the_edge_knows_when_a_host_was_last_used_and_what_it_answered() {
-    let stage = Stage::new().app(echo_head).await;
-    assert_eq!(stage.edge.last_use("unknown.test"), None);
-    assert_eq!(stage.edge.last_use("shop.test"), None);
-    let before = std::time::SystemTime::now() - Duration::from_millis(1);
-    stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;
-    assert!(stage.edge.last_use("Shop.test").unwrap() >= before);
-    let route = Route { env: env(), target: Target::Unavailable { why: "asleep".into() } };
-    stage.edge.set("shop.test", route).await.unwrap();
-    stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;
-    // A change of route is not the end of a count.
-    assert_eq!(stage.edge.usage("shop.test").unwrap().answers, [0, 1, 0, 0, 1]);
-}

@@ -8,7 +8,7 @@ use super::*;
 const ASK: &str = "GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n";
 
 fn with_room(connections: usize, of_one: usize, lines: usize) -> Stage {
-    Stage::with(|config| config.room = Room { connections, of_one, lines })
+    Stage::with(|config| config.room = Room { connections, of_one, lines, held: 8, held_for_one: 8 })
 }
 
 /// A client at another address of this machine.

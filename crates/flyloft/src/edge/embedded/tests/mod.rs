@@ -3,12 +3,16 @@
 mod bodies;
 mod clients;
 mod crowds;
+mod holding;
 mod http2;
 mod listening;
 mod pages;
 mod requests;
 mod swaps;
 mod upgrades;
+mod usage;
+mod visitors;
+mod waits;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::{EdgeConfig, Embedded};
-use crate::edge::{Edge, Route, Target};
+use crate::edge::{Edge, Route, Target, Visit};
 
 /// Nothing here takes this long unless it never happens.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -69,6 +73,28 @@ impl Stage {
             }
         };
         (self.app(serve).await, arrival)
+    }
+
+    /// `shop.test` is asleep. Gives who visits as well.
+    async fn asleep(change: impl FnOnce(&mut EdgeConfig)) -> (Self, mpsc::UnboundedReceiver<Visit>) {
+        let (visits, visitors) = mpsc::unbounded_channel();
+        let stage = Self::with(|config| {
+            config.visits = Some(visits);
+            change(config);
+        });
+        stage.hold("shop.test", None).await;
+        (stage, visitors)
+    }
+
+    async fn hold(&self, host: &str, failure: Option<&str>) {
+        let target = Target::Held { failure: failure.map(str::to_owned) };
+        self.edge.set(host, Route { env: env(), target }).await.unwrap();
+    }
+
+    /// Waits until so many requests wait for `shop.test`.
+    async fn waiting(&self, count: usize) {
+        let waiting = || self.edge.usage("shop.test").unwrap().waiting;
+        eventually("so many wait", || waiting() == count).await;
     }
 
     async fn route(&self, host: &str, upstream: SocketAddr) {

@@ -81,16 +81,3 @@ async fn a_switch_that_nobody_asked_for_is_an_error() {
     let answer = stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
 }
-
-#[tokio::test]
-async fn an_upgraded_connection_counts_as_under_way_until_it_ends() {
-    let app = App::start(echo_socket).await;
-    let stage = Stage::new();
-    stage.route("shop.test", app.address).await;
-    let mut client = stage.connect().await;
-    client.say(HANDSHAKE).await;
-    client.read_until("welcome\n").await;
-    assert!(!stage.edge.drained(app.address, Duration::from_millis(50)).await);
-    drop(client);
-    assert!(stage.edge.drained(app.address, DEADLINE).await);
-}
