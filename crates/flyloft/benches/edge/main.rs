@@ -9,9 +9,13 @@
 //! counts is the median of the rounds' ratios. The processor time that each proxy took for a request is read from `/proc`
 //! besides: it is what can still be compared on a machine that is busy otherwise, where the rates say little.
 //!
+//! Besides, it says how long the edge takes to let a request go that has waited for its environment (`-- --wake` does
+//! only that).
+//!
 //! Needs the Debian packages `nginx-light` and `wrk`.
 
 mod nginx;
+mod wake;
 mod wrk;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -68,10 +72,11 @@ fn main() -> Result<()> {
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve", listen, upstream] => runtime.block_on(serve(listen.parse()?, upstream.parse()?)),
         [] => runtime.block_on(compare(FULL, None)),
+        ["--wake"] => runtime.block_on(async { wake(&mut Vec::new()).await }),
         ["--quick"] => runtime.block_on(compare(QUICK, None)),
         ["--json", file] => runtime.block_on(compare(FULL, Some(file.into()))),
         ["--quick", "--json", file] => runtime.block_on(compare(QUICK, Some(file.into()))),
-        _ => bail!("usage: cargo bench -p flyloft --bench edge -- [--quick] [--json FILE]"),
+        _ => bail!("usage: cargo bench -p flyloft --bench edge -- [--wake | --quick] [--json FILE]"),
     }
 }
 
@@ -128,10 +133,24 @@ async fn compare(effort: Effort, json: Option<PathBuf>) -> Result<()> {
             "flyloft": { "requests_per_second": ours, "cpu_microseconds": our_cpu },
         }));
     }
+    wake(&mut report).await?;
     if let Some(file) = json {
         std::fs::write(&file, serde_json::to_string_pretty(&report)?)
             .with_context(|| format!("failed to write `{}`", file.display()))?;
     }
+    Ok(())
+}
+
+/// What the edge itself takes of a wake.
+async fn wake(report: &mut Vec<serde_json::Value>) -> Result<()> {
+    let wake::Released { p50, p99 } = wake::released(HOST, WORKERS, 500).await?;
+    println!("a request that waited is at its app {p50:.0} µs after the wake (p99 {p99:.0} µs)");
+    report.push(json!({
+        "name": format!("edge, a request that waited, with {} other environments", wake::OTHERS),
+        "unit": "microseconds from the wake to the first byte at the app",
+        "value": p50,
+        "p99": p99,
+    }));
     Ok(())
 }
 

@@ -167,6 +167,7 @@ async fn relay(
     pass.place().count(response.status().as_u16());
     if line.left().is_none() && headers::is_event_stream(response.headers()) {
         pass.detach();
+        line.keep_watch();
     }
     let upload = question.upload.filter(|upload| !upload.is_over()).and_then(|upload| line.part(upload));
     Ok(response.map(|()| Answer::Relayed(Relayed::new(line, upload, pass, client.worker.thread, visit))))

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use hyper::body::Frame;
 use hyper::{Method, Response, StatusCode};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -238,6 +239,14 @@ impl Line {
             self.appetite = READ_MAX.min(self.appetite * 4);
         }
         Poll::Ready(Ok(count))
+    }
+
+    /// It goes on for as long as both sides like. Where the other one is gone without a word, the kernel finds out; for a
+    /// frozen one it is the kernel that answers.
+    pub fn keep_watch(&self) {
+        let alive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(20));
+        // Without it the line is only kept for longer than it is of use.
+        let _ = SockRef::from(self.read.as_ref()).set_tcp_keepalive(&alive);
     }
 
     /// The bare connection after an answer of 101, what has come over it since, and what it may be open with.

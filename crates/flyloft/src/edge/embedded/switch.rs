@@ -47,6 +47,7 @@ impl Switch {
     /// The app agrees.
     pub fn go(self, line: Line, mut pass: Pass, visit: Visit) {
         pass.detach();
+        line.keep_watch();
         let tasks = self.worker.tasks.clone();
         tasks.spawn(async move {
             // That one side goes away is how such a connection ends.

@@ -197,6 +197,37 @@ async fn an_upload_of_http_2_takes_the_room_that_its_bytes_may_take() {
     stage.waiting(0).await;
 }
 
+#[tokio::test]
+async fn a_crowd_that_waits_for_one_host_does_not_shut_the_door_for_others() {
+    let room = Room { connections: 64, of_one: 64, lines: 16, held: 32, held_for_one: 8 };
+    let (stage, _visitors) = Stage::asleep(|config| config.room = room).await;
+    let app = App::start(echo_head).await;
+    stage.route("other.test", app.address).await;
+    let mut crowd = Vec::new();
+    for _ in 0..300 {
+        let mut client = stage.connect().await;
+        // Who is refused, or had to go at once, cannot ask anything.
+        let _ = client.stream.write_all(ASK.as_bytes()).await;
+        crowd.push(client);
+    }
+    stage.waiting(8).await;
+    let begin = std::time::Instant::now();
+    loop {
+        let mut client = stage.connect().await;
+        let _ = client.stream.write_all(b"GET / HTTP/1.1\r\nHost: other.test\r\n\r\n").await;
+        if client.read_head().await.starts_with("HTTP/1.1 200 OK\r\n") {
+            break;
+        }
+        assert!(begin.elapsed() < DEADLINE, "nobody else is let in");
+    }
+    stage.route("shop.test", app.address).await;
+    let mut answered = 0;
+    for client in &mut crowd {
+        answered += usize::from(client.read_head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+    }
+    assert_eq!(answered, 8, "those who waited are answered");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_requests_that_wait_for_one_host_leave_another_served() {
     let (stage, _visitors) = Stage::asleep(with_spots(10_000, 10_000)).await;
