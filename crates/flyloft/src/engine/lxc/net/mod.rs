@@ -20,6 +20,7 @@ mod host;
 mod nft;
 mod removals;
 mod ruleset;
+mod tracking;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -35,6 +36,7 @@ use self::forwarder::Forwarder;
 use self::host::Host;
 pub use self::removals::Removals;
 use self::ruleset::Resolving;
+use self::tracking::Share;
 use super::slots::Slot;
 use crate::engine::{Addresses, EngineError, Reach};
 use crate::exec::{Cmd, ExecError};
@@ -59,6 +61,8 @@ pub struct Network {
     wanted: AtomicBool,
     /// What the kernel has, as far as this daemon knows. Held while it is changed.
     admitted: Mutex<BTreeMap<String, Admitted>>,
+    /// What each container has of the kernel's table of connections, once the rules say so.
+    share: Mutex<Option<Share>>,
     /// Only where resolvers cannot be reached by address translation.
     forwarder: Mutex<Option<Forwarder>>,
 }
@@ -135,6 +139,7 @@ impl Network {
             config,
             wanted: AtomicBool::new(false),
             admitted: Mutex::default(),
+            share: Mutex::default(),
             forwarder: Mutex::default(),
         }
     }
@@ -197,16 +202,33 @@ impl Network {
         host::route(&host)?;
         self.wanted.store(true, Ordering::SeqCst);
         let mut admitted = self.admitted.lock().await;
-        let ruleset = ruleset::Ruleset {
+        self.put_in_place(ruleset::Ruleset {
             table: &self.table(),
             links: &self.prefix(),
             resolving,
             containers: Slot::ends().map(|slot| slot.addresses(&self.config)),
             edge_ports: &self.config.edge_ports,
             on_link: &host.on_link(&self.prefix()),
-        };
-        nft::apply(&ruleset.render()).await?;
+            share: Share::observe(),
+            new_share: true,
+        })
+        .await?;
         *admitted = nft::admitted(&self.table()).await?;
+        Ok(())
+    }
+
+    async fn put_in_place(&self, mut ruleset: ruleset::Ruleset<'_>) -> Result<(), NetError> {
+        let mut share = self.share.lock().await;
+        ruleset.new_share = *share != Some(ruleset.share);
+        nft::apply(&ruleset.render()).await?;
+        // By now the kernel has loaded what these rules need, and with it the settings.
+        tracking::widen();
+        let widened = Share::observe();
+        if widened != ruleset.share {
+            (ruleset.share, ruleset.new_share) = (widened, true);
+            nft::apply(&ruleset.render()).await?;
+        }
+        *share = Some(widened);
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use flyloft_core::address::{CLOSED4, CLOSED6};
 
 use super::ANY_LINK;
 use super::host::Prefix;
+use super::tracking::Share;
 use crate::engine::Addresses;
 
 pub struct Ruleset<'a> {
@@ -22,6 +23,10 @@ pub struct Ruleset<'a> {
     pub edge_ports: &'a [u16],
     /// Networks that the host is a part of.
     pub on_link: &'a [Prefix],
+    /// Of the kernel's table of connections.
+    pub share: Share,
+    /// Whether the share may be another one than that of the table that is in place.
+    pub new_share: bool,
 }
 
 /// What becomes of a question for a name.
@@ -35,14 +40,15 @@ pub enum Resolving<'a> {
 /// Where containers find a resolver: the first and, if that does not answer, the second.
 pub const RESOLVERS: [&str; 2] = ["169.254.1.1", "169.254.1.2"];
 
-/// Connections that one container may have at a time: their table is the whole host's.
-const CONNECTIONS: u32 = 8192;
-
 impl Ruleset<'_> {
     /// One transaction: what is admitted stays, everything else is as it is here.
     pub fn render(&self) -> String {
         let table = self.table;
         let mut text = format!("add table inet {table}\nflush table inet {table}\n\n{}\n", self.chains());
+        if self.new_share {
+            // What is in there judges by the numbers of its time.
+            text.push_str(&format!("flush set inet {table} connections\nflush set inet {table} openings\n"));
+        }
         let mut fill = |set: &str, elements: Vec<String>| {
             text.push_str(&format!("flush set inet {table} {set}\n"));
             if !elements.is_empty() {
@@ -63,7 +69,8 @@ impl Ruleset<'_> {
     }
 
     fn chains(&self) -> String {
-        let Self { table, links, containers: [first, last], .. } = self;
+        let Self { table, links, containers: [first, last], share, .. } = self;
+        let Share { open, burst, rate } = share;
         let (first4, last4, first6, last6) = (first.ipv4, last.ipv4, first.ipv6, last.ipv6);
         let asked = RESOLVERS.join(", ");
         let resolver = match self.resolving {
@@ -83,6 +90,7 @@ impl Ruleset<'_> {
 	set edge_ports {{ type inet_service; }}
 	map resolvers {{ type ipv4_addr : ipv4_addr; }}
 	set connections {{ type ifname; size 65535; flags dynamic; }}
+	set openings {{ type ifname; size 65535; flags dynamic; }}
 
 	chain spoofed {{
 		type filter hook prerouting priority raw; policy accept;
@@ -107,11 +115,17 @@ impl Ruleset<'_> {
 		oifname "{links}*" drop
 	}}
 
+	# The table of connections is the whole host's. Who opens too many too fast is kept waiting: packets are sent again.
+	chain opening {{
+		add @connections {{ iifname ct count over {open} }} reject with icmpx admin-prohibited
+		add @openings {{ iifname limit rate over {rate}/second burst {burst} packets }} drop
+	}}
+
 	# Packets of connections that a container opened are judged one by one: none outlives what allowed it.
 	chain outward {{
 		ct direction reply ct state established,related accept
 		ct state invalid drop
-		ct state new add @connections {{ iifname ct count over {CONNECTIONS} }} reject with icmpx admin-prohibited
+		ct state new jump opening
 		ct status dnat ct original ip daddr {{ {asked} }} accept
 		iifname . ip daddr . tcp dport @reach4 accept
 		iifname . ip6 daddr . tcp dport @reach6 accept
@@ -128,6 +142,7 @@ impl Ruleset<'_> {
 		iifname != "{links}*" accept
 		ct direction reply ct state established,related accept
 		ip6 hoplimit 255 icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+		ct state new jump opening
 		ct status dnat ct original ip daddr {{ {asked} }} accept
 		iifname . ip daddr . tcp dport @reach4 accept
 		iifname . ip6 daddr . tcp dport @reach6 accept
@@ -182,6 +197,8 @@ mod tests {
             ],
             edge_ports: &[80, 443],
             on_link: &on_link,
+            share: Share { open: 2048, burst: 2048, rate: 68 },
+            new_share: true,
         };
         insta::assert_snapshot!(ruleset.render());
     }

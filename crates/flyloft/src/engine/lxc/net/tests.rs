@@ -210,22 +210,67 @@ fn a_link_that_nobody_admitted_carries_nothing() {
     });
 }
 
+/// Entries of the kernel's table of connections in this namespace.
+async fn tracked() -> u32 {
+    let count = Cmd::new("cat").arg("/proc/sys/net/netfilter/nf_conntrack_count").run().await.unwrap();
+    String::from_utf8_lossy(&count.stdout).trim().parse().unwrap()
+}
+
 #[test]
 fn one_container_cannot_use_up_the_connections_of_all() {
     lab(async |lab| {
         let network = installed().await;
         let hog = lab.admitted(&network, 0, &[]).await;
         let modest = lab.admitted(&network, 1, &[]).await;
+        let share = tracking::Share::observe();
         let socket = hog.space.udp(SocketAddr::new(hog.addresses.ipv4.into(), 0));
         // Each port is a connection of its own to the host. Errors of earlier packets are reported by later ones.
-        for port in 1000..30_000 {
+        for port in 1000..60_000 {
             let _ = socket.send_to(b"x", at(PUBLIC[0], port));
         }
-        let used = Cmd::new("cat").arg("/proc/sys/net/netfilter/nf_conntrack_count").run().await.unwrap();
-        let used: u32 = String::from_utf8_lossy(&used.stdout).trim().parse().unwrap();
-        assert!((4000..9000).contains(&used), "{used}");
+        let used = tracked().await;
+        assert!((share.open..share.open * 3 / 2).contains(&used), "{used} of {share:?}");
         assert_eq!(hog.space.connect(at(PUBLIC[0], 80)), None);
         assert!(modest.space.connect(at(PUBLIC[0], 80)).is_some());
+    });
+}
+
+#[test]
+fn connections_that_are_closed_at_once_do_not_pile_up_whoever_they_were_to() {
+    // The edge's, and somebody's on the internet.
+    for to in [at(HOST[0], 8080), at(HOST[1], 8080), at(PUBLIC[0], 80)] {
+        lab(async |lab| {
+            let network = installed().await;
+            let hog = lab.admitted(&network, 0, &[]).await;
+            let modest = lab.admitted(&network, 1, &[]).await;
+            serve(TcpListener::bind(at("::", 8080)).unwrap());
+            let share = tracking::Share::observe();
+            let mut opened = 0;
+            // Until the first one is kept waiting.
+            let hasty = || {
+                while TcpStream::connect_timeout(&to, Duration::from_millis(300)).is_ok() && opened < 20_000 {
+                    opened += 1;
+                }
+            };
+            hog.space.enter(hasty);
+            let used = tracked().await;
+            assert!((share.burst..share.burst * 3).contains(&opened), "{opened} of {share:?} to {to}");
+            assert!(used < share.open * 3, "{used} of {share:?} to {to}");
+            assert!(modest.space.connect(to).is_some(), "{to}");
+        });
+    }
+}
+
+#[test]
+fn an_ordinary_app_has_all_the_connections_that_it_wants() {
+    lab(async |lab| {
+        let network = installed().await;
+        let app = lab.admitted(&network, 0, &[]).await;
+        serve(TcpListener::bind(at("::", 8080)).unwrap());
+        for to in [at(HOST[0], 8080), at(PUBLIC[1], 80)] {
+            let open = || (0..200).map(|_| TcpStream::connect(to)).collect::<io::Result<Vec<_>>>();
+            assert_eq!(app.space.enter(open).unwrap().len(), 200, "{to}");
+        }
     });
 }
 
