@@ -359,7 +359,7 @@ mod tests {
         assert_eq!(Room::of(1_048_576, 24 * gib), room(98_304, 24_576, 262_144, 49_152, 1_024));
         for descriptors in [256, 1_024, 65_536, 1_048_576] {
             let room = Room::of(descriptors, 64 * gib);
-            // One that waits with a body may need a second descriptor.
+            // One that waits may need a second descriptor.
             let taken = room.connections + room.leaving() + room.lines + room.held;
             assert!(taken as u64 <= descriptors * 2 / 3, "{descriptors}: {room:?}");
         }

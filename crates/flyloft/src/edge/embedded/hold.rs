@@ -45,15 +45,14 @@ pub struct Wish {
     /// A person looks at it, in a browser that can come back by itself.
     page: bool,
     spots: u32,
-    /// The socket on which the end of its client would show, where nobody else looks.
+    /// The socket on which the end of its client shows. hyper sees it only where nothing of the client is left to read.
     socket: Option<RawFd>,
 }
 
 impl Wish {
     pub fn of(client: &Client, request: &Request<Incoming>) -> Self {
-        let unfinished = !request.body().is_end_stream();
-        // hyper reads on only where the request is over. A stream of HTTP/2 it always watches.
-        let socket = (unfinished && request.version() != Version::HTTP_2).then_some(client.socket);
+        // A stream of HTTP/2 is watched by hyper, and has no socket of its own.
+        let socket = (request.version() != Version::HTTP_2).then_some(client.socket);
         Self { by: told(client, request), page: is_of_a_page(request), spots: spots(request), socket }
     }
 }
@@ -95,7 +94,7 @@ pub async fn hold(
     let shared = &client.worker.shared;
     let _use = place.begin();
     let Some(_spots) = shared.crowd.spots(wish.spots) else {
-        return Err(refused(&place, |env| Notice::Crowded { env }));
+        return Err(refused(&place, |env| Notice::Crowded { env, comes_back: wish.page }));
     };
     let patience = if wish.page { shared.limits.page } else { shared.limits.held };
     let mut end = End { at: Instant::now() + patience, brought_forward: false };
@@ -110,7 +109,7 @@ pub async fn hold(
                 return Err(failed(&place, &why));
             }
             let verdict = match host.wait(&place, wish.spots, shared.crowd.room.held_for_one) {
-                Joined::Full => return Err(refused(&place, |env| Notice::Crowded { env })),
+                Joined::Full => return Err(refused(&place, |env| Notice::Crowded { env, comes_back: wish.page })),
                 Joined::Moved => Some(Verdict::LookAgain),
                 Joined::Waits(ticket) => {
                     client.worker.tell(&place.env, sleep, || wish.by.clone());

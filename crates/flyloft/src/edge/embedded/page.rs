@@ -53,6 +53,7 @@ pub enum Notice {
     /// As many wait for it as may.
     Crowded {
         env: EnvRef,
+        comes_back: bool,
     },
     /// Not a page, but what crawlers ask first.
     Robots,
@@ -111,7 +112,7 @@ impl Notice {
             Notice::Waking { env, .. } => format!("{env} is waking up"),
             Notice::Failed { env, .. } => format!("{env} did not wake"),
             Notice::Asleep { env } => format!("{env} is asleep"),
-            Notice::Crowded { env } => format!("{env} is waking up, and many wait"),
+            Notice::Crowded { env, .. } => format!("{env} is waking up, and many wait"),
             Notice::Robots => "robots.txt".to_owned(),
             Notice::Dead { env, .. } => format!("{env} did not answer"),
         }
@@ -130,13 +131,15 @@ impl Notice {
             Notice::Waking { waking_for, comes_back, .. } => format!(
                 "Nobody had visited it for a while. It has been waking for {} s. {}",
                 waking_for.as_secs(),
-                if *comes_back { "This page comes back by itself." } else { "Try again in a moment." },
+                again(*comes_back),
             ),
             Notice::Failed { why, .. } => {
                 format!("{} The next visit tries again.", why.trim_end_matches('.').to_owned() + ".")
             }
             Notice::Asleep { .. } => "Crawlers, link previews and monitors do not wake it. A visitor does.".to_owned(),
-            Notice::Crowded { .. } => "No more requests are kept until it is awake. Try again in a moment.".to_owned(),
+            Notice::Crowded { comes_back, .. } => {
+                format!("No more requests are kept until it is awake. {}", again(*comes_back))
+            }
             Notice::Robots => ROBOTS.to_owned(),
             Notice::Dead { how, .. } => match how {
                 Death::Refused => "Its web process does not listen: it has ended, or is still starting.",
@@ -197,9 +200,11 @@ impl Notice {
     fn html(&self) -> String {
         let command = self.command().map(|command| format!("\n<pre>$ {}</pre>", escape(&command)));
         let (title, status) = (escape(&self.title()), self.status().as_u16());
-        let comes_back = match self {
-            Notice::Waking { comes_back: true, .. } => "<meta http-equiv=\"refresh\" content=\"1\">\n",
-            _ => "",
+        let comes_back = match (self, self.retry_after()) {
+            (Notice::Waking { comes_back: true, .. } | Notice::Crowded { comes_back: true, .. }, Some(seconds)) => {
+                format!("<meta http-equiv=\"refresh\" content=\"{seconds}\">\n")
+            }
+            _ => String::new(),
         };
         format!(
             "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
@@ -220,6 +225,10 @@ const STYLE: &str = "\
     small{color:#c8553d;font-weight:600;letter-spacing:.08em}\
     pre{margin:1.4rem 0 0;padding:.7rem 1rem;border-radius:.4rem;background:light-dark(#eae6df,#23252b);\
     white-space:pre-wrap}";
+
+fn again(comes_back: bool) -> &'static str {
+    if comes_back { "This page comes back by itself." } else { "Try again in a moment." }
+}
 
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());

@@ -135,8 +135,10 @@ async fn requests_of_http_2_wait_beside_each_other() {
 #[tokio::test]
 async fn a_client_that_goes_away_frees_its_place() {
     let (stage, _visitors) = Stage::asleep(|_| {}).await;
+    let pipelined = format!("{ASK}{ASK}");
     for request in [
         ASK,
+        &pipelined,
         "POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 10\r\n\r\nhello",
         "POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n",
     ] {
@@ -172,6 +174,8 @@ async fn more_than_there_is_room_for_are_told_at_once() {
         }
         clients.push(client);
     }
+    let browser = "GET / HTTP/1.1\nHost: shop.test\nAccept: text/html\n\n";
+    assert!(stage.ask(browser).await.contains("<meta http-equiv=\"refresh\" content=\"5\">"));
     // Whoever goes makes room.
     clients.remove(0);
     stage.waiting(1).await;
