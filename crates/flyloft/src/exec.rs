@@ -29,7 +29,9 @@ pub struct Cmd {
     user: Option<u32>,
     stdin: Vec<u8>,
     passed: Vec<(Arc<OwnedFd>, RawFd)>,
-    largest_file: Option<u64>,
+    /// Resources as setrlimit(2) names them, and how much of each there is.
+    bounds: Vec<(libc::__rlimit_resource_t, u64)>,
+    most_output: u64,
     timeout: Option<Duration>,
 }
 
@@ -70,7 +72,7 @@ impl ExecError {
     }
 }
 
-/// What [`Cmd::run`] takes of an output before it gives the process up.
+/// What [`Cmd::run`] takes of an output before it gives the process up, unless [`Cmd::most_output`] says otherwise.
 const LARGEST: u64 = 256 << 20;
 
 /// Bytes of stderr that an error keeps.
@@ -87,7 +89,8 @@ impl Cmd {
             user: None,
             stdin: Vec::new(),
             passed: Vec::new(),
-            largest_file: None,
+            bounds: Vec::new(),
+            most_output: LARGEST,
             timeout: None,
         }
     }
@@ -137,7 +140,19 @@ impl Cmd {
 
     /// The process, and each that it starts, is killed when it writes a file larger than this (`RLIMIT_FSIZE`).
     pub fn largest_file(mut self, bytes: u64) -> Self {
-        self.largest_file = Some(bytes);
+        self.bounds.push((libc::RLIMIT_FSIZE, bytes));
+        self
+    }
+
+    /// The process, and each that it starts, gets no more memory than this (`RLIMIT_AS`).
+    pub fn most_memory(mut self, bytes: u64) -> Self {
+        self.bounds.push((libc::RLIMIT_AS, bytes));
+        self
+    }
+
+    /// [`Cmd::run`] gives the process up when it prints more than this.
+    pub fn most_output(mut self, bytes: u64) -> Self {
+        self.most_output = bytes;
         self
     }
 
@@ -160,8 +175,12 @@ impl Cmd {
                     let _ = stdin.write_all(&self.stdin).await;
                 }
             };
-            let (_, out, err) =
-                tokio::join!(feed, read_all(stdout, &mut output.stdout), read_all(stderr, &mut output.stderr));
+            let most = self.most_output;
+            let (_, out, err) = tokio::join!(
+                feed,
+                read_all(stdout, most, &mut output.stdout),
+                read_all(stderr, most, &mut output.stderr)
+            );
             out.and(err)?;
             child.wait().await
         };
@@ -211,15 +230,10 @@ impl Cmd {
             // SAFETY: between fork and exec the closure only calls dup2 and fcntl, and allocates nothing.
             unsafe { command.pre_exec(move || renumber(&passed)) };
         }
-        if let Some(bytes) = self.largest_file {
-            let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
-            // SAFETY: setrlimit is a bare system call, and reads a structure that the closure owns.
-            let set = move || match unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) } {
-                0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
-            };
-            // SAFETY: between fork and exec the closure only makes that call.
-            unsafe { command.pre_exec(set) };
+        if !self.bounds.is_empty() {
+            let bounds = self.bounds.clone();
+            // SAFETY: between fork and exec the closure only calls setrlimit, and allocates nothing.
+            unsafe { command.pre_exec(move || bound(&bounds)) };
         }
         command.spawn().map_err(|source| ExecError::Start { program: self.program.to_string_lossy().into(), source })
     }
@@ -306,6 +320,17 @@ fn renumber(passed: &[(RawFd, RawFd)]) -> std::io::Result<()> {
     Ok(())
 }
 
+fn bound(bounds: &[(libc::__rlimit_resource_t, u64)]) -> std::io::Result<()> {
+    for (resource, most) in bounds {
+        let limit = libc::rlimit { rlim_cur: *most, rlim_max: *most };
+        // SAFETY: setrlimit is a bare system call, and reads a structure that is this function's own.
+        if unsafe { libc::setrlimit(*resource, &limit) } < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// The same file under a descriptor of at least 10, out of the way of the numbers that children expect.
 fn high(file: &OwnedFd) -> std::io::Result<OwnedFd> {
     let copy = nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(10))?;
@@ -334,11 +359,11 @@ fn last_bytes(text: &str, count: usize) -> &str {
     &text[from..]
 }
 
-async fn read_all(from: Option<impl AsyncRead + Unpin>, to: &mut Vec<u8>) -> std::io::Result<()> {
+async fn read_all(from: Option<impl AsyncRead + Unpin>, most: u64, to: &mut Vec<u8>) -> std::io::Result<()> {
     match from {
-        Some(from) => match from.take(LARGEST + 1).read_to_end(to).await? as u64 {
-            0..=LARGEST => Ok(()),
-            _ => Err(std::io::Error::other("it prints without end")),
+        Some(from) => match from.take(most.saturating_add(1)).read_to_end(to).await? as u64 > most {
+            false => Ok(()),
+            true => Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, "it prints without end")),
         },
         None => Ok(()),
     }
@@ -368,3 +393,6 @@ async fn tell_lines(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

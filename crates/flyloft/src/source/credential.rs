@@ -6,14 +6,14 @@ use base64ct::{Base64, Encoding};
 
 use super::remote::{RemoteUrl, Scheme};
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Credential {
     /// As [`RemoteUrl::authority`] writes it: `git.example.com`, or `git.example.com:8443` if the URL has a port.
     pub host: String,
     pub secret: Secret,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Secret {
     /// For https. Most hosts take any user name with a token.
     Token { user: String, token: String },

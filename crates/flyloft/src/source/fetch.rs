@@ -35,10 +35,13 @@ pub struct Fetched {
 
 const FETCH: Duration = Duration::from_secs(900);
 const LIST: Duration = Duration::from_secs(60);
+/// What a host may make git hold, and print, of a list of refs. A hundred thousand of them are some ten megabytes.
+const LIST_MEMORY: u64 = 1 << 30;
+const LIST_OUTPUT: u64 = 32 << 20;
 
 impl Want {
     /// The refs at which it may be: GitHub, Gitea and Forgejo have the first for a pull request, GitLab the second.
-    fn references(&self) -> Vec<String> {
+    pub(super) fn references(&self) -> Vec<String> {
         match self {
             Want::PullRequest(number) => {
                 vec![format!("refs/pull/{number}/head"), format!("refs/merge-requests/{number}/head")]
@@ -101,9 +104,20 @@ impl Repositories {
         patterns: &[String],
         credentials: &[Credential],
     ) -> Result<Vec<(String, CommitId)>, SourceError> {
+        let listed = self.list(url, &[], patterns, credentials).await?;
+        Ok(listed_refs(&listed).filter_map(listed_ref).collect())
+    }
+
+    /// What `git ls-remote` prints.
+    pub(super) async fn list(
+        &self,
+        url: &RemoteUrl,
+        options: &[&str],
+        patterns: &[String],
+        credentials: &[Credential],
+    ) -> Result<String, SourceError> {
         let line = self.dial(self.git(), url, &[], credentials).await?;
-        let listed = line.run(&["ls-remote", "--quiet"], patterns, LIST).await?;
-        Ok(listed.lines().filter_map(|line| line.split_once('\t')).filter_map(listed_ref).collect())
+        line.run(&[&["ls-remote", "--quiet"], options].concat(), patterns, LIST).await
     }
 
     /// Makes sure that a commit is in a repository, which is made if it is missing. Git asks nobody but the host at
@@ -192,6 +206,11 @@ impl Repositories {
     }
 }
 
+/// Each line's commit and ref, as it says.
+pub(super) fn listed_refs(listed: &str) -> impl Iterator<Item = (&str, &str)> {
+    listed.lines().filter_map(|line| line.split_once('\t'))
+}
+
 fn listed_ref((commit, reference): (&str, &str)) -> Option<(String, CommitId)> {
     Some((reference.to_owned(), CommitId::parse(commit).ok()?))
 }
@@ -212,7 +231,10 @@ impl Line {
     async fn run(self, before: &[&str], after: &[String], limit: Duration) -> Result<String, SourceError> {
         let Self { git, url, known, most, link } = self;
         // Git has no limit of its own for what it fetches; what arrives becomes one file.
-        let command = git.command(before[0]).args(&before[1..]).timeout(limit).largest_file(most);
+        let mut command = git.command(before[0]).args(&before[1..]).timeout(limit).largest_file(most);
+        if before[0] == "ls-remote" {
+            command = command.most_memory(LIST_MEMORY).most_output(LIST_OUTPUT);
+        }
         let (result, said) = match link {
             None => (command.arg("--").arg(url.to_string()).args(after).run().await, String::new()),
             Some(link) => through(link, command, after).await,

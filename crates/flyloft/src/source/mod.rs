@@ -8,6 +8,7 @@ mod checkout;
 mod credential;
 mod fetch;
 mod git;
+mod look;
 mod modules;
 mod push;
 mod reach;
@@ -18,7 +19,7 @@ mod tidy;
 mod tree;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -37,6 +38,7 @@ use fetch::Turns;
 pub use fetch::{Fetched, Want};
 use git::Git;
 pub use git::Quarantine;
+pub use look::Look;
 pub use push::{BranchUpdate, Push, Turn};
 pub use refusal::Refusal;
 pub use remote::{RemoteUrl, UrlError};
@@ -105,6 +107,8 @@ pub enum SourceError {
     NoBranch { branch: BranchName, url: String },
     #[error("there is no commit `{commit}` at `{url}`")]
     NoCommitThere { commit: CommitId, url: String },
+    #[error("`{0}` lists nothing: it is empty, or its host is not itself")]
+    Nothing(RemoteUrl),
     #[error("failed to fetch from `{url}`")]
     Remote {
         url: String,

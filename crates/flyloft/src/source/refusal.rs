@@ -1,5 +1,7 @@
 //! Why a repository elsewhere could not be read, and what to do about it.
 
+use std::io::ErrorKind;
+
 use thiserror::Error;
 
 use crate::exec::ExecError;
@@ -44,15 +46,17 @@ impl Refusal {
     /// Reads git's words, which are those of its version 2.39 and later in English, and those of the server.
     /// `known` says whether a credential was sent.
     pub(super) fn explain(error: &ExecError, server: &str, known: bool) -> Self {
-        if matches!(error, ExecError::Timeout { .. }) {
-            return Self::TooSlow;
+        match error {
+            ExecError::Timeout { .. } => return Self::TooSlow,
+            ExecError::Pipe { source, .. } if source.kind() == ErrorKind::FileTooLarge => return Self::TooLarge,
+            _ => {}
         }
         let said = format!("{}\n{server}", error.tail());
         let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
         let secret = if known { Self::Denied } else { Self::NeedsCredential };
         let absent = if known { Self::NotFoundOrForbidden } else { Self::NotFoundOrPrivate };
         // SIGXFSZ, see `Cmd::largest_file`.
-        if has(&["died of signal 25", "File too large"]) {
+        if has(&["died of signal 25", "File too large", "Out of memory"]) {
             Self::TooLarge
         } else if has(&["Could not resolve host"]) {
             Self::UnknownHost
@@ -71,7 +75,7 @@ impl Refusal {
         } else if has(&["Failed to connect", "Couldn't connect", "Connection refused", "unreachable"]) {
             Self::Unreachable
         } else if has(&["fsck error", "index-pack failed", "unpack-objects"]) {
-            Self::Malformed(last_line(&said))
+            Self::Malformed(found_by_fsck(&said).unwrap_or_else(|| last_line(&said)))
         } else {
             Self::Other(last_line(&said))
         }
@@ -99,6 +103,13 @@ impl Refusal {
             Self::Malformed(_) | Self::Other(_) => return None,
         })
     }
+}
+
+/// What git says of an object that it refuses: `error: object ID: hasDotgit: contains '.git'`. More follows about itself.
+fn found_by_fsck(text: &str) -> Option<String> {
+    text.lines().find_map(|line| {
+        Some(line.strip_prefix("error: ")?.trim().to_owned()).filter(|line| line.starts_with("object "))
+    })
 }
 
 fn last_line(text: &str) -> String {

@@ -1,7 +1,8 @@
 //! With the real git: the daemon's on one side, hosts on loopback on the other.
 
+mod looks;
 mod pushes;
-mod shelf;
+pub(crate) mod shelf;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

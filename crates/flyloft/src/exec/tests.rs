@@ -1,0 +1,20 @@
+use super::*;
+
+#[tokio::test]
+async fn a_process_that_prints_more_than_is_taken_is_given_up() {
+    let zeros = Cmd::new("head").args(["-c", "1000", "/dev/zero"]);
+    assert_eq!(zeros.clone().most_output(1000).run().await.unwrap().stdout.len(), 1000);
+    let error = zeros.most_output(999).run().await.unwrap_err();
+    assert!(
+        matches!(&error, ExecError::Pipe { source, .. } if source.kind() == std::io::ErrorKind::FileTooLarge),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_process_and_what_it_starts_get_no_more_memory_than_they_may() {
+    let copy = Cmd::new("env").args(["dd", "if=/dev/null", "of=/dev/null", "bs=512M", "count=1"]).env("LC_ALL", "C");
+    copy.run().await.unwrap();
+    let error = copy.most_memory(256 << 20).run().await.unwrap_err();
+    assert!(error.tail().contains("memory exhausted"), "{error}");
+}
