@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod app_json;
+pub mod follow;
 pub mod harmless;
 pub mod host;
 pub mod lifecycle;
