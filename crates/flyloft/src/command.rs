@@ -153,6 +153,8 @@ pub struct KeysAdd {
   flyloft up shop --path .
   tar -c . | ssh -p 2222 host up shop --path - --name try
 
+A branch or a pull request is followed from then on: what moves is staged, and what is deleted goes.
+
 It goes on when you leave; to see it again: flyloft logs shop/pr-42 --build --follow")]
 pub struct Up {
     pub app: AppName,

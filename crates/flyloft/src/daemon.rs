@@ -22,6 +22,7 @@ use crate::engine::lxc::net::NetConfig;
 use crate::engine::lxc::{Bounds, LxcConfig, LxcEngine};
 use crate::engine::{Engine, SharedEngine};
 use crate::error::{Error, OrFailed, Result};
+use crate::follow;
 use crate::hosts;
 use crate::loft::{self, Loft};
 use crate::parts::{Parts, Settings};
@@ -71,6 +72,7 @@ pub async fn serve(config: Config) -> Result<()> {
     let reconciling = loft.clone();
     tokio::spawn(async move { reconciling.reconcile_for_ever().await });
     tokio::spawn(retention::keep_for_ever(loft.parts.clone()));
+    tokio::spawn(follow::follow_for_ever(loft.clone(), config.follow.clone()));
 
     announce(&config, &edge, &ssh);
     ended().await?;

@@ -15,6 +15,7 @@ pub mod engine;
 pub mod error;
 pub mod exec;
 pub mod fault;
+pub mod follow;
 pub mod hosts;
 pub mod loft;
 pub mod machine;

@@ -15,6 +15,7 @@ use crate::deploy::spec;
 use crate::edge::{Route, Target};
 use crate::engine::Observed;
 use crate::error::{Error, OrFailed, Result};
+use crate::follow;
 use crate::parts::Parts;
 use crate::store::{self, EnvId, EnvRow, Store};
 
@@ -23,12 +24,13 @@ const RECONCILE: Duration = Duration::from_secs(60);
 
 pub struct Loft {
     pub parts: Arc<Parts>,
+    pub follows: follow::Memory,
     conductors: Mutex<HashMap<EnvId, Conductor>>,
 }
 
 impl Loft {
     pub fn new(parts: Arc<Parts>) -> Self {
-        Self { parts, conductors: Mutex::default() }
+        Self { parts, follows: follow::Memory::default(), conductors: Mutex::default() }
     }
 
     /// Takes up every environment where the last daemon left it. `rebooted` when nothing can run any more.

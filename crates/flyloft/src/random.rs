@@ -1,4 +1,4 @@
-//! Random names, from the kernel.
+//! Random names and chances, from the kernel.
 
 /// `digits` hexadecimal digits.
 pub fn hex(digits: usize) -> String {
@@ -7,4 +7,11 @@ pub fn hex(digits: usize) -> String {
     let mut text = hex::encode(bytes);
     text.truncate(digits);
     text
+}
+
+/// From 0 to 1, without 1.
+pub fn chance() -> f64 {
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes).expect("the kernel has random numbers");
+    f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
 }

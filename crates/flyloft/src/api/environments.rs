@@ -10,6 +10,7 @@ use flyloft_core::name::{AppName, CommitId, EnvRef, Origin};
 use serde::Serialize;
 
 use super::reply::{Reply, age, as_time, done, size, table};
+use super::source::SourceItem;
 use super::stage::Staged;
 use super::{Api, Call, Ending};
 use crate::command::{Destroy, Ls, Rollback, Scale, Target};
@@ -69,6 +70,8 @@ impl Reply for EnvList {
 struct Shown {
     #[serde(flatten)]
     env: EnvItem,
+    /// Where what it follows is looked at, if it is.
+    source: Option<SourceItem>,
     release: Option<ReleaseItem>,
     /// How many of each process type were asked for.
     formation: BTreeMap<String, u32>,
@@ -120,7 +123,9 @@ impl Reply for Shown {
     fn text(&self) -> String {
         let mut lines = vec![("url", self.env.url.clone()), ("state", self.env.said.clone())];
         lines.extend(self.env.stopped.iter().map(|why| ("stopped", why.clone())));
-        lines.extend([("follows", followed(&self.env.follows)), ("age", age(self.env.created_at, store::now()))]);
+        lines.push(("follows", followed(&self.env.follows)));
+        lines.extend(self.source.iter().map(|source| ("", source.said())));
+        lines.push(("age", age(self.env.created_at, store::now())));
         if let Some(release) = &self.release {
             let commit = release.commit.as_ref().map_or("no commit", |commit| commit.short());
             let made = age(release.created_at, store::now());
@@ -222,8 +227,10 @@ impl Api {
         let release =
             self.loft.parts.store.live_release(&row).await.or_failed(|| format!("failed to show `{name}`"))?;
         let content = release.as_ref().and_then(|release| release.content.clone()).unwrap_or_default();
+        let source = self.source_of(&row).await?;
         let shown = Shown {
             env: self.item(&row, stats.as_ref().map(|stats| stats.memory)),
+            source,
             release: release.map(ReleaseItem::from),
             formation: row.formation.clone(),
             processes: content.processes.into_iter().map(|(kind, command)| ProcessItem { kind, command }).collect(),

@@ -13,6 +13,7 @@ mod keys;
 mod logs;
 mod push;
 mod reply;
+mod source;
 mod stage;
 #[cfg(test)]
 mod tests;

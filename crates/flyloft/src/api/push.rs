@@ -21,7 +21,7 @@ use crate::error::{Error, Kind, OrFailed, Result};
 use crate::exec::Cmd;
 use crate::principal::Principal;
 use crate::source::{BranchUpdate, Push, ReceivePack};
-use crate::store::EnvRow;
+use crate::store::{self, EnvRow, EventKind, StoreError};
 
 /// Commands that the program has and no door carries.
 const OF_THE_SERVER: [&str; 4] = ["serve", "setup", "doctor", "completions"];
@@ -104,6 +104,7 @@ impl Backend for Api {
             }
         }
         let together = (staged.len() > 1).then(|| Together::of(staged.len()));
+        let pushed: Vec<EnvRow> = environments.iter().map(|(env, _)| env.clone()).collect();
         let mut tickets = Vec::new();
         for (update, (_, conductor)) in staged.iter().zip(environments) {
             let commit = update.new.clone().expect("partitioned by it");
@@ -128,6 +129,9 @@ impl Backend for Api {
         }
         tell_all(tickets, &mut output).await?;
         repositories.hold(app, &push).await?;
+        for env in &pushed {
+            self.follow_pushes(principal, env).await;
+        }
         self.destroy_all(principal, &going, !staged.is_empty(), &mut output).await
     }
 }
@@ -139,6 +143,24 @@ impl Api {
             if self.loft.parts.store.releases(env.id).await.is_ok_and(|releases| releases.is_empty()) {
                 let _ = conductor.tell(Event::Destroy).await;
             }
+        }
+    }
+
+    /// The branch is pushed here: where its app comes from, it may be at something else.
+    async fn follow_pushes(&self, principal: &Principal, env: &EnvRow) {
+        let EnvRef { app, env: name } = &env.name;
+        let store = &self.loft.parts.store;
+        let ended = async {
+            self.loft.follows.forget(env.id);
+            if store.unfollow(env.id).await? {
+                let text = "it was pushed, and follows pushes from now on; `flyloft up --branch` changes that";
+                store.tell(app, Some(name), EventKind::FollowEnded, &principal.name, text, store::now()).await?;
+            }
+            Ok::<_, StoreError>(())
+        };
+        // What was pushed serves already.
+        if let Err(error) = ended.await {
+            tracing::error!(env = %env.name, %error, "failed to record that an environment follows pushes");
         }
     }
 

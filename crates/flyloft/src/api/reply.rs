@@ -90,6 +90,11 @@ pub fn as_time<S: serde::Serializer>(millis: &i64, to: S) -> Result<S::Ok, S::Er
     to.serialize_str(&time(*millis))
 }
 
+/// The same where there may be none.
+pub fn as_time_if_any<S: serde::Serializer>(millis: &Option<i64>, to: S) -> Result<S::Ok, S::Error> {
+    millis.map(time).serialize(to)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

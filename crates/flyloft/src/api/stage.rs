@@ -12,6 +12,7 @@ use crate::conductor::{Conductor, Ticket};
 use crate::deploy::{Deployed, Leftover, Source, Work};
 use crate::error::{Error, Kind, OrFailed, Result};
 use crate::source::Want;
+use crate::store::EnvRow;
 
 #[derive(Serialize)]
 pub(super) struct Staged {
@@ -63,7 +64,8 @@ impl Api {
             }
         };
         let name = EnvRef::new(up.app, env);
-        let (_, conductor) = self.loft.ensure(&name, &origin).await?;
+        let (env, conductor) = self.loft.ensure(&name, &origin).await?;
+        self.follow_from_now(&env, &source).await?;
         let work = Work {
             source,
             reason: "up".to_owned(),
@@ -89,6 +91,18 @@ impl Api {
         let what = fetched.reference.as_deref().unwrap_or("the commit");
         call.say(&format!("-----> Fetched {what}: {}\n", fetched.commit)).await?;
         Ok(Source::Commit { commit: fetched.commit, quarantine: None })
+    }
+
+    /// What was fetched as a branch or a pull request is followed from here on, from this commit on.
+    async fn follow_from_now(&self, env: &EnvRow, source: &Source) -> Result<()> {
+        let (Origin::Branch(_) | Origin::PullRequest(_), Source::Commit { commit, .. }) = (&env.origin, source) else {
+            return Ok(());
+        };
+        let parts = &self.loft.parts;
+        let Some((url, _)) = parts.remote(&env.name.app).await? else { return Ok(()) };
+        self.loft.follows.forget(env.id);
+        let followed = parts.store.follow(env.id, &url.to_string(), commit).await;
+        followed.or_failed(|| format!("failed to record what `{}` follows", env.name))
     }
 
     /// Unpacks a tar archive into the engine's staging directory, as its user.

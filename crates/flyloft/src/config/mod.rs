@@ -49,6 +49,7 @@ pub struct Config {
     pub defaults: Settings,
     pub network: Network,
     pub disk: Disk,
+    pub follow: Follow,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -139,6 +140,18 @@ pub struct Disk {
     pub logs: u64,
     /// Releases of one environment that stay for a rollback, beside the one that serves.
     pub releases: u32,
+}
+
+/// How environments follow the branches and pull requests that they were staged from.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Follow {
+    /// How often a repository is looked at; none: never.
+    #[serde(deserialize_with = "value::duration_or_never")]
+    pub every: Option<Duration>,
+    /// How long a branch must have been missing before its environment goes.
+    #[serde(deserialize_with = "value::duration")]
+    pub gone: Duration,
 }
 
 /// What the command line says instead of the file.
@@ -278,6 +291,7 @@ impl Default for Config {
             defaults: Settings::default(),
             network: Network::default(),
             disk: Disk::default(),
+            follow: Follow::default(),
         }
     }
 }
@@ -325,6 +339,12 @@ impl Default for Network {
 impl Default for Disk {
     fn default() -> Self {
         Self { floor: 2 * GIB, layers: 20 * GIB, caches: 10 * GIB, logs: 10 * MIB, releases: 5 }
+    }
+}
+
+impl Default for Follow {
+    fn default() -> Self {
+        Self { every: Some(Duration::from_secs(60)), gone: Duration::from_secs(10 * 60) }
     }
 }
 

@@ -45,7 +45,7 @@ fn every_value_in_the_example_is_the_default() {
 #[test]
 fn every_key_is_in_the_example() {
     let mut accepted: BTreeSet<String> = Key::ALL.iter().map(|key| format!("defaults.{key}")).collect();
-    for table in ["", "http", "ssh", "edge", "build", "network", "disk"] {
+    for table in ["", "http", "ssh", "edge", "build", "network", "disk", "follow"] {
         let header = if table.is_empty() { String::new() } else { format!("[{table}]\n") };
         let message = refusal(&format!("{header}no-such-key = 1"));
         let known = message.split_once("expected ").expect(&message).1;
@@ -115,6 +115,14 @@ fn a_build_step_is_bounded_by_what_the_file_says() {
     assert_eq!(config.build.limits().pids, 300);
     assert_eq!(config.build.limits().disk, 10 << 30);
     refusal("[build]\ntime = \"never\"\n");
+}
+
+#[test]
+fn a_repository_is_looked_at_as_often_as_the_file_says_or_never() {
+    assert_eq!(parse("[follow]\nevery = \"5m\"\n").unwrap().follow.every, Some(Duration::from_secs(300)));
+    assert_eq!(parse("[follow]\nevery = \"never\"\n").unwrap().follow.every, None);
+    refusal("[follow]\nevery = \"0s\"\n");
+    refusal("[follow]\ngone = \"never\"\n");
 }
 
 #[test]

@@ -53,6 +53,13 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D
     span.0.filter(|span| !span.is_zero()).ok_or_else(|| D::Error::custom(format!("`{span}` is not a limit")))
 }
 
+pub(super) fn duration_or_never<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    match Span::deserialize(from)? {
+        span if span.0.is_some_and(|span| span.is_zero()) => Err(D::Error::custom(format!("`{span}` is not a period"))),
+        span => Ok(span.0),
+    }
+}
+
 pub(super) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     Size::deserialize(from).map(|size| size.0)
 }

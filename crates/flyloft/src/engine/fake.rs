@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use flyloft_core::lifecycle::Depth;
 use flyloft_core::policy::Excess;
 use tokio::io::{AsyncRead, AsyncReadExt, DuplexStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::{
     Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, ContainerState, Derivation, Engine,
@@ -25,6 +25,7 @@ use crate::transcript::Transcript;
 pub struct Fake {
     memory: Mutex<Memory>,
     excess: Notify,
+    stalled: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -84,6 +85,11 @@ impl Fake {
     /// The next `times` calls of a verb fail, without doing anything.
     pub fn fail(&self, verb: &'static str, times: usize) {
         self.memory().failures.insert(verb, times);
+    }
+
+    /// No layer comes to be as long as this is so.
+    pub fn stall(&self, stalled: bool) {
+        self.stalled.send_replace(stalled);
     }
 
     /// What every running container listens on from now on.
@@ -194,6 +200,8 @@ impl Engine for Fake {
 
     async fn derive(&self, derivation: Derivation, transcript: &Transcript) -> Result<(), EngineError> {
         derivation.id.check()?;
+        // The sender is its own, and so never gone.
+        let _ = self.stalled.subscribe().wait_for(|stalled| !stalled).await;
         let mut memory = self.begin("derive", &derivation.id.0)?;
         if memory.layers.contains_key(&derivation.id) {
             return Ok(());

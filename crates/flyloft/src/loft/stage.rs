@@ -66,7 +66,7 @@ impl Doorman {
 }
 
 pub struct Stage {
-    pub loft: Loft,
+    pub loft: Arc<Loft>,
     pub engine: Arc<Fake>,
     pub door: Arc<Doorman>,
     dir: tempfile::TempDir,
@@ -93,7 +93,9 @@ impl Stage {
             edge: door.clone(),
             builder: Builder::new(engine.clone(), config::Build::default()),
             engine,
-            repositories: Repositories::open(&dir.path().join("repos"), user, SourceLimits::default()).unwrap(),
+            repositories: Repositories::open(&dir.path().join("repos"), user, SourceLimits::default())
+                .unwrap()
+                .with_plain_http_on_loopback(),
             settings: Settings {
                 domain: Domain::parse("localhost").unwrap(),
                 port: None,
@@ -103,7 +105,7 @@ impl Stage {
                 transcripts: dir.path().join("transcripts"),
             },
         };
-        Self { loft: Loft::new(Arc::new(parts)), engine: fake, door, dir }
+        Self { loft: Arc::new(Loft::new(Arc::new(parts))), engine: fake, door, dir }
     }
 
     pub fn store(&self) -> &Store {

@@ -1,7 +1,7 @@
 //! What happened, for people: `flyloft events`. Never holds the value of a variable.
 
 use flyloft_core::name::{AppName, EnvName};
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 
 use super::{Store, StoreError, name};
 
@@ -18,6 +18,14 @@ pub enum EventKind {
     Destroyed,
     HostChanged,
     HostTaken,
+    /// What an environment follows has moved to where a person has to look first.
+    SourceMoved,
+    SourceGone,
+    /// Of an app: the repository that its environments follow cannot be read.
+    FollowFailed,
+    FollowWorks,
+    /// Its branch is pushed from now on.
+    FollowEnded,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +62,23 @@ impl Store {
             )?;
             t.execute("DELETE FROM events WHERE id <= ?1", [t.last_insert_rowid() - KEPT])?;
             Ok(())
+        })
+        .await
+    }
+
+    /// The newest event of an environment, or of an app itself, that is of one of two kinds: its kind and its text.
+    pub async fn newest_event(
+        &self,
+        app: &AppName,
+        env: Option<&EnvName>,
+        kinds: [EventKind; 2],
+    ) -> Result<Option<(String, String)>, StoreError> {
+        let (app, env) = (app.to_string(), env.map(|env| env.to_string()));
+        self.call(move |t| {
+            let sql = "SELECT kind, text FROM events WHERE app = ?1 AND environment IS ?2 AND kind IN (?3, ?4)
+                       ORDER BY id DESC LIMIT 1";
+            let [one, other] = kinds.map(EventKind::as_str);
+            Ok(t.query_row(sql, params![app, env, one, other], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
         })
         .await
     }
@@ -108,6 +133,11 @@ impl EventKind {
             EventKind::Destroyed => "destroyed",
             EventKind::HostChanged => "host-changed",
             EventKind::HostTaken => "host-taken",
+            EventKind::SourceMoved => "source-moved",
+            EventKind::SourceGone => "source-gone",
+            EventKind::FollowFailed => "follow-failed",
+            EventKind::FollowWorks => "follow-works",
+            EventKind::FollowEnded => "follow-ended",
         }
     }
 }

@@ -10,6 +10,7 @@ mod apps;
 mod ballast;
 mod environments;
 mod events;
+mod follows;
 mod keys;
 mod releases;
 mod variables;
@@ -28,6 +29,7 @@ pub use apps::{AppRow, CredentialKind, CredentialRow};
 pub use ballast::Ballast;
 pub use environments::{EnvId, EnvRow, LiveRow};
 pub use events::{EventKind, EventRow};
+pub use follows::{FollowRow, MissingRow};
 pub use keys::KeyRow;
 pub use releases::{Content, NewRelease, ReleaseRow, ReleaseStatus, StepRow};
 

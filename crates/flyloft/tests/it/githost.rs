@@ -47,6 +47,12 @@ impl GitHost {
             .arg(format!("HEAD:{reference}")));
         bare
     }
+
+    /// Deletes a ref, as when somebody deletes a branch.
+    pub fn unpublish(&self, name: &str, reference: &str) {
+        let bare = self.root.path().join(format!("{name}.git"));
+        run(Command::new("git").arg("-C").arg(bare).args(["update-ref", "-d", reference]));
+    }
 }
 
 /// One request, as RFC 3875 has a server run a program for it.

@@ -7,6 +7,7 @@
 mod bad_input;
 mod crash;
 mod doors;
+mod follow;
 mod githost;
 #[allow(dead_code, reason = "the benchmarks use the rest")]
 mod harness;
