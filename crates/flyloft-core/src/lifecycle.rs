@@ -71,6 +71,7 @@ pub fn step(state: &State, event: &Event, now: Timestamp, policy: &Policy) -> Re
         Event::Woke { release } => woke(live, release, now),
         Event::WakeFailed { release } => wake_failed(live, release, now),
         Event::Sleep { depth } => sleep(live, depth, now),
+        Event::SleepFailed { release } => sleep_failed(live, release, now),
         Event::Off => off(live, WhyOff::Asked, now),
         Event::Restart => restart(live, now),
         Event::Died { release } => died(live, release, now),
@@ -162,7 +163,7 @@ fn wake_failed(mut live: Live, release: ReleaseNumber, now: Timestamp) -> Result
         return Ok(Answer::AlreadySo);
     }
     live.runs = Runs::Off { release, since: now, why: WhyOff::Crashed };
-    done(live, [Effect::Stop { release }])
+    done(live, [Effect::Hold, Effect::Stop { release }])
 }
 
 fn sleep(mut live: Live, depth: Depth, now: Timestamp) -> Result<Answer, Refusal> {
@@ -179,6 +180,18 @@ fn sleep(mut live: Live, depth: Depth, now: Timestamp) -> Result<Answer, Refusal
             live.runs = Runs::Asleep { release, since: now, depth };
             done(live, put_to_sleep(release, depth))
         }
+    }
+}
+
+/// It runs on, and is let alone for as long as if somebody had used it.
+fn sleep_failed(mut live: Live, release: ReleaseNumber, now: Timestamp) -> Result<Answer, Refusal> {
+    match live.runs {
+        Runs::Asleep { release: ours, .. } if ours == release => {
+            live.runs = Runs::Awake { release, since: now };
+            live.last_used = live.last_used.max(now);
+            done(live, [Effect::Route { release }])
+        }
+        _ => Ok(Answer::AlreadySo),
     }
 }
 
@@ -266,6 +279,7 @@ fn after_the_end(ending: Option<ReleaseNumber>, event: &Event) -> Result<Answer,
         | Event::DeployFailed { .. }
         | Event::Woke { .. }
         | Event::WakeFailed { .. }
+        | Event::SleepFailed { .. }
         | Event::Died { .. }
         | Event::Used { .. }
         | Event::Clock

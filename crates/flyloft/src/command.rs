@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use flyloft_core::name::{AppName, BranchName, CommitId, EnvRef, NameError, ReleaseNumber};
+use flyloft_core::policy::Span;
 use serde::{Deserialize, Serialize};
 
 // What a door hands over, and how it reads over SSH. A documentation comment would be part of the help.
@@ -58,6 +59,18 @@ pub enum Command {
     /// They see the variables that are set now. The Procfile's `release` command does not run: nothing that it prepares
     /// has changed.
     Restart(OneEnv),
+    /// Put an environment to sleep: frozen, its memory out of the way. Whoever visits it wakes it.
+    Sleep(Sleep),
+    /// Wake an environment, and wait until it answers.
+    Wake(OneEnv),
+    /// Stop an environment's processes and keep its disk. Whoever visits it starts them again.
+    Off(OneEnv),
+    /// Keep an environment: time neither turns it off nor destroys it. It sleeps when nobody uses it.
+    Pin(OneEnv),
+    /// Leave an environment to time again.
+    Unpin(OneEnv),
+    /// Keep an environment for a while, as if it were pinned.
+    Extend(Extend),
     /// Show or set how many processes of each type run.
     ///
     /// The Procfile's `release` command does not run.
@@ -75,6 +88,27 @@ pub enum Command {
     Destroy(Destroy),
     /// Print what happened.
     Events(Events),
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+pub struct Sleep {
+    /// APP/ENV.
+    pub env: EnvRef,
+    /// Write its memory out to a disk, not only to compressed memory.
+    #[arg(long)]
+    pub deep: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[command(after_help = "Examples:
+  flyloft extend shop/pr-42
+  flyloft extend shop/pr-42 3d")]
+pub struct Extend {
+    /// APP/ENV.
+    pub env: EnvRef,
+    /// For how long from now: `12h`, `3d`, `2w`. A day if nothing is said.
+    #[arg(value_name = "DURATION")]
+    pub by: Option<Span>,
 }
 
 #[derive(Clone, Debug, PartialEq, Subcommand, Serialize, Deserialize)]

@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::Api;
 use crate::build::Builder;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::door::{hook, socket, ssh};
 use crate::edge::embedded::{EdgeConfig, Embedded};
@@ -44,9 +45,11 @@ pub async fn serve(config: Config) -> Result<()> {
     let domain = Domain::parse(&config.domain).map_err(Error::usage)?;
     hosts::follow(&store, &domain).await?;
     // The edge serves from its first moment on, so it must know from then on what answers.
-    let routes = loft::routes(&store).await?;
+    let routes = loft::routes(&store, state.rebooted).await?;
     let quiet_agents = config.edge.quiet_agents.clone();
-    let edge_config = EdgeConfig { routes, quiet_agents, ..EdgeConfig::new(config.http.listen.clone()) };
+    let (visits, visited) = tokio::sync::mpsc::unbounded_channel();
+    let listen = EdgeConfig::new(config.http.listen.clone());
+    let edge_config = EdgeConfig { routes, visits: Some(visits), quiet_agents, ..listen };
     let edge = Embedded::open(edge_config).or_failed(|| "failed to start the edge")?;
     let ports: Vec<u16> = edge.addresses().iter().map(|address| address.port()).collect();
     let lxc = open_engine(&config, &state, &ports).await?;
@@ -61,8 +64,10 @@ pub async fn serve(config: Config) -> Result<()> {
         disk: config.disk.clone(),
         transcripts: state.subdirectory("transcripts")?,
     };
-    let parts = Parts { store, engine, edge: edge.clone(), builder, repositories, settings };
+    let parts =
+        Parts { store, engine, edge: edge.clone(), clock: state.clock.clone(), builder, repositories, settings };
     let loft = Arc::new(Loft::new(Arc::new(parts)));
+    tokio::spawn(loft.clone().answer(visited));
     loft.start(state.rebooted).await?;
     let api = Arc::new(Api::new(loft.clone()));
 
@@ -167,6 +172,7 @@ struct State {
     /// Tells this daemon's containers, rules and addresses from those of others on the machine.
     instance: String,
     rebooted: bool,
+    clock: Clock,
     /// Held as long as the daemon runs.
     _lock: Flock<File>,
 }
@@ -195,7 +201,8 @@ impl State {
         if rebooted {
             std::fs::write(&boot_file, boot.trim()).or_failed(failed)?;
         }
-        Ok(Self { dir: dir.to_owned(), instance, rebooted, _lock: lock })
+        let clock = Clock::open(&dir.join("clock"), boot.trim()).or_failed(failed)?;
+        Ok(Self { dir: dir.to_owned(), instance, rebooted, clock, _lock: lock })
     }
 
     fn subdirectory(&self, name: &str) -> Result<PathBuf> {

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod build;
 pub mod cli;
+pub mod clock;
 pub mod command;
 pub mod conductor;
 pub mod config;

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flyloft_core::host::HostName;
-use flyloft_core::lifecycle::{Event, Runs, State, Timestamp};
+use flyloft_core::lifecycle::{Event, Runs, State};
 use flyloft_core::name::{EnvRef, Origin};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 
 use crate::conductor::{self, Conductor};
 use crate::deploy::spec;
-use crate::edge::{Route, Target};
+use crate::edge::{Route, Target, Visit};
 use crate::engine::Observed;
 use crate::error::{Error, OrFailed, Result};
 use crate::follow;
@@ -45,12 +45,24 @@ impl Loft {
                 }
             };
             conductor.tell(Event::DaemonStarted { rebooted }).await.ok();
-            // Visits do not wake anything yet, so what ran before the reboot is started again.
-            if rebooted && was_awake(&env) {
-                conductor.tell(Event::Wake).await.ok();
-            }
         }
         self.reconcile().await
+    }
+
+    /// Wakes what is visited, for as long as there is an edge.
+    pub async fn answer(self: Arc<Self>, mut visits: mpsc::UnboundedReceiver<Visit>) {
+        while let Some(Visit { env, by }) = visits.recv().await {
+            let known = self.conductors.lock().await.values().find(|conductor| conductor.env() == &env).cloned();
+            let visited = match known {
+                Some(conductor) => Ok(conductor),
+                // The edge listens before everything is taken up.
+                None => self.find(&env).await.map(|(_, conductor)| conductor),
+            };
+            match visited {
+                Ok(conductor) => conductor.visit(by).await,
+                Err(error) => tracing::debug!(%env, %error, "a visit to what is not there"),
+            }
+        }
     }
 
     pub async fn reconcile_for_ever(&self) {
@@ -116,7 +128,7 @@ impl Loft {
         let failed = || format!("failed to make environment `{name}`");
         let host = HostName::of(name, &self.parts.settings.domain);
         loop {
-            let state = State::new(Timestamp(store::now() as u64));
+            let state = State::new(self.parts.clock.now());
             let state = serde_json::to_string(&state).or_failed(failed)?;
             let made = self.parts.store.ensure_environment(name, host.as_str(), origin, &state, store::now()).await;
             let env = made.or_failed(failed)?.map_err(|taken| collision(name, host.as_str(), &taken))?;
@@ -145,13 +157,14 @@ impl Loft {
     }
 }
 
-/// Where each host name leads, as the last daemon left it. What is not so any more is put right by [`Loft::start`].
-pub async fn routes(store: &Store) -> Result<Vec<(String, Route)>> {
+/// Where each host name leads, as the last daemon left it, or if the machine has started since: nothing runs then. What
+/// is not so any more is put right by [`Loft::start`].
+pub async fn routes(store: &Store, rebooted: bool) -> Result<Vec<(String, Route)>> {
     let envs = store.environments(None).await.or_failed(|| "failed to list environments")?;
     let route = |env: EnvRow| {
-        let target = match env.live.as_ref().and_then(|live| live.upstream).filter(|_| was_awake(&env)) {
+        let target = match env.live.as_ref().and_then(|live| live.upstream).filter(|_| !rebooted && was_awake(&env)) {
             Some(upstream) => Target::Upstream(upstream),
-            None => Target::Unavailable { why: not_running(&env) },
+            None => conductor::closed(&state_of(&env)),
         };
         (env.host, Route { env: env.name, target })
     };
@@ -183,14 +196,13 @@ fn collision(name: &EnvRef, host: &str, taken: &EnvRow) -> Error {
         .hint("rename the branch, or destroy the other environment first")
 }
 
-fn not_running(env: &EnvRow) -> String {
-    let state = serde_json::from_str(&env.state).unwrap_or(State::Destroyed { ending: None });
-    conductor::closed(&state)
+/// What cannot be read is as good as gone.
+fn state_of(env: &EnvRow) -> State {
+    serde_json::from_str(&env.state).unwrap_or(State::Destroyed { ending: None })
 }
 
 fn was_awake(env: &EnvRow) -> bool {
-    let state = serde_json::from_str(&env.state);
-    matches!(state, Ok(State::Live(live)) if matches!(live.runs, Runs::Awake { .. } | Runs::Waking { .. }))
+    matches!(state_of(env), State::Live(live) if matches!(live.runs, Runs::Awake { .. }))
 }
 
 #[cfg(test)]

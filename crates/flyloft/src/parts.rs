@@ -7,6 +7,7 @@ use flyloft_core::name::{AppName, ReleaseNumber};
 use flyloft_core::policy::{Limits, Policy};
 
 use crate::build::Builder;
+use crate::clock::Clock;
 use crate::config;
 use crate::edge::SharedEdge;
 use crate::engine::SharedEngine;
@@ -18,6 +19,7 @@ pub struct Parts {
     pub store: Store,
     pub engine: SharedEngine,
     pub edge: SharedEdge,
+    pub clock: Clock,
     pub builder: Builder,
     pub repositories: Repositories,
     pub settings: Settings,

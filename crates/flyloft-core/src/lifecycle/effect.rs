@@ -37,7 +37,8 @@ pub enum Effect {
     /// The edge forgets the host name.
     Unroute,
 
-    /// Freeze the container, when no request is under way to it any more. A `Thaw` that comes meanwhile follows it.
+    /// Freeze the container, when no request is under way to it any more. A `Thaw` that comes meanwhile takes its place,
+    /// or follows it. Ends as `SleepFailed` if it cannot be done, and with no event if it is.
     Freeze { release: ReleaseNumber },
     /// Push the frozen container's memory out. Without swap there is nothing to do, which is no failure.
     Offload { release: ReleaseNumber, depth: Depth },

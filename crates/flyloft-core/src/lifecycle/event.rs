@@ -27,6 +27,8 @@ pub enum Event {
     WakeFailed { release: ReleaseNumber },
     /// `flyloft sleep [--deep]`, or room is needed for another.
     Sleep { depth: Depth },
+    /// The kernel cannot hold it where it is: it runs on.
+    SleepFailed { release: ReleaseNumber },
     /// `flyloft off`.
     Off,
     /// `flyloft restart`.
@@ -68,6 +70,34 @@ pub enum Found {
     Over(Excess),
 }
 
+impl Event {
+    /// Whether somebody was told what comes of it. What runs, a power cut ends in any case.
+    pub fn outlives_a_power_cut(&self) -> bool {
+        match self {
+            Event::Deploy { .. }
+            | Event::DeploySucceeded { .. }
+            | Event::DeployFailed { .. }
+            | Event::Off
+            | Event::Restart
+            | Event::Pin
+            | Event::Unpin
+            | Event::Extend { .. }
+            | Event::Clock
+            | Event::SourceGone
+            | Event::Destroy
+            | Event::DaemonStarted { .. } => true,
+            Event::Wake
+            | Event::Woke { .. }
+            | Event::WakeFailed { .. }
+            | Event::Sleep { .. }
+            | Event::SleepFailed { .. }
+            | Event::Died { .. }
+            | Event::Used { .. }
+            | Event::Found(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -79,6 +109,7 @@ impl fmt::Display for Event {
             Event::WakeFailed { release } => write!(f, "{release} failed to wake"),
             Event::Sleep { depth: Depth::Shallow } => f.write_str("sleep"),
             Event::Sleep { depth: Depth::Deep } => f.write_str("sleep deep"),
+            Event::SleepFailed { release } => write!(f, "{release} failed to sleep"),
             Event::Off => f.write_str("off"),
             Event::Restart => f.write_str("restart"),
             Event::Died { release } => write!(f, "{release} died"),

@@ -76,6 +76,7 @@ fn all_events() -> Vec<(String, u64, Event)> {
         Event::WakeFailed { release: v(1) },
         Event::Sleep { depth: Depth::Shallow },
         Event::Sleep { depth: Depth::Deep },
+        Event::SleepFailed { release: v(1) },
         Event::Off,
         Event::Restart,
         Event::Died { release: v(1) },
@@ -175,7 +176,8 @@ fn a_wake_that_fails_leaves_it_stopped_until_somebody_asks_again() {
     let (state, effects) = done(&state, Event::Wake, 2);
     assert_eq!(effects, [Effect::Start { release: v(1) }]);
     let (state, effects) = done(&state, Event::WakeFailed { release: v(1) }, 3);
-    assert_eq!((state.to_string().as_str(), effects), ("off v1 (crashed)", vec![Effect::Stop { release: v(1) }]));
+    let expected = vec![Effect::Hold, Effect::Stop { release: v(1) }];
+    assert_eq!((state.to_string().as_str(), effects), ("off v1 (crashed)", expected), "who waits is told");
     let (_, effects) = done(&state, Event::Wake, 4);
     assert_eq!(effects, [Effect::Start { release: v(1) }]);
 }
@@ -248,6 +250,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         3 => release.clone().prop_map(|release| Event::DeployFailed { release }),
         2 => release.clone().prop_map(|release| Event::Woke { release }),
         1 => release.clone().prop_map(|release| Event::WakeFailed { release }),
+        1 => release.clone().prop_map(|release| Event::SleepFailed { release }),
         1 => release.prop_map(|release| Event::Died { release }),
         2 => Just(Event::Wake),
         1 => prop::sample::select(vec![Depth::Shallow, Depth::Deep]).prop_map(|depth| Event::Sleep { depth }),

@@ -24,11 +24,14 @@ impl Api {
 
     async fn exec(&self, call: &mut Call<'_>, name: EnvRef, argv: Vec<String>) -> Result<Ending> {
         call.must_use(&name.app)?;
-        let (row, _) = self.loft.find(&name).await?;
+        let (row, conductor) = self.loft.find(&name).await?;
         let live = row
             .live
             .as_ref()
             .ok_or_else(|| Error::conflict(format!("nothing of `{name}` runs yet")).hint("push to it first"))?;
+        let _in_use = conductor.begin_use();
+        conductor.wake(call.by()).await?;
+        super::life::awake(&name, &conductor).await?;
         let mut env = BTreeMap::from([("DYNO".to_owned(), "run.1".to_owned())]);
         let terminal = call.io.terminal.clone();
         if let Some(terminal) = &terminal {

@@ -10,6 +10,7 @@ mod cooked;
 mod environments;
 mod exec;
 mod keys;
+mod life;
 mod logs;
 mod push;
 mod reply;
@@ -93,6 +94,12 @@ impl Api {
             Command::Run(run) => self.run(call, run).await,
             Command::Shell(one) => self.shell(call, one.env).await,
             Command::Restart(one) => self.restart(call, one.env).await,
+            Command::Sleep(sleep) => self.sleep(call, sleep).await,
+            Command::Wake(one) => self.wake(call, one.env).await,
+            Command::Off(one) => self.off(call, one.env).await,
+            Command::Pin(one) => self.pin(call, one.env).await,
+            Command::Unpin(one) => self.unpin(call, one.env).await,
+            Command::Extend(extend) => self.extend(call, extend).await,
             Command::Scale(scale) => self.scale(call, scale).await,
             Command::Config(config) => self.config(call, config).await,
             Command::Releases(one) => self.releases(call, one.env).await,

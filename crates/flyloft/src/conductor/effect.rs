@@ -6,29 +6,26 @@
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use flyloft_core::lifecycle::{Cause, Effect, Live, Runs, State, WhyOff};
+use flyloft_core::lifecycle::{Cause, Depth, Effect, Runs, State, WhyOff};
 use flyloft_core::name::{EnvRef, Origin, ReleaseNumber};
 use flyloft_core::policy::{Excess, Size};
 use futures_util::FutureExt;
-use time::OffsetDateTime;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
+use super::wake::{self, Call};
 use super::{Accepted, End, Message, Running, Task, cancelled};
-use crate::deploy::{self, Deployed, Job, probe, spec};
+use crate::deploy::{self, Deployed, Job, spec};
 use crate::edge::{Route, Target};
 use crate::engine::{ContainerId, EngineError, Observed};
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::{Parts, Settings};
-use crate::store::{self, EnvRow, EventKind, LiveRow};
-use crate::transcript::Transcript;
+use crate::store::{self, EnvRow, EventKind};
 
 /// How long requests in flight may take on a release that is being retired.
 const DRAIN: Duration = Duration::from_secs(30);
 /// What processes have between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
-
-/// After a reboot many want to start at once. Each has the machine to itself and a few others.
-static WAKES: Semaphore = Semaphore::const_new(4);
 
 /// How a container takes no processor time.
 enum Rest {
@@ -51,16 +48,16 @@ impl Task {
             Effect::SkipDeploy { release, cause } => self.skip_deploy(release, cause).await?,
             Effect::AbandonDeploy { release } => self.abandon_deploy(release).await?,
             Effect::Route { .. } => self.route().await?,
-            Effect::Hold => self.set_route(Target::Unavailable { why: closed(&self.state) }).await?,
+            Effect::Hold => self.set_route(closed(&self.state)).await?,
             Effect::Report { release, excess } => self.report(release, excess).await?,
             Effect::Unroute => {
                 self.parts.edge.remove(&self.env.host).await.or_failed(|| "failed to remove the route")?
             }
-            Effect::Freeze { .. } => self.rest(Rest::Frozen),
-            Effect::Stop { .. } => self.rest(Rest::Stopped),
-            // The engine keeps frozen memory resident so far, which costs memory and breaks nothing.
-            Effect::Offload { .. } => {}
-            Effect::Thaw { release } | Effect::Start { release } => self.wake(release),
+            Effect::Freeze { release } => self.rest(release, Rest::Frozen),
+            Effect::Stop { release } => self.rest(release, Rest::Stopped),
+            Effect::Offload { depth, .. } => self.offload(depth),
+            Effect::Thaw { release } => self.wake(release, true),
+            Effect::Start { release } => self.wake(release, false),
             Effect::Retire { .. } => self.retire().await?,
             // Hooks of `app.json` come with the services that they clean up.
             Effect::Farewell { .. } => {}
@@ -140,38 +137,77 @@ impl Task {
         told.await.or_failed(|| format!("failed to record that {release} was stopped"))
     }
 
-    /// Lets the requests to what serves end, and then has it rest.
-    fn rest(&self, rest: Rest) {
-        let Some(LiveRow { container, upstream, .. }) = self.env.live.clone() else { return };
-        let parts = self.parts.clone();
+    /// Lets the requests to what serves end, and then has it rest. Whoever comes before that keeps it awake.
+    fn rest(&mut self, release: ReleaseNumber, rest: Rest) {
+        let (Some(live), Some(myself)) = (self.env.live.clone(), self.myself.upgrade()) else { return };
+        let (parts, disturbed) = (self.parts.clone(), CancellationToken::new());
+        self.disturb = disturbed.clone();
         self.hands.give(async move {
-            if let Some(upstream) = upstream {
-                parts.edge.drained(upstream, DRAIN).await;
+            if let Some(upstream) = live.upstream {
+                tokio::select! {
+                    _ = parts.edge.drained(upstream, DRAIN) => {}
+                    () = disturbed.cancelled() => return,
+                }
             }
             let rested = match rest {
-                Rest::Frozen => parts.engine.freeze(&container).await,
-                Rest::Stopped => parts.engine.stop(&container, GRACE).await,
+                _ if disturbed.is_cancelled() => return,
+                Rest::Frozen => parts.engine.freeze(&live.container).await,
+                Rest::Stopped => parts.engine.stop(&live.container, GRACE).await,
             };
             match rested {
                 // It is being destroyed, or a newer release has taken its place.
                 Ok(()) | Err(EngineError::NoContainer(_)) => {}
-                Err(error) => tracing::warn!(%container, %error, "failed to have a container rest"),
+                Err(error) => {
+                    tracing::warn!(container = %live.container, %error, "failed to have a container rest");
+                    if let Rest::Frozen = rest {
+                        let end = End::Restless { release, why: error.to_string() };
+                        let _ = myself.send(Message::Ended { end, heard: oneshot::channel().0 }).await;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Moves the memory of what is frozen out of the way, until somebody comes.
+    fn offload(&mut self, depth: Depth) {
+        let Some(live) = self.env.live.clone() else { return };
+        let (parts, env, disturbed) = (self.parts.clone(), self.env.name.clone(), self.disturb.clone());
+        self.hands.give(async move {
+            if disturbed.is_cancelled() {
+                return;
+            }
+            let offloaded = tokio::select! {
+                offloaded = parts.engine.offload(&live.container, depth) => offloaded,
+                () = disturbed.cancelled() => return,
+            };
+            match offloaded {
+                Ok(held) => tracing::debug!(%env, ?held, "asleep"),
+                Err(EngineError::NoContainer(_) | EngineError::NotFrozen(_) | EngineError::NotRunning(_)) => {}
+                // It sleeps all the same.
+                Err(error) => tracing::warn!(%env, %error, "failed to move memory out of the way"),
             }
         });
     }
 
     /// Wakes what serves. The conductor hears of the end by a message.
-    fn wake(&self, release: ReleaseNumber) {
+    fn wake(&mut self, release: ReleaseNumber, frozen: bool) {
         let (Some(live), Some(myself)) = (self.env.live.clone(), self.myself.upgrade()) else { return };
         let (parts, env) = (self.parts.clone(), self.env.clone());
+        let call = self.call.take().unwrap_or_else(|| Call::new("flyloft", Runs::None));
         self.hands.give(async move {
-            let woken = AssertUnwindSafe(wake(&parts, &env, live)).catch_unwind().await;
-            let woken = woken.unwrap_or_else(|_| Err(Error::failed("the wake failed in a way that is a bug")));
-            if let Err(error) = &woken {
-                tracing::warn!(env = %env.name, %error, "failed to wake");
-            }
-            let end = End::Woke { release, live: woken.ok() };
+            let woken = AssertUnwindSafe(wake::wake(&parts, &env, live, frozen, call)).catch_unwind().await;
+            let (live, wake) = match woken {
+                Ok(woken) => (woken.live, Some(woken.wake)),
+                Err(_) => (Err(Error::failed("the wake failed in a way that is a bug")), None),
+            };
+            let live = live.inspect_err(|error| tracing::warn!(env = %env.name, %error, "failed to wake")).ok();
+            let end = End::Woke { release, live };
             let _ = myself.send(Message::Ended { end, heard: oneshot::channel().0 }).await;
+            if let Some(wake) = wake
+                && let Err(error) = parts.store.add_wake(env.id, wake).await
+            {
+                tracing::warn!(env = %env.name, %error, "failed to record a wake");
+            }
         });
     }
 
@@ -233,13 +269,20 @@ impl Task {
     }
 }
 
-/// What a visitor reads whose request nobody answers.
-pub fn closed(state: &State) -> String {
-    match state {
-        State::Live(Live { runs: Runs::Off { why: WhyOff::Over(excess), .. }, .. }) => {
-            format!("This environment was stopped: {excess}.")
+/// What becomes of a visit to what does not serve now.
+pub fn closed(state: &State) -> Target {
+    let State::Live(live) = state else { return Target::Unavailable { why: "It is being destroyed.".to_owned() } };
+    match live.runs {
+        Runs::None => Target::Unavailable { why: "Nothing has been deployed yet.".to_owned() },
+        Runs::Off { why: WhyOff::Over(excess), .. } => {
+            Target::Unavailable { why: format!("This environment was stopped: {excess}.") }
         }
-        _ => "This environment is not running.".to_owned(),
+        Runs::Off { why: WhyOff::Crashed, .. } => {
+            Target::Held { failure: Some("It ended, or did not answer when it was woken.".to_owned()) }
+        }
+        Runs::Awake { .. } | Runs::Asleep { .. } | Runs::Off { .. } | Runs::Waking { .. } => {
+            Target::Held { failure: None }
+        }
     }
 }
 
@@ -286,27 +329,4 @@ async fn remove_container(parts: &Parts, id: &ContainerId) -> Result<()> {
         stopped => stopped.or_failed(|| format!("failed to stop `{id}`"))?,
     }
     parts.engine.remove(id).await.or_failed(|| format!("failed to remove `{id}`"))
-}
-
-/// Thaws or starts what serves, makes it anew if it is gone, and waits until it answers.
-async fn wake(parts: &Parts, env: &EnvRow, live: LiveRow) -> Result<LiveRow> {
-    let failed = || format!("failed to wake `{}`", env.name);
-    let release = parts.store.release(env.id, live.release).await.or_failed(failed)?;
-    let release = release.ok_or_else(|| Error::failed(format!("`{}` has no {}", env.name, live.release)))?;
-    let content = release.content.ok_or_else(|| Error::failed(format!("{} was never built", live.release)))?;
-    let version = spec::Version { release: live.release, commit: release.commit.as_ref() };
-    let container = spec::container(parts, env, version, &content, &live.container);
-    match parts.engine.create(&container).await {
-        // The server's configuration has changed since; what was deployed then goes on as it is.
-        Ok(_) | Err(EngineError::Exists(_)) => {}
-        Err(error) => return Err(Error::because(failed(), error)),
-    }
-    let _turn = WAKES.acquire().await.or_failed(failed)?;
-    let at = OffsetDateTime::now_utc();
-    // After a reboot it is stopped, asleep it is frozen; each verb leaves alone what the other is for.
-    parts.engine.start(&live.container).await.or_failed(failed)?;
-    parts.engine.thaw(&live.container).await.or_failed(failed)?;
-    let started = probe::Started { env, content: &content, container: &live.container, at };
-    let upstream = probe::probe(parts, started, &Transcript::discard()).await?;
-    Ok(LiveRow { upstream, ..live })
 }

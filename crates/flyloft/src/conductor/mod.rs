@@ -14,29 +14,32 @@
 //! wake, letting requests end) goes on beside it, and its end comes back as a message.
 
 mod effect;
+mod handle;
 mod hands;
+mod ladder;
+mod uses;
+mod wake;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 
-use flyloft_core::lifecycle::{self, Answer, Cause, Deploying, Event, Found, Refusal, Runs, State, Timestamp};
+use flyloft_core::lifecycle::{self, Answer, Cause, Deploying, Event, Found, Refusal, Runs, State};
 use flyloft_core::name::{EnvRef, ReleaseNumber};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 pub use self::effect::{closed, remedy};
+pub use self::handle::Conductor;
 use self::hands::Hands;
+use self::uses::Uses;
+use self::wake::Call;
 use crate::deploy::{Deployed, Job, Work};
 use crate::engine::{ContainerId, ContainerState, Observed};
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
-use crate::store::{self, EnvRow, LiveRow, NewRelease};
+use crate::store::{self, EnvRow, EventKind, LiveRow, NewRelease};
 use crate::transcript::{Reading, Transcript};
-
-/// A way to reach an environment's conductor.
-#[derive(Clone)]
-pub struct Conductor {
-    mailbox: mpsc::Sender<Message>,
-}
 
 /// A deploy that was accepted.
 pub struct Ticket {
@@ -58,9 +61,18 @@ pub enum Message {
         work: Box<Work>,
         answer: oneshot::Sender<Result<Ticket>>,
     },
+    /// Somebody or something wants it awake.
+    Wake {
+        by: String,
+        answer: Option<oneshot::Sender<Result<Told>>>,
+    },
     Event {
         event: Event,
         answer: oneshot::Sender<Result<Told>>,
+    },
+    /// Answered when what takes time with the container that serves has come to its end.
+    AtRest {
+        answer: oneshot::Sender<()>,
     },
     Reconcile {
         observed: Vec<Observed>,
@@ -89,6 +101,8 @@ pub enum End {
     Failed { release: ReleaseNumber, why: String, unwanted: bool },
     /// A wake: what was thawed or started answers now, or was given up.
     Woke { release: ReleaseNumber, live: Option<LiveRow> },
+    /// A sleep that could not be.
+    Restless { release: ReleaseNumber, why: String },
 }
 
 impl Conductor {
@@ -96,61 +110,30 @@ impl Conductor {
         let state =
             serde_json::from_str(&env.state).or_failed(|| format!("failed to read the state of `{}`", env.name))?;
         let (mailbox, inbox) = mpsc::channel(64);
+        let (seen, watching) = watch::channel(State::clone(&state));
+        let uses = Uses::new(parts.clock.clone());
+        let name = env.name.clone();
         let task = Task {
             parts,
             env,
             state,
+            seen,
             jobs: BTreeMap::new(),
             running: None,
             previous: None,
             retiring: Arc::default(),
             hands: Hands::default(),
+            disturb: CancellationToken::new(),
+            call: None,
+            uses: uses.clone(),
+            rested: Instant::now(),
             unrecorded: Vec::new(),
             removed: false,
             transcript: None,
             myself: mailbox.downgrade(),
         };
         tokio::spawn(task.run(inbox));
-        Ok(Self { mailbox })
-    }
-
-    /// Whether the environment, and so the conductor, is gone.
-    pub fn is_gone(&self) -> bool {
-        self.mailbox.is_closed()
-    }
-
-    /// Comes back when the environment is gone.
-    pub async fn gone(&self) {
-        self.mailbox.closed().await;
-    }
-
-    pub async fn deploy(&self, work: Work) -> Result<Ticket> {
-        let (answer, wait) = oneshot::channel();
-        self.ask(Message::Deploy { work: Box::new(work), answer }, wait).await?
-    }
-
-    pub async fn tell(&self, event: Event) -> Result<Told> {
-        let (answer, wait) = oneshot::channel();
-        self.ask(Message::Event { event, answer }, wait).await?
-    }
-
-    /// What the newest deploy says, if this daemon has begun it.
-    pub async fn transcript(&self) -> Result<Option<Reading>> {
-        let (answer, wait) = oneshot::channel();
-        self.ask(Message::Transcript { answer }, wait).await
-    }
-
-    /// Hands over what the engine has of this environment, to be compared with what should be.
-    pub async fn reconcile(&self, observed: Vec<Observed>) {
-        // One that is gone has nothing to compare.
-        let _ = self.mailbox.send(Message::Reconcile { observed }).await;
-    }
-
-    async fn ask<T>(&self, message: Message, wait: oneshot::Receiver<T>) -> Result<T> {
-        let gone =
-            || Error::not_found("the environment has just been destroyed").hint("push again if it is to be made anew");
-        self.mailbox.send(message).await.map_err(|_| gone())?;
-        wait.await.map_err(|_| gone())
+        Ok(Self { env: name, mailbox, state: watching, uses })
     }
 }
 
@@ -158,6 +141,8 @@ struct Task {
     parts: Arc<Parts>,
     env: EnvRow,
     state: State,
+    /// The same, for everybody to see.
+    seen: watch::Sender<State>,
     /// Deploys that were accepted and have not begun.
     jobs: BTreeMap<ReleaseNumber, Accepted>,
     running: Option<Running>,
@@ -166,6 +151,13 @@ struct Task {
     /// Containers that are being drained.
     retiring: Arc<Mutex<HashSet<ContainerId>>>,
     hands: Hands,
+    /// Cancelled to keep what is about to rest from it.
+    disturb: CancellationToken,
+    /// Who woke it, until that has begun.
+    call: Option<Call>,
+    uses: Uses,
+    /// Time is looked at again only after this.
+    rested: Instant,
     /// What has ended while the store could not take it.
     unrecorded: Vec<End>,
     removed: bool,
@@ -187,8 +179,15 @@ struct Running {
 impl Task {
     async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
         while !self.removed {
-            let Some(message) = inbox.recv().await else { return };
-            self.take(message).await;
+            let due = self.due();
+            tokio::select! {
+                biased;
+                message = inbox.recv() => match message {
+                    Some(message) => self.take(message).await,
+                    None => return,
+                },
+                () = tokio::time::sleep_until(due) => self.tick().await,
+            }
         }
     }
 
@@ -204,10 +203,20 @@ impl Task {
             Message::Deploy { work, answer } => {
                 let _ = answer.send(self.accept(*work).await);
             }
+            Message::Wake { by, answer } => {
+                let told = self.wake_for(by).await;
+                let told = told.and_then(|told| told.map_err(|refusal| self.refused(refusal)));
+                if let Some(answer) = answer {
+                    let _ = answer.send(told);
+                }
+            }
             Message::Event { event, answer } => {
                 let told = self.step(&event, None).await;
                 let _ = answer.send(told.and_then(|told| told.map_err(|refusal| self.refused(refusal))));
             }
+            Message::AtRest { answer } => self.hands.give(async move {
+                let _ = answer.send(());
+            }),
             Message::Reconcile { observed } => {
                 if let Err(error) = self.reconcile(&observed).await {
                     tracing::warn!(env = %self.env.name, %error, "failed to reconcile");
@@ -246,6 +255,16 @@ impl Task {
                 let release = *release;
                 let event = if live.is_some() { Event::Woke { release } } else { Event::WakeFailed { release } };
                 self.step(&event, live.as_ref()).await.map(drop)
+            }
+            End::Restless { release, why } => {
+                let EnvRef { app, env } = &self.env.name;
+                let text = format!("{release} stays awake: {why}");
+                let told =
+                    self.parts.store.tell(app, Some(env), EventKind::SleepFailed, "flyloft", &text, store::now());
+                if let Err(error) = told.await {
+                    tracing::warn!(env = %self.env.name, %error, "failed to record an event");
+                }
+                self.step(&Event::SleepFailed { release: *release }, None).await.map(drop)
             }
         };
         if let Err(error) = recorded {
@@ -323,8 +342,9 @@ impl Task {
 
     /// Decides, persists, acts. `live` is what serves from now on if the event comes to that.
     async fn step(&mut self, event: &Event, live: Option<&LiveRow>) -> Result<Result<Told, Refusal>> {
-        let now = Timestamp(store::now() as u64);
-        let (state, effects) = match lifecycle::step(&self.state, event, now, &self.parts.settings.policy) {
+        let now = self.parts.clock.now();
+        let decided = lifecycle::step(&self.state, event, now, self.policy());
+        let (state, effects) = match decided {
             Ok(Answer::Done(state, effects)) => (state, effects),
             Ok(Answer::AlreadySo) => return Ok(Ok(Told::AlreadySo)),
             Err(refusal) => return Ok(Err(refusal)),
@@ -334,9 +354,13 @@ impl Task {
         // A start of the daemon changes nothing for most.
         if state != self.state || live.is_some() {
             let text = serde_json::to_string(&state).or_failed(|| "failed to write a state")?;
-            let recorded = self.parts.store.set_state(self.env.id, &text, live, store::now()).await;
+            let recorded = match event.outlives_a_power_cut() || live.is_some() {
+                true => self.parts.store.set_state(self.env.id, &text, live, store::now()).await,
+                false => self.parts.store.note_state(self.env.id, &text).await,
+            };
             recorded.or_failed(|| format!("failed to record the state of `{}`", self.env.name))?;
         }
+        self.seen.send_replace(state.clone());
         self.state = state;
         if let Some(live) = live {
             crate::fault::point("route.stored");
@@ -349,7 +373,7 @@ impl Task {
     }
 
     async fn reconcile(&mut self, observed: &[Observed]) -> Result<()> {
-        if let State::Destroyed { .. } = self.state {
+        if matches!(self.state, State::Destroyed { .. }) {
             // Its removal did not come to its end: it is taken up as after a restart.
             self.step(&Event::DaemonStarted { rebooted: false }, None).await?.ok();
             return Ok(());
@@ -436,3 +460,6 @@ pub fn cancelled(env: &EnvRow, cause: Cause) -> Error {
         Cause::Destroyed => Error::conflict(format!("`{}` was destroyed meanwhile", env.name)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,9 +53,8 @@ pub struct Started<'a> {
 pub async fn probe(parts: &Parts, started: Started<'_>, transcript: &Transcript) -> Result<Option<SocketAddr>> {
     let Started { env, content, container, at } = started;
     let failed = || format!("failed to look into the container of `{}`", env.name);
-    let observed = parts.engine.observe().await.or_failed(failed)?;
-    let addresses = observed.into_iter().find(|found| found.id == *container).map(|found| found.addresses);
-    let addresses = addresses.ok_or_else(|| Error::failed(format!("the container of `{}` is gone", env.name)))?;
+    let found = parts.engine.find(container).await.or_failed(failed)?.map(|found| found.addresses);
+    let addresses = found.ok_or_else(|| Error::failed(format!("the container of `{}` is gone", env.name)))?;
     let has_web = spec::counts(content, &env.formation).any(|(name, _, count)| name == "web" && count > 0);
     let mut output = Output::follow(parts, container, at).await.or_failed(failed)?;
     if !has_web {

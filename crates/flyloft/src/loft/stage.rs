@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::Loft;
 use crate::build::Builder;
+use crate::clock::Clock;
 use crate::conductor::Conductor;
 use crate::config;
 use crate::deploy::{Again, Deployed, Source, Work};
@@ -74,11 +75,20 @@ pub struct Stage {
 
 impl Stage {
     pub async fn new() -> Self {
-        Self::keeping(config::Disk::default()).await
+        Self::with(config::Disk::default(), Policy::default()).await
     }
 
     /// One that keeps so much.
     pub async fn keeping(disk: config::Disk) -> Self {
+        Self::with(disk, Policy::default()).await
+    }
+
+    /// One where time does this.
+    pub async fn under(policy: Policy) -> Self {
+        Self::with(config::Disk::default(), policy).await
+    }
+
+    async fn with(disk: config::Disk, policy: Policy) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (fake, engine) = fake::shared();
         fake.listen(vec![web_server().await]);
@@ -91,6 +101,7 @@ impl Stage {
         let parts = Parts {
             store: Store::open(&dir.path().join("store.db")).unwrap(),
             edge: door.clone(),
+            clock: Clock::of_the_wall(),
             builder: Builder::new(engine.clone(), config::Build::default()),
             engine,
             repositories: Repositories::open(&dir.path().join("repos"), user, SourceLimits::default())
@@ -100,7 +111,7 @@ impl Stage {
                 domain: Domain::parse("localhost").unwrap(),
                 port: None,
                 limits: Limits::default(),
-                policy: Policy::default(),
+                policy,
                 disk,
                 transcripts: dir.path().join("transcripts"),
             },

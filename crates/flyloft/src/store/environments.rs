@@ -117,13 +117,19 @@ impl Store {
     pub async fn set_state(&self, id: EnvId, state: &str, live: Option<&LiveRow>, now: i64) -> Result<(), StoreError> {
         let (state, live) = (state.to_owned(), live.cloned());
         self.call(move |t| {
-            t.execute("UPDATE environments SET state = ?2 WHERE id = ?1", params![id.0, state])?;
+            set_state(t, id, &state)?;
             if let Some(live) = live {
                 set_live(t, id, live, now)?;
             }
             Ok(())
         })
         .await
+    }
+
+    /// The same for a state that a power cut ends anyway, such as to be awake: nobody waits for the disk.
+    pub async fn note_state(&self, id: EnvId, state: &str) -> Result<(), StoreError> {
+        let state = state.to_owned();
+        self.note(move |t| set_state(t, id, &state)).await
     }
 
     pub async fn set_formation(&self, id: EnvId, formation: &BTreeMap<String, u32>) -> Result<(), StoreError> {
@@ -153,6 +159,11 @@ impl Store {
         })
         .await
     }
+}
+
+fn set_state(t: &Transaction, id: EnvId, state: &str) -> Result<(), StoreError> {
+    t.execute("UPDATE environments SET state = ?2 WHERE id = ?1", params![id.0, state])?;
+    Ok(())
 }
 
 fn set_live(t: &Transaction, id: EnvId, live: LiveRow, now: i64) -> Result<(), StoreError> {

@@ -14,6 +14,7 @@ mod follows;
 mod keys;
 mod releases;
 mod variables;
+mod wakes;
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -32,10 +33,12 @@ pub use events::{EventKind, EventRow};
 pub use follows::{FollowRow, MissingRow};
 pub use keys::KeyRow;
 pub use releases::{Content, NewRelease, ReleaseRow, ReleaseStatus, StepRow};
+pub use wakes::WakeRow;
 
 /// What makes each version of the schema out of the one before it, the first out of an empty file. What has been
 /// released is never changed: a change is one more at the end.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/1.sql"), include_str!("migrations/2.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("migrations/1.sql"), include_str!("migrations/2.sql"), include_str!("migrations/3.sql")];
 
 /// The version of the schema that this program writes.
 const VERSION: u32 = MIGRATIONS.len() as u32;

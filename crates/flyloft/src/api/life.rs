@@ -1,0 +1,106 @@
+//! `flyloft sleep`, `wake`, `off`, `pin`, `unpin` and `extend`: steps on the ladder that people take by hand.
+
+use std::time::Duration;
+
+use flyloft_core::lifecycle::{Depth, Event, Runs, State};
+use flyloft_core::name::EnvRef;
+
+use super::reply::done;
+use super::{Api, Call, Ending};
+use crate::command::{Extend, Sleep};
+use crate::conductor::{Conductor, Told};
+use crate::error::{Error, Result};
+
+/// How much longer an environment is kept that is extended without saying for how long.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+impl Api {
+    pub(super) async fn sleep(&self, call: &mut Call<'_>, sleep: Sleep) -> Result<Ending> {
+        let name = sleep.env;
+        let conductor = self.theirs(call, &name).await?;
+        let depth = if sleep.deep { Depth::Deep } else { Depth::Shallow };
+        let told = conductor.tell(Event::Sleep { depth }).await?;
+        conductor.at_rest().await?;
+        match (runs(&conductor), told) {
+            (Some(Runs::Asleep { .. }), Told::Done) => Ok(done(format!("`{name}` is asleep")).into()),
+            (Some(Runs::Asleep { .. }), Told::AlreadySo) => Ok(done(format!("`{name}` is asleep already")).into()),
+            _ => Err(Error::conflict(format!("`{name}` is awake: somebody came, or it cannot be frozen now"))
+                .hint(format!("`flyloft events {name}` says more"))),
+        }
+    }
+
+    pub(super) async fn wake(&self, call: &mut Call<'_>, name: EnvRef) -> Result<Ending> {
+        let conductor = self.theirs(call, &name).await?;
+        let text = match conductor.wake(call.by()).await? {
+            Told::Done => format!("`{name}` is awake"),
+            Told::AlreadySo => format!("`{name}` is awake already"),
+        };
+        awake(&name, &conductor).await?;
+        Ok(done(text).into())
+    }
+
+    pub(super) async fn off(&self, call: &mut Call<'_>, name: EnvRef) -> Result<Ending> {
+        let conductor = self.theirs(call, &name).await?;
+        let told = conductor.tell(Event::Off).await?;
+        conductor.at_rest().await?;
+        Ok(said(told, &name, "is off").into())
+    }
+
+    pub(super) async fn pin(&self, call: &mut Call<'_>, name: EnvRef) -> Result<Ending> {
+        let conductor = self.theirs(call, &name).await?;
+        Ok(said(conductor.tell(Event::Pin).await?, &name, "is pinned").into())
+    }
+
+    pub(super) async fn unpin(&self, call: &mut Call<'_>, name: EnvRef) -> Result<Ending> {
+        let conductor = self.theirs(call, &name).await?;
+        Ok(said(conductor.tell(Event::Unpin).await?, &name, "is not pinned").into())
+    }
+
+    pub(super) async fn extend(&self, call: &mut Call<'_>, extend: Extend) -> Result<Ending> {
+        let name = extend.env;
+        let conductor = self.theirs(call, &name).await?;
+        let more = match extend.by {
+            None => DAY,
+            Some(span) => span.0.filter(|span| !span.is_zero()).ok_or_else(|| {
+                Error::usage("an environment is extended by a span of time such as `2d`")
+                    .hint(format!("`flyloft pin {name}` keeps it for good"))
+            })?,
+        };
+        let until = self.loft.parts.clock.now().plus(more);
+        let text = format!("is kept for {} more", flyloft_core::policy::Span(Some(more)));
+        match conductor.tell(Event::Extend { until }).await? {
+            Told::Done => Ok(done(format!("`{name}` {text}")).into()),
+            Told::AlreadySo => Ok(done(format!("`{name}` is kept for longer than that already")).into()),
+        }
+    }
+
+    /// The conductor of an environment that the caller may command.
+    async fn theirs(&self, call: &mut Call<'_>, name: &EnvRef) -> Result<Conductor> {
+        call.must_use(&name.app)?;
+        Ok(self.loft.find(name).await?.1)
+    }
+}
+
+/// Waits until it answers, or has failed to.
+pub(super) async fn awake(name: &EnvRef, conductor: &Conductor) -> Result<()> {
+    match conductor.settled().await {
+        State::Live(live) if matches!(live.runs, Runs::Awake { .. }) => Ok(()),
+        State::Live(_) => Err(Error::failed(format!("`{name}` did not wake up"))
+            .hint(format!("`flyloft logs {name}` shows what its processes printed"))),
+        State::Destroyed { .. } => Err(Error::not_found(format!("`{name}` has just been destroyed"))),
+    }
+}
+
+fn runs(conductor: &Conductor) -> Option<Runs> {
+    match conductor.state() {
+        State::Live(live) => Some(live.runs),
+        State::Destroyed { .. } => None,
+    }
+}
+
+fn said(told: Told, name: &EnvRef, what: &str) -> super::reply::Done {
+    match told {
+        Told::Done => done(format!("`{name}` {what}")),
+        Told::AlreadySo => done(format!("`{name}` {what} already")),
+    }
+}

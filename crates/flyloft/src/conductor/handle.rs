@@ -1,0 +1,106 @@
+//! How everybody else reaches an environment's conductor.
+
+use flyloft_core::lifecycle::{Event, Runs, State};
+use flyloft_core::name::EnvRef;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::uses::{InUse, Uses};
+use super::{Message, Ticket, Told};
+use crate::deploy::Work;
+use crate::engine::Observed;
+use crate::error::{Error, Result};
+use crate::transcript::Reading;
+
+/// A way to reach an environment's conductor.
+#[derive(Clone)]
+pub struct Conductor {
+    pub(super) env: EnvRef,
+    pub(super) mailbox: mpsc::Sender<Message>,
+    pub(super) state: watch::Receiver<State>,
+    pub(super) uses: Uses,
+}
+
+impl Conductor {
+    /// Whether the environment, and so the conductor, is gone.
+    pub fn is_gone(&self) -> bool {
+        self.mailbox.is_closed()
+    }
+
+    /// Comes back when the environment is gone.
+    pub async fn gone(&self) {
+        self.mailbox.closed().await;
+    }
+
+    pub async fn deploy(&self, work: Work) -> Result<Ticket> {
+        let (answer, wait) = oneshot::channel();
+        self.ask(Message::Deploy { work: Box::new(work), answer }, wait).await?
+    }
+
+    pub async fn tell(&self, event: Event) -> Result<Told> {
+        let (answer, wait) = oneshot::channel();
+        self.ask(Message::Event { event, answer }, wait).await?
+    }
+
+    /// Whose it is.
+    pub fn env(&self) -> &EnvRef {
+        &self.env
+    }
+
+    /// Somebody waits at the edge.
+    pub async fn visit(&self, by: String) {
+        // Whoever is gone needs no waking.
+        let _ = self.mailbox.send(Message::Wake { by, answer: None }).await;
+    }
+
+    /// Has it wake, as far as it may.
+    pub async fn wake(&self, by: impl Into<String>) -> Result<Told> {
+        let (answer, wait) = oneshot::channel();
+        self.ask(Message::Wake { by: by.into(), answer: Some(answer) }, wait).await?
+    }
+
+    /// What it is now.
+    pub fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// What it is when it neither wakes nor is gone.
+    pub async fn settled(&self) -> State {
+        let waking = |state: &State| matches!(state, State::Live(live) if matches!(live.runs, Runs::Waking { .. }));
+        match self.state.clone().wait_for(|state| !waking(state)).await {
+            Ok(state) => state.clone(),
+            Err(_) => State::Destroyed { ending: None },
+        }
+    }
+
+    /// Waits until it is as it was told to be, or has failed to.
+    pub async fn at_rest(&self) -> Result<()> {
+        let (answer, wait) = oneshot::channel();
+        self.ask(Message::AtRest { answer }, wait).await?;
+        // What came of it may be a message that is still to be read.
+        self.transcript().await.map(drop)
+    }
+
+    /// Keeps it from falling asleep.
+    pub fn begin_use(&self) -> InUse {
+        self.uses.begin()
+    }
+
+    /// What the newest deploy says, if this daemon has begun it.
+    pub async fn transcript(&self) -> Result<Option<Reading>> {
+        let (answer, wait) = oneshot::channel();
+        self.ask(Message::Transcript { answer }, wait).await
+    }
+
+    /// Hands over what the engine has of this environment, to be compared with what should be.
+    pub async fn reconcile(&self, observed: Vec<Observed>) {
+        // One that is gone has nothing to compare.
+        let _ = self.mailbox.send(Message::Reconcile { observed }).await;
+    }
+
+    async fn ask<T>(&self, message: Message, wait: oneshot::Receiver<T>) -> Result<T> {
+        let gone =
+            || Error::not_found("the environment has just been destroyed").hint("push again if it is to be made anew");
+        self.mailbox.send(message).await.map_err(|_| gone())?;
+        wait.await.map_err(|_| gone())
+    }
+}

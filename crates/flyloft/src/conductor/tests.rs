@@ -1,0 +1,164 @@
+//! Environments on the ladder, with an engine in memory.
+
+use std::time::Duration;
+
+use flyloft_core::lifecycle::{Depth, Event, State, Timestamp};
+use flyloft_core::policy::Policy;
+
+use super::{Conductor, Told};
+use crate::edge::Target;
+use crate::engine::ContainerState;
+use crate::loft::stage::Stage;
+use crate::store::EnvRow;
+
+const HELD: Target = Target::Held { failure: None };
+
+/// Milliseconds.
+fn policy(idle: Option<u64>, ttl: Option<u64>, expire: Option<u64>) -> Policy {
+    let [idle, ttl, expire] = [idle, ttl, expire].map(|span| span.map(Duration::from_millis));
+    Policy { idle, ttl, expire }
+}
+
+async fn deployed(policy: Policy) -> (Stage, EnvRow, Conductor) {
+    let stage = Stage::under(policy).await;
+    stage.deploy().await.unwrap();
+    let (env, conductor) = stage.env().await;
+    (stage, env, conductor)
+}
+
+fn last_used(conductor: &Conductor) -> Timestamp {
+    match conductor.state() {
+        State::Live(live) => live.last_used,
+        State::Destroyed { .. } => panic!("destroyed"),
+    }
+}
+
+impl Stage {
+    async fn is(&self, container: ContainerState) -> bool {
+        self.containers().await.iter().all(|(_, state)| *state == container)
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_uses_goes_down_the_ladder_by_itself() {
+    let (stage, env, conductor) = deployed(policy(Some(50), Some(1_500), Some(3_000))).await;
+    stage.wait_for_state("asleep v1").await;
+    assert_eq!(stage.door.target(&env.host), Some(HELD));
+    stage.wait_until("frozen", async || stage.is(ContainerState::Frozen).await).await;
+    stage.wait_until("offloaded", async || stage.calls("offload") == 1).await;
+    stage.wait_for_state("off v1").await;
+    stage.wait_until("stopped", async || stage.is(ContainerState::Stopped).await).await;
+    conductor.gone().await;
+    assert_eq!(stage.containers().await, []);
+    assert_eq!(stage.door.target(&env.host), None);
+}
+
+#[tokio::test]
+async fn a_visit_wakes_it_once_and_the_wake_is_on_record() {
+    let (stage, env, conductor) = deployed(Policy::default()).await;
+    conductor.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+    conductor.at_rest().await.unwrap();
+    assert!(stage.is(ContainerState::Frozen).await);
+    let starts = stage.calls("start");
+    for _ in 0..3 {
+        conductor.visit("GET /cart".to_owned()).await;
+    }
+    stage.wait_for_state("awake v1").await;
+    assert!(stage.is(ContainerState::Running).await);
+    assert_eq!((stage.calls("thaw"), stage.calls("start")), (1, starts), "it was thawed once, and not started again");
+    assert!(matches!(stage.door.target(&env.host), Some(Target::Upstream(_))));
+    stage.wait_until("a record", async || !stage.store().wakes(env.id).await.unwrap().is_empty()).await;
+    let wakes = stage.store().wakes(env.id).await.unwrap();
+    assert_eq!(wakes.len(), 1);
+    assert_eq!((wakes[0].by.as_str(), wakes[0].was.as_str(), &wakes[0].failure), ("GET /cart", "asleep", &None));
+    assert!(wakes[0].started > Duration::ZERO && wakes[0].total >= wakes[0].queued + wakes[0].started);
+}
+
+#[tokio::test]
+async fn from_off_it_is_started_and_asked_whether_it_answers() {
+    let (stage, env, conductor) = deployed(Policy::default()).await;
+    conductor.tell(Event::Off).await.unwrap();
+    conductor.at_rest().await.unwrap();
+    assert!(stage.is(ContainerState::Stopped).await);
+    assert_eq!(conductor.wake("alice").await.unwrap(), Told::Done);
+    assert_eq!(conductor.settled().await.to_string(), "awake v1");
+    stage.wait_until("a record", async || !stage.store().wakes(env.id).await.unwrap().is_empty()).await;
+    let wake = stage.store().wakes(env.id).await.unwrap().remove(0);
+    assert_eq!((wake.by.as_str(), wake.was.as_str()), ("alice", "off"));
+    assert!(wake.answered > Duration::ZERO);
+}
+
+#[tokio::test]
+async fn who_uses_it_keeps_it_awake() {
+    let (stage, _, conductor) = deployed(policy(Some(50), None, None)).await;
+    *stage.door.unused_for.lock().unwrap() = Some(Duration::ZERO);
+    let mut before = last_used(&conductor);
+    for _ in 0..2 {
+        stage.wait_until("its use is noticed", async || last_used(&conductor) > before).await;
+        assert_eq!(conductor.state().to_string(), "awake v1");
+        before = last_used(&conductor);
+    }
+    *stage.door.unused_for.lock().unwrap() = None;
+    let in_use = conductor.begin_use();
+    let before = last_used(&conductor);
+    stage.wait_until("a command is noticed", async || last_used(&conductor) > before).await;
+    assert_eq!(conductor.state().to_string(), "awake v1");
+    drop(in_use);
+    stage.wait_for_state("asleep v1").await;
+}
+
+#[tokio::test]
+async fn whoever_comes_while_requests_end_keeps_it_from_being_frozen() {
+    let (stage, env, conductor) = deployed(Policy::default()).await;
+    stage.door.busy.send_replace(true);
+    conductor.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+    assert_eq!(stage.door.target(&env.host), Some(HELD));
+    conductor.visit("GET /".to_owned()).await;
+    stage.wait_for_state("awake v1").await;
+    conductor.at_rest().await.unwrap();
+    assert_eq!((stage.calls("freeze"), stage.calls("offload")), (0, 0));
+    assert!(matches!(stage.door.target(&env.host), Some(Target::Upstream(_))));
+}
+
+#[tokio::test]
+async fn what_cannot_be_frozen_stays_awake_and_its_people_are_told() {
+    let (stage, env, conductor) = deployed(Policy::default()).await;
+    stage.engine.set_unfreezable(true);
+    conductor.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+    conductor.at_rest().await.unwrap();
+    assert_eq!(conductor.state().to_string(), "awake v1");
+    assert!(matches!(stage.door.target(&env.host), Some(Target::Upstream(_))));
+    let events = stage.store().events(Some(&env.name.app), Some(&env.name.env), 0, 10).await.unwrap();
+    let told = events.iter().find(|event| event.kind == "sleep-failed").unwrap();
+    assert!(told.text.starts_with("v1 stays awake: container `shop-main-1-1` cannot be frozen now"), "{}", told.text);
+}
+
+#[tokio::test]
+async fn a_wake_that_fails_is_told_to_who_waits_and_the_next_visit_tries_again() {
+    let (stage, env, conductor) = deployed(Policy::default()).await;
+    conductor.tell(Event::Off).await.unwrap();
+    conductor.at_rest().await.unwrap();
+    stage.engine.fail("start", 1);
+    conductor.visit("GET /".to_owned()).await;
+    stage.wait_for_state("off v1 (crashed)").await;
+    let failed = || matches!(stage.door.target(&env.host), Some(Target::Held { failure: Some(_) }));
+    stage.wait_until("who waits is told", async || failed()).await;
+    stage.wait_until("a record", async || !stage.store().wakes(env.id).await.unwrap().is_empty()).await;
+    let wake = stage.store().wakes(env.id).await.unwrap().remove(0);
+    assert!(wake.failure.unwrap().contains("failed to wake `shop/main`"));
+
+    conductor.visit("GET /".to_owned()).await;
+    stage.wait_for_state("awake v1").await;
+}
+
+#[tokio::test]
+async fn a_container_that_is_gone_while_it_sleeps_is_made_anew_for_the_next_visitor() {
+    let (stage, env, conductor) = deployed(Policy::default()).await;
+    conductor.tell(Event::Sleep { depth: Depth::Deep }).await.unwrap();
+    conductor.at_rest().await.unwrap();
+    let container = env.live.unwrap().container;
+    crate::engine::Engine::remove(&*stage.engine, &container).await.unwrap();
+    conductor.visit("GET /".to_owned()).await;
+    stage.wait_for_state("awake v1").await;
+    assert!(stage.is(ContainerState::Running).await);
+}

@@ -1,0 +1,117 @@
+//! A wake: what is frozen is thawed, what is off is started, and what serves answers again.
+
+use std::time::{Duration, Instant};
+
+use flyloft_core::lifecycle::{Depth, Runs};
+use time::OffsetDateTime;
+use tokio::sync::Semaphore;
+
+use crate::deploy::{probe, spec};
+use crate::engine::EngineError;
+use crate::error::{Error, OrFailed, Result};
+use crate::parts::Parts;
+use crate::store::{self, EnvRow, LiveRow, WakeRow};
+use crate::transcript::Transcript;
+
+/// Many may want to start at once. Each has the machine to itself and a few others.
+static STARTS: Semaphore = Semaphore::const_new(4);
+
+/// Who or what woke an environment, and from what.
+pub struct Call {
+    pub by: String,
+    pub was: &'static str,
+    pub at: i64,
+    pub asked: Instant,
+}
+
+/// What came of it.
+pub struct Woken {
+    pub live: Result<LiveRow>,
+    pub wake: WakeRow,
+}
+
+impl Call {
+    pub fn new(by: impl Into<String>, was: Runs) -> Self {
+        let was = match was {
+            Runs::Asleep { depth: Depth::Shallow, .. } => "asleep",
+            Runs::Asleep { depth: Depth::Deep, .. } => "deep",
+            Runs::Off { .. } => "off",
+            Runs::None | Runs::Awake { .. } | Runs::Waking { .. } => "awake",
+        };
+        Self { by: by.into(), was, at: store::now(), asked: Instant::now() }
+    }
+}
+
+/// Times of one wake, each from the one before.
+struct Watch {
+    last: Instant,
+    queued: Duration,
+    started: Duration,
+    answered: Duration,
+}
+
+impl Watch {
+    fn lap(&mut self) -> Duration {
+        let now = Instant::now();
+        now - std::mem::replace(&mut self.last, now)
+    }
+}
+
+/// Wakes what serves. `frozen` if it need only be thawed.
+pub async fn wake(parts: &Parts, env: &EnvRow, live: LiveRow, frozen: bool, call: Call) -> Woken {
+    let zero = Duration::ZERO;
+    let mut watch = Watch { last: call.asked, queued: zero, started: zero, answered: zero };
+    let live = match frozen && thawed(parts, env, &live, &mut watch).await {
+        // It answered before it was frozen. To ask it whether it does would only keep the visitor waiting.
+        true => Ok(live),
+        false => start(parts, env, live, &mut watch).await,
+    };
+    let Watch { queued, started, answered, .. } = watch;
+    let failure = live.as_ref().err().map(Error::brief);
+    let Call { by, was, at, asked } = call;
+    let wake = WakeRow { at, by, was: was.to_owned(), queued, started, answered, total: asked.elapsed(), failure };
+    Woken { live, wake }
+}
+
+/// Thaws it. Not so where it is not frozen any more, but gone: then it has to be started.
+async fn thawed(parts: &Parts, env: &EnvRow, live: &LiveRow, watch: &mut Watch) -> bool {
+    watch.queued = watch.lap();
+    let thawed = parts.engine.thaw(&live.container).await;
+    watch.started = watch.lap();
+    match thawed {
+        Ok(()) => true,
+        Err(EngineError::NoContainer(_) | EngineError::NotRunning(_)) => false,
+        Err(error) => {
+            tracing::warn!(env = %env.name, %error, "failed to thaw; starting it anew");
+            false
+        }
+    }
+}
+
+/// Starts it, made anew if it is gone, and waits until it answers.
+async fn start(parts: &Parts, env: &EnvRow, live: LiveRow, watch: &mut Watch) -> Result<LiveRow> {
+    let failed = || format!("failed to wake `{}`", env.name);
+    let release = parts.store.release(env.id, live.release).await.or_failed(failed)?;
+    let release = release.ok_or_else(|| Error::failed(format!("`{}` has no {}", env.name, live.release)))?;
+    let content = release.content.ok_or_else(|| Error::failed(format!("{} was never built", live.release)))?;
+    let version = spec::Version { release: live.release, commit: release.commit.as_ref() };
+    let container = spec::container(parts, env, version, &content, &live.container);
+    match parts.engine.create(&container).await {
+        // The server's configuration has changed since; what was deployed then goes on as it is.
+        Ok(_) | Err(EngineError::Exists(_)) => {}
+        Err(error) => return Err(Error::because(failed(), error)),
+    }
+    let _turn = STARTS.acquire().await.or_failed(failed)?;
+    let queued = watch.lap();
+    watch.queued += queued;
+    let at = OffsetDateTime::now_utc();
+    // After a reboot it is stopped, asleep it is frozen; each verb leaves alone what the other is for.
+    parts.engine.start(&live.container).await.or_failed(failed)?;
+    parts.engine.thaw(&live.container).await.or_failed(failed)?;
+    let started = watch.lap();
+    watch.started += started;
+    let started = probe::Started { env, content: &content, container: &live.container, at };
+    let upstream = probe::probe(parts, started, &Transcript::discard()).await;
+    watch.answered = watch.lap();
+    Ok(LiveRow { upstream: upstream?, ..live })
+}
