@@ -26,6 +26,7 @@ use crate::error::{Error, OrFailed, Result};
 use crate::follow;
 use crate::hosts;
 use crate::loft::{self, Loft};
+use crate::machine::Memory;
 use crate::parts::{Parts, Settings};
 use crate::retention;
 use crate::source::{Repositories, SourceLimits};
@@ -127,7 +128,7 @@ async fn open_engine(config: &Config, state: &State, ports: &[u16]) -> Result<Lx
 }
 
 fn open_repositories(config: &Config, state: &State, user: u32) -> Result<Repositories> {
-    let opened = Repositories::open(&state.dir.join("repos"), user, SourceLimits::default());
+    let opened = Repositories::open(&state.dir.join("repos"), user, SourceLimits::within(Memory::look().total));
     let opened = opened.or_failed(|| "failed to open the repositories")?;
     let repositories = opened.reaching_out(&config.build.ca_bundle, &config.build.variables);
     hook::install(&repositories.hooks()).or_failed(|| "failed to install git's hook")?;

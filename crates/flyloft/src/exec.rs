@@ -31,6 +31,7 @@ pub struct Cmd {
     passed: Vec<(Arc<OwnedFd>, RawFd)>,
     /// Resources as setrlimit(2) names them, and how much of each there is.
     bounds: Vec<(libc::__rlimit_resource_t, u64)>,
+    goes_first: bool,
     most_output: u64,
     timeout: Option<Duration>,
 }
@@ -72,8 +73,11 @@ impl ExecError {
     }
 }
 
-/// What [`Cmd::run`] takes of an output before it gives the process up, unless [`Cmd::most_output`] says otherwise.
-const LARGEST: u64 = 256 << 20;
+/// What [`Cmd::run`] takes of an output before it gives the process up, unless [`Cmd::most_output`] says less.
+const MOST_OUTPUT: u64 = 256 << 20;
+
+/// The same of what it says beside that.
+const MOST_ERRORS: u64 = 8 << 20;
 
 /// Bytes of stderr that an error keeps.
 const TAIL: usize = 4096;
@@ -90,7 +94,8 @@ impl Cmd {
             stdin: Vec::new(),
             passed: Vec::new(),
             bounds: Vec::new(),
-            most_output: LARGEST,
+            goes_first: false,
+            most_output: MOST_OUTPUT,
             timeout: None,
         }
     }
@@ -144,9 +149,11 @@ impl Cmd {
         self
     }
 
-    /// The process, and each that it starts, gets no more memory than this (`RLIMIT_AS`).
+    /// The process, and each that it starts, gets no more memory of its own than this (`RLIMIT_DATA`; what is mapped
+    /// of files does not count). More is refused, so that it can say so. When the machine runs out, it goes first.
     pub fn most_memory(mut self, bytes: u64) -> Self {
-        self.bounds.push((libc::RLIMIT_AS, bytes));
+        self.bounds.push((libc::RLIMIT_DATA, bytes));
+        self.goes_first = true;
         self
     }
 
@@ -175,13 +182,14 @@ impl Cmd {
                     let _ = stdin.write_all(&self.stdin).await;
                 }
             };
-            let most = self.most_output;
-            let (_, out, err) = tokio::join!(
-                feed,
-                read_all(stdout, most, &mut output.stdout),
-                read_all(stderr, most, &mut output.stderr)
-            );
-            out.and(err)?;
+            // Whichever is too much ends both: the other may never come to its end.
+            let read = async {
+                tokio::try_join!(
+                    read_all(stdout, self.most_output, &mut output.stdout),
+                    read_all(stderr, MOST_ERRORS, &mut output.stderr)
+                )
+            };
+            tokio::join!(feed, read).1?;
             child.wait().await
         };
         let status = self.within(work).await;
@@ -221,10 +229,6 @@ impl Cmd {
         if let Some(dir) = &self.dir {
             command.current_dir(dir);
         }
-        if let Some(id) = self.user {
-            // std drops the supplementary groups itself when root changes the user id.
-            command.uid(id).gid(id);
-        }
         if !self.passed.is_empty() {
             let passed: Vec<(RawFd, RawFd)> = self.passed.iter().map(|(file, to)| (file.as_raw_fd(), *to)).collect();
             // SAFETY: between fork and exec the closure only calls dup2 and fcntl, and allocates nothing.
@@ -234,6 +238,15 @@ impl Cmd {
             let bounds = self.bounds.clone();
             // SAFETY: between fork and exec the closure only calls setrlimit, and allocates nothing.
             unsafe { command.pre_exec(move || bound(&bounds)) };
+        }
+        if self.goes_first {
+            // SAFETY: between fork and exec the closure only makes system calls.
+            unsafe { command.pre_exec(go_first) };
+        }
+        // Last, since another user may not do all of that.
+        if let Some(id) = self.user {
+            // SAFETY: between fork and exec the closure only makes system calls.
+            unsafe { command.pre_exec(move || become_user(id)) };
         }
         command.spawn().map_err(|source| ExecError::Start { program: self.program.to_string_lossy().into(), source })
     }
@@ -324,11 +337,35 @@ fn bound(bounds: &[(libc::__rlimit_resource_t, u64)]) -> std::io::Result<()> {
     for (resource, most) in bounds {
         let limit = libc::rlimit { rlim_cur: *most, rlim_max: *most };
         // SAFETY: setrlimit is a bare system call, and reads a structure that is this function's own.
-        if unsafe { libc::setrlimit(*resource, &limit) } < 0 {
-            return Err(std::io::Error::last_os_error());
-        }
+        done(unsafe { libc::setrlimit(*resource, &limit) })?;
     }
     Ok(())
+}
+
+/// Makes the calling process the first that the kernel ends for want of memory, see proc(5).
+fn go_first() -> std::io::Result<()> {
+    const HIGHEST: &[u8] = b"1000";
+    // SAFETY: open, write and close are async-signal-safe; they read constants, and the descriptor is this function's.
+    unsafe {
+        let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        done(file)?;
+        let written = libc::write(file, HIGHEST.as_ptr().cast(), HIGHEST.len());
+        done(written as libc::c_int).and_then(|()| done(libc::close(file)))
+    }
+}
+
+/// See [`Cmd::user`].
+fn become_user(id: u32) -> std::io::Result<()> {
+    // SAFETY: these are safe after fork, where there is one thread.
+    unsafe {
+        done(libc::setgroups(0, std::ptr::null()))?;
+        done(libc::setgid(id))?;
+        done(libc::setuid(id))
+    }
+}
+
+fn done(result: libc::c_int) -> std::io::Result<()> {
+    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// The same file under a descriptor of at least 10, out of the way of the numbers that children expect.

@@ -18,3 +18,17 @@ async fn a_process_and_what_it_starts_get_no_more_memory_than_they_may() {
     let error = copy.most_memory(256 << 20).run().await.unwrap_err();
     assert!(error.tail().contains("memory exhausted"), "{error}");
 }
+
+#[tokio::test]
+async fn a_process_with_bounded_memory_is_the_first_to_go() {
+    let looks = "import os; print(open('/proc/self/oom_score_adj').read().strip(), os.getuid(), os.getgroups())";
+    let python = Cmd::new("python3").args(["-c", looks]).user(65_534).dir("/").most_memory(64 << 20);
+    let told = python.run().await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&told.stdout), "1000 65534 []\n");
+}
+
+#[tokio::test]
+async fn a_process_that_complains_without_end_is_given_up() {
+    let error = Cmd::new("python3").args(["-c", "import sys\nwhile True: sys.stderr.write('x' * 65536)"]).run().await;
+    assert!(matches!(error, Err(ExecError::Pipe { .. })), "{error:?}");
+}

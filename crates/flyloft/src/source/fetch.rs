@@ -15,6 +15,7 @@ use super::credential::{Credential, basic};
 use super::git::Git;
 use super::refusal::Refusal;
 use super::remote::{RemoteUrl, Scheme};
+use super::room::{Place, Room};
 use super::{Repositories, SourceError, reach, ssh};
 use crate::exec::{Cmd, ExecError};
 
@@ -35,8 +36,7 @@ pub struct Fetched {
 
 const FETCH: Duration = Duration::from_secs(900);
 const LIST: Duration = Duration::from_secs(60);
-/// What a host may make git hold, and print, of a list of refs. A hundred thousand of them are some ten megabytes.
-const LIST_MEMORY: u64 = 1 << 30;
+/// What a host may make git print. A hundred thousand refs are some ten megabytes.
 const LIST_OUTPUT: u64 = 32 << 20;
 
 impl Want {
@@ -116,7 +116,7 @@ impl Repositories {
         patterns: &[String],
         credentials: &[Credential],
     ) -> Result<String, SourceError> {
-        let line = self.dial(self.git(), url, &[], credentials).await?;
+        let line = self.dial(&self.asking, self.git(), url, &[], credentials).await?;
         line.run(&[&["ls-remote", "--quiet"], options].concat(), patterns, LIST).await
     }
 
@@ -140,14 +140,14 @@ impl Repositories {
         let git = self.git().within(repository);
         let quietly = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head"];
         let keep = format!("+{commit}:refs/flyloft/commits/{commit}");
-        let line = self.dial(git.clone(), url, at, credentials).await?;
+        let line = self.dial(&self.fetching, git.clone(), url, at, credentials).await?;
         match line.run(&[&quietly[..], &["--depth=1"]].concat(), &[keep], FETCH).await {
             // A server that does not give single commits: take the branches, and look whether it is in one of them.
             Err(SourceError::Remote { why: Refusal::NoSuchCommit, .. }) => {}
             other => return other.map(drop),
         }
         let unshallow: &[&str] = if repository.join("shallow").exists() { &["--unshallow"] } else { &[] };
-        let line = self.dial(git, url, at, credentials).await?;
+        let line = self.dial(&self.fetching, git, url, at, credentials).await?;
         line.run(&[&quietly[..], unshallow].concat(), &["+refs/heads/*:refs/flyloft/heads/*".to_owned()], FETCH)
             .await?;
         if self.has(repository, commit).await { Ok(()) } else { Err(Want::Commit(commit.clone()).missing(url)) }
@@ -167,14 +167,16 @@ impl Repositories {
         self.dir.join("modules").join(app.as_str()).join(format!("{hash}.git"))
     }
 
-    /// Prepares git to talk to a repository elsewhere.
+    /// Prepares git to talk to a repository elsewhere, once there is room for it.
     async fn dial(
         &self,
+        room: &Room,
         git: Git,
         url: &RemoteUrl,
         at: &[IpAddr],
         credentials: &[Credential],
     ) -> Result<Line, SourceError> {
+        let place = room.enter().await;
         let protocol = match url.scheme {
             Scheme::Https => "https",
             Scheme::Http => "http",
@@ -202,7 +204,7 @@ impl Repositories {
             Scheme::Https | Scheme::Http => None,
         };
         let known = token.is_some() || link.is_some();
-        Ok(Line { git, url: url.clone(), known, most: self.limits.push, link })
+        Ok(Line { git, url: url.clone(), known, most: self.limits.push, link, _place: place })
     }
 }
 
@@ -224,17 +226,16 @@ struct Line {
     /// Bytes that the server may send.
     most: u64,
     link: Option<ssh::Link>,
+    _place: Place,
 }
 
 impl Line {
     /// Runs `git BEFORE… ADDRESS AFTER…` and gives what it printed.
     async fn run(self, before: &[&str], after: &[String], limit: Duration) -> Result<String, SourceError> {
-        let Self { git, url, known, most, link } = self;
+        let Self { git, url, known, most, link, _place } = self;
         // Git has no limit of its own for what it fetches; what arrives becomes one file.
-        let mut command = git.command(before[0]).args(&before[1..]).timeout(limit).largest_file(most);
-        if before[0] == "ls-remote" {
-            command = command.most_memory(LIST_MEMORY).most_output(LIST_OUTPUT);
-        }
+        let command = git.command(before[0]).args(&before[1..]).timeout(limit).largest_file(most);
+        let command = command.most_output(LIST_OUTPUT);
         let (result, said) = match link {
             None => (command.arg("--").arg(url.to_string()).args(after).run().await, String::new()),
             Some(link) => through(link, command, after).await,

@@ -16,6 +16,13 @@ const HARDENED: &[(&str, &str)] = &[
     ("core.protectNTFS", "true"),
     ("core.protectHFS", "true"),
     ("core.symlinks", "true"),
+    // Files beyond this pass through git piece by piece, and are not compared with others. It would hold whatever is
+    // smaller than 512 MB in memory.
+    ("core.bigFileThreshold", "8m"),
+    ("core.deltaBaseCacheLimit", "32m"),
+    ("pack.deltaCacheSize", "32m"),
+    ("pack.threads", "2"),
+    ("pack.windowMemory", "32m"),
     ("credential.helper", ""),
     ("fetch.recurseSubmodules", "false"),
     ("gc.auto", "0"),
@@ -55,18 +62,20 @@ const FORGIVEN: &[&str] = &[
 #[derive(Clone, Debug)]
 pub(super) struct Git {
     user: u32,
+    /// Bytes that each process may have.
+    memory: u64,
     settings: Vec<(String, String)>,
     env: Vec<(String, String)>,
     repository: Option<PathBuf>,
 }
 
 impl Git {
-    pub(super) fn new(user: u32) -> Self {
+    pub(super) fn new(user: u32, memory: u64) -> Self {
         let mut settings: Vec<_> = HARDENED.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         for section in ["fetch.fsck", "receive.fsck"] {
             settings.extend(FORGIVEN.iter().map(|defect| (format!("{section}.{defect}"), "ignore".to_owned())));
         }
-        Self { user, settings, env: Vec::new(), repository: None }
+        Self { user, memory, settings, env: Vec::new(), repository: None }
     }
 
     pub(super) fn within(mut self, repository: &Path) -> Self {
@@ -99,6 +108,7 @@ impl Git {
         let mut cmd = Cmd::new("git")
             .clear_env()
             .user(self.user)
+            .most_memory(self.memory)
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .env("HOME", "/nonexistent")
             .env("LC_ALL", "C.UTF-8")

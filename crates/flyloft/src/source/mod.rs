@@ -14,6 +14,7 @@ mod push;
 mod reach;
 mod refusal;
 mod remote;
+mod room;
 mod ssh;
 mod tidy;
 mod tree;
@@ -42,6 +43,7 @@ pub use look::Look;
 pub use push::{BranchUpdate, Push, Turn};
 pub use refusal::Refusal;
 pub use remote::{RemoteUrl, UrlError};
+pub use room::{Place, Room};
 
 /// Everything below one directory:
 ///
@@ -63,6 +65,10 @@ pub struct Repositories {
     /// Variables by which git finds its way out.
     outward: Vec<(&'static str, String)>,
     turns: Turns,
+    /// What is pushed, what is fetched, and whom is asked what there is: none of them waits for the others.
+    pushing: Room,
+    fetching: Room,
+    asking: Room,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -73,11 +79,24 @@ pub struct SourceLimits {
     pub tree: u64,
     /// Files in one tree, submodules included.
     pub files: u64,
+    /// Bytes of memory that one git process may have.
+    pub memory: u64,
+    /// Pushes, and fetches, that git takes in at a time.
+    pub at_once: usize,
+}
+
+impl SourceLimits {
+    /// For a machine with so much memory. Git may have half of it at the most, except on the smallest.
+    pub fn within(memory: u64) -> Self {
+        let one = (memory / 8).clamp(192 << 20, 1 << 30);
+        let at_once = (memory / 4 / one).clamp(2, 8) as usize;
+        Self { memory: one, at_once, ..Self::default() }
+    }
 }
 
 impl Default for SourceLimits {
     fn default() -> Self {
-        Self { push: 2 << 30, tree: 4 << 30, files: 500_000 }
+        Self { push: 2 << 30, tree: 4 << 30, files: 500_000, memory: 512 << 20, at_once: 4 }
     }
 }
 
@@ -87,6 +106,8 @@ pub struct ReceivePack {
     pub cmd: Cmd,
     pub objects: PathBuf,
     pub turn: Turn,
+    /// Where its objects find a place before git takes them in.
+    pub room: Room,
 }
 
 #[derive(Debug, Error)]
@@ -201,8 +222,18 @@ impl From<SourceError> for DoorError {
 impl Repositories {
     /// `dir` is made when it is missing. Its parents must let `user` pass; git runs as that user and its group.
     pub fn open(dir: &Path, user: u32, limits: SourceLimits) -> Result<Self, SourceError> {
-        let repositories =
-            Self { dir: dir.to_owned(), user, limits, plain_http: false, outward: Vec::new(), turns: Turns::default() };
+        let room = || Room::of(limits.at_once);
+        let repositories = Self {
+            dir: dir.to_owned(),
+            user,
+            limits,
+            plain_http: false,
+            outward: Vec::new(),
+            turns: Turns::default(),
+            pushing: room(),
+            fetching: room(),
+            asking: room(),
+        };
         repositories.lay_out().map_err(|source| SourceError::Io {
             doing: format!("prepare the directory of repositories `{}`", dir.display()),
             source,
@@ -308,6 +339,7 @@ impl Repositories {
             cmd: git.command("receive-pack").arg(&repository),
             objects: repository.join("objects"),
             turn: self.turn_to_push(&repository),
+            room: self.pushing.clone(),
         })
     }
 
@@ -337,7 +369,7 @@ impl Repositories {
     }
 
     fn git(&self) -> Git {
-        Git::new(self.user)
+        Git::new(self.user, self.limits.memory)
     }
 
     fn repository(&self, app: &AppName) -> PathBuf {

@@ -36,6 +36,8 @@ pub enum Refusal {
     NoSuchCommit,
     #[error("it sends more than is allowed")]
     TooLarge,
+    #[error("it takes more memory than git may have here: it has too many refs, or too large files")]
+    TooMuch,
     #[error("it sent something that git refuses: {0}")]
     Malformed(String),
     #[error("{0}")]
@@ -48,7 +50,7 @@ impl Refusal {
     pub(super) fn explain(error: &ExecError, server: &str, known: bool) -> Self {
         match error {
             ExecError::Timeout { .. } => return Self::TooSlow,
-            ExecError::Pipe { source, .. } if source.kind() == ErrorKind::FileTooLarge => return Self::TooLarge,
+            ExecError::Pipe { source, .. } if source.kind() == ErrorKind::FileTooLarge => return Self::TooMuch,
             _ => {}
         }
         let said = format!("{}\n{server}", error.tail());
@@ -56,8 +58,11 @@ impl Refusal {
         let secret = if known { Self::Denied } else { Self::NeedsCredential };
         let absent = if known { Self::NotFoundOrForbidden } else { Self::NotFoundOrPrivate };
         // SIGXFSZ, see `Cmd::largest_file`.
-        if has(&["died of signal 25", "File too large", "Out of memory"]) {
+        if has(&["died of signal 25", "File too large"]) {
             Self::TooLarge
+        // See `Cmd::most_memory`. curl says it in its own words.
+        } else if has(&["Out of memory", "out of memory"]) {
+            Self::TooMuch
         } else if has(&["Could not resolve host"]) {
             Self::UnknownHost
         } else if has(&["could not read Username", "Authentication failed", "error: 401", "error: 403"]) {
@@ -99,6 +104,7 @@ impl Refusal {
             }
             Self::BadDeployKey => "make a new one with `ssh-keygen -t ed25519 -N ''`",
             Self::NoSuchCommit => "check that the commit was pushed there, and give all its digits",
+            Self::TooMuch => "check the address; a server with more memory gives git more",
             Self::TooLarge => "keep large files out of the repository",
             Self::Malformed(_) | Self::Other(_) => return None,
         })

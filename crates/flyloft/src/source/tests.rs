@@ -1,6 +1,7 @@
 //! With the real git: the daemon's on one side, hosts on loopback on the other.
 
 mod looks;
+mod memory;
 mod pushes;
 pub(crate) mod shelf;
 

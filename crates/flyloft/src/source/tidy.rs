@@ -42,8 +42,8 @@ impl Repositories {
             }
             let turn = self.turns.of(&repository);
             let _turn = turn.lock().await;
-            // On one core and in little memory: this is never urgent.
-            let git = self.git().within(&repository).set("pack.threads", "1").set("pack.windowMemory", "128m");
+            // On one core: this is never urgent.
+            let git = self.git().within(&repository).set("pack.threads", "1");
             let collect = git.command("gc").args(["--quiet", "--prune=1.day.ago"]).timeout(LIMIT);
             collect.run().await.map_err(|source| failed(&repository, source))?;
             if repository == fetched {

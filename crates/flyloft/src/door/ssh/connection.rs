@@ -152,6 +152,7 @@ impl Connection {
                     lines: lines.clone(),
                 }),
             },
+            notes: Box::new(waiting.write.make_writer_ext(Some(1))),
             gone: gone.clone(),
             interrupted: interrupted.clone(),
         };

@@ -9,9 +9,11 @@
 //! file, starts a shell or forwards a port for a client.
 
 mod connection;
+mod entry;
 pub mod host_key;
 mod keyboard;
 mod session;
+mod strangers;
 mod words;
 
 #[cfg(test)]
@@ -32,6 +34,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Backend;
 use connection::Connection;
+use strangers::Strangers;
 
 #[derive(Clone, Debug)]
 pub struct SshConfig {
@@ -41,15 +44,26 @@ pub struct SshConfig {
     pub host_key: PathBuf,
     /// Connections at a time.
     pub connections: usize,
-    /// Connections at a time of clients that are not known yet.
+    /// Connections at a time of clients that are not known yet, and of those at one address.
     pub strangers: usize,
+    pub strangers_of_one: usize,
     /// How long a client may take to become known.
     pub login_grace: Duration,
+    /// How long a push may send nothing while others wait for its place.
+    pub patience: Duration,
 }
 
 impl SshConfig {
     pub fn new(listen: Vec<SocketAddr>, host_key: PathBuf) -> Self {
-        Self { listen, host_key, connections: 512, strangers: 64, login_grace: Duration::from_secs(20) }
+        Self {
+            listen,
+            host_key,
+            connections: 512,
+            strangers: 128,
+            strangers_of_one: 8,
+            login_grace: Duration::from_secs(20),
+            patience: Duration::from_secs(60),
+        }
     }
 }
 
@@ -78,7 +92,8 @@ struct Shared {
     port: u16,
     login_grace: Duration,
     connections: Arc<Semaphore>,
-    strangers: Arc<Semaphore>,
+    strangers: Strangers,
+    patience: Duration,
     closing: CancellationToken,
 }
 
@@ -96,7 +111,8 @@ impl SshDoor {
             port: addresses.first().map_or(22, SocketAddr::port),
             login_grace: config.login_grace,
             connections: Arc::new(Semaphore::new(config.connections)),
-            strangers: Arc::new(Semaphore::new(config.strangers)),
+            strangers: Strangers::new(config.strangers, config.strangers_of_one),
+            patience: config.patience,
             closing: closing.clone(),
         });
         for listener in listeners {
@@ -171,9 +187,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 /// Serves one client until it goes, or until it may not be served any more: it has not said who it is in time, its key
 /// was removed, or the door closes.
 async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
-    let permits = (shared.connections.clone().try_acquire_owned(), shared.strangers.clone().try_acquire_owned());
-    let (Ok(connection), Ok(stranger)) = permits else {
-        tracing::warn!(%peer, "too many SSH connections, refused one");
+    // Those that are not known make way for each other, so what is left are the team's own.
+    let stranger = shared.strangers.enter(peer.ip());
+    let Ok(connection) = shared.connections.clone().try_acquire_owned() else {
+        shared.strangers.warn(peer, "too many SSH connections, refused one");
         return;
     };
     // russh runs the session in a task of its own; closing the socket is what ends it from outside.
@@ -191,7 +208,13 @@ async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     };
     let watch = async {
         // Too late, or gone before it was known.
-        let Ok(Ok(client)) = tokio::time::timeout(shared.login_grace, becomes_known).await else { return };
+        let known = stranger.made_way().run_until_cancelled(tokio::time::timeout(shared.login_grace, becomes_known));
+        let Some(Ok(Ok(client))) = known.await else {
+            if stranger.made_way().is_cancelled() {
+                shared.strangers.warn(peer, "many SSH connections say nothing, one made way for others");
+            }
+            return;
+        };
         drop(stranger);
         tokio::select! {
             () = shared.closing.cancelled() => {}

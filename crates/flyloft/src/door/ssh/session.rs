@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::pending;
+use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
@@ -12,13 +13,14 @@ use flyloft_core::name::AppName;
 use russh::ChannelId;
 use russh::server::Handle;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, copy_buf};
-use tokio::process::Child;
+use tokio::process::{Child, ChildStdin};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
+use super::entry::Entry;
 use super::words::Request;
-use crate::door::CommandIo;
 use crate::door::hook::HookEnd;
+use crate::door::{CommandIo, Output};
 use crate::error::{OrFailed, Result};
 use crate::exec::{self, Cmd};
 use crate::principal::Principal;
@@ -31,6 +33,8 @@ pub struct Session {
     pub channel: ChannelId,
     pub git_protocol: Option<String>,
     pub io: CommandIo,
+    /// Another way to the client's standard error, beside that of `io`.
+    pub notes: Output,
     /// Cancelled when the client has closed the channel or has gone away.
     pub gone: CancellationToken,
     /// Cancelled when somebody at the client's terminal has pressed Ctrl-C.
@@ -46,7 +50,7 @@ const INTERRUPTED: i32 = 130;
 impl Session {
     /// Serves the request, then says how it ended. An error among the arguments goes to the client like any other.
     pub async fn run(self, request: Result<Option<Request>>) {
-        let Self { shared, principal, handle, channel, git_protocol, io, gone, interrupted } = self;
+        let Self { shared, principal, handle, channel, git_protocol, io, notes, gone, interrupted } = self;
         let work = Work { shared: &shared, principal: &principal, git_protocol, gone: &gone };
         let code = match request {
             Ok(Some(Request::Command(argv))) if !argv.is_empty() => {
@@ -56,7 +60,7 @@ impl Session {
                     () = gone.cancelled() => None,
                 }
             }
-            Ok(Some(Request::Receive(app))) => work.receive(&app, io).await,
+            Ok(Some(Request::Receive(app))) => work.receive(&app, io, notes).await,
             Ok(Some(Request::Upload(app))) => work.upload(&app, io).await,
             Ok(_) => Some(greet(&principal, shared.port, io).await),
             Err(error) => Some(complain(&error, io).await),
@@ -78,19 +82,22 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    async fn receive(&self, app: &AppName, io: CommandIo) -> Option<i32> {
+    async fn receive(&self, app: &AppName, io: CommandIo, notes: Output) -> Option<i32> {
         let started = async {
-            let ReceivePack { cmd, objects, turn } = self.shared.backend.receive(self.principal, app).await?;
+            let ReceivePack { cmd, objects, turn, room } = self.shared.backend.receive(self.principal, app).await?;
             let (cmd, hook) = HookEnd::attach(cmd).or_failed(|| "failed to connect the hook")?;
-            Ok((self.spawn(cmd)?, hook, objects, turn))
+            Ok((self.spawn(cmd)?, hook, objects, turn, room))
         };
         // The turn is given back when git has ended.
-        let (child, mut hook, objects, turn) = match started.await {
+        let (child, mut hook, objects, turn, room) = match started.await {
             Ok(started) => started,
             Err(error) => return Some(complain(&error, io).await),
         };
+        let entry = Entry::new(room, self.shared.patience);
         let stage = async {
-            let verdict = match hook.push(&objects, &turn).await {
+            let pushed = hook.push(&objects, &turn).await;
+            entry.leave();
+            let verdict = match pushed {
                 Ok(None) => return,
                 Ok(Some(push)) => match hook.output() {
                     Ok(output) => self.shared.backend.push(self.principal, app, push, output).await,
@@ -102,13 +109,19 @@ impl Work<'_> {
                 tracing::debug!(%app, %error, "the hook of a push has gone away");
             }
         };
-        self.relay(child, io, stage).await
+        let CommandIo { stdin, stdout, stderr, .. } = io;
+        let feed = async |to: ChildStdin| entry.pass(buffered(stdin), to, notes).await;
+        self.relay(child, (stdout, stderr), feed, stage).await
     }
 
     async fn upload(&self, app: &AppName, io: CommandIo) -> Option<i32> {
         let started = async { self.spawn(self.shared.backend.upload(self.principal, app).await?) };
         match started.await {
-            Ok(child) => self.relay(child, io, async {}).await,
+            Ok(child) => {
+                let CommandIo { mut stdin, stdout, stderr, .. } = io;
+                let feed = async |mut to: ChildStdin| copy_buf(&mut buffered(&mut stdin), &mut to).await.map(drop);
+                self.relay(child, (stdout, stderr), feed, async {}).await
+            }
             Err(error) => Some(complain(&error, io).await),
         }
     }
@@ -122,17 +135,23 @@ impl Work<'_> {
 
     /// Connects git with the client, and does `aside` at the same time. Ends when git has ended and all that it said
     /// is with the client: its exit code. `None` if the client went away first; then `aside` is dropped where it is.
-    async fn relay(&self, mut child: Child, io: CommandIo, aside: impl Future<Output = ()>) -> Option<i32> {
+    async fn relay(
+        &self,
+        mut child: Child,
+        (stdout, stderr): (Output, Output),
+        feed: impl AsyncFnOnce(ChildStdin) -> io::Result<()>,
+        aside: impl Future<Output = ()>,
+    ) -> Option<i32> {
         let (to_git, from_git, errors) = (child.stdin.take()?, child.stdout.take()?, child.stderr.take()?);
         let status = {
             let end = async {
-                tokio::join!(self.deliver(from_git, io.stdout), self.deliver(errors, io.stderr));
+                tokio::join!(self.deliver(from_git, stdout), self.deliver(errors, stderr));
                 child.wait().await
             };
             let mut end = pin!(end);
             let feed = async {
                 // Git closes its input when it has what it needs; its status tells more than the broken pipe.
-                let _ = copy_buf(&mut buffered(io.stdin), &mut { to_git }).await;
+                let _ = feed(to_git).await;
                 pending::<Infallible>().await
             };
             let aside = async {

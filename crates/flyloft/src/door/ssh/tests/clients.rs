@@ -44,19 +44,25 @@ async fn a_client_that_has_gone_holds_nothing() {
 }
 
 #[tokio::test]
-async fn strangers_at_the_door_do_not_keep_others_out_for_longer_than_their_grace() {
+async fn strangers_at_the_door_keep_nobody_out() {
     let configure = |config: &mut crate::door::ssh::SshConfig| {
-        config.strangers = 2;
-        config.login_grace = std::time::Duration::from_millis(300);
+        config.strangers = 4;
+        config.login_grace = team::LIMIT * 2;
     };
     let team = Team::with(configure, SourceLimits::default()).await;
     let connect = || std::net::TcpStream::connect(("127.0.0.1", team.port())).unwrap();
-    let strangers: Vec<_> = (0..5).map(|_| connect()).collect();
-    let deadline = Instant::now() + team::LIMIT;
-    while ended(team.ssh("ada").arg("ls")).await.code != 0 {
-        assert!(Instant::now() < deadline, "still locked out");
-    }
-    drop(strangers);
+    let mut strangers: Vec<_> = (0..20).map(|_| connect()).collect();
+    team.run(team.ssh("ada").arg("ls")).await;
+    // Those that made way are closed, and the latest are not.
+    let closed = |stream: &mut std::net::TcpStream| {
+        stream.set_read_timeout(Some(team::LIMIT)).unwrap();
+        std::io::Read::read_to_end(stream, &mut Vec::new()).is_ok()
+    };
+    assert!(closed(&mut strangers[0]) && closed(&mut strangers[15]));
+    let latest = strangers.last_mut().unwrap();
+    latest.set_nonblocking(true).unwrap();
+    let still = std::io::Read::read_to_end(latest, &mut Vec::new()).unwrap_err();
+    assert_eq!(still.kind(), std::io::ErrorKind::WouldBlock);
 }
 
 /// Prints what it measures: `cargo nextest run -p flyloft how_long --run-ignored all --no-capture`.

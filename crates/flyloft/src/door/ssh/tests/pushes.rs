@@ -1,5 +1,11 @@
 //! Pushes: what is staged, what is refused, and what is left of half of one.
 
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::{Child, ChildStdin};
+
 use super::*;
 
 #[tokio::test]
@@ -178,23 +184,28 @@ async fn a_client_that_goes_away_while_it_sends_leaves_nothing_half_made() {
     let team = Team::new().await;
     let project = team.project(FILES).await;
     team.push("bot", &project, "shop", &["main"]).await;
-    let mut client = team.ssh("bot").arg("git-receive-pack shop").spawn(piped(), piped(), piped()).unwrap();
-    let (mut stdin, mut stdout) = (client.stdin.take().unwrap(), client.stdout.take().unwrap());
-    let mut offer = Vec::new();
-    while !offer.ends_with(b"0000") {
-        within("git offers its refs", stdout.read_buf(&mut offer)).await.unwrap();
-    }
-    // A command, and then the head of a pack that never comes.
-    let (zero, new) = ("0".repeat(40), team.head(&project).await);
-    let command = format!("{zero} {new} refs/heads/half\0 report-status");
-    stdin.write_all(format!("{:04x}{command}0000PACK", command.len() + 4).as_bytes()).await.unwrap();
-    stdin.write_all(&[0, 0, 0, 2, 0, 0, 0, 9]).await.unwrap();
-    stdin.flush().await.unwrap();
+    let (mut client, _stdin) = half_a_push(&team, &project, piped()).await;
     until("git has begun", || quarantines(&team) == 1).await;
     client.kill().await.unwrap();
     until("no quarantine is left", || quarantines(&team) == 0).await;
     assert_eq!(team.branches("shop").await, ["refs/heads/main"]);
     assert_eq!(team.pushed().len(), 1);
+}
+
+/// A client that sends a command, and then the head of a pack that never comes.
+async fn half_a_push(team: &Team, project: &Path, errors: Stdio) -> (Child, ChildStdin) {
+    let mut client = team.ssh("bot").arg("git-receive-pack shop").spawn(piped(), piped(), errors).unwrap();
+    let (mut stdin, mut stdout) = (client.stdin.take().unwrap(), client.stdout.take().unwrap());
+    let mut offer = Vec::new();
+    while !offer.ends_with(b"0000") {
+        within("git offers its refs", stdout.read_buf(&mut offer)).await.unwrap();
+    }
+    let (zero, new) = ("0".repeat(40), team.head(project).await);
+    let command = format!("{zero} {new} refs/heads/half\0 report-status");
+    stdin.write_all(format!("{:04x}{command}0000PACK", command.len() + 4).as_bytes()).await.unwrap();
+    stdin.write_all(&[0, 0, 0, 2, 0, 0, 0, 9]).await.unwrap();
+    stdin.flush().await.unwrap();
+    (client, stdin)
 }
 
 fn quarantines(team: &Team) -> usize {
@@ -214,4 +225,58 @@ async fn a_push_larger_than_the_limit_is_refused_and_leaves_nothing() {
     assert!(push.stderr.contains("exceeds maximum allowed size"), "{}", push.stderr);
     assert_eq!(team.pushed(), []);
     assert_eq!(team.branches("shop").await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_push_waits_for_the_one_before_it_and_does_not_wait_for_one_that_has_stopped() {
+    let limits = SourceLimits { at_once: 1, ..SourceLimits::default() };
+    let team = Team::with(|config| config.patience = Duration::from_millis(300), limits).await;
+    let project = team.project(FILES).await;
+    team.push("bot", &project, "shop", &["main"]).await;
+    let (stopped, _stdin) = half_a_push(&team, &project, piped()).await;
+    until("git has begun", || quarantines(&team) == 1).await;
+    // Nobody else wants its place yet.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(quarantines(&team), 1);
+
+    // What brings no objects need not wait.
+    let push = team.push("bot", &project, "shop", &[":main"]).await;
+    assert!(push.code == 0 && !push.stderr.contains("Waiting"), "{}", push.stderr);
+    let push = team.push("bot", &project, "shop", &["main"]).await;
+    assert_eq!(push.code, 0, "{}", push.stderr);
+    assert!(push.stderr.contains("Waiting: other pushes are being received."), "{}", push.stderr);
+    let stopped = within("the other one is over", stopped.wait_with_output()).await.unwrap();
+    let said = String::from_utf8_lossy(&stopped.stderr);
+    assert!(said.contains("The push stopped in the middle, and others wait for its place."), "{said}");
+}
+
+#[tokio::test]
+async fn a_push_that_is_being_staged_takes_no_place() {
+    let limits = SourceLimits { at_once: 1, ..SourceLimits::default() };
+    let team = Team::with(|_| {}, limits).await;
+    let project = team.project(FILES).await;
+    *team.staff.answer.lock().unwrap() = Answer::Hang;
+    let staged = team.push("bot", &project, "shop", &["main"]);
+    let other = async {
+        within("the push is staged", team.staff.begun.notified()).await;
+        *team.staff.answer.lock().unwrap() = Answer::Deploy;
+        team.push("bot", &project, "shop", &["main:other"]).await
+    };
+    tokio::select! {
+        _ = staged => panic!("the push ended"),
+        push = other => assert!(push.code == 0 && !push.stderr.contains("Waiting"), "{}", push.stderr),
+    }
+}
+
+#[tokio::test]
+async fn a_push_of_a_large_file_takes_little_memory() {
+    let limits = SourceLimits { memory: 64 << 20, ..SourceLimits::default() };
+    let team = Team::with(|_| {}, limits).await;
+    *team.staff.answer.lock().unwrap() = Answer::Checkout;
+    let project = team.project(FILES).await;
+    std::fs::File::create(project.join("zeros")).unwrap().set_len(200 << 20).unwrap();
+    let commit = team.commit(&project, &[]).await;
+    let push = team.push("bot", &project, "shop", &["main"]).await;
+    assert_eq!(push.code, 0, "{}", push.stderr);
+    assert_eq!(std::fs::metadata(team.path(&commit).join("zeros")).unwrap().len(), 200 << 20);
 }

@@ -1,0 +1,48 @@
+//! How many gits take something in at a time: what each may hold in memory is bounded, and so the sum is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+#[derive(Clone, Debug)]
+pub struct Room {
+    places: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// Given back when it is dropped.
+#[derive(Debug)]
+pub struct Place(#[expect(dead_code, reason = "it is held")] OwnedSemaphorePermit);
+
+/// One of those who wait, for as long as they do.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl Room {
+    pub(super) fn of(places: usize) -> Self {
+        Self { places: Arc::new(Semaphore::new(places)), waiting: Arc::default() }
+    }
+
+    /// A place, if there is one that nobody waits for.
+    pub fn find(&self) -> Option<Place> {
+        self.places.clone().try_acquire_owned().ok().map(Place)
+    }
+
+    /// Waits for a place. Who came first gets the first.
+    pub async fn enter(&self) -> Place {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let _waits = Waits(&self.waiting);
+        Place(self.places.clone().acquire_owned().await.expect("it is never closed"))
+    }
+
+    /// Whether somebody waits for a place.
+    pub fn is_wanted(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
