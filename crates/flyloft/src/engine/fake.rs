@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::Cursor;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use flyloft_core::lifecycle::Depth;
 use flyloft_core::policy::Excess;
+use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, DuplexStream};
 use tokio::sync::{Notify, watch};
 
@@ -26,6 +27,7 @@ pub struct Fake {
     memory: Mutex<Memory>,
     excess: Notify,
     stalled: watch::Sender<bool>,
+    staging: OnceLock<TempDir>,
 }
 
 #[derive(Default)]
@@ -174,7 +176,8 @@ impl Engine for Fake {
     }
 
     fn staging(&self) -> Staging {
-        Staging { dir: std::env::temp_dir(), user: nix::unistd::geteuid().as_raw() }
+        let dir = self.staging.get_or_init(|| tempfile::tempdir().unwrap());
+        Staging { dir: dir.path().to_owned(), user: nix::unistd::geteuid().as_raw() }
     }
 
     async fn observe(&self) -> Result<Vec<Observed>, EngineError> {

@@ -101,6 +101,13 @@ impl Team {
         self.stage.wait_until("nothing is staged", async || self.stage.loft.follows.staging(id).is_none()).await;
     }
 
+    /// The same, and it serves.
+    async fn serves(&self, id: EnvId, head: &CommitId) {
+        self.settled(id, head).await;
+        let newest = self.stage.store().releases(id).await.unwrap().remove(0);
+        assert_eq!((newest.commit.as_ref(), newest.status), (Some(head), ReleaseStatus::Live), "{newest:?}");
+    }
+
     /// The release's commit, reason, author and status.
     async fn release(&self, id: EnvId, number: u32) -> (Option<CommitId>, String, String, ReleaseStatus) {
         let release = self.stage.store().release(id, ReleaseNumber(number)).await.unwrap().unwrap();
@@ -128,7 +135,7 @@ async fn a_branch_that_has_moved_is_staged_and_one_that_has_not_is_left_alone() 
     assert!(team.stage.loft.follows.looked_at(id).is_some());
     let commit = team.push("main", "newer").await;
     team.looks_well().await;
-    team.settled(id, &commit).await;
+    team.serves(id, &commit).await;
     assert_eq!(team.stage.state().await, "awake v2");
     let follow = || "follow".to_owned();
     assert_eq!(team.release(id, 2).await, (Some(commit), follow(), follow(), ReleaseStatus::Live));
@@ -144,7 +151,7 @@ async fn an_environment_that_is_off_is_followed_as_well() {
     conductor.tell(Event::Off).await.unwrap();
     let commit = team.push("main", "newer").await;
     team.looks_well().await;
-    team.settled(id, &commit).await;
+    team.serves(id, &commit).await;
     assert_eq!(team.stage.state().await, "awake v2");
 }
 
@@ -166,7 +173,7 @@ async fn a_build_that_a_newer_head_supersedes_is_stopped() {
     assert_eq!(release.failure.as_deref(), Some("the deploy of `shop/main` is superseded by v3"));
     assert_eq!(team.row(id).await.head, before);
     team.stage.engine.stall(false);
-    team.settled(id, &second).await;
+    team.serves(id, &second).await;
     assert_eq!(team.stage.state().await, "awake v3");
 }
 
@@ -183,7 +190,7 @@ async fn a_build_that_somebodys_command_supersedes_is_made_up_for() {
     assert_ne!(team.row(id).await.head, commit);
     team.stage.engine.stall(false);
     team.looks_well().await;
-    team.settled(id, &commit).await;
+    team.serves(id, &commit).await;
     assert_eq!(team.stage.state().await, "awake v4");
 }
 
@@ -246,7 +253,7 @@ async fn a_branch_that_comes_back_is_staged_and_its_environment_stays() {
     team.looks_well().await;
     let commit = team.push("main", "forced").await;
     team.looks_well().await;
-    team.settled(id, &commit).await;
+    team.serves(id, &commit).await;
     assert_eq!(team.row(id).await.missing, None);
     assert_eq!(team.stage.state().await, "awake v2");
 }
@@ -319,7 +326,7 @@ async fn a_pull_request_of_the_repository_is_followed_and_a_strangers_commit_wai
     let second = team.push("feature", "second").await;
     team.host.set("refs/pull/42/head", &second).await;
     team.looks_well().await;
-    team.settled(id, &second).await;
+    team.serves(id, &second).await;
     assert_eq!(team.release(id, 1).await.3, ReleaseStatus::Live);
 
     let strange = team.commit("a stranger's").await;
