@@ -32,6 +32,7 @@ use serde_json::json;
 
 const HOST: &str = "shop.test";
 const WORKERS: usize = 2;
+const WAKES: usize = 500;
 
 /// One comparison: what is asked for, and what is promised.
 struct Case {
@@ -143,13 +144,17 @@ async fn compare(effort: Effort, json: Option<PathBuf>) -> Result<()> {
 
 /// What the edge itself takes of a wake.
 async fn wake(report: &mut Vec<serde_json::Value>) -> Result<()> {
-    let wake::Released { p50, p99 } = wake::released(HOST, WORKERS, 500).await?;
-    println!("a request that waited is at its app {p50:.0} µs after the wake (p99 {p99:.0} µs)");
+    let (floor, edge) = (wake::floor(WAKES)?, wake::edge(HOST, WORKERS, WAKES).await?);
+    println!(
+        "a request that waited is at its app {:.0} µs after the wake (p99 {:.0} µs), floor {:.0} µs (p99 {:.0} µs)",
+        edge.p50, edge.p99, floor.p50, floor.p99
+    );
     report.push(json!({
         "name": format!("edge, a request that waited, with {} other environments", wake::OTHERS),
         "unit": "microseconds from the wake to the first byte at the app",
-        "value": p50,
-        "p99": p99,
+        "value": edge.p50,
+        "p99": edge.p99,
+        "floor": { "p50": floor.p50, "p99": floor.p99 },
     }));
     Ok(())
 }

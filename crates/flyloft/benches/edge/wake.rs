@@ -1,5 +1,5 @@
 //! How long the edge itself takes of a wake: from the moment that it is told where an environment answers to the first
-//! byte of the request that waited, at the app.
+//! byte of the request that waited, at the app. The floor is a thread that is told, connects and writes.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -17,12 +17,12 @@ use tokio::net::TcpStream;
 pub const OTHERS: usize = 1_000;
 
 /// Of all rounds, in microseconds.
-pub struct Released {
+pub struct Took {
     pub p50: f64,
     pub p99: f64,
 }
 
-pub async fn released(host: &str, threads: usize, rounds: usize) -> Result<Released> {
+pub async fn edge(host: &str, threads: usize, rounds: usize) -> Result<Took> {
     let mut config = EdgeConfig::new(["127.0.0.1:0".parse::<SocketAddr>()?]);
     config.threads = threads;
     let edge = Embedded::open(config)?;
@@ -44,9 +44,37 @@ pub async fn released(host: &str, threads: usize, rounds: usize) -> Result<Relea
         client.read_to_end(&mut Vec::new()).await?;
         took.push((first_bytes.recv()? - begin).as_secs_f64() * 1e6);
     }
-    took.sort_by(f64::total_cmp);
-    let at = |share: f64| took.get((took.len() as f64 * share) as usize).copied().context("no rounds");
-    Ok(Released { p50: at(0.5)?, p99: at(0.99)? })
+    Took::of(took)
+}
+
+pub fn floor(rounds: usize) -> Result<Took> {
+    let (app, first_bytes) = app()?;
+    let (go, told) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        while told.recv().is_ok() {
+            let Ok(mut stream) = std::net::TcpStream::connect(app) else { continue };
+            let _ = stream.set_nodelay(true);
+            let _ = stream.write_all(b"GET / HTTP/1.1\r\n\r\n");
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    });
+    let mut took = Vec::new();
+    for _ in 0..rounds {
+        // As in a round of the edge, it has been waiting for a while.
+        std::thread::sleep(Duration::from_millis(2));
+        let begin = Instant::now();
+        go.send(())?;
+        took.push((first_bytes.recv()? - begin).as_secs_f64() * 1e6);
+    }
+    Took::of(took)
+}
+
+impl Took {
+    fn of(mut took: Vec<f64>) -> Result<Self> {
+        took.sort_by(f64::total_cmp);
+        let at = |share: f64| took.get((took.len() as f64 * share) as usize).copied().context("no rounds");
+        Ok(Self { p50: at(0.5)?, p99: at(0.99)? })
+    }
 }
 
 /// An app on a thread of its own, and when it read the first byte of each request.

@@ -64,12 +64,14 @@ pub fn told<B>(client: &Client, request: &Request<B>) -> String {
     harmless::line(&by, Colours::Dropped)
 }
 
-/// Whether the answer is for the window of a browser (Fetch Metadata, where there is some).
+/// Whether the answer is for the window of a browser (Fetch Metadata, where there is some). A frame within another page
+/// would not show a page of the edge.
 fn is_of_a_page<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
     matches!(*request.method(), Method::GET | Method::HEAD)
         && Form::of(headers) == Form::Html
         && headers.get("sec-fetch-mode").is_none_or(|mode| mode == "navigate")
+        && headers.get("sec-fetch-dest").is_none_or(|destination| destination == "document")
         && headers::upgrade(headers).is_none()
 }
 

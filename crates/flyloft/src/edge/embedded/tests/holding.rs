@@ -135,6 +135,7 @@ async fn only_the_window_of_a_browser_gets_that_page() {
     for request in [
         "POST / HTTP/1.1\nHost: shop.test\nAccept: text/html\nContent-Length: 0\n\n",
         "GET / HTTP/1.1\nHost: shop.test\nAccept: text/html\nSec-Fetch-Mode: cors\n\n",
+        "GET / HTTP/1.1\nHost: shop.test\nAccept: text/html\nSec-Fetch-Mode: navigate\nSec-Fetch-Dest: iframe\n\n",
         "GET / HTTP/1.1\nHost: shop.test\nAccept: */*\n\n",
         "GET / HTTP/1.1\nHost: shop.test\n\n",
     ] {
@@ -142,7 +143,8 @@ async fn only_the_window_of_a_browser_gets_that_page() {
         assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\nretry-after: 5\n"), "{answer}");
         assert!(!answer.contains("refresh") && answer.contains("Try again in a moment."), "{answer}");
     }
-    let window = "GET / HTTP/1.1\nHost: shop.test\nAccept: text/html\nSec-Fetch-Mode: navigate\n\n";
+    let window =
+        "GET / HTTP/1.1\nHost: shop.test\nAccept: text/html\nSec-Fetch-Mode: navigate\nSec-Fetch-Dest: document\n\n";
     assert!(stage.ask(window).await.contains("refresh"));
 }
 
