@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::environments::is_deploying;
 use super::reply::{Reply, done};
 use super::stage::Staged;
 use super::{Api, Call, Ending};
@@ -110,7 +111,8 @@ impl Api {
                 all
             }
         };
-        touched.retain(|env| env.live.is_some());
+        // One whose first deploy is under way may have read its variables already.
+        touched.retain(|env| env.live.is_some() || is_deploying(env));
         let several = touched.len() > 1;
         let (mut staged, mut failed) = (Vec::new(), None);
         for env in &touched {

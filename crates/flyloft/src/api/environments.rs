@@ -296,9 +296,11 @@ impl Api {
         let (row, conductor) = self.loft.find(name).await?;
         let live =
             self.loft.parts.store.live_release(&row).await.or_failed(|| format!("failed to look up `{name}`"))?;
-        let Some((commit, content)) = live.and_then(|live| Some((live.commit, live.content?))) else {
+        let (commit, content) = live.map(|live| (live.commit, live.content)).unwrap_or_default();
+        // What is being deployed for the first time will serve when its turn has come.
+        if content.is_none() && !is_deploying(&row) {
             return Err(Error::conflict(format!("`{name}` has no release that serves")).hint("push to it first"));
-        };
+        }
         let reason = match again {
             Again::Config => "config",
             Again::Restart => "restart",
@@ -363,7 +365,7 @@ impl Api {
             return Err(Error::conflict(format!("{} of `{name}` never served", release.number)).hint(list));
         };
         call.say(&format!("-----> Going back to {}\n", release.number)).await?;
-        let source = Source::Again { commit: release.commit, content, again: Again::Rollback };
+        let source = Source::Again { commit: release.commit, content: Some(content), again: Again::Rollback };
         let reason = format!("rollback to {}", release.number);
         Ok(self.deploy_and_show(call, conductor, work(call, source, &reason)).await?.into())
     }
@@ -419,6 +421,12 @@ fn word(runs: &Runs) -> &'static str {
         Runs::Off { .. } => "off",
         Runs::Waking { .. } => "waking",
     }
+}
+
+/// Whether something is being deployed to it.
+pub(super) fn is_deploying(env: &EnvRow) -> bool {
+    let state = serde_json::from_str(&env.state);
+    matches!(state, Ok(State::Live(live)) if live.deploying != Deploying::No)
 }
 
 pub(super) fn lingers(name: &EnvRef) -> Error {

@@ -94,7 +94,7 @@ impl Task {
         }
     }
 
-    async fn skip_deploy(&mut self, release: ReleaseNumber, cause: Cause) -> Result<()> {
+    pub(super) async fn skip_deploy(&mut self, release: ReleaseNumber, cause: Cause) -> Result<()> {
         let error = cancelled(&self.env, cause);
         let why = error.to_string();
         if let Some(Accepted { job, ended }) = self.jobs.remove(&release) {

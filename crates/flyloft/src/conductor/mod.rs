@@ -17,6 +17,7 @@ mod effect;
 mod handle;
 mod hands;
 mod ladder;
+mod later;
 mod uses;
 mod wake;
 
@@ -122,6 +123,7 @@ impl Conductor {
             running: None,
             previous: None,
             retiring: Arc::default(),
+            later: None,
             hands: Hands::default(),
             disturb: CancellationToken::new(),
             call: None,
@@ -146,6 +148,8 @@ struct Task {
     /// Deploys that were accepted and have not begun.
     jobs: BTreeMap<ReleaseNumber, Accepted>,
     running: Option<Running>,
+    /// One that begins when no other is under way any more.
+    later: Option<ReleaseNumber>,
     /// What served before: requests may still be on their way to it.
     previous: Option<LiveRow>,
     /// Containers that are being drained.
@@ -188,6 +192,7 @@ impl Task {
                 },
                 () = tokio::time::sleep_until(due) => self.tick().await,
             }
+            self.begin_later().await;
         }
     }
 
@@ -315,6 +320,7 @@ impl Task {
         self.transcript = Some(transcript.reading());
         self.reload().await?;
         let (ended, wait) = oneshot::channel();
+        let waits = work.waits();
         let job = Job {
             parts: self.parts.clone(),
             env: self.env.clone(),
@@ -324,6 +330,9 @@ impl Task {
             conductor: self.myself.upgrade().expect("a message has just come"),
         };
         self.jobs.insert(number, Accepted { job, ended });
+        if waits && self.put_off(number, &transcript).await? {
+            return Ok(Ticket { env: self.env.name.clone(), release: number, transcript, ended: wait });
+        }
         match self.step(&Event::Deploy { release: number }, None).await? {
             Ok(_) => Ok(Ticket { env: self.env.name.clone(), release: number, transcript, ended: wait }),
             Err(refusal) => Err(self.refused(refusal)),
@@ -406,6 +415,7 @@ impl Task {
             Deploying::No => vec![],
             Deploying::Yes { release, newest } => std::iter::once(release).chain(newest).collect(),
         };
+        let under_way = under_way.into_iter().chain(self.later).collect();
         let settled = self.parts.store.fail_all_but(self.env.id, under_way, "it never began", store::now()).await;
         settled.or_failed(|| format!("failed to settle the releases of `{}`", self.env.name))
     }
@@ -456,7 +466,7 @@ fn serves(state: &State) -> Option<ReleaseNumber> {
 pub fn cancelled(env: &EnvRow, cause: Cause) -> Error {
     match cause {
         Cause::Superseded { by } => Error::conflict(format!("the deploy of `{}` is superseded by {by}", env.name))
-            .hint("a newer version of the same environment was deployed meanwhile"),
+            .hint("a newer deploy of the same environment has taken its place"),
         Cause::Destroyed => Error::conflict(format!("`{}` was destroyed meanwhile", env.name)),
     }
 }

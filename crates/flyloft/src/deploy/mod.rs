@@ -51,8 +51,8 @@ pub enum Source {
     Commit { commit: CommitId, quarantine: Option<Quarantine> },
     /// A tree in the engine's staging directory. It is used up.
     Tree { dir: Leftover },
-    /// What an earlier release was made from.
-    Again { commit: Option<CommitId>, content: Content, again: Again },
+    /// What an earlier release was made from. Without content it is what serves when its turn has come.
+    Again { commit: Option<CommitId>, content: Option<Content>, again: Again },
 }
 
 /// Why an earlier release is launched again.
@@ -94,6 +94,11 @@ impl Drop for Leftover {
 }
 
 impl Work {
+    /// Whether it waits for a deploy that is under way, and does not take its place: it is about whatever serves then.
+    pub fn waits(&self) -> bool {
+        matches!(self.source, Source::Again { again: Again::Config | Again::Restart | Again::Scale, .. })
+    }
+
     pub fn commit(&self) -> Option<&CommitId> {
         match &self.source {
             Source::Commit { commit, .. } => Some(commit),
@@ -239,11 +244,13 @@ enum Made {
 
 async fn build(job: &Job, tree: Option<PathBuf>) -> Result<Made> {
     let tree = match (&job.work.source, tree) {
-        (Source::Again { content, again: Again::Rollback, .. }, _) => return before(job, content.clone()).await,
-        // Something newer may serve by now than when this was asked for.
-        (Source::Again { content, .. }, _) => {
-            let serving = serving(job).await?;
-            return before(job, serving.unwrap_or_else(|| content.clone())).await;
+        (Source::Again { content, again, .. }, _) => {
+            // Something newer may serve by now than when this was asked for.
+            let serving = if *again == Again::Rollback { None } else { serving(job).await? };
+            let content = serving.or_else(|| content.clone()).ok_or_else(|| {
+                Error::conflict(format!("`{}` has no release that serves", job.env.name)).hint("push to it first")
+            })?;
+            return before(job, content).await;
         }
         (_, Some(tree)) => tree,
         (_, None) => return Err(Error::failed("there is no source to build")),

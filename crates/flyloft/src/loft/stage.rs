@@ -144,7 +144,7 @@ impl Stage {
 
     pub async fn launch_content(&self, again: Again, content: Content) -> Result<Deployed> {
         let work = Work {
-            source: Source::Again { commit: None, content, again },
+            source: Source::Again { commit: None, content: Some(content), again },
             reason: "a test".to_owned(),
             by: "tester".to_owned(),
             no_cache: false,
@@ -226,7 +226,7 @@ pub async fn in_time<T>(what: &str, wait: impl Future<Output = T>) -> T {
 }
 
 /// Answers at every address of the loopback interface, which are those of the fake's containers.
-async fn web_server() -> SocketAddr {
+pub async fn web_server() -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

@@ -1,10 +1,10 @@
-use flyloft_core::name::ReleaseNumber;
+use flyloft_core::name::{CommitId, ReleaseNumber};
 use flyloft_core::policy::Excess;
 
-use super::stage::{Stage, content, in_time};
+use super::stage::{self, Stage, content, in_time};
 use super::*;
-use crate::conductor::Told;
-use crate::deploy::Again;
+use crate::conductor::{Ticket, Told};
+use crate::deploy::{Again, Source, Work};
 use crate::engine::ContainerState;
 use crate::error::Kind;
 use crate::store::{NewRelease, ReleaseStatus};
@@ -190,4 +190,87 @@ async fn a_deploy_of_an_app_without_a_web_process_says_that_its_url_answers_noth
     =====> Deployed
     http://shop-main.localhost
     ");
+}
+
+/// A deploy of a made-up commit, or of what serves when its turn has come.
+async fn begin(stage: &Stage, again: Again, commit: Option<&str>) -> Ticket {
+    let pushed = commit.is_some();
+    let content = commit.map(|_| content(&[("web", "serve")]));
+    let commit = commit.map(|digit| CommitId::parse(&digit.repeat(40)).unwrap());
+    let work = Work {
+        source: Source::Again { commit, content, again },
+        reason: "a test".to_owned(),
+        by: "tester".to_owned(),
+        no_cache: false,
+        attached: pushed,
+        push: None,
+        together: None,
+    };
+    stage.env().await.1.deploy(work).await.unwrap()
+}
+
+async fn end(ticket: Ticket) -> Result<ReleaseNumber> {
+    in_time("the end of a deploy", ticket.ended).await.unwrap().map(|deployed| deployed.release)
+}
+
+#[tokio::test]
+async fn a_restart_waits_for_the_deploy_that_is_under_way_and_launches_what_that_made() {
+    for first in [false, true] {
+        let stage = Stage::new().await;
+        if !first {
+            end(begin(&stage, Again::Rollback, Some("a")).await).await.unwrap();
+        }
+        // Nothing answers, so that the deploy goes on.
+        stage.engine.listen(vec![]);
+        let pushed = begin(&stage, Again::Rollback, Some("b")).await;
+        let overtaken = begin(&stage, Again::Config, None).await;
+        let restart = begin(&stage, Again::Restart, None).await;
+        let number = restart.release;
+        stage.loft.reconcile().await.unwrap();
+        let error = end(overtaken).await.unwrap_err();
+        assert!(error.brief().contains(&format!("superseded by {number}")), "{}", error.brief());
+        let runs = if first { "none" } else { "awake v1" };
+        assert_eq!(stage.state().await, format!("{runs}, deploying {}", pushed.release));
+
+        stage.engine.listen(vec![stage::web_server().await]);
+        end(pushed).await.unwrap();
+        assert_eq!(end(restart).await.unwrap(), number);
+        assert_eq!(stage.state().await, format!("awake {number}"));
+        let (env, _) = stage.env().await;
+        let released = stage.store().release(env.id, number).await.unwrap().unwrap();
+        assert_eq!(released.commit.unwrap().as_str(), "b".repeat(40));
+        let said = stage.told(number.0).await;
+        assert!(said.contains(&format!("Waiting until v{} is deployed", number.0 - 2)), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn what_waits_goes_on_when_the_deploy_fails_and_ends_with_a_newer_one_or_the_environment() {
+    let stage = Stage::new().await;
+    end(begin(&stage, Again::Rollback, Some("a")).await).await.unwrap();
+    let server = stage::web_server().await;
+    stage.engine.listen(vec![]);
+    let pushed = begin(&stage, Again::Rollback, Some("b")).await;
+    let waits = begin(&stage, Again::Scale, None).await;
+    let newer = begin(&stage, Again::Rollback, Some("c")).await;
+    assert!(end(pushed).await.unwrap_err().brief().contains("superseded by v4"));
+    stage.engine.listen(vec![server]);
+    assert_eq!(end(newer).await.unwrap(), ReleaseNumber(4));
+    assert!(end(waits).await.unwrap_err().brief().contains("superseded by v4"), "it is in there");
+
+    stage.engine.listen(vec![]);
+    let failing = begin(&stage, Again::Rollback, Some("d")).await;
+    let waits = begin(&stage, Again::Restart, None).await;
+    // Whoever pushed has gone away.
+    drop(failing);
+    stage.engine.listen(vec![server]);
+    assert_eq!(end(waits).await.unwrap(), ReleaseNumber(6));
+
+    stage.engine.listen(vec![]);
+    let pushed = begin(&stage, Again::Rollback, Some("e")).await;
+    let waits = begin(&stage, Again::Restart, None).await;
+    stage.env().await.1.tell(Event::Destroy).await.unwrap();
+    for ticket in [pushed, waits] {
+        assert!(end(ticket).await.unwrap_err().brief().contains("was destroyed meanwhile"));
+    }
 }

@@ -85,6 +85,21 @@ impl Store {
         .await
     }
 
+    /// A release that waited may be made from another commit than when it was asked for.
+    pub async fn set_commit(
+        &self,
+        id: EnvId,
+        number: ReleaseNumber,
+        commit: Option<CommitId>,
+    ) -> Result<(), StoreError> {
+        self.note(move |t| {
+            let sql = "UPDATE releases SET commit_id = ?3 WHERE environment = ?1 AND number = ?2";
+            t.execute(sql, params![id.0, number.0, commit.map(String::from)])?;
+            Ok(())
+        })
+        .await
+    }
+
     pub async fn set_content(&self, id: EnvId, number: ReleaseNumber, content: &Content) -> Result<(), StoreError> {
         let content = print(content);
         self.note(move |t| {
