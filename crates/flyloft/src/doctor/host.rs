@@ -2,7 +2,7 @@
 
 use super::{Check, bytes};
 use crate::config::Config;
-use crate::machine::memory::Zram;
+use crate::machine::memory::{Zram, Zswap};
 use crate::machine::storage::Filesystem;
 use crate::machine::tools::{Found, missing_packages};
 use crate::machine::{Machine, Memory, Port, Storage};
@@ -70,43 +70,42 @@ fn memory(memory: &Memory) -> Check {
     Check::ok("memory", format!("{total}, about {} small apps awake", (memory.total / 2 / TYPICAL_APP).max(1)))
 }
 
+/// What compressed memory keeps of a hundred pages, until it holds enough to tell.
+const TYPICAL_RATIO: u64 = 40;
+
+/// Where sleeping environments go, and what that costs.
 fn swap(memory: &Memory) -> Check {
-    let (compressed, disk) = (memory.compressed(), memory.on_disk());
-    let asleep = (compressed + disk) / TYPICAL_APP;
-    match (compressed, disk) {
+    let (zram, disk) = (memory.compressed(), memory.on_disk());
+    let ratio = if memory.pool.stored > 64 << 20 { memory.pool.share(100).max(1) } else { TYPICAL_RATIO };
+    let asleep = format!("about {} small apps asleep", (zram + disk) / TYPICAL_APP);
+    let keeps = format!("asleep an environment keeps {ratio} % of its memory, compressed, and wakes in about 10 ms");
+    let (size, on_disk) = (bytes(zram), bytes(disk));
+    match (zram, disk) {
         (0, 0) => {
             Check::warning("swap", "there is none: an environment that sleeps keeps all of its memory", "flyloft setup")
         }
-        (0, disk) if memory.zswap => Check::ok(
-            "swap",
-            format!("{} on disk behind zswap: about {asleep} small apps asleep, 10–40 ms to wake one", bytes(disk)),
-        ),
-        (0, disk) if memory.zram == Zram::Missing => Check::ok(
+        (0, _) if memory.compresses() => Check::ok(
             "swap",
             format!(
-                "{} on disk, and the kernel has no zram: about {asleep} small apps asleep, up to 40 ms to wake one",
-                bytes(disk)
+                "{on_disk} behind zswap: {asleep}; {keeps}; deep asleep it keeps a few per cent, and wakes in about 50 ms"
             ),
         ),
-        (0, disk) => Check::warning(
+        (0, _) => {
+            let what = format!(
+                "{on_disk} on disk alone: {asleep}, which keep a few per cent of their memory and wake in about 50 ms, not 10"
+            );
+            // Nothing can be done about a kernel.
+            match (memory.zswap, memory.zram) {
+                (Zswap::Missing, Zram::Missing) => Check::ok("swap", what),
+                _ => Check::warning("swap", what, "flyloft setup"),
+            }
+        }
+        (_, 0) => {
+            Check::ok("swap", format!("{size} of zram, none on disk: {asleep}; {keeps}; deep asleep it keeps as much"))
+        }
+        (_, _) => Check::ok(
             "swap",
-            format!("{} on disk alone: waking takes up to 40 ms instead of 10", bytes(disk)),
-            "flyloft setup",
-        ),
-        (compressed, 0) => Check::ok(
-            "swap",
-            format!(
-                "{} of compressed memory, none on disk: about {asleep} small apps asleep, 10 ms to wake one",
-                bytes(compressed)
-            ),
-        ),
-        (compressed, disk) => Check::ok(
-            "swap",
-            format!(
-                "{} of compressed memory and {} on disk: about {asleep} small apps asleep, 10–40 ms to wake one",
-                bytes(compressed),
-                bytes(disk)
-            ),
+            format!("{size} of zram before {on_disk} on disk: {asleep}; {keeps}; deep asleep it keeps as much"),
         ),
     }
 }

@@ -41,6 +41,8 @@ pub enum Kept {
     SwapFull,
     /// The container has as much in swap as its limit allows.
     SwapLimit,
+    /// It is locked, or its processes have it in common, and copies for each would take more.
+    InCommon,
     /// Deep sleep was asked for, and what is in compressed memory cannot be written out to a disk here.
     NoDisk,
     /// The kernel cannot be asked to move the memory of other processes.
@@ -53,6 +55,7 @@ impl fmt::Display for Kept {
             Kept::NoSwap => "this machine has no swap",
             Kept::SwapFull => "the machine's swap is full",
             Kept::SwapLimit => "its limit of swap is reached",
+            Kept::InCommon => "its processes have memory in common that cannot be moved",
             Kept::NoDisk => "compressed memory cannot be written out to a disk here",
             Kept::Unsupported => "this kernel cannot move the memory of other processes",
         })

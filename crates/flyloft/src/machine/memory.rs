@@ -10,8 +10,9 @@ pub struct Memory {
     pub total: u64,
     pub swaps: Vec<Swap>,
     pub zram: Zram,
-    /// Whether zswap compresses what goes to the swaps.
-    pub zswap: bool,
+    pub zswap: Zswap,
+    /// What compressed memory holds by now, of either kind.
+    pub pool: Pool,
 }
 
 /// A line of `/proc/swaps` (proc(5)).
@@ -34,6 +35,16 @@ pub enum Zram {
     Missing,
 }
 
+/// Whether what goes to the swaps is compressed and kept in memory at first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Zswap {
+    /// The kernel has none.
+    #[default]
+    Missing,
+    Off,
+    On,
+}
+
 impl Swap {
     pub fn is_zram(&self) -> bool {
         self.path.starts_with("/dev") && self.path.to_string_lossy().starts_with("/dev/zram")
@@ -44,14 +55,24 @@ impl Memory {
     pub fn look() -> Self {
         let built_in = Path::new("/sys/class/zram-control").exists();
         Self {
-            total: total(&read("/proc/meminfo")).unwrap_or(0),
+            total: bytes(&read("/proc/meminfo"), "MemTotal").unwrap_or(0),
             swaps: swaps(&read("/proc/swaps")),
             zram: if built_in || kernel::has_module("zram") { Zram::Possible } else { Zram::Missing },
-            zswap: read("/sys/module/zswap/parameters/enabled").trim() == "Y",
+            zswap: match read("/sys/module/zswap/parameters/enabled").trim() {
+                "Y" => Zswap::On,
+                "N" => Zswap::Off,
+                _ => Zswap::Missing,
+            },
+            pool: Load::look().pool(),
         }
     }
 
-    /// Bytes of swap in compressed memory.
+    /// Whether what sleeps can be in compressed memory.
+    pub fn compresses(&self) -> bool {
+        self.compressed() > 0 || self.zswap == Zswap::On && self.on_disk() > 0
+    }
+
+    /// Bytes of swap on zram.
     pub fn compressed(&self) -> u64 {
         self.swaps.iter().filter(|swap| swap.is_zram()).map(|swap| swap.size).sum()
     }
@@ -62,8 +83,92 @@ impl Memory {
     }
 }
 
-fn total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+/// What is free and what is taken at the moment, in bytes. Read with a few system calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Load {
+    /// What new work can have without swapping, as the kernel reckons.
+    pub available: u64,
+    pub swap_free: u64,
+    pub zram: Pool,
+    pub zswap: Pool,
+    /// `None` where the kernel does not measure it.
+    pub pressure: Option<Pressure>,
+}
+
+/// Compressed memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pool {
+    /// Bytes as they were before.
+    pub stored: u64,
+    /// Bytes that they take now.
+    pub taken: u64,
+}
+
+/// `/proc/pressure/memory` (the kernel's psi.rst): per cent of the last ten seconds in which some, or all, of those who
+/// had work to do waited for memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Pressure {
+    pub some: f32,
+    pub full: f32,
+}
+
+impl Load {
+    pub fn look() -> Self {
+        let meminfo = read("/proc/meminfo");
+        let bytes = |name| bytes(&meminfo, name).unwrap_or(0);
+        let swaps = swaps(&read("/proc/swaps"));
+        let mut zram = Pool::default();
+        for swap in swaps.iter().filter(|swap| swap.is_zram()) {
+            let name = swap.path.file_name().unwrap_or_default();
+            zram.add(zram_pool(&read(Path::new("/sys/block").join(name).join("mm_stat"))));
+        }
+        Self {
+            available: bytes("MemAvailable"),
+            swap_free: bytes("SwapFree"),
+            zram,
+            zswap: Pool { stored: bytes("Zswapped"), taken: bytes("Zswap") },
+            pressure: pressure(&read("/proc/pressure/memory")),
+        }
+    }
+
+    /// Compressed memory of both kinds.
+    pub fn pool(&self) -> Pool {
+        let mut pool = self.zram;
+        pool.add(self.zswap);
+        pool
+    }
+}
+
+impl Pool {
+    fn add(&mut self, other: Pool) {
+        (self.stored, self.taken) = (self.stored + other.stored, self.taken + other.taken);
+    }
+
+    /// What `stored` bytes of it take, if they compress like all of it.
+    pub fn share(&self, stored: u64) -> u64 {
+        let share = u128::from(stored) * u128::from(self.taken) / u128::from(self.stored.max(1));
+        // A pool that is nearly empty takes more than what is in it.
+        (share as u64).min(stored)
+    }
+}
+
+/// `mm_stat` of a zram device: what is stored, its size compressed, what the pool takes (the kernel's zram.rst).
+fn zram_pool(mm_stat: &str) -> Pool {
+    let number = |at| mm_stat.split_whitespace().nth(at).and_then(|text| text.parse().ok()).unwrap_or(0);
+    Pool { stored: number(0), taken: number(2) }
+}
+
+fn pressure(text: &str) -> Option<Pressure> {
+    let average = |kind: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
+        line.split_whitespace().find_map(|field| field.strip_prefix("avg10="))?.parse().ok()
+    };
+    Some(Pressure { some: average("some")?, full: average("full")? })
+}
+
+/// A line of `/proc/meminfo`.
+fn bytes(meminfo: &str, name: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
 }
 
@@ -97,7 +202,25 @@ mod tests {
 
     #[test]
     fn the_total_is_in_bytes() {
-        assert_eq!(total("MemTotal:         491832 kB\nMemFree: 1 kB\n"), Some(491_832 << 10));
-        assert_eq!(total(""), None);
+        let meminfo = "MemTotal:         491832 kB\nMemFree: 1 kB\nZswap: 2 kB\nZswapped: 5 kB\n";
+        assert_eq!(bytes(meminfo, "MemTotal"), Some(491_832 << 10));
+        assert_eq!(bytes(meminfo, "Zswap"), Some(2 << 10));
+        assert_eq!(bytes("", "MemTotal"), None);
+    }
+
+    #[test]
+    fn a_part_of_the_pool_takes_its_share_of_it() {
+        let pool = zram_pool("1048576  400000 419430 0 419430 0 0 16 16\n");
+        assert_eq!(pool, Pool { stored: 1 << 20, taken: 419_430 });
+        assert_eq!(pool.share(1 << 19), 209_715);
+        assert_eq!(Pool { stored: 1, taken: 4096 }.share(1), 1);
+        assert_eq!(zram_pool("").share(100), 0);
+    }
+
+    #[test]
+    fn pressure_is_that_of_the_last_ten_seconds() {
+        let text = "some avg10=1.50 avg60=0.10 avg300=0.00 total=9\nfull avg10=0.25 avg60=0.00 avg300=0.00 total=3\n";
+        assert_eq!(pressure(text), Some(Pressure { some: 1.5, full: 0.25 }));
+        assert_eq!(pressure(""), None);
     }
 }

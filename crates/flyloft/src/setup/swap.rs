@@ -1,6 +1,8 @@
 //! Where the memory of sleeping environments goes: compressed memory first, then a disk.
 //!
-//! Swap that is there already is adopted. What is missing is a zram device, and a swap file beside the state. Neither
+//! Swap that is there already is adopted. What is missing is a swap file beside the state, and zswap in front of it: it
+//! takes no size to be decided beforehand, writes out by itself what is coldest, and leaves a way to the disk for those
+//! that sleep deeply. Where there is no zswap, or no disk to swap to, compressed memory is a zram device. Nothing of it
 //! survives a reboot, so that the service's unit runs this at every start.
 
 use std::fs::{self, OpenOptions};
@@ -12,7 +14,7 @@ use thiserror::Error;
 
 use super::Step;
 use crate::exec::{Cmd, ExecError};
-use crate::machine::memory::Zram;
+use crate::machine::memory::{Zram, Zswap};
 use crate::machine::storage::Filesystem;
 use crate::machine::{Memory, Storage};
 
@@ -42,15 +44,6 @@ enum SwapError {
 }
 
 pub async fn arrange(memory: &Memory, storage: &Storage) -> Vec<Step> {
-    let zram = match plan_zram(memory) {
-        Plan::Make(size) => match make_zram(size).await {
-            Ok(device) => Step::done("compressed memory", format!("{} MiB at {device}", size / MIB)),
-            // Containers of other systems show zram and refuse it.
-            Err(error) => Step::because("compressed memory", "failed to set up zram", &error),
-        },
-        Plan::AlreadySo(what) => Step::already("compressed memory", what),
-        Plan::Left(why) => Step::left("compressed memory", why),
-    };
     let path = storage.state_dir.join("swap");
     let disk = match plan_file(memory, storage, &path) {
         Plan::Make(size) => match make_file(&path, size).await {
@@ -60,17 +53,58 @@ pub async fn arrange(memory: &Memory, storage: &Storage) -> Vec<Step> {
         Plan::AlreadySo(what) => Step::already("swap on disk", what),
         Plan::Left(why) => Step::left("swap on disk", why),
     };
-    vec![zram, disk]
+    // With the file that was just made.
+    let memory = Memory { swaps: Memory::look().swaps, ..memory.clone() };
+    let compressed = match plan_compression(&memory) {
+        Compression::Zswap => match switch_zswap_on(Path::new(ZSWAP)) {
+            Ok(algorithm) => Step::done("compressed memory", format!("zswap, with {algorithm}")),
+            Err(error) => Step::because("compressed memory", "failed to switch zswap on", &error),
+        },
+        Compression::Zram(size) => match make_zram(size).await {
+            Ok(device) => Step::done("compressed memory", format!("{} MiB at {device}", size / MIB)),
+            // Containers of other systems show zram and refuse it.
+            Err(error) => Step::because("compressed memory", "failed to set up zram", &error),
+        },
+        Compression::AlreadySo(what) => Step::already("compressed memory", what),
+        Compression::Left(why) => Step::left("compressed memory", why),
+    };
+    vec![disk, compressed]
 }
 
-/// Half of the memory, of which it takes less than half again: pages compress to about 40 %.
-fn plan_zram(memory: &Memory) -> Plan {
-    match memory.compressed() {
-        0 if memory.zswap => Plan::AlreadySo("zswap compresses what goes to disk".to_owned()),
-        0 if memory.zram == Zram::Missing => Plan::Left("the kernel has no zram".to_owned()),
-        0 => Plan::Make((memory.total / 2).clamp(64 * MIB, 8 * GIB) / MIB * MIB),
-        size => Plan::AlreadySo(format!("{} MiB of zram", size / MIB)),
+/// What to do about compressed memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Compression {
+    Zswap,
+    /// Of this many bytes.
+    Zram(u64),
+    AlreadySo(String),
+    Left(String),
+}
+
+/// A zram device gets half of the memory, of which it takes less than half again: pages compress to about 40 %.
+fn plan_compression(memory: &Memory) -> Compression {
+    let half = (memory.total / 2).clamp(64 * MIB, 8 * GIB) / MIB * MIB;
+    match (memory.compressed(), memory.on_disk()) {
+        (0, _) if memory.compresses() => Compression::AlreadySo("zswap compresses what goes to disk".to_owned()),
+        (0, disk) if disk > 0 && memory.zswap == Zswap::Off => Compression::Zswap,
+        (0, _) if memory.zram == Zram::Missing => Compression::Left("the kernel has neither zswap nor zram".to_owned()),
+        (0, _) => Compression::Zram(half),
+        (zram, _) => Compression::AlreadySo(format!("{} MiB of zram", zram / MIB)),
     }
+}
+
+const ZSWAP: &str = "/sys/module/zswap/parameters";
+
+/// Gives the algorithm, of those that the kernel has the one that wakes fastest.
+fn switch_zswap_on(parameters: &Path) -> io::Result<String> {
+    let set = |name: &str, value: &str| fs::write(parameters.join(name), value);
+    let _ = ["lz4", "lzo-rle", "zstd"].iter().find(|algorithm| set("compressor", algorithm).is_ok());
+    // More than the kernel's own fifth, since memory that sleeps is what this machine is for. Kernels before 6.8 write
+    // out only when that is full.
+    set("max_pool_percent", "30")?;
+    let _ = set("shrinker_enabled", "Y");
+    set("enabled", "Y")?;
+    Ok(fs::read_to_string(parameters.join("compressor"))?.trim().to_owned())
 }
 
 /// As much as the memory, twice as much on small machines, and never more than a quarter of the free disk. `path` is
@@ -170,7 +204,7 @@ mod tests {
     const OURS: &str = "/var/lib/flyloft/swap";
 
     fn memory(total: u64) -> Memory {
-        Memory { total, swaps: Vec::new(), zram: Zram::Possible, zswap: false }
+        Memory { total, zram: Zram::Possible, zswap: Zswap::Off, ..Memory::default() }
     }
 
     fn with_swap(total: u64, path: &str, size: u64) -> Memory {
@@ -184,7 +218,7 @@ mod tests {
     #[test]
     fn the_smallest_server_gets_twice_its_memory_on_disk() {
         let small = memory(480 * MIB);
-        assert_eq!(plan_zram(&small), Plan::Make(240 * MIB));
+        assert_eq!(plan_compression(&small), Compression::Zram(240 * MIB), "there is no disk yet");
         assert_eq!(plan_file(&small, &disk(8 * GIB), OURS.as_ref()), Plan::Make(GIB));
         assert_eq!(
             plan_file(&small, &disk(2 * GIB), OURS.as_ref()),
@@ -196,7 +230,7 @@ mod tests {
     #[test]
     fn a_large_server_gets_its_memory_once() {
         let large = memory(24 * GIB);
-        assert_eq!(plan_zram(&large), Plan::Make(8 * GIB));
+        assert_eq!(plan_compression(&large), Compression::Zram(8 * GIB));
         assert_eq!(plan_file(&large, &disk(500 * GIB), OURS.as_ref()), Plan::Make(16 * GIB));
     }
 
@@ -204,16 +238,20 @@ mod tests {
     fn swap_that_is_there_is_adopted() {
         let partition = with_swap(4 * GIB, "/dev/vda3", 2 * GIB);
         assert_eq!(plan_file(&partition, &disk(100 * GIB), OURS.as_ref()), Plan::AlreadySo("2048 MiB".to_owned()));
-        assert_eq!(plan_zram(&partition), Plan::Make(2 * GIB), "a disk is no compressed memory");
+        assert_eq!(plan_compression(&partition), Compression::Zswap);
+        let without = Memory { zswap: Zswap::Missing, ..partition.clone() };
+        assert_eq!(plan_compression(&without), Compression::Zram(2 * GIB), "a disk is no compressed memory");
         let zram = with_swap(4 * GIB, "/dev/zram0", 2 * GIB);
-        assert!(matches!(plan_zram(&zram), Plan::AlreadySo(_)));
+        assert!(matches!(plan_compression(&zram), Compression::AlreadySo(_)));
         assert_eq!(
             plan_file(&zram, &disk(100 * GIB), OURS.as_ref()),
             Plan::Make(4 * GIB),
             "compressed memory is no disk"
         );
-        let zswap = Memory { zswap: true, ..partition };
-        assert!(matches!(plan_zram(&zswap), Plan::AlreadySo(_)));
+        let zswap = Memory { zswap: Zswap::On, ..partition };
+        assert!(matches!(plan_compression(&zswap), Compression::AlreadySo(_)));
+        let nowhere = Memory { swaps: Vec::new(), ..zswap };
+        assert_eq!(plan_compression(&nowhere), Compression::Zram(2 * GIB), "zswap alone holds nothing");
     }
 
     #[test]
@@ -224,7 +262,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_left() {
-        assert!(matches!(plan_zram(&Memory { zram: Zram::Missing, ..memory(GIB) }), Plan::Left(_)));
+        assert!(matches!(plan_compression(&Memory { zram: Zram::Missing, ..memory(GIB) }), Compression::Left(_)));
         let btrfs = Storage { filesystem: Filesystem::Btrfs, ..disk(100 * GIB) };
         assert!(matches!(plan_file(&memory(GIB), &btrfs, OURS.as_ref()), Plan::Left(_)));
         assert!(matches!(plan_file(&memory(GIB), &disk(900 * MIB), OURS.as_ref()), Plan::Left(_)));
@@ -240,6 +278,16 @@ mod tests {
         let meta = path.metadata().unwrap();
         assert_eq!((meta.len(), meta.mode() & 0o777), (MIB, 0o600));
         assert!(meta.blocks() * 512 >= MIB, "swapon refuses files with holes");
+    }
+
+    #[test]
+    fn zswap_is_switched_on_with_what_the_kernel_offers() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["compressor", "max_pool_percent", "enabled"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        assert_eq!(switch_zswap_on(dir.path()).unwrap(), "lz4");
+        assert_eq!(fs::read_to_string(dir.path().join("enabled")).unwrap(), "Y");
     }
 
     #[test]

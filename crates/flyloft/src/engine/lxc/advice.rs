@@ -1,16 +1,26 @@
-//! What the kernel is told about the memory of another process: process_madvise(2).
+//! What is done to the memory of another process: process_madvise(2), process_vm_readv(2), and writing to
+//! `/proc/PID/mem`.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use super::pagemap::PAGE;
 
 /// A process, and not another one that was given its number since.
-pub struct Process(OwnedFd);
+pub struct Process {
+    pid: i32,
+    fd: OwnedFd,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {
     /// Move it out of memory. Pages that are mapped by another process too are passed over.
     PageOut = libc::MADV_PAGEOUT as isize,
+    /// Read it in. Comes back before the disk has.
+    WillNeed = libc::MADV_WILLNEED as isize,
 }
 
 /// Of ranges in one call (the kernel's UIO_MAXIOV).
@@ -26,7 +36,7 @@ impl Process {
             return if error.raw_os_error() == Some(libc::ESRCH) { Ok(None) } else { Err(error) };
         }
         // SAFETY: the kernel has just given this descriptor to us.
-        Ok(Some(Self(unsafe { OwnedFd::from_raw_fd(fd as i32) })))
+        Ok(Some(Self { pid, fd: unsafe { OwnedFd::from_raw_fd(fd as i32) } }))
     }
 
     /// Advises about all of `ranges`. One that the kernel does not take, because it is locked for example, is passed
@@ -52,9 +62,56 @@ impl Process {
         Ok(())
     }
 
+    /// Has every page in memory and mapped, as if the process had read a byte of it. Those that are gone are passed
+    /// over.
+    pub fn touch(&self, ranges: &[Range<u64>]) -> io::Result<()> {
+        let pages = ranges.iter().flat_map(|range| range.clone().step_by(PAGE as usize));
+        let bytes: Vec<_> = pages.map(|at| libc::iovec { iov_base: at as *mut _, iov_len: 1 }).collect();
+        let mut into = [0_u8; MOST];
+        let mut left = &bytes[..];
+        while !left.is_empty() {
+            let piece = &left[..left.len().min(MOST)];
+            let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: piece.len() };
+            // SAFETY: what is written to is `into`, which has room for a byte of each page.
+            let read =
+                unsafe { libc::process_vm_readv(self.pid, &local, 1, piece.as_ptr(), piece.len() as libc::c_ulong, 0) };
+            match usize::try_from(read) {
+                Ok(0) => left = &left[1..],
+                Ok(read) => left = &left[read..],
+                Err(_) => match io::Error::last_os_error() {
+                    error if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
+                    error if error.raw_os_error() == Some(libc::EFAULT) => left = &left[1..],
+                    error => return Err(error),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a frozen process pages of its own where it has them in common with its relatives: each is written to with
+    /// what is there. Nothing of the container runs meanwhile that could write between the reading and the writing.
+    pub fn part(&self, ranges: &[Range<u64>]) -> io::Result<()> {
+        if ranges.is_empty() {
+            return Ok(());
+        }
+        let memory = match File::options().read(true).write(true).open(format!("/proc/{}/mem", self.pid)) {
+            Ok(memory) => memory,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for at in ranges.iter().flat_map(|range| range.clone().step_by(PAGE as usize)) {
+            let mut byte = [0];
+            // What cannot be read or written stays as it is.
+            if memory.read_at(&mut byte, at).is_ok_and(|count| count == 1) {
+                let _ = memory.write_at(&byte, at);
+            }
+        }
+        Ok(())
+    }
+
     /// How many bytes were advised about, which may be fewer than there are.
     fn advise_once(&self, advice: Advice, ranges: &[libc::iovec]) -> io::Result<usize> {
-        let (fd, count) = (self.0.as_raw_fd(), ranges.len());
+        let (fd, count) = (self.fd.as_raw_fd(), ranges.len());
         // SAFETY: the ranges are those of another process, in which nothing is written; the array is ours.
         let done = unsafe { libc::syscall(libc::SYS_process_madvise, fd, ranges.as_ptr(), count, advice as i32, 0) };
         usize::try_from(done).map_err(|_| io::Error::last_os_error())
@@ -63,7 +120,7 @@ impl Process {
 
 impl AsFd for Process {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 

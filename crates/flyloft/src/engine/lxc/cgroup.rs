@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use flyloft_core::policy::Limits;
 
 use crate::engine::Stats;
+use crate::machine::memory::Pool;
 
 const ROOT: &str = "/sys/fs/cgroup";
 
@@ -65,6 +66,15 @@ impl Layout {
         };
         pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
+}
+
+/// See [`Groups::anonymous`]. Bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Anonymous {
+    pub bytes: u64,
+    /// In memory and in swap: of these, those that are being written, and those that nobody needs.
+    pub in_swap_cache: u64,
+    pub being_written: u64,
 }
 
 /// The groups of one running container.
@@ -154,6 +164,70 @@ impl Groups {
         };
         let pids = number("pids", "pids.current")? as u32;
         Ok(Stats { memory, swap, pids, cpu, ..Stats::default() })
+    }
+
+    /// Memory of the group that is not a file's: what would be lost without swap.
+    pub fn anonymous(&self) -> io::Result<Anonymous> {
+        let text = fs::read_to_string(self.dir("memory")?.join("memory.stat"))?;
+        let (prefix, writeback) = match self.layout {
+            Layout::Unified => ("", "file_writeback"),
+            // Without it, groups below this one do not count.
+            Layout::Legacy { .. } => ("total_", "writeback"),
+        };
+        let bytes = |name: &str| field(&text, &format!("{prefix}{name}")).unwrap_or(0);
+        Ok(Anonymous {
+            bytes: bytes("inactive_anon") + bytes("active_anon"),
+            in_swap_cache: bytes("swapcached"),
+            being_written: bytes(writeback),
+        })
+    }
+
+    /// Has the kernel reclaim anonymous memory until at most `left` bytes are there, where it can reclaim that alone
+    /// (the kernel's cgroup-v2.rst, `memory.reclaim`). Elsewhere nothing is done.
+    pub fn reclaim_anonymous(&self, left: u64) -> io::Result<()> {
+        if matches!(self.layout, Layout::Legacy { .. }) {
+            return Ok(());
+        }
+        let file = self.dir("memory")?.join("memory.reclaim");
+        let mut before = u64::MAX;
+        loop {
+            let there = self.anonymous()?.bytes;
+            if there <= left || there >= before {
+                return Ok(());
+            }
+            before = there;
+            match fs::write(&file, format!("{there} swappiness=max")) {
+                // Not all of it went.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {}
+                // A kernel before 6.16, or before 5.19.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                reclaimed => reclaimed?,
+            }
+        }
+    }
+
+    /// Bytes that the group may still have swapped out. `None` where that has no bound of its own.
+    pub fn swap_left(&self) -> io::Result<Option<u64>> {
+        if matches!(self.layout, Layout::Legacy { .. }) {
+            // Memory and swap are bounded together, and what is moved from one to the other changes nothing.
+            return Ok(None);
+        }
+        let number = |file: &str| -> io::Result<Option<u64>> {
+            Ok(fs::read_to_string(self.dir("memory")?.join(file))?.trim().parse().ok())
+        };
+        let (Some(limit), Some(now)) = (number("memory.swap.max")?, number("memory.swap.current")?) else {
+            return Ok(None);
+        };
+        Ok(Some(limit.saturating_sub(now)))
+    }
+
+    /// What the group has in zswap, where the kernel counts that.
+    pub fn zswap(&self) -> io::Result<Option<Pool>> {
+        let dir = self.dir("memory")?;
+        let Ok(taken) = fs::read_to_string(dir.join("memory.zswap.current")) else { return Ok(None) };
+        let stored = field(&fs::read_to_string(dir.join("memory.stat"))?, "zswapped").unwrap_or(0);
+        Ok(Some(Pool { stored, taken: taken.trim().parse().unwrap_or(0) }))
     }
 
     /// The processes in it, and in groups that were made below it.

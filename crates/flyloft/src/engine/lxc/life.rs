@@ -11,7 +11,7 @@ use super::container::{self, APP, GRACE, InitSpec, Record};
 use super::idmap::Access;
 use super::mounts::{self, Bind};
 use super::places::Home;
-use super::{LxcEngine, attach, blocking, cgroup, machine};
+use super::{LxcEngine, attach, blocking, cgroup, machine, sleep};
 use crate::engine::{Addresses, ContainerSpec, EngineError};
 use crate::exec::ExecError;
 
@@ -92,6 +92,7 @@ impl LxcEngine {
                 // A cgroup that was left behind would make LXC choose another name.
                 cgroup::clean(&home.name)?;
                 container::forget_excess(&home)?;
+                sleep::forget(&home)?;
                 mounts::compose(&home, &lower, &binds, uid_base)
             }
         });

@@ -31,6 +31,8 @@ mod life;
 pub mod machine;
 mod mounts;
 pub mod net;
+mod offload;
+mod pagemap;
 mod pages;
 mod places;
 mod seccomp;
@@ -41,11 +43,13 @@ mod step;
 mod terminal;
 #[cfg(test)]
 mod tests;
+mod touched;
 mod tree;
 mod turns;
 mod upkeep;
 mod variables;
 mod watch;
+mod zswap;
 
 #[cfg(test)]
 pub use self::bench::Bench;
@@ -254,8 +258,9 @@ impl Engine for LxcEngine {
         Abilities {
             name: "lxc",
             freeze: true,
-            compress: memory.zswap && memory.on_disk() > 0 || memory.compressed() > 0,
-            write_out: memory.on_disk() > 0,
+            compress: memory.compresses(),
+            // Nothing leads from zram to a disk.
+            write_out: memory.on_disk() > 0 && memory.compressed() == 0,
             disk_quota: false,
         }
     }
@@ -393,7 +398,7 @@ impl Engine for LxcEngine {
             let disk = tree::measure(&home.upper()).map_or(0, |usage| usage.bytes);
             let Some(running) = Running::find(&home) else { return Ok(Stats { disk, ..Stats::default() }) };
             let groups = running.groups(layout)?;
-            Ok(Stats { disk, asleep: sleep::noted(&home, &groups)?, ..groups.stats()? })
+            Ok(Stats { disk, asleep: sleep::asleep(&home, &groups)?, ..groups.stats()? })
         })
         .await
     }

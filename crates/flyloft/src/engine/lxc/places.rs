@@ -124,6 +124,11 @@ impl Home {
         self.dir.join("asleep.json")
     }
 
+    /// What it touched when it last woke.
+    pub fn touched(&self) -> PathBuf {
+        self.dir.join("touched.json")
+    }
+
     pub fn run(&self) -> PathBuf {
         Path::new(RUN).join(&self.name)
     }

@@ -3,6 +3,9 @@
 //! Only while it is frozen, since nothing brings a page back then. What it shares with its siblings, the files of the
 //! layers, is left alone: another that is awake would have to read it from the disk again.
 
+#[cfg(test)]
+mod tests;
+
 use std::fs;
 use std::io;
 use std::time::Duration;
@@ -10,11 +13,10 @@ use std::time::Duration;
 use flyloft_core::harmless::{self, Colours};
 use flyloft_core::lifecycle::Depth;
 
-use super::advice::{Advice, Process};
 use super::cgroup::Groups;
-use super::pages;
+use super::offload::offload;
 use super::places::Home;
-use super::{LxcEngine, blocking};
+use super::{LxcEngine, blocking, touched};
 use crate::engine::{ContainerId, EngineError, Held, Kept};
 use crate::machine::Memory;
 
@@ -43,13 +45,34 @@ impl LxcEngine {
 
     pub(super) async fn thaw_container(&self, id: &ContainerId) -> Result<(), EngineError> {
         let turn = self.turns.take(&id.0).await;
-        let (_, running) = self.running(id)?;
+        let (home, running) = self.running(id)?;
         let layout = self.layout;
-        blocking(format!("thaw container `{id}`"), move || {
+        // Beside the thawing, so that neither waits for the other.
+        let prefetched = tokio::task::spawn_blocking({
+            let home = home.clone();
+            move || if home.asleep().exists() { touched::prefetch(&home) } else { Ok(()) }
+        });
+        let thawed = blocking(format!("thaw container `{id}`"), move || {
             let _turn = turn;
-            running.groups(layout)?.thaw()
-        })
-        .await
+            let groups = running.groups(layout)?;
+            groups.thaw()?;
+            Ok(groups)
+        });
+        let groups = thawed.await?;
+        tokio::spawn(async move {
+            if let Ok(Err(error)) = prefetched.await {
+                tracing::debug!(container = home.name, %error, "what it touched when it last woke was not brought in");
+            }
+            tokio::time::sleep(touched::SETTLED).await;
+            let noting = tokio::task::spawn_blocking(move || {
+                // Without this it was frozen, and kept its memory.
+                if home.asleep().exists() { touched::note(&home, &groups) } else { Ok(()) }
+            });
+            if let Ok(Err(error)) = noting.await {
+                tracing::debug!(%error, "what a container touched when it woke was not noted");
+            }
+        });
+        Ok(())
     }
 
     pub(super) async fn offload_container(&self, id: &ContainerId, depth: Depth) -> Result<Held, EngineError> {
@@ -62,35 +85,12 @@ impl LxcEngine {
             if !groups.frozen()? {
                 return Ok(None);
             }
-            let held = offload(&groups, depth)?;
+            let held = offload(&groups, depth, noted(&home)?)?;
             note(&home, &held)?;
             Ok(Some(held))
         });
         offloaded.await?.ok_or_else(|| EngineError::NotFrozen(id.clone()))
     }
-}
-
-fn offload(groups: &Groups, depth: Depth) -> io::Result<Held> {
-    let machine = Memory::look();
-    if machine.swaps.is_empty() {
-        return Ok(Held { kept: Some(Kept::NoSwap), ..held(groups, &machine)? });
-    }
-    for pid in groups.processes()? {
-        let Some(process) = Process::open(pid)? else { continue };
-        let mappings = pages::mappings(pid)?;
-        let ranges: Vec<_> = mappings.into_iter().filter(|mapping| mapping.present > 0).collect();
-        let ranges: Vec<_> = ranges.into_iter().map(|mapping| mapping.addresses).collect();
-        process.advise(Advice::PageOut, &ranges)?;
-    }
-    let held = held(groups, &Memory::look())?;
-    let kept = (depth == Depth::Deep && held.compressed > 0).then_some(Kept::NoDisk);
-    Ok(Held { kept, ..held })
-}
-
-fn held(groups: &Groups, machine: &Memory) -> io::Result<Held> {
-    let stats = groups.stats()?;
-    let compressed = if machine.compressed() > 0 { stats.swap } else { 0 };
-    Ok(Held { resident: stats.memory, compressed, pool: 0, disk: stats.swap - compressed, kept: None })
 }
 
 /// The process that kept the others from being frozen: of those that are let go again, it waits for the kernel still.
@@ -110,7 +110,7 @@ fn state(pid: i32) -> Option<(char, String)> {
 }
 
 /// What a container held when it last slept says nothing of the next time.
-fn forget(home: &Home) -> io::Result<()> {
+pub fn forget(home: &Home) -> io::Result<()> {
     match fs::remove_file(home.asleep()) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -123,14 +123,23 @@ fn note(home: &Home, held: &Held) -> io::Result<()> {
     fs::rename(aside, home.asleep())
 }
 
-/// What the last offloading left of a container that is frozen since then.
-pub fn noted(home: &Home, groups: &Groups) -> io::Result<Option<Held>> {
-    if !groups.frozen()? {
-        return Ok(None);
-    }
+fn noted(home: &Home) -> io::Result<Option<Held>> {
     match fs::read(home.asleep()) {
         Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// What a container holds that has been offloaded and is frozen since then.
+pub fn asleep(home: &Home, groups: &Groups) -> io::Result<Option<Held>> {
+    let Some(before) = noted(home)? else { return Ok(None) };
+    if !groups.frozen()? {
+        return Ok(None);
+    }
+    // Swap may have been turned off, and what was in it is back.
+    let machine = Memory::look();
+    let held = Held::reckon(groups, &machine, before.compressed)?;
+    let kept = if machine.swaps.is_empty() { Some(Kept::NoSwap) } else { before.kept };
+    Ok(Some(Held { kept, ..held }))
 }

@@ -1,0 +1,184 @@
+//! Moves the memory of a frozen container out of the way.
+//!
+//! Only what is not a file's goes: the files of the layers are shared with siblings, and another that is awake would
+//! have to read them from the disk again. Where the kernel can reclaim a group's anonymous memory alone (`swappiness=max`
+//! on version 2, since 6.16), it is asked to. Elsewhere each process is paged out mapping by mapping, which takes three
+//! things that the kernel does not do by itself:
+//!
+//! - Pages that processes have in common since a fork are passed over. They are parted first, within bounds: afterwards
+//!   each process has a copy.
+//! - Pages on their way to a disk stay in memory until somebody wants the room, though they are written. They are mapped
+//!   once more and paged out again: what is unchanged on the disk goes at once.
+//! - Pages in zswap do not move on to the disk. They are read in and paged out past it.
+
+use std::cell::Cell;
+use std::io;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use flyloft_core::lifecycle::Depth;
+
+use super::advice::{Advice, Process};
+use super::cgroup::Groups;
+use super::pagemap::{self, Place, Run};
+use super::pages::{self, Kind};
+use super::zswap::{Bypass, Steady};
+use crate::engine::{Held, Kept};
+use crate::machine::Memory;
+use crate::machine::memory::{Load, Zswap};
+
+/// Rounds over all processes. The second finds nearly everything gone.
+const ROUNDS: usize = 4;
+
+/// Bytes that are not worth another round.
+const LITTLE: u64 = 256 << 10;
+
+/// Bytes that are read in at a time only to be written elsewhere.
+const PIECE: usize = 8 << 20;
+
+/// Bytes of copies that parting may make. Beyond that more would be stored than there was.
+const COPIES: u64 = 32 << 20;
+
+/// How long written pages are waited for.
+const WRITING: Duration = Duration::from_secs(5);
+
+/// `before` is what was held after the last time, if it has been frozen since.
+pub fn offload(groups: &Groups, depth: Depth, before: Option<Held>) -> io::Result<Held> {
+    let (_steady, bypass) = match depth {
+        Depth::Shallow => (Some(Steady::hold()?), None),
+        Depth::Deep => (None, Bypass::begin()?),
+    };
+    let machine = Memory::look();
+    if machine.swaps.is_empty() {
+        return Ok(Held { kept: Some(Kept::NoSwap), ..Held::reckon(groups, &machine, 0)? });
+    }
+    // What was on the disk already need not be read to be there.
+    let compressed = bypass.is_some() && before.is_none_or(|held| held.compressed > 0);
+    let left = match (if compressed { write_out(groups) } else { Ok(()) }).and_then(|()| page_out(groups)) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) => {
+            return Ok(Held { kept: Some(Kept::Unsupported), ..Held::reckon(groups, &machine, 0)? });
+        }
+        left => left?,
+    };
+    // Behind zswap all of it was kept in memory, or has been written out now or before.
+    let in_zswap = match (depth, before.filter(|held| held.moved() > 0)) {
+        (Depth::Shallow, Some(before)) => before.compressed,
+        (Depth::Shallow, None) if machine.zswap == Zswap::On => u64::MAX,
+        _ => 0,
+    };
+    let held = Held::reckon(groups, &machine, in_zswap)?;
+    Ok(Held { kept: kept(groups, depth, left, &held)?, ..held })
+}
+
+/// Why not everything went.
+fn kept(groups: &Groups, depth: Depth, left: u64, held: &Held) -> io::Result<Option<Kept>> {
+    let some = 1 << 20;
+    Ok(if left > some && Load::look().swap_free < some {
+        Some(Kept::SwapFull)
+    } else if left > some && groups.swap_left()?.is_some_and(|left| left < some) {
+        Some(Kept::SwapLimit)
+    } else if left > some {
+        Some(Kept::InCommon)
+    } else if depth == Depth::Deep && held.compressed > some {
+        Some(Kept::NoDisk)
+    } else {
+        None
+    })
+}
+
+/// Brings what is in zswap to the disk. Everything in swap is read for it, since the kernel does not say what is where.
+fn write_out(groups: &Groups) -> io::Result<()> {
+    each(groups, |process, runs, _| {
+        let swapped = pagemap::addresses(runs, |place| matches!(place, Place::Swap(_)));
+        for piece in pagemap::pieces(&swapped, PIECE as u64) {
+            process.touch(&piece)?;
+            process.advise(Advice::PageOut, &piece)?;
+        }
+        Ok(())
+    })
+}
+
+/// Pages everything out, and gives the bytes that could not go.
+fn page_out(groups: &Groups) -> io::Result<u64> {
+    groups.reclaim_anonymous(LITTLE)?;
+    let copies = Cell::new(COPIES);
+    let mut before = u64::MAX;
+    for round in 0..ROUNDS {
+        let left = groups.anonymous()?;
+        if round > 0 && left.bytes <= LITTLE || left.bytes >= before {
+            break;
+        }
+        before = left.bytes;
+        each(groups, |process, runs, shared_memory| {
+            process.advise(Advice::PageOut, &pagemap::addresses(runs, |place| place == Place::Own))?;
+            process.advise(Advice::PageOut, shared_memory)?;
+            let in_common = pagemap::addresses(runs, |place| place == Place::Shared);
+            let affordable = pagemap::pieces(&in_common, copies.get()).into_iter().next().unwrap_or_default();
+            copies.set(copies.get() - pagemap::size(&affordable));
+            process.part(&affordable)?;
+            process.advise(Advice::PageOut, &affordable)
+        })?;
+        if groups.anonymous()?.in_swap_cache > LITTLE {
+            let deadline = Instant::now() + WRITING;
+            while groups.anonymous()?.being_written > 0 && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            write_out(groups)?;
+        }
+    }
+    Ok(groups.anonymous()?.bytes)
+}
+
+/// For each process: where its pages are, and its shared memory.
+fn each(groups: &Groups, act: impl Fn(&Process, &[Run], &[Range<u64>]) -> io::Result<()>) -> io::Result<()> {
+    for pid in groups.processes()? {
+        let Some(process) = Process::open(pid)? else { continue };
+        let mappings = pages::mappings(pid)?;
+        let (shared, private): (Vec<_>, Vec<_>) =
+            mappings.into_iter().partition(|mapping| mapping.kind == Kind::SharedMemory);
+        let shared: Vec<_> = shared.into_iter().map(|mapping| mapping.addresses).collect();
+        act(&process, &pagemap::runs(pid, &private)?, &shared)?;
+    }
+    Ok(())
+}
+
+impl Held {
+    /// By what the kernel reports now. Of what is in swap behind zswap, `in_zswap` bytes at most are in it still, where
+    /// the kernel does not count that itself.
+    pub(super) fn reckon(groups: &Groups, machine: &Memory, in_zswap: u64) -> io::Result<Self> {
+        let stats = groups.stats()?;
+        let load = Load::look();
+        let (compressed, pool) = if machine.compressed() > 0 && machine.on_disk() == 0 {
+            (stats.swap, load.zram.share(stats.swap))
+        } else if machine.compressed() > 0 {
+            let in_zram = in_zram(groups, machine)?.min(stats.swap);
+            (in_zram, load.zram.share(in_zram))
+        } else if let Some(zswap) = groups.zswap()? {
+            (zswap.stored, zswap.taken)
+        } else {
+            let in_zswap = in_zswap.min(load.zswap.stored).min(stats.swap);
+            (in_zswap, load.zswap.share(in_zswap))
+        };
+        // Version 2 charges a group for what it has in zswap.
+        let charged = groups.zswap()?.map_or(0, |zswap| zswap.taken);
+        Ok(Self {
+            resident: stats.memory.saturating_sub(charged),
+            compressed,
+            pool,
+            disk: stats.swap.saturating_sub(compressed),
+            kept: None,
+        })
+    }
+}
+
+/// Bytes on devices of compressed memory. `/proc/swaps` has the devices in the order of their numbers.
+fn in_zram(groups: &Groups, machine: &Memory) -> io::Result<u64> {
+    let is_zram = |device: u8| machine.swaps.get(usize::from(device)).is_some_and(|swap| swap.is_zram());
+    let found = Cell::new(0);
+    each(groups, |_, runs, _| {
+        let in_zram = pagemap::addresses(runs, |place| matches!(place, Place::Swap(device) if is_zram(device)));
+        found.set(found.get() + pagemap::size(&in_zram));
+        Ok(())
+    })?;
+    Ok(found.get())
+}

@@ -1,0 +1,189 @@
+//! Sleep for real: on the swap of this machine, which `script/setup --test` arranges where there is none.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use super::super::bench::Bench;
+use super::super::tests::{build_layer, sh, spec};
+use super::super::{container, pagemap};
+use crate::engine::conformance::eventually;
+use crate::engine::*;
+use crate::machine::Memory;
+
+const MIB: u64 = 1 << 20;
+
+fn demand_swap() {
+    assert!(!Memory::look().swaps.is_empty(), "this test needs swap: run `script/setup --test`");
+}
+
+/// Fills 8 MiB with what compresses to a third, forks, and says when both are ready. Once there is a file `go`, both
+/// write a digest of what they have.
+const FORKED: &str = "exec python3 -c '
+import hashlib, os, random, time
+random.seed(7)
+heap = b\"\".join(random.randbytes(1365) + bytes(2731) for _ in range(2048))
+name = \"child\" if os.fork() == 0 else \"parent\"
+open(name + \".ready\", \"w\").close()
+while not os.path.exists(\"go\"): time.sleep(0.01)
+open(name + \".new\", \"w\").write(hashlib.sha256(heap).hexdigest())
+os.rename(name + \".new\", name)
+time.sleep(1000)
+'";
+
+async fn forked(bench: &Bench) -> ContainerId {
+    let web = spec(bench, "web", FORKED);
+    bench.engine.create(&web).await.unwrap();
+    bench.engine.start(&web.id).await.unwrap();
+    let app = bench.dir.path().join("engine/containers/web/upper/app");
+    let ready = async || app.join("child.ready").exists() && app.join("parent.ready").exists();
+    eventually("both processes have their heap", ready).await;
+    web.id
+}
+
+async fn digests(bench: &Bench, id: &ContainerId) -> Vec<String> {
+    sh(bench, id, "touch go").await;
+    let app = bench.dir.path().join("engine/containers/web/upper/app");
+    eventually("both have looked at it", async || app.join("child").exists() && app.join("parent").exists()).await;
+    ["parent", "child"].iter().map(|name| std::fs::read_to_string(app.join(name)).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_processes_have_in_common_goes_too_and_comes_back_whole() {
+    demand_swap();
+    let bench = Bench::open().await;
+    let id = forked(&bench).await;
+    let awake = bench.engine.stats(&id).await.unwrap();
+    assert!(awake.memory > 8 * MIB, "{awake:?}");
+    bench.engine.freeze(&id).await.unwrap();
+    for depth in [Depth::Shallow, Depth::Deep, Depth::Deep] {
+        let held = bench.engine.offload(&id, depth).await.unwrap();
+        assert!(held.resident < 3 * MIB && held.moved() > 16 * MIB, "{depth:?}: {held:?}");
+        let deep = depth == Depth::Deep && bench.engine.abilities().write_out;
+        match held.kept {
+            None => assert!(!deep || held.compressed < MIB && held.disk > 16 * MIB, "{held:?}"),
+            why => assert_eq!((why, depth), (Some(Kept::NoDisk), Depth::Deep), "{held:?}"),
+        }
+    }
+    bench.engine.thaw(&id).await.unwrap();
+    let digests = digests(&bench, &id).await;
+    let python = "import hashlib, random; random.seed(7); print(hashlib.sha256(b\"\".join(random.randbytes(1365) + bytes(2731) for _ in range(2048))).hexdigest())";
+    let (expected, _) = sh(&bench, &id, &format!("python3 -c '{python}'")).await;
+    assert_eq!(digests, [expected.trim(), expected.trim()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_sibling_reads_stays_in_memory_when_another_falls_asleep() {
+    demand_swap();
+    let bench = Bench::open().await;
+    build_layer(&bench, "aa01", "head -c 20000000 /dev/urandom > shared").await.unwrap();
+    let file = bench.dir.path().join("engine/layers/aa01/tree/app/shared");
+    // So that it is the sleeper who has it read from the disk, and is charged for it.
+    drop_from_memory(&file);
+    assert_eq!(in_memory(&file), 0);
+    let python = std::fs::read_dir(bench.dir.path().join("engine/layers").join(&bench.base.0).join("tree/usr/bin"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.file_name().unwrap().to_string_lossy().starts_with("python3."))
+        .unwrap();
+    let read = "exec python3 -c '
+import time
+heap = open(\"shared\", \"rb\").read()
+open(\"ready\", \"w\").close()
+time.sleep(1000)
+'";
+    let mut sleeper = spec(&bench, "sleeper", read);
+    sleeper.image.push(LayerId("aa01".to_owned()));
+    let mut awake = spec(&bench, "awake", "sleep 1000");
+    awake.image.push(LayerId("aa01".to_owned()));
+    for container in [&sleeper, &awake] {
+        bench.engine.create(container).await.unwrap();
+        bench.engine.start(&container.id).await.unwrap();
+    }
+    let ready = bench.dir.path().join("engine/containers/sleeper/upper/app/ready");
+    eventually("the sleeper has read all of it", async || ready.exists()).await;
+    assert_eq!(sh(&bench, &awake.id, "cat shared > /dev/null").await.1, 0);
+    assert_eq!(sh(&bench, &awake.id, "cat /usr/bin/python3 > /dev/null").await.1, 0);
+    let before = [in_memory(&file), in_memory(&python)];
+    assert!(before[0] > 20_000_000 / 4096 * 99 / 100 && before[1] > 0, "{before:?}");
+
+    bench.engine.freeze(&sleeper.id).await.unwrap();
+    for depth in [Depth::Shallow, Depth::Deep] {
+        let held = bench.engine.offload(&sleeper.id, depth).await.unwrap();
+        assert!(held.moved() > MIB, "it has gone to sleep: {held:?}");
+        // Others on this machine may need a page of them.
+        let after = [in_memory(&file), in_memory(&python)];
+        let still = before.iter().zip(&after).all(|(before, after)| *after >= before * 98 / 100);
+        assert!(still, "{depth:?}: {before:?} became {after:?}");
+    }
+}
+
+/// Pages of a file that are in the page cache: mincore(2).
+fn in_memory(path: &Path) -> u64 {
+    let file = File::open(path).unwrap();
+    let length = file.metadata().unwrap().len() as usize;
+    let mut pages = vec![0_u8; length.div_ceil(4096)];
+    // SAFETY: the mapping is as long as the file, lives until it is unmapped here, and is never looked into.
+    unsafe {
+        let at = libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0);
+        assert_ne!(at, libc::MAP_FAILED);
+        assert_eq!(libc::mincore(at, length, pages.as_mut_ptr()), 0);
+        libc::munmap(at, length);
+    }
+    pages.iter().filter(|&&page| page & 1 == 1).count() as u64
+}
+
+fn drop_from_memory(path: &Path) {
+    let file = File::open(path).unwrap();
+    file.sync_all().unwrap();
+    nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_wake_touched_is_brought_in_with_the_next() {
+    demand_swap();
+    let bench = Bench::open().await;
+    let id = forked(&bench).await;
+    let home = bench.engine.home(&id);
+    bench.engine.freeze(&id).await.unwrap();
+    bench.engine.offload(&id, Depth::Shallow).await.unwrap();
+    bench.engine.thaw(&id).await.unwrap();
+    digests(&bench, &id).await;
+    eventually("what it touched is noted", async || home.touched().exists()).await;
+
+    bench.engine.freeze(&id).await.unwrap();
+    bench.engine.offload(&id, Depth::Shallow).await.unwrap();
+    let groups = container::Running::find(&home).unwrap().groups(bench.engine.layout).unwrap();
+    assert!(groups.anonymous().unwrap().bytes < MIB);
+    // Frozen as it is, it brings nothing in itself.
+    super::touched::prefetch(&home).unwrap();
+    let there = async || groups.anonymous().unwrap().bytes > 16 * MIB;
+    eventually("its heap is in memory again", there).await;
+    let runs: u64 = groups
+        .processes()
+        .unwrap()
+        .into_iter()
+        .map(|pid| pagemap::runs(pid, &super::super::pages::mappings(pid).unwrap()).unwrap())
+        .map(|runs| pagemap::size(&pagemap::addresses(&runs, |place| matches!(place, pagemap::Place::Own))))
+        .sum();
+    assert!(runs < MIB, "it was read ahead, and not touched: {runs}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_was_killed_asleep_starts_like_any_other() {
+    demand_swap();
+    let bench = Bench::open().await;
+    let id = forked(&bench).await;
+    bench.engine.freeze(&id).await.unwrap();
+    bench.engine.offload(&id, Depth::Deep).await.unwrap();
+    let running = container::Running::find(&bench.engine.home(&id)).unwrap();
+    for pid in [running.init, running.monitor] {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+    let state = async || bench.engine.find(&id).await.unwrap().unwrap().state;
+    eventually("it is seen to have stopped", async || state().await == ContainerState::Stopped).await;
+    assert!(matches!(bench.engine.thaw(&id).await, Err(EngineError::NotRunning(_))));
+    bench.engine.start(&id).await.unwrap();
+    assert_eq!(bench.engine.stats(&id).await.unwrap().asleep, None);
+    assert_eq!(sh(&bench, &id, "echo up").await, ("up\n".to_owned(), 0));
+}
