@@ -20,6 +20,7 @@ pub mod follow;
 pub mod hosts;
 pub mod loft;
 pub mod machine;
+pub mod memory;
 pub mod parts;
 pub mod principal;
 pub mod random;

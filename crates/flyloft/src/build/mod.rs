@@ -392,22 +392,14 @@ fn read(tree: &Path, config: &config::Build) -> Result<Reading, BuildError> {
         source,
     })?;
     if checkout.kept_bytes() > LARGE {
-        give_back();
+        // Each build is read on another thread.
+        crate::memory::give_back();
     }
     Ok(Reading { plan, procfile, app_json, manifests, surroundings })
 }
 
 /// Manifests that together have more than this leave much behind when they have been understood.
 const LARGE: u64 = 256 << 10;
-
-/// The allocator keeps what is freed for the thread that had it, and each build is read on another thread.
-fn give_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes no pointer, and may be called at any time by any thread (malloc_trim(3)).
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
 
 fn stacks(app_json: Option<&AppJson>, config: &config::Build) -> Result<Stacks, BuildError> {
     let default = Stack::parse(&config.stack).ok_or_else(|| BuildError::NoSuchStack(config.stack.clone()))?;

@@ -3,16 +3,20 @@
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::crowd::Visit;
 use super::host::Pass;
 use super::line::Line;
+use super::lines;
+use super::pace::Pace;
 
 /// One of the edge's own pages, or what an upstream says.
 pub enum Answer {
@@ -27,12 +31,47 @@ pub struct Relayed {
     upload: Option<AbortHandle>,
     pass: Pass,
     thread: usize,
-    _visit: Visit,
+    visit: Arc<Visit>,
+    stream: Option<Box<Stream>>,
+}
+
+/// The stream of HTTP/2 that an answer goes over, and how it moves there: it stands still when its client opens no
+/// window for it, while others of the same connection may go on.
+pub struct Stream {
+    end: CancellationToken,
+    pace: Pace,
+    /// How many bytes were given last.
+    given: usize,
+}
+
+impl Stream {
+    pub fn new(end: CancellationToken, pace: Pace) -> Self {
+        Self { end, pace, given: 0 }
+    }
 }
 
 impl Relayed {
     pub fn new(line: Line, upload: Option<AbortHandle>, pass: Pass, thread: usize, visit: Visit) -> Self {
-        Self { line: Some(line), upload, pass, thread, _visit: visit }
+        Self { line: Some(line), upload, pass, thread, visit: Arc::new(visit), stream: None }
+    }
+
+    pub fn over(mut self, stream: Option<Stream>) -> Self {
+        self.stream = stream.map(Box::new);
+        self
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let Some(line) = &mut self.line else { return Poll::Ready(None) };
+        let Some(Stream { end, pace, given }) = self.stream.as_deref_mut() else { return line.poll_frame(cx) };
+        // hyper asks for more when there is room for it.
+        pace.moved(std::mem::take(given));
+        let frame = ready!(line.poll_frame(cx));
+        if let Some(Ok(frame)) = &frame {
+            *given = frame.data_ref().map_or(0, Bytes::len);
+        }
+        pace.wait_or_cancel(end);
+        // What has been given may lie in the stream for long, and the request is not over before that is gone.
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(|data| lines::held(data, self.visit.clone())))))
     }
 
     fn left(&self) -> Option<u64> {
@@ -58,10 +97,7 @@ impl Body for Answer {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match self.get_mut() {
             Answer::Page(page) => Pin::new(page).poll_frame(cx).map_err(|never: Infallible| match never {}),
-            Answer::Relayed(relayed) => match &mut relayed.line {
-                Some(line) => line.poll_frame(cx),
-                None => Poll::Ready(None),
-            },
+            Answer::Relayed(relayed) => relayed.poll_frame(cx),
         }
     }
 

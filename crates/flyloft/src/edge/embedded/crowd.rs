@@ -14,9 +14,22 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// What a client's connection takes, while its head is read and while its request waits.
 pub const SPOT: usize = 16 << 10;
+use super::lines::Lines;
+use super::pace::Paces;
+
+/// What a client's connection may hold of the daemon's memory, beside requests: the most of a head, and what HTTP/2
+/// lets a client send ahead ([`WINDOW`](super::worker)) with all of its streams.
+const MEMORY_OF_ONE: usize = 24 << 10;
+const MEMORY_OF_HTTP2: usize = 384 << 10;
+
+/// What a request may hold beside what is lent to it: its head as it is sent to the app, and small pieces of bodies.
+const MEMORY_OF_REQUEST: usize = 40 << 10;
 
 /// A look for idle connections that found none is not repeated sooner: it costs as much as there are connections.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Less is not worth giving back to the system.
+const SHRUNK_BY: usize = 2 << 20;
 
 /// A trouble that strangers can make at any rate is not logged more often.
 const LOG_EVERY: Duration = Duration::from_secs(60);
@@ -27,10 +40,12 @@ pub const FAREWELL: Duration = Duration::from_secs(1);
 /// What there is for all threads of the edge together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// Connections of clients.
+    /// Connections of clients, and requests that are under way.
     pub connections: usize,
-    /// Those of one client address, and requests of its that are under way.
+    /// Those of one client address.
     pub of_one: usize,
+    /// Bytes that connections of clients may hold. Those of one client address may hold a quarter of them.
+    pub memory: usize,
     /// Connections to apps, idle ones included.
     pub lines: usize,
     /// Spots for requests that wait until an environment is awake, each of [`SPOT`] bytes: a request takes one, and as
@@ -38,6 +53,10 @@ pub struct Room {
     pub held: usize,
     /// Those for one host name.
     pub held_for_one: usize,
+    /// Those to one app.
+    pub lines_of_one: usize,
+    /// Bytes that are lent for large answers.
+    pub lent: usize,
 }
 
 /// What waits for one host name goes on at once when it wakes. More than this many do not fit into the queue in which a
@@ -53,12 +72,21 @@ impl Room {
     }
 
     /// A quarter of the descriptors for clients and one for apps, so that half of them is left to the rest of the
-    /// daemon; and no more than a sixteenth of the memory.
+    /// daemon. Of the memory a sixteenth for connections, at most two for requests, and half of one to lend: all of it
+    /// together is less than a quarter.
     fn of(descriptors: u64, memory: u64) -> Self {
-        let lines = (descriptors / 4).max(16) as usize;
-        let connections = lines.min((memory / 16 / SPOT as u64) as usize).max(16);
-        let (held, held_for_one) = (connections / 2, (connections / 8).clamp(2, HELD_FOR_ONE));
-        Self { connections, of_one: connections / 4, lines, held, held_for_one }
+        let memory = (memory / 16).max(16 * MEMORY_OF_ONE as u64) as usize;
+        let connections = ((descriptors / 4).max(16) as usize).min(memory / MEMORY_OF_ONE);
+        Self {
+            connections,
+            of_one: connections / 4,
+            memory,
+            lines: connections,
+            lines_of_one: connections / 4,
+            lent: memory / 2,
+            held: connections / 2,
+            held_for_one: (connections / 8).clamp(2, HELD_FOR_ONE),
+        }
     }
 
     /// Connections that may still be closing beside those that are open.
@@ -70,8 +98,13 @@ impl Room {
 /// All who are inside.
 pub struct Crowd {
     pub room: Room,
-    lines: Arc<Semaphore>,
+    pub lines: Arc<Lines>,
     held: Arc<Semaphore>,
+    pub paces: Arc<Paces>,
+    /// Requests under way.
+    visits: AtomicUsize,
+    /// The most that clients may have held since memory was last given back.
+    peak: AtomicUsize,
     since: Instant,
     inside: Mutex<Inside>,
     full: Seldom,
@@ -104,6 +137,8 @@ impl Household {
 #[derive(Default)]
 struct Group {
     seats: HashMap<u64, Arc<Seat>>,
+    /// What they may hold, in bytes.
+    memory: usize,
     /// Requests under way.
     visits: Arc<AtomicUsize>,
     /// Some that were idle at the last look, and since when; the longest idle one on top.
@@ -116,6 +151,8 @@ struct Group {
 struct Seat {
     number: u64,
     household: Household,
+    /// What it may hold, in bytes. Changed only while those inside are locked.
+    memory: AtomicUsize,
     /// Requests under way of the whole household.
     of_household: Arc<AtomicUsize>,
     /// Requests under way, or [`EXPELLED`] when none may begin any more.
@@ -129,6 +166,12 @@ struct Seat {
 const EXPELLED: usize = usize::MAX;
 
 impl Seat {
+    /// Counts one more request, unless none may begin any more.
+    fn begin(&self) -> bool {
+        let more = |visits| (visits != EXPELLED).then(|| visits + 1);
+        self.visits.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
+    }
+
     fn idle(&self) -> Option<u64> {
         let since = self.idle_since.load(Ordering::SeqCst);
         (self.visits.load(Ordering::SeqCst) == 0).then_some(since)
@@ -146,6 +189,20 @@ impl Seat {
 }
 
 impl Group {
+    fn insert(&mut self, seat: Arc<Seat>) {
+        self.memory += seat.memory.load(Ordering::Relaxed);
+        self.seats.insert(seat.number, seat);
+    }
+
+    /// Says whether it was there.
+    fn remove(&mut self, seat: &Seat) -> bool {
+        let was = self.seats.remove(&seat.number).is_some();
+        if was {
+            self.memory -= seat.memory.load(Ordering::Relaxed);
+        }
+        was
+    }
+
     /// Tells the client that has been idle for longest to leave. None where all have requests under way.
     fn expel(&mut self) -> Option<Arc<Seat>> {
         if let Some(seat) = self.expel_known() {
@@ -177,41 +234,45 @@ impl Inside {
     /// Takes a seat out of both of its groups, and says whether it was there.
     fn remove(&mut self, seat: &Seat) -> bool {
         if let Some(group) = self.households.get_mut(&seat.household) {
-            group.seats.remove(&seat.number);
+            group.remove(seat);
             if group.seats.is_empty() {
                 self.households.remove(&seat.household);
             }
         }
-        self.everybody.seats.remove(&seat.number).is_some()
+        self.everybody.remove(seat)
     }
 
-    fn make_room(&mut self, household: Household, room: &Room) -> Option<()> {
-        if self.leaving >= room.leaving() {
-            return None;
-        }
-        if let Some(group) = self.households.get_mut(&household).filter(|group| group.seats.len() >= room.of_one) {
+    /// Makes room for so many more seats of a household, and so many more bytes.
+    fn make_room(&mut self, household: Household, (seats, memory): (usize, usize), room: &Room) -> Option<()> {
+        let fits = |group: &Group, of_seats, of_memory| {
+            group.seats.len() + seats <= of_seats && group.memory + memory <= of_memory
+        };
+        loop {
+            let own = self.households.get_mut(&household).filter(|own| !fits(own, room.of_one, room.memory / 4));
+            let group = match own {
+                Some(own) => own,
+                None if fits(&self.everybody, room.connections, room.memory) => return Some(()),
+                None => &mut self.everybody,
+            };
+            if self.leaving >= room.leaving() {
+                return None;
+            }
             let seat = group.expel()?;
-            self.dismiss(&seat);
+            self.remove(&seat);
+            self.leaving += 1;
         }
-        if self.everybody.seats.len() >= room.connections {
-            let seat = self.everybody.expel()?;
-            self.dismiss(&seat);
-        }
-        Some(())
-    }
-
-    fn dismiss(&mut self, seat: &Seat) {
-        self.remove(seat);
-        self.leaving += 1;
     }
 }
 
 impl Crowd {
-    pub fn new(room: Room) -> Self {
+    pub fn new(room: Room, paces: Arc<Paces>) -> Self {
         Self {
             room,
-            lines: Arc::new(Semaphore::new(room.lines)),
+            lines: Lines::new(room.lines, room.lines_of_one, room.lent),
             held: Arc::new(Semaphore::new(room.held)),
+            paces,
+            visits: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
             since: Instant::now(),
             inside: Mutex::default(),
             full: Seldom::default(),
@@ -220,12 +281,14 @@ impl Crowd {
     }
 
     /// Lets a client in, if need be by sending away the one that has been idle for longest: of its own household where
-    /// that has too many, of all where there are too many. None where nobody can go.
+    /// that has too many, of all where there are too many. None where nobody can go; then the slowest request is cut,
+    /// so that there is room for the next one who comes.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Guest> {
         let household = Household::of(address);
         let mut inside = self.lock();
-        if inside.make_room(household, &self.room).is_none() {
+        if inside.make_room(household, (1, MEMORY_OF_ONE), &self.room).is_none() {
             drop(inside);
+            self.paces.cut_slowest(None);
             if self.full.now() {
                 tracing::warn!(%address, room = ?self.room, "too many connections of clients, refused one");
             }
@@ -237,20 +300,35 @@ impl Crowd {
         let seat = Arc::new(Seat {
             number,
             household,
+            memory: AtomicUsize::new(MEMORY_OF_ONE),
             of_household: group.visits.clone(),
             visits: AtomicUsize::new(0),
             idle_since: AtomicU64::new(self.now()),
             served: AtomicBool::new(false),
             leave: Notify::new(),
         });
-        group.seats.insert(number, seat.clone());
-        inside.everybody.seats.insert(number, seat.clone());
+        group.insert(seat.clone());
+        inside.everybody.insert(seat.clone());
+        let held = inside.everybody.memory;
+        drop(inside);
+        self.peak.fetch_max(self.with(held), Ordering::Relaxed);
         Some(Guest { crowd: self.clone(), seat })
     }
 
-    /// Leave to open a connection to an app.
-    pub fn line(&self) -> Option<OwnedSemaphorePermit> {
-        self.lines.clone().try_acquire_owned().ok()
+    /// What clients may hold, in bytes, where their connections may hold so much.
+    fn with(&self, connections: usize) -> usize {
+        connections + self.visits.load(Ordering::Relaxed) * MEMORY_OF_REQUEST + self.lines.lent()
+    }
+
+    /// Says whether clients have let go of so much that it is worth giving it back to the system.
+    pub fn has_shrunk(&self) -> bool {
+        let held = self.with(self.lock().everybody.memory);
+        let peak = self.peak.fetch_max(held, Ordering::Relaxed);
+        let shrunk = held < peak / 2 && peak - held >= SHRUNK_BY;
+        if shrunk {
+            self.peak.store(held, Ordering::Relaxed);
+        }
+        shrunk
     }
 
     /// Leave to wait until an environment is awake, which takes so many spots.
@@ -284,14 +362,43 @@ impl Guest {
         if self.seat.served.load(Ordering::Relaxed) { FAREWELL } else { Duration::ZERO }
     }
 
-    /// Begins a request. None where its household has too many under way, or the client is on its way out.
+    /// Begins a request. None where its household or all together have too many under way, or the client is on its way
+    /// out.
     pub fn visit(self: &Arc<Self>) -> Option<Visit> {
-        let more = |visits| (visits != EXPELLED).then(|| visits + 1);
-        self.seat.visits.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
-        let before = self.seat.of_household.fetch_add(1, Ordering::SeqCst);
-        // From here on dropping it undoes both.
+        let Self { crowd, seat } = &**self;
+        if !seat.begin() {
+            return None;
+        }
+        let of_household = seat.of_household.fetch_add(1, Ordering::SeqCst);
+        let of_all = crowd.visits.fetch_add(1, Ordering::Relaxed);
+        // From here on dropping it undoes all of that.
         let visit = Visit(self.clone());
-        (before < self.crowd.room.of_one).then_some(visit)
+        if of_all >= crowd.room.connections {
+            crowd.paces.cut_slowest(None);
+            return None;
+        }
+        (of_household < crowd.room.of_one).then_some(visit)
+    }
+
+    /// The client speaks HTTP/2, which takes more. Says whether there is room for it.
+    pub fn speaks_http2(&self) -> bool {
+        // It is not to make way for itself.
+        if !self.seat.begin() {
+            return false;
+        }
+        let more = MEMORY_OF_HTTP2 - MEMORY_OF_ONE;
+        let mut inside = self.crowd.lock();
+        let has_room = inside.make_room(self.seat.household, (0, more), &self.crowd.room).is_some();
+        if has_room {
+            self.seat.memory.store(MEMORY_OF_HTTP2, Ordering::Relaxed);
+            inside.everybody.memory += more;
+            if let Some(group) = inside.households.get_mut(&self.seat.household) {
+                group.memory += more;
+            }
+        }
+        drop(inside);
+        self.seat.visits.fetch_sub(1, Ordering::SeqCst);
+        has_room
     }
 }
 
@@ -312,6 +419,7 @@ impl Drop for Visit {
         let Guest { crowd, seat } = &*self.0;
         seat.served.store(true, Ordering::Relaxed);
         seat.idle_since.store(crowd.now(), Ordering::SeqCst);
+        crowd.visits.fetch_sub(1, Ordering::Relaxed);
         seat.of_household.fetch_sub(1, Ordering::SeqCst);
         seat.visits.fetch_sub(1, Ordering::SeqCst);
     }
@@ -338,7 +446,9 @@ mod tests {
 
     fn crowd(connections: usize, of_one: usize) -> Arc<Crowd> {
         let since = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
-        Arc::new(Crowd { since, ..Crowd::new(Room { connections, of_one, lines: 1, held: 1, held_for_one: 1 }) })
+        let room = Room { connections, of_one, held: 1, held_for_one: 1, ..Room::of(1_024, 1 << 30) };
+        let paces = Paces::new(Duration::from_secs(30), Duration::from_secs(60));
+        Arc::new(Crowd { since, ..Crowd::new(room, paces) })
     }
 
     fn address(last: u8) -> IpAddr {
@@ -352,16 +462,26 @@ mod tests {
     #[test]
     fn half_of_the_descriptors_and_most_of_the_memory_are_left_to_others() {
         let gib = 1 << 30;
-        let room =
-            |connections, of_one, lines, held, held_for_one| Room { connections, of_one, lines, held, held_for_one };
-        assert_eq!(Room::of(20_000, 64 * gib), room(5_000, 1_250, 5_000, 2_500, 625));
-        assert_eq!(Room::of(1_048_576, gib / 2), room(2_048, 512, 262_144, 1_024, 256));
-        assert_eq!(Room::of(1_048_576, 24 * gib), room(98_304, 24_576, 262_144, 49_152, 1_024));
-        for descriptors in [256, 1_024, 65_536, 1_048_576] {
-            let room = Room::of(descriptors, 64 * gib);
+        let memory = 32 << 20;
+        let small = Room {
+            connections: 1_365,
+            of_one: 341,
+            memory,
+            lines: 1_365,
+            lines_of_one: 341,
+            lent: memory / 2,
+            held: 682,
+            held_for_one: 170,
+        };
+        assert_eq!(Room::of(1_048_576, gib / 2), small);
+        assert_eq!(Room::of(1_048_576, 24 * gib).held_for_one, HELD_FOR_ONE);
+        for (descriptors, memory) in [(256, 64), (1_024, 1), (20_000, 64), (65_536, 4), (1_048_576, 1)] {
+            let room = Room::of(descriptors, memory * gib);
             // One that waits may need a second descriptor.
             let taken = room.connections + room.leaving() + room.lines + room.held;
             assert!(taken as u64 <= descriptors * 2 / 3, "{descriptors}: {room:?}");
+            let held = room.memory + room.connections * MEMORY_OF_REQUEST + room.held * SPOT + room.lent;
+            assert!(held as u64 <= memory * gib / 4, "{memory} GiB: {room:?}");
         }
     }
 
@@ -414,6 +534,50 @@ mod tests {
         let crowd = crowd(8, 8);
         let guests: Vec<_> = (0..100).filter_map(|last| crowd.admit(address(last))).collect();
         assert_eq!(guests.len(), 8 + crowd.room.leaving());
+    }
+
+    #[test]
+    fn a_client_of_http2_takes_the_room_of_many_others() {
+        let room = Room { memory: 8 * MEMORY_OF_HTTP2, ..Room::of(4_096, 1 << 30) };
+        let crowd = Arc::new(Crowd::new(room, crowd(1, 1).paces.clone()));
+        let others: Vec<_> = (0..100).map(|last| crowd.admit(address(last)).unwrap()).collect();
+        let guests: Vec<_> = (100..110).filter_map(|last| crowd.admit(address(last))).collect();
+        assert!(guests.iter().all(Guest::speaks_http2), "idle ones make way");
+        let inside = |guests: &[Guest]| guests.iter().filter(|guest| !is_expelled(guest)).count();
+        assert_eq!((inside(&guests), inside(&others)), (8, 0));
+        assert!(crowd.lock().everybody.memory <= room.memory);
+        drop((guests, others));
+        assert_eq!(crowd.lock().everybody.memory, 0);
+    }
+
+    #[test]
+    fn one_address_has_a_quarter_of_the_memory() {
+        let room = Room { memory: 8 * MEMORY_OF_HTTP2, ..Room::of(4_096, 1 << 30) };
+        let crowd = Arc::new(Crowd::new(room, crowd(1, 1).paces.clone()));
+        let guests: Vec<_> = (0..3).map(|_| Arc::new(crowd.admit(address(1)).unwrap())).collect();
+        let _visits = [&guests[0], &guests[1]].map(|guest| (guest.speaks_http2(), guest.visit().unwrap()));
+        assert!(!guests[2].speaks_http2());
+        assert!(crowd.admit(address(2)).unwrap().speaks_http2());
+    }
+
+    #[test]
+    fn all_requests_together_are_bounded() {
+        let crowd = crowd(2, 2);
+        let guests = [1, 2].map(|last| Arc::new(crowd.admit(address(last)).unwrap()));
+        let visits = [&guests[0], &guests[0]].map(|guest| guest.visit().unwrap());
+        assert!(guests[1].visit().is_none());
+        drop(visits);
+        assert!(guests[1].visit().is_some());
+    }
+
+    #[test]
+    fn memory_is_worth_giving_back_once_half_of_the_crowd_has_left() {
+        let crowd = Arc::new(Crowd::new(Room::of(4_096, 1 << 30), crowd(1, 1).paces.clone()));
+        let mut guests: Vec<_> = (0..250).map(|last| crowd.admit(address(last)).unwrap()).collect();
+        assert!(!crowd.has_shrunk());
+        guests.truncate(100);
+        assert!(crowd.has_shrunk());
+        assert!(!crowd.has_shrunk(), "it was given back already");
     }
 
     #[test]

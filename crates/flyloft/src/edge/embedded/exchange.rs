@@ -1,7 +1,7 @@
 //! One request: find its place, hand it on, bring the answer back.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,29 +10,37 @@ use hyper::body::{Body, Incoming};
 use hyper::header::EXPECT;
 use hyper::{Method, Request, Response, StatusCode, Version};
 
-use super::body::{Answer, Relayed};
+use super::body::{Answer, Relayed, Stream};
 use super::crowd::{Guest, Visit};
 use super::framing::{Encoder, Framing};
 use super::headers::{self, Authority, Visitor};
 use super::hold::{Wish, hold};
 use super::host::{Host, Pass, Place};
-use super::line::{Line, LineError, Question};
+use super::line::{Line, LineError, Question, READ_MAX};
+use super::lines::Full;
+use super::pace::Busy;
 use super::page::{Death, Form, Notice};
 use super::quiet::Manner;
 use super::routes::Admission;
+use super::stream;
 use super::switch::Switch;
 use super::upload::{self, Upload};
+use super::upstream::Upstream;
 use super::worker::Worker;
 
 /// A request that cannot be asked a second time goes only over a connection that was in use this shortly ago. Servers
 /// close idle ones after 2 s (gunicorn), 5 s (Node) or more, and may do so just when a request is on its way.
 const SURELY_OPEN: Duration = Duration::from_secs(1);
 
+/// As much of an answer is read at a time for a stream of HTTP/2, of which a connection may have many.
+const STREAM_READ_MAX: usize = 32 << 10;
+
 /// One client's connection, which many requests may come over.
 pub struct Client {
     pub visitor: Visitor,
     pub manner: Manner,
     pub socket: RawFd,
+    pub busy: Busy,
     pub guest: Arc<Guest>,
     pub worker: Arc<Worker>,
 }
@@ -128,7 +136,7 @@ async fn relay(
     let age = if repeatable { Duration::MAX } else { SURELY_OPEN };
     let line = match upstream.pools[client.worker.thread].take(age) {
         Some(line) => line,
-        None => match connect(&client.worker, upstream.address).await {
+        None => match connect(&client.worker, upstream).await {
             Ok(line) => line,
             Err(error) => {
                 discard(request).await;
@@ -140,19 +148,24 @@ async fn relay(
     let upgrade = headers::upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11);
     let switch = upgrade.as_ref().map(|protocol| Switch::of(client, &mut request, protocol));
     let (head, body) = request.into_parts();
-    let framing = framing(&body);
+    let (framing, pace) = (framing(&body), client.worker.shared.crowd.paces.sender(upstream.address));
+    let (stream, address) = (stream::current(), upstream.address);
+    if stream.is_none() {
+        client.busy.with(address);
+    }
     let mut question = Question {
         head: headers::to_upstream(&head, &authority, &client.visitor, upgrade.as_ref(), framing),
         method: head.method,
         upload: match framing {
             Framing::Empty => None,
-            Framing::Length(length) => Some(Upload::new(body, Encoder::Length(length))),
+            Framing::Length(length) => Some(Upload::new(body, Encoder::Length(length), pace)),
             Framing::Chunked | Framing::ToEnd => {
-                Some(Upload::new(body, Encoder::Chunked(headers::trailers(&head.headers))))
+                Some(Upload::new(body, Encoder::Chunked(headers::trailers(&head.headers)), pace))
             }
         },
+        most: if stream.is_some() { STREAM_READ_MAX } else { READ_MAX },
     };
-    let asked = ask(&client.worker, line, upstream.address, &mut question, repeatable).await;
+    let asked = ask(&client.worker, line, upstream, &mut question, repeatable).await;
     let (response, mut line) = asked.map_err(|error| dead(&pass, &error))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return match switch {
@@ -170,17 +183,36 @@ async fn relay(
         line.keep_watch();
     }
     let upload = question.upload.filter(|upload| !upload.is_over()).and_then(|upload| line.part(upload));
-    Ok(response.map(|()| Answer::Relayed(Relayed::new(line, upload, pass, client.worker.thread, visit))))
+    let stream = stream.map(|end| {
+        let pace = client.worker.shared.crowd.paces.taker();
+        pace.busy().with(address);
+        Stream::new(end, pace)
+    });
+    let relayed = |pass| Relayed::new(line, upload, pass, client.worker.thread, visit).over(stream);
+    Ok(response.map(|()| Answer::Relayed(relayed(pass))))
 }
 
-/// Opens a connection to an app. Where there are too many, idle ones make way.
-async fn connect(worker: &Worker, address: SocketAddr) -> Result<Line, LineError> {
-    let mut permit = worker.shared.crowd.line();
-    if permit.is_none() {
-        worker.shared.routes.close_idle();
-        permit = worker.shared.crowd.line();
-    }
-    Line::connect(address, permit.ok_or(LineError::TooMany)?).await
+/// Opens a connection to an app. Where there are too many, idle ones make way, and then the slowest.
+async fn connect(worker: &Worker, upstream: &Upstream) -> Result<Line, LineError> {
+    let (lines, address) = (&worker.shared.crowd.lines, upstream.address);
+    let permit = lines.permit(address).or_else(|full| {
+        match full {
+            Full::Everything => worker.shared.routes.close_idle(),
+            Full::Share => upstream.pools.iter().for_each(|pool| pool.sweep(Duration::ZERO)),
+        }
+        lines.permit(address)
+    });
+    let permit = match permit {
+        Ok(permit) => permit,
+        Err(full) => {
+            let app = (full == Full::Share).then_some(address);
+            if !worker.shared.crowd.paces.cut_slowest(app) {
+                return Err(LineError::TooMany);
+            }
+            lines.permit_soon(address).await.map_err(|_| LineError::TooMany)?
+        }
+    };
+    Line::connect(address, permit).await
 }
 
 /// How the body of a request goes on: with its length where the client has said it.
@@ -198,7 +230,7 @@ fn framing(body: &Incoming) -> Framing {
 async fn ask(
     worker: &Worker,
     mut line: Line,
-    address: SocketAddr,
+    upstream: &Upstream,
     question: &mut Question,
     repeatable: bool,
 ) -> Result<(Response<()>, Line), LineError> {
@@ -208,7 +240,7 @@ async fn ask(
         Err(error) => return Err(error),
     }
     drop(line);
-    let mut line = connect(worker, address).await?;
+    let mut line = connect(worker, upstream).await?;
     Ok((line.ask(question).await?, line))
 }
 
@@ -224,6 +256,10 @@ fn dead(pass: &Pass, error: &LineError) -> Notice {
     let place = pass.place();
     let how = match error {
         LineError::TooMany => return Notice::Busy,
+        LineError::Request(error) if error.kind() == io::ErrorKind::TimedOut => {
+            place.count(StatusCode::REQUEST_TIMEOUT.as_u16());
+            return Notice::Slow;
+        }
         LineError::Request(_) => {
             place.count(StatusCode::BAD_REQUEST.as_u16());
             return Notice::BadBody;

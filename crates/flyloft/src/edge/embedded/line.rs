@@ -7,7 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -18,12 +18,12 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 use tokio_util::io::poll_read_buf;
 
 use super::answer;
 use super::framing::{Decoder, Framing, Malformed};
+use super::lines::{self, Loan, Permit};
 use super::upload::Upload;
 
 /// Idle connections that one thread keeps for one upstream.
@@ -32,9 +32,10 @@ const IDLE_MAX: usize = 128;
 /// How long a new connection may take. Upstreams are on this machine or next to it.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// How much is read at a time: a head and a small body, or of a large body what is worth a call of the kernel.
+/// How much is read at a time: a head and a small body, or of a large body what is worth a call of the kernel, where
+/// that much memory is lent.
 const READ_MIN: usize = 8 << 10;
-const READ_MAX: usize = 512 << 10;
+pub const READ_MAX: usize = 512 << 10;
 
 /// A connection to an upstream.
 pub struct Line {
@@ -43,8 +44,12 @@ pub struct Line {
     write: Option<OwnedWriteHalf>,
     /// What has come and has not been used yet.
     buffer: BytesMut,
+    /// By which the buffer is larger than [`READ_MIN`]. It ends with the last of what was read into it.
+    loan: Option<Arc<Loan>>,
     /// How much is read next where nobody has said how much comes.
     appetite: usize,
+    /// How much may be read for the request that is under way.
+    most: usize,
     /// The body of the answer.
     decoder: Decoder,
     /// Something has come since the last request.
@@ -55,7 +60,7 @@ pub struct Line {
     pub used: bool,
     idle_since: Instant,
     /// Of the connections that the edge may have.
-    permit: OwnedSemaphorePermit,
+    permit: Permit,
 }
 
 /// Why there is no answer.
@@ -88,10 +93,12 @@ pub struct Question {
     pub method: Method,
     pub head: Vec<u8>,
     pub upload: Option<Upload>,
+    /// How much of the answer may be read at a time.
+    pub most: usize,
 }
 
 impl Line {
-    pub async fn connect(address: SocketAddr, permit: OwnedSemaphorePermit) -> Result<Self, LineError> {
+    pub async fn connect(address: SocketAddr, permit: Permit) -> Result<Self, LineError> {
         let stream = match tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await {
             Ok(stream) => stream.map_err(LineError::Connect)?,
             Err(_) => return Err(LineError::ConnectLimit),
@@ -102,7 +109,9 @@ impl Line {
             read,
             write: Some(write),
             buffer: BytesMut::new(),
+            loan: None,
             appetite: READ_MIN,
+            most: READ_MAX,
             decoder: Decoder::new(Framing::Empty),
             heard: false,
             keep: true,
@@ -114,7 +123,7 @@ impl Line {
 
     /// Sends a request and gives the head of its answer, which may come before all of the request has been sent.
     pub async fn ask(&mut self, question: &mut Question) -> Result<Response<()>, LineError> {
-        (self.heard, self.appetite) = (false, READ_MIN);
+        (self.heard, self.appetite, self.most) = (false, READ_MIN, question.most);
         let mut sent = 0;
         let response = std::future::poll_fn(|cx| {
             self.poll_send(question, &mut sent, cx)?;
@@ -197,6 +206,7 @@ impl Line {
     /// Lets what is left of an upload go on beside its answer, and gives what ends it.
     pub fn part(&mut self, mut upload: Upload) -> Option<AbortHandle> {
         let mut write = self.write.take()?;
+        upload.converses();
         let rest = async move { std::future::poll_fn(|cx| upload.poll_send(&mut write, cx)).await };
         Some(tokio::spawn(rest).abort_handle())
     }
@@ -205,7 +215,7 @@ impl Line {
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         loop {
             match self.decoder.next(&mut self.buffer) {
-                Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
+                Ok(Some(frame)) => return Poll::Ready(Some(Ok(self.lent(frame)))),
                 Ok(None) if self.decoder.is_over() => return Poll::Ready(None),
                 Ok(None) => {}
                 Err(malformed) => return Poll::Ready(Some(Err(io::Error::other(malformed)))),
@@ -226,12 +236,17 @@ impl Line {
         self.decoder.left()
     }
 
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let wanted = self.decoder.left().map_or(self.appetite, |left| left.min(READ_MAX as u64) as usize).max(READ_MIN);
-        // The rest of a buffer that is given out in pieces would make for ever smaller reads.
-        if self.buffer.capacity() - self.buffer.len() < wanted / 2 {
-            self.buffer.reserve(wanted);
+    /// A piece of the body, which keeps what was lent for it until it is gone.
+    fn lent(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        match &self.loan {
+            Some(loan) => frame.map_data(|data| lines::held(data, loan.clone())),
+            None => frame,
         }
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let wanted = self.decoder.left().map_or(self.appetite, |left| left.min(READ_MAX as u64) as usize);
+        self.make_room(wanted.min(self.most).max(READ_MIN));
         let room = self.buffer.capacity() - self.buffer.len();
         let count = ready!(poll_read_buf(Pin::new(&mut self.read), cx, &mut self.buffer))?;
         self.heard |= count > 0;
@@ -249,8 +264,26 @@ impl Line {
         let _ = SockRef::from(self.read.as_ref()).set_tcp_keepalive(&alive);
     }
 
+    /// Sees to it that so many bytes can be read, or fewer where memory is scarce.
+    fn make_room(&mut self, wanted: usize) {
+        let room = self.buffer.capacity() - self.buffer.len();
+        // The rest of a buffer that is given out in pieces would make for ever smaller reads.
+        if room >= wanted / 2 || self.buffer.try_reclaim(wanted) {
+            return;
+        }
+        let loan = if wanted > READ_MIN { self.permit.lend(wanted) } else { None };
+        let size = match &loan {
+            Some(loan) => loan.bytes,
+            None if room >= READ_MIN / 2 => return,
+            None => READ_MIN,
+        };
+        let mut buffer = BytesMut::with_capacity(self.buffer.len() + size);
+        buffer.extend_from_slice(&self.buffer);
+        (self.buffer, self.loan) = (buffer, loan.map(Arc::new));
+    }
+
     /// The bare connection after an answer of 101, what has come over it since, and what it may be open with.
-    pub fn switched(self) -> Option<(TcpStream, Bytes, OwnedSemaphorePermit)> {
+    pub fn switched(self) -> Option<(TcpStream, Bytes, Permit)> {
         let stream = self.read.reunite(self.write?).ok()?;
         Some((stream, self.buffer.freeze(), self.permit))
     }
@@ -284,7 +317,7 @@ impl Pool {
         if !line.is_idle() {
             return;
         }
-        if line.buffer.capacity() > READ_MIN {
+        if line.loan.take().is_some() || line.buffer.capacity() > READ_MIN {
             line.buffer = BytesMut::new();
         }
         line.used = true;

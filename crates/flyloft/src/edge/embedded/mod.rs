@@ -3,7 +3,7 @@
 //! ```text
 //!   clients ══► listener (one per thread) ─► worker ─► exchange ─► line ══► app
 //!                                              │          │  ↑
-//!                                       crowd, opening    │ hold (until it is awake)
+//!                                crowd, opening, pace     │ hold (until it is awake)
 //!                                                         routes ─► host (shared, swapped)
 //! ```
 //!
@@ -21,11 +21,14 @@ mod headers;
 mod hold;
 mod host;
 mod line;
+mod lines;
 mod listener;
 mod opening;
+mod pace;
 mod page;
 mod quiet;
 mod routes;
+mod stream;
 mod switch;
 #[cfg(test)]
 mod tests;
@@ -48,6 +51,7 @@ use tokio_util::sync::CancellationToken;
 use self::crowd::Crowd;
 pub use self::crowd::Room;
 use self::listener::Listener;
+use self::pace::Paces;
 use self::quiet::Quiet;
 use self::routes::Routes;
 pub use self::usage::Usage;
@@ -128,7 +132,7 @@ impl Embedded {
         }
         let shared = Shared {
             routes: edge.routes.clone(),
-            crowd: Arc::new(Crowd::new(config.room)),
+            crowd: Arc::new(Crowd::new(config.room, Paces::new(config.limits.send, config.limits.take))),
             quiet: Arc::new(Quiet::new(&config.quiet_agents)),
             visits: config.visits,
             limits: config.limits,

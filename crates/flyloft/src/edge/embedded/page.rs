@@ -25,6 +25,8 @@ pub enum Notice {
     NoHost,
     /// The body of a request that broke off, or is not what its head says.
     BadBody,
+    /// The body of a request that takes too long to come.
+    Slow,
     /// There are too many requests at a time.
     Busy,
     /// A request that the edge does not serve at all.
@@ -90,6 +92,7 @@ impl Notice {
         match self {
             Notice::UnknownHost { .. } => StatusCode::NOT_FOUND,
             Notice::NoHost | Notice::BadBody => StatusCode::BAD_REQUEST,
+            Notice::Slow => StatusCode::REQUEST_TIMEOUT,
             Notice::NotServed { .. } => StatusCode::NOT_IMPLEMENTED,
             Notice::Busy
             | Notice::Unavailable { .. }
@@ -106,6 +109,7 @@ impl Notice {
             Notice::UnknownHost { .. } => "Nothing is staged here".to_owned(),
             Notice::NoHost => "No host name".to_owned(),
             Notice::BadBody => "Not a whole request".to_owned(),
+            Notice::Slow => "Too slow".to_owned(),
             Notice::Busy => "Too much at a time".to_owned(),
             Notice::NotServed { .. } => "Not served here".to_owned(),
             Notice::Unavailable { env, .. } => format!("{env} is not available"),
@@ -125,6 +129,7 @@ impl Notice {
             }
             Notice::NoHost => "The request does not say clearly which host it is for.".to_owned(),
             Notice::BadBody => "The request's body broke off, or it is not HTTP/1.1.".to_owned(),
+            Notice::Slow => "The request's body has stopped coming, or all but stopped.".to_owned(),
             Notice::Busy => "As many requests are under way as this machine takes. Try again.".to_owned(),
             Notice::NotServed { what } => format!("{what}."),
             Notice::Unavailable { why, .. } => why.clone(),

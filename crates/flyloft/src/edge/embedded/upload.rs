@@ -12,6 +12,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::Duration;
 
 use super::framing::{Encoder, Piece};
+use super::pace::Pace;
 
 /// How much of a body is taken in only to be thrown away, and for how long.
 const DISCARD_MAX: usize = 1 << 20;
@@ -23,6 +24,8 @@ pub struct Upload {
     /// What has been taken from the client and not been written yet.
     piece: Piece,
     progress: Progress,
+    /// The client's, for as long as the app waits for the whole body.
+    pace: Option<Pace>,
     /// The app has closed its end; what is written goes nowhere.
     deaf: bool,
 }
@@ -38,8 +41,9 @@ enum Progress {
 }
 
 impl Upload {
-    pub fn new(body: Incoming, encoder: Encoder) -> Self {
-        Self { body: Some(body), encoder, piece: Piece::default(), progress: Progress::Waiting, deaf: false }
+    pub fn new(body: Incoming, encoder: Encoder, pace: Pace) -> Self {
+        let (piece, progress) = (Piece::default(), Progress::Waiting);
+        Self { body: Some(body), encoder, piece, progress, pace: Some(pace), deaf: false }
     }
 
     pub fn is_over(&self) -> bool {
@@ -52,7 +56,13 @@ impl Upload {
         self.deaf = true;
     }
 
-    /// Sends what can be sent now. Ready when all has been, or when the client has let go.
+    /// The app has begun to answer, and so both sides may talk when they like.
+    pub fn converses(&mut self) {
+        self.pace = None;
+    }
+
+    /// Sends what can be sent now. Ready when all has been, or when the client has let go or is too slow, which is an
+    /// error of the kind `TimedOut`.
     pub fn poll_send(&mut self, to: &mut OwnedWriteHalf, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             while !self.deaf && self.piece.iter().any(Buf::has_remaining) {
@@ -69,7 +79,19 @@ impl Upload {
                 return Poll::Ready(Ok(()));
             };
             self.progress = Progress::UnderWay;
-            let piece = match ready!(Pin::new(body).poll_frame(cx)) {
+            if self.pace.as_ref().is_some_and(Pace::is_late) {
+                self.progress = Progress::Over;
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            let next = Pin::new(body).poll_frame(cx);
+            if let Some(pace) = &mut self.pace {
+                match &next {
+                    Poll::Pending => pace.wait(cx.waker()),
+                    Poll::Ready(Some(Ok(frame))) => pace.moved(frame.data_ref().map_or(0, Bytes::len)),
+                    Poll::Ready(_) => pace.moved(0),
+                }
+            }
+            let piece = match ready!(next) {
                 Some(Ok(frame)) => {
                     if frame.is_trailers() {
                         self.progress = Progress::Taken;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use flyloft_core::name::EnvRef;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,15 +21,22 @@ use super::exchange::{self, Client};
 use super::headers::Visitor;
 use super::host::Sleep;
 use super::opening::{Opened, Protocol};
+use super::pace::Paced;
 use super::quiet::{Manner, Quiet};
 use super::routes::Routes;
+use super::stream::Streams;
 use crate::edge::{Visit, Visits};
 
-/// A head may have this many bytes. That it may have 100 headers is hyper's own limit.
-const HEAD_MAX: usize = 64 << 10;
+/// A head may have this many bytes, and so may a piece of a body. That it may have 100 headers is hyper's own limit.
+const HEAD_MAX: usize = 16 << 10;
 
-/// What HTTP/2 clients may send before the upstream has taken it: enough for a quick upload, on a connection and in it.
-pub const WINDOW: u32 = 1 << 20;
+/// What HTTP/2 clients may send before the upstream has taken it: enough for a quick upload from the same data centre,
+/// where proxies that speak it are. Connections may have four of them, and be sent half of one ahead on each stream.
+pub const WINDOW: u32 = 64 << 10;
+const SEND_AHEAD: usize = WINDOW as usize / 2;
+
+/// Requests that an HTTP/2 connection may have under way: no fewer than RFC 9113 section 6.5.2 recommends.
+const STREAMS: u32 = 100;
 
 /// A connection that was accepted just before the end still gets its first request answered, if it comes this soon.
 const LAST_CALL: Duration = Duration::from_secs(1);
@@ -65,6 +72,10 @@ pub struct Limits {
     pub head: Duration,
     /// How long an idle connection to an upstream is kept.
     pub idle: Duration,
+    /// For a client that sends a body, until something worth the name has come; for one that is sent one, until it has
+    /// taken as much. See [`pace`](super::pace).
+    pub send: Duration,
+    pub take: Duration,
     /// For an environment to wake, before a browser gets a page that says so.
     pub page: Duration,
     /// For an environment to wake, where another client waits.
@@ -76,6 +87,8 @@ impl Default for Limits {
         Self {
             head: Duration::from_secs(65),
             idle: Duration::from_secs(30),
+            send: Duration::from_secs(30),
+            take: Duration::from_secs(60),
             page: Duration::from_millis(1500),
             held: Duration::from_secs(30),
         }
@@ -153,33 +166,41 @@ impl Worker {
             () = stop.cancelled() => tokio::time::timeout(LAST_CALL, opening).await.unwrap_or_else(Err),
         };
         let Ok(Ok((protocol, stream))) = opened else { return };
+        if protocol == Protocol::Http2 && !guest.speaks_http2() {
+            return;
+        }
         let head_limit = self.shared.limits.head;
+        let pace = self.shared.crowd.paces.taker();
         let client = Arc::new(Client {
             visitor: Visitor::new(peer.ip()),
             manner: Manner::default(),
             socket: stream.as_raw_fd(),
+            busy: pace.busy(),
             guest: guest.clone(),
             worker: self,
         });
         let service = service_fn(move |request| exchange::answer(client.clone(), request));
-        let io = TokioIo::new(stream);
+        let io = TokioIo::new(Paced::new(stream, pace));
         let ended = match protocol {
             Protocol::Http1 => {
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(head_limit)
                     .max_header_size(HEAD_MAX)
+                    .max_buf_size(HEAD_MAX)
                     .serve_connection(io, service)
                     .with_upgrades();
                 conduct(connection, http1::UpgradeableConnection::graceful_shutdown, &guest, &stop).await
             }
             Protocol::Http2 => {
-                let connection = http2::Builder::new(TokioExecutor::new())
+                let connection = http2::Builder::new(Streams)
                     .timer(TokioTimer::new())
                     .keep_alive_interval(Duration::from_secs(30))
                     .max_header_list_size(HEAD_MAX as u32)
                     .initial_stream_window_size(WINDOW)
                     .initial_connection_window_size(4 * WINDOW)
+                    .max_concurrent_streams(STREAMS)
+                    .max_send_buf_size(SEND_AHEAD)
                     .serve_connection(io, service);
                 conduct(connection, http2::Connection::graceful_shutdown, &guest, &stop).await
             }
@@ -191,8 +212,16 @@ impl Worker {
 
     async fn sweep(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(SWEEP_EVERY.min(self.shared.limits.idle)).await;
-            self.shared.routes.sweep(self.thread, self.shared.limits.idle);
+            let Limits { idle, send, take, .. } = self.shared.limits;
+            tokio::time::sleep(SWEEP_EVERY.min(idle).min(send).min(take)).await;
+            self.shared.routes.sweep(self.thread, idle);
+            // What the threads share is for one of them.
+            if self.thread == 0 {
+                self.shared.crowd.paces.sweep();
+                if self.shared.crowd.has_shrunk() {
+                    tokio::task::spawn_blocking(crate::memory::give_back);
+                }
+            }
         }
     }
 }

@@ -8,7 +8,10 @@ use super::*;
 const ASK: &str = "GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n";
 
 fn with_room(connections: usize, of_one: usize, lines: usize) -> Stage {
-    Stage::with(|config| config.room = Room { connections, of_one, lines, held: 8, held_for_one: 8 })
+    Stage::with(|config| {
+        let room = Room { lines_of_one: lines, held: 8, held_for_one: 8, ..Room::here() };
+        config.room = Room { connections, of_one, lines, ..room };
+    })
 }
 
 /// A client at another address of this machine.
@@ -101,6 +104,26 @@ async fn more_requests_than_there_are_connections_to_apps_are_told_so() {
     assert!(first.read_answer().await.ends_with("hello"));
     // It is not the app that failed.
     assert_eq!(stage.edge.usage("shop.test").unwrap().answers, [0, 1, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn an_app_that_hangs_leaves_the_connections_of_others() {
+    let other = App::start(echo_head).await;
+    let stage = Stage::with(|config| config.room = Room { lines: 8, lines_of_one: 2, ..Room::here() });
+    let (stage, mut arrival) = stage.patient_app().await;
+    stage.route("other.test", other.address).await;
+    let mut hanging = Vec::new();
+    for _ in 0..2 {
+        let mut client = stage.connect().await;
+        client.say(ASK).await;
+        hanging.push((client, arrival.recv().await.unwrap()));
+    }
+    assert!(stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await.starts_with("HTTP/1.1 503 "));
+    assert!(stage.ask("GET / HTTP/1.1\nHost: other.test\n\n").await.starts_with("HTTP/1.1 200 OK\n"));
+    for (mut client, go) in hanging {
+        go.send(()).unwrap();
+        assert!(client.read_answer().await.ends_with("hello"));
+    }
 }
 
 #[tokio::test]

@@ -89,6 +89,26 @@ async fn requests_of_one_http_2_connection_run_side_by_side() {
     connection.abort();
 }
 
+/// RFC 9113 section 6.5.2.
+#[tokio::test]
+async fn a_connection_of_http_2_may_send_no_more_ahead_than_is_counted_for_it() {
+    let stage = Stage::new();
+    let mut client = stage.connect().await;
+    client.say("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    client.stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    while client.unread.len() < 9 || client.unread.len() < 9 + usize::from(client.unread[2]) {
+        assert!(client.read_some().await > 0);
+    }
+    assert_eq!(client.unread[3], 4, "it is no SETTINGS frame");
+    let settings = &client.unread[9..9 + usize::from(client.unread[2])];
+    let setting = |id| {
+        let of = settings.chunks(6).find(|setting| setting[..2] == [0, id]).unwrap();
+        u32::from_be_bytes(of[2..].try_into().unwrap())
+    };
+    let (streams, window, heads) = (setting(3), setting(4), setting(6));
+    assert_eq!((streams, window, heads), (100, 64 << 10, 16 << 10));
+}
+
 #[tokio::test]
 async fn an_upgrade_offer_to_http_2_is_answered_in_http_1_1() {
     let stage = Stage::new().app(echo_head).await;

@@ -8,6 +8,7 @@ mod http2;
 mod listening;
 mod pages;
 mod requests;
+mod slowness;
 mod swaps;
 mod upgrades;
 mod usage;

@@ -13,7 +13,10 @@ use super::*;
 const ASK: &str = "GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n";
 
 fn with_spots(held: usize, held_for_one: usize) -> impl FnOnce(&mut EdgeConfig) {
-    move |config| config.room = Room { connections: 20_000, of_one: 20_000, lines: 1_000, held, held_for_one }
+    move |config| {
+        let room = Room { connections: 20_000, of_one: 20_000, memory: 1 << 30, ..Room::here() };
+        config.room = Room { lines: 1_000, lines_of_one: 1_000, held, held_for_one, ..room };
+    }
 }
 
 async fn http2<B>(stage: &Stage) -> http2::SendRequest<B>
@@ -186,8 +189,8 @@ async fn more_than_there_is_room_for_are_told_at_once() {
 
 #[tokio::test]
 async fn an_upload_of_http_2_takes_the_room_that_its_bytes_may_take() {
-    // One spot for the head and 64 for a window of 1 MiB.
-    let (stage, _visitors) = Stage::asleep(with_spots(1000, 100)).await;
+    // One spot for the head and four for a window of 64 KiB.
+    let (stage, _visitors) = Stage::asleep(with_spots(1000, 9)).await;
     let mut sender = http2(&stage).await;
     let upload = || {
         let never = futures_util::stream::pending::<Result<Frame<Bytes>, std::convert::Infallible>>();
@@ -203,7 +206,8 @@ async fn an_upload_of_http_2_takes_the_room_that_its_bytes_may_take() {
 
 #[tokio::test]
 async fn a_crowd_that_waits_for_one_host_does_not_shut_the_door_for_others() {
-    let room = Room { connections: 64, of_one: 64, lines: 16, held: 32, held_for_one: 8 };
+    let room = Room { connections: 64, of_one: 64, lines: 16, lines_of_one: 16, ..Room::here() };
+    let room = Room { held: 32, held_for_one: 8, ..room };
     let (stage, _visitors) = Stage::asleep(|config| config.room = room).await;
     let app = App::start(echo_head).await;
     stage.route("other.test", app.address).await;
@@ -238,9 +242,9 @@ async fn ten_thousand_requests_that_wait_for_one_host_leave_another_served() {
     let app = App::start(echo_head).await;
     stage.route("other.test", app.address).await;
     let mut waiting = tokio::task::JoinSet::new();
-    for _ in 0..50 {
+    for _ in 0..100 {
         let mut sender = http2(&stage).await;
-        for _ in 0..200 {
+        for _ in 0..100 {
             waiting.spawn(sender.send_request(get("shop.test")));
         }
     }
