@@ -13,8 +13,10 @@ pub(super) async fn tell(store: &Store, env: &EnvRef, kind: EventKind, text: &st
 
 pub(super) async fn tell_once(store: &Store, env: &EnvRef, kind: EventKind, text: &str) {
     let told = async {
-        let newest = store.newest_event(&env.app, Some(&env.env), [kind, kind]).await?;
-        match newest.is_some_and(|(_, newest)| newest == text) {
+        // What was told of an earlier environment of this name is no news of this one.
+        let kinds = [kind, EventKind::Destroyed, EventKind::Destroyed];
+        let newest = store.newest_event(&env.app, Some(&env.env), kinds).await?;
+        match newest.is_some_and(|(told, newest)| told == kind.as_str() && newest == text) {
             true => Ok(()),
             false => record(store, &env.app, Some(&env.env), kind, text).await,
         }
@@ -36,7 +38,9 @@ pub(super) async fn tell_recovery(store: &Store, apps: &[AppName], text: &str) {
 async fn turn(store: &Store, apps: &[AppName], to: EventKind, text: &str) {
     for app in apps {
         let told = async {
-            let newest = store.newest_event(app, None, [EventKind::FollowFailed, EventKind::FollowWorks]).await?;
+            // The last word about an earlier app of this name was its end.
+            let kinds = [EventKind::FollowFailed, EventKind::FollowWorks, EventKind::AppRemoved];
+            let newest = store.newest_event(app, None, kinds).await?;
             let fails = newest.is_some_and(|(kind, _)| kind == EventKind::FollowFailed.as_str());
             match fails == (to == EventKind::FollowWorks) {
                 true => record(store, app, None, to, text).await,

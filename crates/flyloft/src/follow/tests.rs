@@ -242,6 +242,16 @@ async fn a_branch_that_is_gone_takes_its_environment_along_at_the_second_look() 
         ]
     );
     assert!(survey(&team.stage.loft).await.unwrap().is_empty());
+
+    team.push("main", "again").await;
+    let again = team.main().await;
+    git(&team.host.repository, &["update-ref", "-d", "refs/heads/main"], "").await;
+    for _ in 0..2 {
+        team.looks_well().await;
+    }
+    let gone = async || team.stage.store().environment_of(again).await.unwrap().is_none();
+    team.stage.wait_until("the next environment is gone", gone).await;
+    assert_eq!(team.told(&["source-gone", "destroyed"]).await.len(), 4, "each environment has its own news");
 }
 
 #[tokio::test]

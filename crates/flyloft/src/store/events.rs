@@ -67,19 +67,20 @@ impl Store {
         .await
     }
 
-    /// The newest event of an environment, or of an app itself, that is of one of two kinds: its kind and its text.
+    /// The newest event of an environment, or of an app itself, that is of one of these kinds: its kind and its text.
     pub async fn newest_event(
         &self,
         app: &AppName,
         env: Option<&EnvName>,
-        kinds: [EventKind; 2],
+        kinds: [EventKind; 3],
     ) -> Result<Option<(String, String)>, StoreError> {
         let (app, env) = (app.to_string(), env.map(|env| env.to_string()));
         self.call(move |t| {
-            let sql = "SELECT kind, text FROM events WHERE app = ?1 AND environment IS ?2 AND kind IN (?3, ?4)
+            let sql = "SELECT kind, text FROM events WHERE app = ?1 AND environment IS ?2 AND kind IN (?3, ?4, ?5)
                        ORDER BY id DESC LIMIT 1";
-            let [one, other] = kinds.map(EventKind::as_str);
-            Ok(t.query_row(sql, params![app, env, one, other], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+            let [first, second, third] = kinds.map(EventKind::as_str);
+            Ok(t.query_row(sql, params![app, env, first, second, third], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?)
         })
         .await
     }

@@ -78,9 +78,9 @@ fn of_a_pull_request_what_a_branch_has_is_staged_and_a_strangers_commit_is_not()
     publish(&["refs/heads/own", "refs/pull/1/head"], "own two");
     serves(&flyloft, "it-follow/pr-1", "own two");
     let events = wait_for("somebody to be asked", || {
-        Some(flyloft.ok(&["events", "it-follow/pr-2"])).filter(|events| events.contains("source-moved"))
+        Some(flyloft.ok(&["events", "it-follow/pr-2"])).filter(|events| events.contains(&strange[..10]))
     });
-    assert!(events.contains(&strange[..10]) && events.contains("flyloft up it-follow --pr 2"), "{events}");
+    assert!(events.contains("flyloft up it-follow --pr 2"), "{events}");
     assert_eq!(flyloft.get("it-follow/pr-2", "/").body, "strange one");
     assert!(flyloft.ok(&["up", "it-follow", "--pr", "2"]).contains(&strange));
     assert_eq!(flyloft.get("it-follow/pr-2", "/").body, "strange two");
@@ -100,7 +100,11 @@ fn what_is_pushed_follows_pushes_and_nothing_else() {
     repository.commit(&borrowed(&app("pushed")));
     repository.pushed(&["main"]);
     assert_eq!(flyloft.get("it-follow/main", "/").body, "pushed");
-    assert!(flyloft.ok(&["events", "it-follow/main"]).contains("follow-ended"));
+    let source = |env: &str| {
+        let shown = flyloft.ok(&["show", env, "--json"]);
+        serde_json::from_str::<serde_json::Value>(&shown).unwrap()["source"]["url"].clone()
+    };
+    assert_eq!((source("it-follow/main"), source("it-follow/other")), (().into(), host.url("shop").into()));
     // Two looks later, as the other environment shows.
     for version in ["two", "three"] {
         repository.commit(&borrowed(&app(version)));
