@@ -16,3 +16,4 @@ mod limits;
 mod pull_request;
 mod push;
 mod terminal;
+mod visits;
