@@ -5,6 +5,7 @@
 //! below. The levels, the lowest first: what is built in, server, `app.json`, app,
 //! environment.
 
+mod levels;
 mod settings;
 mod size;
 mod span;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use levels::{Level, Levels};
 pub use settings::{Key, SettingError, Settings};
 pub use size::{Size, SizeError};
 pub use span::{Span, SpanError};

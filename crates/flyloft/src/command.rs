@@ -5,13 +5,17 @@
 //! The daemon never opens a file that a command names. Where a command takes one, the client opens it and sends its
 //! content as standard input.
 
+mod value;
+
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
-use flyloft_core::name::{AppName, BranchName, CommitId, EnvRef, NameError, ReleaseNumber};
+use flyloft_core::name::{AppName, BranchName, CommitId, EnvRef, ReleaseNumber};
 use flyloft_core::policy::Span;
 use serde::{Deserialize, Serialize};
+
+use self::value::parse_release;
+pub use self::value::{Assignment, Count, Target, Variable};
 
 // What a door hands over, and how it reads over SSH. A documentation comment would be part of the help.
 #[derive(Clone, Debug, PartialEq, Parser, Serialize, Deserialize)]
@@ -48,6 +52,10 @@ pub enum Command {
     Ls(Ls),
     /// Show one environment.
     Show(OneEnv),
+    /// Say why an environment is as it is: what keeps it awake, what woke it last, what it holds, and what comes next.
+    Why(OneEnv),
+    /// Show how environments sleep: memory held, wakes, and how long these took.
+    Stats(Stats),
     /// Print what an environment's processes, or its last build, wrote.
     Logs(Logs),
     /// Run a command in an environment's container.
@@ -71,6 +79,10 @@ pub enum Command {
     Unpin(OneEnv),
     /// Keep an environment for a while, as if it were pinned.
     Extend(Extend),
+    /// Show or change what holds for an environment: when it sleeps, how much of the machine it may take.
+    ///
+    /// What is set here goes before what its app, its `app.json` and the server say. `KEY=` gives a setting back to them.
+    Set(Set),
     /// Show or set how many processes of each type run.
     ///
     /// The Procfile's `release` command does not run.
@@ -122,8 +134,41 @@ pub enum Apps {
     Create(AppsCreate),
     /// List apps.
     Ls,
+    /// Show or change what holds for an app's environments: when they sleep, how much of the machine each may take.
+    ///
+    /// What is set here goes before what `app.json` and the server say. `KEY=` gives a setting back to them.
+    Set(AppsSet),
     /// Remove an app with all its environments.
     Rm(AppsRm),
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[command(after_help = "Examples:
+  flyloft apps set shop
+  flyloft apps set shop idle=5m ttl=never memory=512MiB
+  flyloft apps set shop idle=
+
+Settings: idle, ttl, expire, memory, swap, pids, cpu_weight, disk, inodes")]
+pub struct AppsSet {
+    pub app: AppName,
+    /// What is to change; what is not named stays.
+    #[arg(value_name = "KEY=VALUE")]
+    pub settings: Vec<Assignment>,
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[command(after_help = "Examples:
+  flyloft set shop/pr-42
+  flyloft set shop/pr-42 idle=5m ttl=never memory=512MiB
+  flyloft set shop/pr-42 idle=
+
+Settings: idle, ttl, expire, memory, swap, pids, cpu_weight, disk, inodes")]
+pub struct Set {
+    /// APP/ENV.
+    pub env: EnvRef,
+    /// What is to change; what is not named stays.
+    #[arg(value_name = "KEY=VALUE")]
+    pub settings: Vec<Assignment>,
 }
 
 #[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
@@ -215,6 +260,12 @@ pub struct Up {
 pub struct Ls {
     /// Only this app's.
     pub app: Option<AppName>,
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+pub struct Stats {
+    /// app or app/env; everything if none is named
+    pub target: Option<Target>,
 }
 
 #[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
@@ -344,90 +395,6 @@ pub struct Events {
     /// Go on as more happens.
     #[arg(short, long)]
     pub follow: bool,
-}
-
-/// `app` or `app/env`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Target {
-    App(AppName),
-    Env(EnvRef),
-}
-
-impl Target {
-    pub fn app(&self) -> &AppName {
-        match self {
-            Target::App(app) => app,
-            Target::Env(env) => &env.app,
-        }
-    }
-}
-
-impl FromStr for Target {
-    type Err = NameError;
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        if text.contains('/') { text.parse().map(Target::Env) } else { text.parse().map(Target::App) }
-    }
-}
-
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Target::App(app) => app.fmt(f),
-            Target::Env(env) => env.fmt(f),
-        }
-    }
-}
-
-/// `worker=2`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Count {
-    pub process: String,
-    pub count: u32,
-}
-
-impl FromStr for Count {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (process, count) = text.split_once('=').ok_or("is not of the form TYPE=COUNT")?;
-        match count.parse() {
-            Ok(count @ 0..=50) => Ok(Self { process: process.to_owned(), count }),
-            _ => Err(format!("`{count}` is not a count from 0 to 50")),
-        }
-    }
-}
-
-/// `NAME=VALUE`, or `NAME=-` for a value from standard input. Shows only its name where it is printed for debugging.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
-pub struct Variable {
-    pub name: String,
-    pub value: String,
-}
-
-impl FromStr for Variable {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, value) = text.split_once('=').ok_or("is not of the form NAME=VALUE")?;
-        Ok(Self { name: name.to_owned(), value: value.to_owned() })
-    }
-}
-
-impl Variable {
-    pub fn is_from_stdin(&self) -> bool {
-        self.value == "-"
-    }
-}
-
-impl std::fmt::Debug for Variable {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}=…", self.name)
-    }
-}
-
-fn parse_release(text: &str) -> Result<ReleaseNumber, String> {
-    match text.strip_prefix('v').unwrap_or(text).parse() {
-        Ok(number @ 1..) => Ok(ReleaseNumber(number)),
-        _ => Err(format!("`{text}` is not a release such as v3")),
-    }
 }
 
 impl Command {

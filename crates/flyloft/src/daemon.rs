@@ -60,8 +60,7 @@ pub async fn serve(config: Config) -> Result<()> {
     let settings = Settings {
         domain,
         port: ports.first().copied().filter(|port| *port != 80),
-        limits: config.defaults.limits(),
-        policy: config.defaults.policy(),
+        defaults: config.defaults.clone(),
         disk: config.disk.clone(),
         transcripts: state.subdirectory("transcripts")?,
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use flyloft_core::host::HostName;
 use flyloft_core::lifecycle::{Event, Runs, State};
-use flyloft_core::name::{EnvRef, Origin};
+use flyloft_core::name::{AppName, EnvRef, Origin};
 use tokio::sync::{Mutex, mpsc};
 
 use crate::conductor::{self, Conductor};
@@ -121,6 +121,20 @@ impl Loft {
         found.ok_or_else(|| {
             Error::not_found(format!("there is no environment `{name}`")).hint("`flyloft ls` lists what there is")
         })
+    }
+
+    /// What is set for an app, or for one of its environments, has changed.
+    pub async fn reload(&self, app: &AppName, env: Option<&EnvRef>) -> Result<()> {
+        let ours = |conductor: &&Conductor| match env {
+            Some(env) => conductor.env() == env,
+            None => conductor.env().app == *app,
+        };
+        // Those that have no conductor yet will read it when they get one.
+        let conductors: Vec<_> = self.conductors.lock().await.values().filter(ours).cloned().collect();
+        for conductor in conductors.iter().filter(|conductor| !conductor.is_gone()) {
+            conductor.reload().await?;
+        }
+        Ok(())
     }
 
     /// Finds the environment, or makes it. The app is there.

@@ -3,17 +3,18 @@
 use std::path::PathBuf;
 
 use flyloft_core::host::Domain;
+use flyloft_core::lifecycle::{Runs, State};
 use flyloft_core::name::{AppName, ReleaseNumber};
-use flyloft_core::policy::{Limits, Policy};
+use flyloft_core::policy::{self, Levels};
 
 use crate::build::Builder;
 use crate::clock::Clock;
 use crate::config;
 use crate::edge::SharedEdge;
-use crate::engine::SharedEngine;
+use crate::engine::{SharedEngine, Stats};
 use crate::error::{OrFailed, Result};
 use crate::source::{Credential, RemoteUrl, Repositories, Secret};
-use crate::store::{CredentialKind, EnvId, Store};
+use crate::store::{CredentialKind, EnvId, EnvRow, Store};
 
 pub struct Parts {
     pub store: Store,
@@ -29,8 +30,8 @@ pub struct Settings {
     pub domain: Domain,
     /// The port that visitors use, where it is not the scheme's own.
     pub port: Option<u16>,
-    pub limits: Limits,
-    pub policy: Policy,
+    /// What holds where neither an app nor an environment says otherwise.
+    pub defaults: policy::Settings,
     /// How much is kept for later.
     pub disk: config::Disk,
     /// What deploys say is kept here.
@@ -38,6 +39,25 @@ pub struct Settings {
 }
 
 impl Parts {
+    /// What each holds of the machine's memory now. The engine is asked about what is awake; of what sleeps the last
+    /// thing is told that is known, since there may be a thousand.
+    pub async fn held(&self, rows: &[EnvRow]) -> Vec<Option<u64>> {
+        let held = async |row: &EnvRow| match serde_json::from_str(&row.state) {
+            Ok(State::Live(live)) => match live.runs {
+                Runs::None | Runs::Off { .. } => None,
+                Runs::Asleep { .. } => row.memory.asleep.map(|held| held.memory()),
+                Runs::Awake { .. } | Runs::Waking { .. } => self.stats(row).await.map(|stats| stats.memory),
+            },
+            _ => None,
+        };
+        futures_util::future::join_all(rows.iter().map(held)).await
+    }
+
+    /// What the container of what serves uses, if there is one.
+    pub async fn stats(&self, row: &EnvRow) -> Option<Stats> {
+        self.engine.stats(&row.live.as_ref()?.container).await.ok()
+    }
+
     /// Where the app is fetched from, if from anywhere, and what opens that.
     pub async fn remote(&self, app: &AppName) -> Result<Option<(RemoteUrl, Vec<Credential>)>> {
         let failed = || format!("failed to look up the repository of `{app}`");
@@ -57,6 +77,16 @@ impl Parts {
 }
 
 impl Settings {
+    /// What is set for an environment, where its release asks for this.
+    pub fn levels(&self, env: &EnvRow, asked: &policy::Settings) -> Levels {
+        Levels {
+            server: self.defaults.clone(),
+            app_json: asked.clone(),
+            app: env.app_settings.clone(),
+            env: env.settings.clone(),
+        }
+    }
+
     /// Where a visitor finds what answers at `host`.
     pub fn url(&self, host: &str) -> String {
         match self.port {

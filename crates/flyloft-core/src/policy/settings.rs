@@ -84,6 +84,23 @@ impl Key {
 }
 
 impl Settings {
+    /// What holds where nobody has written anything down.
+    pub fn built_in() -> Self {
+        let Policy { idle, ttl, expire } = Policy::default();
+        let Limits { memory, swap, pids, cpu_weight, disk, inodes } = Limits::default();
+        Self {
+            idle: Some(Span(idle)),
+            ttl: Some(Span(ttl)),
+            expire: Some(Span(expire)),
+            memory: Some(Size(memory)),
+            swap: Some(Size(swap)),
+            pids: Some(pids),
+            cpu_weight: Some(cpu_weight),
+            disk: Some(Size(disk)),
+            inodes: Some(inodes),
+        }
+    }
+
     pub fn set(&mut self, key: Key, value: &str) -> Result<(), SettingError> {
         match key {
             Key::Idle => self.idle = Some(span(key, value)?),

@@ -49,6 +49,7 @@ impl Api {
         match command {
             Apps::Create(create) => self.create_app(call, create).await,
             Apps::Ls => self.list_apps(call).await,
+            Apps::Set(set) => self.set_app(call, set).await,
             Apps::Rm(rm) => self.remove_app(call, rm).await,
         }
     }

@@ -41,8 +41,9 @@ struct EnvItem {
     follows: Origin,
     #[serde(serialize_with = "as_time")]
     created_at: i64,
-    /// Bytes of memory that it holds now.
+    /// Bytes of memory that it holds now, and that it held before it was last put to rest.
     memory: Option<u64>,
+    memory_awake: Option<u64>,
     /// What the engine stopped it for and what can be done, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     stopped: Option<String>,
@@ -59,10 +60,11 @@ impl Reply for EnvList {
         }
         let now = store::now();
         let rows = self.environments.iter().map(|env| {
-            let memory = env.memory.map_or_else(|| "-".to_owned(), size);
-            [env.name.to_string(), env.said.clone(), memory, age(env.created_at, now), env.url.clone()]
+            let [memory, awake] =
+                [env.memory, env.memory_awake].map(|bytes| bytes.map_or_else(|| "-".to_owned(), size));
+            [env.name.to_string(), env.said.clone(), memory, awake, age(env.created_at, now), env.url.clone()]
         });
-        table(["ENVIRONMENT", "STATE", "MEMORY", "AGE", "URL"], rows)
+        table(["ENVIRONMENT", "STATE", "MEMORY", "AWAKE", "AGE", "URL"], rows)
     }
 }
 
@@ -212,18 +214,15 @@ impl Api {
         let rows = self.loft.parts.store.environments(ls.app.as_ref()).await;
         let mut rows = rows.or_failed(|| "failed to list environments")?;
         rows.retain(|row| call.may_use(&row.name.app));
-        let mut environments = Vec::new();
-        for row in rows {
-            let memory = self.stats(&row).await.map(|stats| stats.memory);
-            environments.push(self.item(&row, memory));
-        }
+        let held = self.loft.parts.held(&rows).await;
+        let environments = rows.iter().zip(held).map(|(row, memory)| self.item(row, memory)).collect();
         Ok(EnvList { environments }.into())
     }
 
     pub(super) async fn show(&self, call: &mut Call<'_>, name: EnvRef) -> Result<Ending> {
         call.must_use(&name.app)?;
         let (row, _) = self.loft.find(&name).await?;
-        let stats = self.stats(&row).await;
+        let stats = self.loft.parts.stats(&row).await;
         let release =
             self.loft.parts.store.live_release(&row).await.or_failed(|| format!("failed to show `{name}`"))?;
         let content = release.as_ref().and_then(|release| release.content.clone()).unwrap_or_default();
@@ -241,10 +240,6 @@ impl Api {
         Ok(shown.into())
     }
 
-    async fn stats(&self, row: &EnvRow) -> Option<Stats> {
-        self.loft.parts.engine.stats(&row.live.as_ref()?.container).await.ok()
-    }
-
     fn item(&self, row: &EnvRow, memory: Option<u64>) -> EnvItem {
         let state = serde_json::from_str::<State>(&row.state).ok();
         let said = state.as_ref().map_or_else(|| "unknown".to_owned(), State::to_string);
@@ -252,7 +247,7 @@ impl Api {
             Some(State::Live(live)) => live.runs.excess(),
             _ => None,
         };
-        let remedy = |excess| conductor::remedy(&row.name, excess, &self.loft.parts.settings);
+        let remedy = |excess| conductor::remedy(row, excess, &self.loft.parts.settings);
         let (state, serves, deploying) = match state {
             Some(State::Live(live)) => {
                 let deploying = match live.deploying {
@@ -273,6 +268,7 @@ impl Api {
             follows: row.origin.clone(),
             created_at: row.created_at,
             memory,
+            memory_awake: row.memory.awake,
             stopped: excess.map(|excess| format!("{excess}; {}", remedy(excess))),
             said,
         }
@@ -307,7 +303,7 @@ impl Api {
             Again::Scale => "scale",
             Again::Rollback => "rollback",
         };
-        let source = Source::Again { commit, content, again };
+        let source = Source::Again { commit, content: content.map(Box::new), again };
         self.deploy_and_show(call, conductor, work(call, source, reason)).await
     }
 
@@ -365,7 +361,8 @@ impl Api {
             return Err(Error::conflict(format!("{} of `{name}` never served", release.number)).hint(list));
         };
         call.say(&format!("-----> Going back to {}\n", release.number)).await?;
-        let source = Source::Again { commit: release.commit, content: Some(content), again: Again::Rollback };
+        let content = Some(Box::new(content));
+        let source = Source::Again { commit: release.commit, content, again: Again::Rollback };
         let reason = format!("rollback to {}", release.number);
         Ok(self.deploy_and_show(call, conductor, work(call, source, &reason)).await?.into())
     }
@@ -413,7 +410,7 @@ impl Api {
     }
 }
 
-fn word(runs: &Runs) -> &'static str {
+pub(super) fn word(runs: &Runs) -> &'static str {
     match runs {
         Runs::None => "none",
         Runs::Awake { .. } => "awake",

@@ -78,7 +78,7 @@ impl Api {
 fn crowded(name: &EnvRef, count: u32, limit: u32) -> Error {
     Error::conflict(format!("`{name}` has {count} of {limit} processes"))
         .hint(format!("`flyloft restart {name}` ends them and starts it anew"))
-        .hint("if it needs so many, raise `pids` in `[defaults]` of the configuration first")
+        .hint(format!("if it needs so many, set another limit first: flyloft set {name} pids=COUNT"))
 }
 
 fn not_running(name: &EnvRef, state: &str) -> Error {
@@ -129,7 +129,7 @@ mod tests {
         insta::assert_snapshot!(crowded(&name, 512, 512).text(), @"
         error: `hx/main` has 512 of 512 processes
           hint: `flyloft restart hx/main` ends them and starts it anew
-          hint: if it needs so many, raise `pids` in `[defaults]` of the configuration first
+          hint: if it needs so many, set another limit first: flyloft set hx/main pids=COUNT
         ");
         let state = r#"{"live":{"runs":{"off":{"release":1,"since":0,"why":{"over":"disk"}}},"deploying":"no",
             "pinned":false,"last_used":0,"kept_until":null}}"#;

@@ -14,10 +14,13 @@ mod life;
 mod logs;
 mod push;
 mod reply;
+mod settings;
 mod source;
 mod stage;
+mod stats;
 #[cfg(test)]
 mod tests;
+mod why;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -41,6 +44,8 @@ pub struct Api {
     keys_changed: watch::Sender<()>,
     /// Apps that are being removed.
     leaving: Mutex<HashSet<AppName>>,
+    /// Held from the look at what is set to the record of what is set now.
+    setting: tokio::sync::Mutex<()>,
 }
 
 /// How a command ends well.
@@ -67,7 +72,7 @@ struct Call<'a> {
 
 impl Api {
     pub fn new(loft: Arc<Loft>) -> Self {
-        Self { loft, keys_changed: watch::Sender::new(()), leaving: Mutex::default() }
+        Self { loft, keys_changed: watch::Sender::new(()), leaving: Mutex::default(), setting: Default::default() }
     }
 
     /// Runs a command, and gives its exit code.
@@ -90,6 +95,8 @@ impl Api {
             Command::Up(up) => self.up(call, up).await,
             Command::Ls(ls) => self.ls(call, ls).await,
             Command::Show(one) => self.show(call, one.env).await,
+            Command::Why(one) => self.why(call, one.env).await,
+            Command::Stats(stats) => self.stats(call, stats).await,
             Command::Logs(logs) => self.logs(call, logs).await,
             Command::Run(run) => self.run(call, run).await,
             Command::Shell(one) => self.shell(call, one.env).await,
@@ -100,6 +107,7 @@ impl Api {
             Command::Pin(one) => self.pin(call, one.env).await,
             Command::Unpin(one) => self.unpin(call, one.env).await,
             Command::Extend(extend) => self.extend(call, extend).await,
+            Command::Set(set) => self.set(call, set).await,
             Command::Scale(scale) => self.scale(call, scale).await,
             Command::Config(config) => self.config(call, config).await,
             Command::Releases(one) => self.releases(call, one.env).await,

@@ -1,7 +1,5 @@
 //! What people read, with an engine in memory.
 
-use std::sync::Arc;
-
 use flyloft_core::name::{BranchName, CommitId};
 use tokio::io::{AsyncReadExt, DuplexStream, duplex};
 
@@ -12,7 +10,10 @@ use crate::loft::stage::Stage;
 use crate::source::{BranchUpdate, Push, Turn};
 
 /// More than anything here prints.
-const ROOM: usize = 64 << 10;
+const ROOM: usize = 1 << 20;
+
+mod settings;
+mod why;
 
 struct Desk {
     stage: Stage,
@@ -25,12 +26,16 @@ impl Desk {
     async fn new() -> Self {
         let stage = Stage::new().await;
         stage.env().await;
-        let api = Api::new(Arc::new(Loft::new(stage.loft.parts.clone())));
+        let api = Api::new(stage.loft.clone());
         Self { stage, api, ada: Principal { name: "ada".to_owned(), role: Role::Admin } }
     }
 
     /// The exit code of a command as over SSH, and what it wrote.
     async fn command(&self, words: &[&str]) -> (i32, String) {
+        self.command_by(&self.ada, words).await
+    }
+
+    async fn command_by(&self, who: &Principal, words: &[&str]) -> (i32, String) {
         let (output, reader) = duplex(ROOM);
         let (errors, error_reader) = duplex(ROOM);
         let io = CommandIo {
@@ -40,7 +45,7 @@ impl Desk {
             terminal: None,
         };
         let argv = words.iter().map(|&word| word.to_owned()).collect();
-        let code = Backend::command(&self.api, &self.ada, argv, io).await;
+        let code = Backend::command(&self.api, who, argv, io).await;
         (code, written(reader).await + &written(error_reader).await)
     }
 }

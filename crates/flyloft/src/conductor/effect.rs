@@ -132,7 +132,7 @@ impl Task {
 
     async fn report(&self, release: ReleaseNumber, excess: Excess) -> Result<()> {
         let EnvRef { app, env } = &self.env.name;
-        let text = format!("{release}: {excess}; {}", remedy(&self.env.name, excess, &self.parts.settings));
+        let text = format!("{release}: {excess}; {}", remedy(&self.env, excess, &self.parts.settings));
         let told = self.parts.store.tell(app, Some(env), EventKind::Stopped, "flyloft", &text, store::now());
         told.await.or_failed(|| format!("failed to record that {release} was stopped"))
     }
@@ -142,11 +142,18 @@ impl Task {
         let (Some(live), Some(myself)) = (self.env.live.clone(), self.myself.upgrade()) else { return };
         let (parts, disturbed) = (self.parts.clone(), CancellationToken::new());
         self.disturb = disturbed.clone();
+        let (env, parted) = (self.env.id, self.parted.take());
         self.hands.give(async move {
             if let Some(upstream) = live.upstream {
                 tokio::select! {
                     _ = parts.edge.drained(upstream, DRAIN) => {}
                     () = disturbed.cancelled() => return,
+                }
+            }
+            if let Some(at) = parted {
+                let awake = parts.engine.stats(&live.container).await.ok().map(|stats| stats.memory + stats.swap);
+                if let Err(error) = parts.store.note_rest(env, awake, at).await {
+                    tracing::warn!(container = %live.container, %error, "failed to note what it held");
                 }
             }
             let rested = match rest {
@@ -171,7 +178,8 @@ impl Task {
     /// Moves the memory of what is frozen out of the way, until somebody comes.
     fn offload(&mut self, depth: Depth) {
         let Some(live) = self.env.live.clone() else { return };
-        let (parts, env, disturbed) = (self.parts.clone(), self.env.name.clone(), self.disturb.clone());
+        let (parts, disturbed) = (self.parts.clone(), self.disturb.clone());
+        let (id, env) = (self.env.id, self.env.name.clone());
         self.hands.give(async move {
             if disturbed.is_cancelled() {
                 return;
@@ -181,7 +189,12 @@ impl Task {
                 () = disturbed.cancelled() => return,
             };
             match offloaded {
-                Ok(held) => tracing::debug!(%env, ?held, "asleep"),
+                Ok(held) => {
+                    tracing::debug!(%env, ?held, "asleep");
+                    if let Err(error) = parts.store.note_held(id, held).await {
+                        tracing::warn!(%env, %error, "failed to note what it holds");
+                    }
+                }
                 Err(EngineError::NoContainer(_) | EngineError::NotFrozen(_) | EngineError::NotRunning(_)) => {}
                 // It sleeps all the same.
                 Err(error) => tracing::warn!(%env, %error, "failed to move memory out of the way"),
@@ -193,7 +206,7 @@ impl Task {
     fn wake(&mut self, release: ReleaseNumber, frozen: bool) {
         let (Some(live), Some(myself)) = (self.env.live.clone(), self.myself.upgrade()) else { return };
         let (parts, env) = (self.parts.clone(), self.env.clone());
-        let call = self.call.take().unwrap_or_else(|| Call::new("flyloft", Runs::None));
+        let call = self.call.take().unwrap_or_else(|| Call::new("flyloft", Runs::None, Duration::ZERO));
         self.hands.give(async move {
             let woken = AssertUnwindSafe(wake::wake(&parts, &env, live, frozen, call)).catch_unwind().await;
             let (live, wake) = match woken {
@@ -287,12 +300,14 @@ pub fn closed(state: &State) -> Target {
 }
 
 /// What its people can do, in a few words.
-pub fn remedy(env: &EnvRef, excess: Excess, settings: &Settings) -> String {
-    let Settings { limits, disk, .. } = settings;
+pub fn remedy(env: &EnvRow, excess: Excess, settings: &Settings) -> String {
+    let (limits, env) = (settings.levels(env, &env.asked).limits(), &env.name);
     let raise = match excess {
-        Excess::Disk => format!("its limit is `disk = \"{}\"` in `[defaults]` of the configuration", Size(limits.disk)),
-        Excess::Inodes => format!("its limit is `inodes = {}` in `[defaults]` of the configuration", limits.inodes),
-        Excess::Floor => format!("`floor = \"{}\"` in `[disk]` of the configuration is kept free", Size(disk.floor)),
+        Excess::Disk => format!("its limit is {}, `flyloft set {env} disk=SIZE` sets another", Size(limits.disk)),
+        Excess::Inodes => format!("its limit is {}, `flyloft set {env} inodes=COUNT` sets another", limits.inodes),
+        Excess::Floor => {
+            format!("`floor = \"{}\"` in `[disk]` of the configuration is kept free", Size(settings.disk.floor))
+        }
     };
     format!("{raise}; `flyloft restart {env}` starts it with a fresh disk")
 }

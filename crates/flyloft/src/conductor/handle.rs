@@ -1,6 +1,6 @@
 //! How everybody else reaches an environment's conductor.
 
-use flyloft_core::lifecycle::{Event, Runs, State};
+use flyloft_core::lifecycle::{Event, Runs, State, Timestamp};
 use flyloft_core::name::EnvRef;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -78,6 +78,22 @@ impl Conductor {
         self.ask(Message::AtRest { answer }, wait).await?;
         // What came of it may be a message that is still to be read.
         self.transcript().await.map(drop)
+    }
+
+    /// Has it look anew at what is set for it.
+    pub async fn reload(&self) -> Result<()> {
+        let (answer, wait) = oneshot::channel();
+        self.ask(Message::Reload { answer }, wait).await?
+    }
+
+    /// How many commands run in it.
+    pub fn commands(&self) -> usize {
+        self.uses.now()
+    }
+
+    /// When a command last ran in it, if one has since the daemon was started.
+    pub fn last_command(&self) -> Option<Timestamp> {
+        self.uses.last()
     }
 
     /// Keeps it from falling asleep.

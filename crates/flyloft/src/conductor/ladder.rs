@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use flyloft_core::lifecycle::{self, Event, Live, Refusal, Runs, State};
+use flyloft_core::lifecycle::{self, Event, Live, Refusal, Runs, State, Timestamp};
 use flyloft_core::policy::Policy;
 use tokio::time::Instant;
 
@@ -21,7 +21,8 @@ const RETRY: Duration = Duration::from_secs(60);
 impl Task {
     pub(super) async fn wake_for(&mut self, by: String) -> Result<Result<Told, Refusal>> {
         if let State::Live(Live { runs: runs @ (Runs::Asleep { .. } | Runs::Off { .. }), .. }) = self.state {
-            self.call = Some(Call::new(by, runs));
+            let slept = self.slept(runs);
+            self.call = Some(Call::new(by, runs, slept));
             self.disturb.cancel();
         }
         let told = self.step(&Event::Wake, None).await;
@@ -31,7 +32,7 @@ impl Task {
 
     /// When time brings about the next step down, if nobody comes.
     pub(super) fn due(&self) -> Instant {
-        let next = lifecycle::next_rung(&self.state, self.policy());
+        let next = lifecycle::next_rung(&self.state, &self.policy());
         let due = next.map_or(FAR, |(due, _)| self.parts.clock.until(due).min(FAR));
         (Instant::now() + due).max(self.rested)
     }
@@ -50,7 +51,29 @@ impl Task {
         }
     }
 
-    pub(super) fn policy(&self) -> &Policy {
-        &self.parts.settings.policy
+    /// Notes when it stops being awake.
+    pub(super) fn pass(&mut self, to: &State, now: Timestamp) {
+        let runs = |state: &State| match state {
+            State::Live(live) => live.runs,
+            State::Destroyed { .. } => Runs::None,
+        };
+        self.parted = match (runs(&self.state), runs(to)) {
+            (Runs::Awake { .. }, Runs::Asleep { .. } | Runs::Off { .. }) => Some(now),
+            _ => None,
+        };
+        match runs(to) {
+            Runs::Awake { .. } => self.down = None,
+            _ => self.down = self.parted.or(self.down),
+        }
+    }
+
+    /// How long it has not been awake.
+    fn slept(&self, runs: Runs) -> Duration {
+        let (Runs::Asleep { since, .. } | Runs::Off { since, .. }) = runs else { return Duration::ZERO };
+        self.parts.clock.now().since(self.down.unwrap_or(since))
+    }
+
+    pub(super) fn policy(&self) -> Policy {
+        self.parts.settings.levels(&self.env, &self.env.asked).policy()
     }
 }

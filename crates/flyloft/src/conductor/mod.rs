@@ -24,7 +24,7 @@ mod wake;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 
-use flyloft_core::lifecycle::{self, Answer, Cause, Deploying, Event, Found, Refusal, Runs, State};
+use flyloft_core::lifecycle::{self, Answer, Cause, Deploying, Event, Found, Refusal, Runs, State, Timestamp};
 use flyloft_core::name::{EnvRef, ReleaseNumber};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -71,6 +71,10 @@ pub enum Message {
         event: Event,
         answer: oneshot::Sender<Result<Told>>,
     },
+    /// What is set for it has changed.
+    Reload {
+        answer: oneshot::Sender<Result<()>>,
+    },
     /// Answered when what takes time with the container that serves has come to its end.
     AtRest {
         answer: oneshot::Sender<()>,
@@ -113,7 +117,7 @@ impl Conductor {
         let (mailbox, inbox) = mpsc::channel(64);
         let (seen, watching) = watch::channel(State::clone(&state));
         let uses = Uses::new(parts.clock.clone());
-        let name = env.name.clone();
+        let (name, down) = (env.name.clone(), env.memory.down_since);
         let task = Task {
             parts,
             env,
@@ -127,6 +131,8 @@ impl Conductor {
             hands: Hands::default(),
             disturb: CancellationToken::new(),
             call: None,
+            down,
+            parted: None,
             uses: uses.clone(),
             rested: Instant::now(),
             unrecorded: Vec::new(),
@@ -159,6 +165,10 @@ struct Task {
     disturb: CancellationToken,
     /// Who woke it, until that has begun.
     call: Option<Call>,
+    /// Since when it has not been awake, as far as that is known.
+    down: Option<Timestamp>,
+    /// The same, from the step that brought it about until it is put to rest for it.
+    parted: Option<Timestamp>,
     uses: Uses,
     /// Time is looked at again only after this.
     rested: Instant,
@@ -219,6 +229,9 @@ impl Task {
                 let told = self.step(&event, None).await;
                 let _ = answer.send(told.and_then(|told| told.map_err(|refusal| self.refused(refusal))));
             }
+            Message::Reload { answer } => {
+                let _ = answer.send(self.reload().await);
+            }
             Message::AtRest { answer } => self.hands.give(async move {
                 let _ = answer.send(());
             }),
@@ -247,6 +260,10 @@ impl Task {
     /// Makes a healthy release the one that serves.
     async fn switch(&mut self, release: ReleaseNumber, live: &LiveRow) -> Result<()> {
         self.step(&Event::DeploySucceeded { release }, Some(live)).await?.ok();
+        // What its `app.json` asks for holds from here on.
+        if let Err(error) = self.reload().await {
+            tracing::warn!(env = %self.env.name, %error, "failed to read what is set");
+        }
         match self.env.live.as_ref() == Some(live) {
             true => Ok(()),
             false => Err(self.unwanted(release)),
@@ -339,12 +356,13 @@ impl Task {
         }
     }
 
-    /// Takes over what others may have changed in the store: how many of each process type are wanted.
+    /// Takes over what others may have changed in the store: how many of each process type are wanted, and settings.
     async fn reload(&mut self) -> Result<()> {
         let row = self.parts.store.environment(&self.env.name).await;
         let row = row.or_failed(|| format!("failed to look up `{}`", self.env.name))?;
         if let Some(row) = row.filter(|row| row.id == self.env.id) {
-            self.env.formation = row.formation;
+            let EnvRow { formation, settings, app_settings, asked, .. } = row;
+            self.env = EnvRow { formation, settings, app_settings, asked, ..self.env.clone() };
         }
         Ok(())
     }
@@ -352,7 +370,7 @@ impl Task {
     /// Decides, persists, acts. `live` is what serves from now on if the event comes to that.
     async fn step(&mut self, event: &Event, live: Option<&LiveRow>) -> Result<Result<Told, Refusal>> {
         let now = self.parts.clock.now();
-        let decided = lifecycle::step(&self.state, event, now, self.policy());
+        let decided = lifecycle::step(&self.state, event, now, &self.policy());
         let (state, effects) = match decided {
             Ok(Answer::Done(state, effects)) => (state, effects),
             Ok(Answer::AlreadySo) => return Ok(Ok(Told::AlreadySo)),
@@ -369,6 +387,7 @@ impl Task {
             };
             recorded.or_failed(|| format!("failed to record the state of `{}`", self.env.name))?;
         }
+        self.pass(&state, now);
         self.seen.send_replace(state.clone());
         self.state = state;
         if let Some(live) = live {

@@ -66,7 +66,8 @@ async fn a_visit_wakes_it_once_and_the_wake_is_on_record() {
     stage.wait_for_state("awake v1").await;
     assert!(stage.is(ContainerState::Running).await);
     assert_eq!((stage.calls("thaw"), stage.calls("start")), (1, starts), "it was thawed once, and not started again");
-    assert!(matches!(stage.door.target(&env.host), Some(Target::Upstream(_))));
+    let routed = async || matches!(stage.door.target(&env.host), Some(Target::Upstream(_)));
+    stage.wait_until("a route", routed).await;
     stage.wait_until("a record", async || !stage.store().wakes(env.id).await.unwrap().is_empty()).await;
     let wakes = stage.store().wakes(env.id).await.unwrap();
     assert_eq!(wakes.len(), 1);

@@ -34,6 +34,11 @@ impl Uses {
         InUse(self.clone())
     }
 
+    /// How many there are.
+    pub fn now(&self) -> usize {
+        self.counts.now.load(Ordering::SeqCst)
+    }
+
     /// When there was one last, if ever.
     pub fn last(&self) -> Option<Timestamp> {
         match self.counts.now.load(Ordering::SeqCst) {

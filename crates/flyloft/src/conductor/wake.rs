@@ -22,6 +22,8 @@ pub struct Call {
     pub was: &'static str,
     pub at: i64,
     pub asked: Instant,
+    /// How long it had not been awake.
+    pub slept: Duration,
 }
 
 /// What came of it.
@@ -31,14 +33,14 @@ pub struct Woken {
 }
 
 impl Call {
-    pub fn new(by: impl Into<String>, was: Runs) -> Self {
+    pub fn new(by: impl Into<String>, was: Runs, slept: Duration) -> Self {
         let was = match was {
             Runs::Asleep { depth: Depth::Shallow, .. } => "asleep",
             Runs::Asleep { depth: Depth::Deep, .. } => "deep",
             Runs::Off { .. } => "off",
             Runs::None | Runs::Awake { .. } | Runs::Waking { .. } => "awake",
         };
-        Self { by: by.into(), was, at: store::now(), asked: Instant::now() }
+        Self { by: by.into(), was, at: store::now(), asked: Instant::now(), slept }
     }
 }
 
@@ -68,8 +70,9 @@ pub async fn wake(parts: &Parts, env: &EnvRow, live: LiveRow, frozen: bool, call
     };
     let Watch { queued, started, answered, .. } = watch;
     let failure = live.as_ref().err().map(Error::brief);
-    let Call { by, was, at, asked } = call;
-    let wake = WakeRow { at, by, was: was.to_owned(), queued, started, answered, total: asked.elapsed(), failure };
+    let Call { by, was, at, asked, slept } = call;
+    let (was, total) = (was.to_owned(), asked.elapsed());
+    let wake = WakeRow { at, by, was, queued, started, answered, total, failure, slept };
     Woken { live, wake }
 }
 

@@ -52,7 +52,7 @@ pub enum Source {
     /// A tree in the engine's staging directory. It is used up.
     Tree { dir: Leftover },
     /// What an earlier release was made from. Without content it is what serves when its turn has come.
-    Again { commit: Option<CommitId>, content: Option<Content>, again: Again },
+    Again { commit: Option<CommitId>, content: Option<Box<Content>>, again: Again },
 }
 
 /// Why an earlier release is launched again.
@@ -247,7 +247,7 @@ async fn build(job: &Job, tree: Option<PathBuf>) -> Result<Made> {
         (Source::Again { content, again, .. }, _) => {
             // Something newer may serve by now than when this was asked for.
             let serving = if *again == Again::Rollback { None } else { serving(job).await? };
-            let content = serving.or_else(|| content.clone()).ok_or_else(|| {
+            let content = serving.map(Box::new).or_else(|| content.clone()).ok_or_else(|| {
                 Error::conflict(format!("`{}` has no release that serves", job.env.name)).hint("push to it first")
             })?;
             return before(job, content).await;
@@ -272,13 +272,13 @@ async fn build(job: &Job, tree: Option<PathBuf>) -> Result<Made> {
 }
 
 /// What was built before, if nothing of it is gone.
-async fn before(job: &Job, content: Content) -> Result<Made> {
+async fn before(job: &Job, content: Box<Content>) -> Result<Made> {
     let hold = job.parts.builder.keep(&content.image).await?;
     let hold = hold.ok_or_else(|| {
         Error::conflict(format!("what `{}` was to be launched from is not kept any more", job.env.name))
             .hint("push or `up` its commit again, which builds it anew")
     })?;
-    Ok(Made::Before { content: Box::new(content), _hold: hold })
+    Ok(Made::Before { content, _hold: hold })
 }
 
 async fn serving(job: &Job) -> Result<Option<Content>> {

@@ -59,6 +59,7 @@ async fn from_build(job: &Job, built: &Built) -> Result<Content> {
         processes: built.procfile.iter().map(|(name, command)| (name.to_string(), command.to_owned())).collect(),
         formation: manifest.formation.iter().map(|(name, count)| (name.to_string(), *count)).collect(),
         health: health_path(&manifest),
+        settings: manifest.settings.clone(),
     })
 }
 
@@ -145,7 +146,7 @@ pub fn container(parts: &Parts, env: &EnvRow, release: Version, content: &Conten
         image: content.image.clone(),
         processes: processes(content, &env.formation),
         env: vars,
-        limits: parts.settings.limits.clone(),
+        limits: parts.settings.levels(env, &content.settings).limits(),
         reach: Reach::default(),
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use flyloft_core::lifecycle::Depth;
-use flyloft_core::policy::Excess;
+use flyloft_core::policy::{Excess, Limits};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, DuplexStream};
 use tokio::sync::{Notify, watch};
@@ -43,6 +43,8 @@ struct Memory {
     listening: Vec<SocketAddr>,
     /// Why offloading moves nothing.
     kept: Option<Kept>,
+    /// How often it was asked what a container holds.
+    looks: usize,
     /// Whether containers have a process that the kernel cannot hold.
     unfreezable: bool,
 }
@@ -107,6 +109,16 @@ impl Fake {
     /// From now on containers have, or have no more, a process that the kernel cannot hold.
     pub fn set_unfreezable(&self, unfreezable: bool) {
         self.memory().unfreezable = unfreezable;
+    }
+
+    /// How often it was asked what a container holds.
+    pub fn looks(&self) -> usize {
+        self.memory().looks
+    }
+
+    /// What a container was made to be allowed.
+    pub fn limits(&self, id: &ContainerId) -> Limits {
+        self.memory().containers[id].spec.limits.clone()
     }
 
     /// Stops a container as one that has gone beyond a bound.
@@ -339,6 +351,7 @@ impl Engine for Fake {
 
     async fn stats(&self, id: &ContainerId) -> Result<Stats, EngineError> {
         let mut memory = self.memory();
+        memory.looks += 1;
         let container = memory.container(id)?;
         let (memory, pids) = if container.state == ContainerState::Stopped { (0, 0) } else { (MEMORY, 2) };
         let asleep = container.asleep;

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use flyloft_core::host::Domain;
 use flyloft_core::lifecycle::State;
 use flyloft_core::name::{AppName, BranchName, EnvRef, Origin, ReleaseNumber};
-use flyloft_core::policy::{Limits, Policy};
+use flyloft_core::policy::{self, Policy, Span};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
@@ -110,8 +110,12 @@ impl Stage {
             settings: Settings {
                 domain: Domain::parse("localhost").unwrap(),
                 port: None,
-                limits: Limits::default(),
-                policy,
+                defaults: policy::Settings {
+                    idle: Some(Span(policy.idle)),
+                    ttl: Some(Span(policy.ttl)),
+                    expire: Some(Span(policy.expire)),
+                    ..policy::Settings::default()
+                },
                 disk,
                 transcripts: dir.path().join("transcripts"),
             },
@@ -144,7 +148,7 @@ impl Stage {
 
     pub async fn launch_content(&self, again: Again, content: Content) -> Result<Deployed> {
         let work = Work {
-            source: Source::Again { commit: None, content: Some(content), again },
+            source: Source::Again { commit: None, content: Some(Box::new(content)), again },
             reason: "a test".to_owned(),
             by: "tester".to_owned(),
             no_cache: false,

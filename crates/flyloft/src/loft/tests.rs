@@ -77,8 +77,8 @@ async fn what_the_engine_stopped_is_off_at_once_says_why_and_runs_again_only_wit
     assert_eq!(stage.door.target(&env.host), Some(Target::Unavailable { why: why.clone() }));
     assert_eq!(
         told().await,
-        ["v1: it has outgrown its disk limit; its limit is `disk = \"5GiB\"` in `[defaults]` of the \
-        configuration; `flyloft restart shop/main` starts it with a fresh disk"]
+        ["v1: it has outgrown its disk limit; its limit is 5GiB, `flyloft set shop/main disk=SIZE` \
+        sets another; `flyloft restart shop/main` starts it with a fresh disk"]
     );
 
     let starts = stage.calls("start");
@@ -195,7 +195,7 @@ async fn a_deploy_of_an_app_without_a_web_process_says_that_its_url_answers_noth
 /// A deploy of a made-up commit, or of what serves when its turn has come.
 async fn begin(stage: &Stage, again: Again, commit: Option<&str>) -> Ticket {
     let pushed = commit.is_some();
-    let content = commit.map(|_| content(&[("web", "serve")]));
+    let content = commit.map(|_| Box::new(content(&[("web", "serve")])));
     let commit = commit.map(|digit| CommitId::parse(&digit.repeat(40)).unwrap());
     let work = Work {
         source: Source::Again { commit, content, again },

@@ -1,9 +1,10 @@
 //! Apps and what fetches their repositories.
 
 use flyloft_core::name::AppName;
+use flyloft_core::policy::Settings;
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::{Store, StoreError, name};
+use super::{Store, StoreError, name, parse, print};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppRow {
@@ -12,6 +13,8 @@ pub struct AppRow {
     pub git_url: Option<String>,
     pub created_at: i64,
     pub environments: u32,
+    /// What is set for its environments.
+    pub settings: Settings,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +34,7 @@ pub struct CredentialRow {
 }
 
 const APP: &str = "SELECT name, git_url, created_at,
-    (SELECT count(*) FROM environments WHERE environments.app = apps.name) FROM apps";
+    (SELECT count(*) FROM environments WHERE environments.app = apps.name), settings FROM apps";
 
 impl Store {
     /// Makes the app. Says whether it is new; an app that is there already keeps its URL.
@@ -50,6 +53,15 @@ impl Store {
         let (app, url) = (app.to_string(), git_url.to_owned());
         self.call(move |t| {
             t.execute("UPDATE apps SET git_url = ?2 WHERE name = ?1", params![app, url])?;
+            Ok(())
+        })
+        .await
+    }
+
+    pub async fn set_app_settings(&self, app: &AppName, settings: &Settings) -> Result<(), StoreError> {
+        let (app, settings) = (app.to_string(), print(settings));
+        self.call(move |t| {
+            t.execute("UPDATE apps SET settings = ?2 WHERE name = ?1", params![app, settings])?;
             Ok(())
         })
         .await
@@ -132,14 +144,14 @@ impl CredentialKind {
     }
 }
 
-type Columns = (String, Option<String>, i64, u32);
+type Columns = (String, Option<String>, i64, u32, String);
 
 fn columns(row: &Row) -> rusqlite::Result<Columns> {
-    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
 }
 
 impl AppRow {
-    fn from_columns((app, git_url, created_at, environments): Columns) -> Result<Self, StoreError> {
-        Ok(Self { name: name(&app)?, git_url, created_at, environments })
+    fn from_columns((app, git_url, created_at, environments, settings): Columns) -> Result<Self, StoreError> {
+        Ok(Self { name: name(&app)?, git_url, created_at, environments, settings: parse("settings", &settings)? })
     }
 }

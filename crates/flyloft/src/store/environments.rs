@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use flyloft_core::lifecycle::Timestamp;
 use flyloft_core::name::{AppName, EnvName, EnvRef, Origin, ReleaseNumber};
+use flyloft_core::policy::Settings;
 use rusqlite::{Row, Transaction, params};
 
 use super::{Store, StoreError, name, parse, print};
-use crate::engine::ContainerId;
+use crate::engine::{ContainerId, Held};
 
 /// Of one environment, and never of another: an environment that is made again after it was destroyed has a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,6 +27,22 @@ pub struct EnvRow {
     pub formation: BTreeMap<String, u32>,
     pub live: Option<LiveRow>,
     pub created_at: i64,
+    /// What is set for it, for its app, and what `app.json` of the release that serves asks for.
+    pub settings: Settings,
+    pub app_settings: Settings,
+    pub asked: Settings,
+    pub memory: MemoryRow,
+}
+
+/// What an environment was found to hold, for a look that asks no engine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryRow {
+    /// Bytes just before it was last put to sleep or turned off.
+    pub awake: Option<u64>,
+    /// What was left when it was last put to sleep. Of the past, if it does not sleep.
+    pub asleep: Option<Held>,
+    /// When it last stopped being awake, by the clock of the life cycle; none since it woke.
+    pub down_since: Option<Timestamp>,
 }
 
 /// What serves an environment.
@@ -37,7 +55,9 @@ pub struct LiveRow {
 }
 
 const ENVIRONMENT: &str = "SELECT id, app, name, host, origin, state, formation, live, container, upstream,
-    created_at FROM environments";
+    created_at, settings, (SELECT settings FROM apps WHERE apps.name = app),
+    (SELECT content ->> 'settings' FROM releases WHERE environment = environments.id AND number = live),
+    memory_awake, memory_asleep, down_since FROM environments";
 
 impl Store {
     /// Makes an environment, or finds it. `Err` names who has the host name, or what else the name stands for.
@@ -67,8 +87,8 @@ impl Store {
                 params![env.app.as_str(), env.env.as_str(), host, print(&origin), state, now],
             )?;
             let id = EnvId(t.last_insert_rowid());
-            let formation = BTreeMap::new();
-            Ok(Ok(EnvRow { id, name: env, host, origin, state, formation, live: None, created_at: now }))
+            let sql = format!("{ENVIRONMENT} WHERE id = ?1");
+            Ok(Ok(t.query_row(&sql, [id.0], |row| Ok(EnvRow::from_row(row)))??))
         })
         .await
     }
@@ -141,6 +161,35 @@ impl Store {
         .await
     }
 
+    pub async fn set_settings(&self, id: EnvId, settings: &Settings) -> Result<(), StoreError> {
+        let settings = print(settings);
+        self.call(move |t| {
+            t.execute("UPDATE environments SET settings = ?2 WHERE id = ?1", params![id.0, settings])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Notes what it held when it stopped being awake, and when that was.
+    pub async fn note_rest(&self, id: EnvId, awake: Option<u64>, at: Timestamp) -> Result<(), StoreError> {
+        self.note(move |t| {
+            let sql =
+                "UPDATE environments SET memory_awake = coalesce(?2, memory_awake), down_since = ?3 WHERE id = ?1";
+            t.execute(sql, params![id.0, awake.map(|bytes| bytes as i64), at.0 as i64])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Notes what is left of it asleep.
+    pub async fn note_held(&self, id: EnvId, held: Held) -> Result<(), StoreError> {
+        self.note(move |t| {
+            t.execute("UPDATE environments SET memory_asleep = ?2 WHERE id = ?1", params![id.0, print(&held)])?;
+            Ok(())
+        })
+        .await
+    }
+
     /// The number of the environment's next container, counted from 1 and never given twice.
     pub async fn next_container(&self, id: EnvId) -> Result<u32, StoreError> {
         self.note(move |t| {
@@ -177,7 +226,7 @@ fn set_live(t: &Transaction, id: EnvId, live: LiveRow, now: i64) -> Result<(), S
         params![id.0, release.0, now],
     )?;
     t.execute(
-        "UPDATE environments SET live = ?2, container = ?3, upstream = ?4 WHERE id = ?1",
+        "UPDATE environments SET live = ?2, container = ?3, upstream = ?4, down_since = NULL WHERE id = ?1",
         params![id.0, release.0, container.0, upstream.map(|address| address.to_string())],
     )?;
     Ok(())
@@ -204,6 +253,14 @@ impl EnvRow {
                 upstream,
             }),
             created_at: row.get(10)?,
+            settings: parse("settings", &row.get::<_, String>(11)?)?,
+            app_settings: parse("settings", &row.get::<_, String>(12)?)?,
+            asked: row.get::<_, Option<String>>(13)?.map_or(Ok(Settings::default()), |text| parse("content", &text))?,
+            memory: MemoryRow {
+                awake: row.get::<_, Option<i64>>(14)?.map(|bytes| bytes as u64),
+                asleep: row.get::<_, Option<String>>(15)?.map(|text| parse("memory", &text)).transpose()?,
+                down_since: row.get::<_, Option<i64>>(16)?.map(|at| Timestamp(at as u64)),
+            },
         })
     }
 }

@@ -28,7 +28,7 @@ use tokio::sync::oneshot;
 
 pub use apps::{AppRow, CredentialKind, CredentialRow};
 pub use ballast::Ballast;
-pub use environments::{EnvId, EnvRow, LiveRow};
+pub use environments::{EnvId, EnvRow, LiveRow, MemoryRow};
 pub use events::{EventKind, EventRow};
 pub use follows::{FollowRow, MissingRow};
 pub use keys::KeyRow;
@@ -37,8 +37,12 @@ pub use wakes::WakeRow;
 
 /// What makes each version of the schema out of the one before it, the first out of an empty file. What has been
 /// released is never changed: a change is one more at the end.
-const MIGRATIONS: &[&str] =
-    &[include_str!("migrations/1.sql"), include_str!("migrations/2.sql"), include_str!("migrations/3.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/1.sql"),
+    include_str!("migrations/2.sql"),
+    include_str!("migrations/3.sql"),
+    include_str!("migrations/4.sql"),
+];
 
 /// The version of the schema that this program writes.
 const VERSION: u32 = MIGRATIONS.len() as u32;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use flyloft_core::name::{AppName, CommitId, ReleaseNumber};
+use flyloft_core::policy::Settings;
 use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +57,9 @@ pub struct Content {
     pub formation: BTreeMap<String, u32>,
     /// The path that says whether it is healthy; any answer to `/` will do if there is none.
     pub health: Option<String>,
+    /// What `app.json` asks for.
+    #[serde(default)]
+    pub settings: Settings,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

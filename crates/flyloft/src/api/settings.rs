@@ -1,0 +1,138 @@
+//! `flyloft apps set` and `flyloft set`: what holds for environments, level by level.
+
+use std::collections::BTreeMap;
+
+use flyloft_core::name::EnvRef;
+use flyloft_core::policy::{Key, Levels, Settings};
+use serde::Serialize;
+
+use super::reply::{Reply, table};
+use super::{Api, Call, Ending};
+use crate::command::{AppsSet, Assignment, Set};
+use crate::error::{Error, OrFailed, Result};
+use crate::principal::Role;
+use crate::store::{self, EventKind};
+
+#[derive(Serialize)]
+struct SettingList {
+    settings: BTreeMap<&'static str, SettingItem>,
+    /// Settings that were changed and hold from the next launch on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    at_next_launch: Vec<&'static str>,
+    /// What is launched anew by hand.
+    #[serde(skip)]
+    target: String,
+}
+
+#[derive(Serialize)]
+pub(super) struct SettingItem {
+    pub value: String,
+    /// `built in`, `server`, `app.json`, `app`, `environment`
+    pub from: String,
+}
+
+/// What holds, and who says so.
+pub(super) fn items(levels: &Levels) -> BTreeMap<&'static str, SettingItem> {
+    let item = |key| {
+        let (value, from) = levels.of(key);
+        SettingItem { value, from: from.to_string() }
+    };
+    Key::ALL.into_iter().map(|key| (key.as_str(), item(key))).collect()
+}
+
+impl Reply for SettingList {
+    fn text(&self) -> String {
+        let row = |key: Key| {
+            let SettingItem { value, from } = &self.settings[key.as_str()];
+            [key.to_string(), value.clone(), from.clone()]
+        };
+        let mut text = table(["SETTING", "VALUE", "FROM"], Key::ALL.map(row));
+        if !self.at_next_launch.is_empty() {
+            let (keys, target) = (self.at_next_launch.join(", "), &self.target);
+            text.push_str(&format!("{keys}: from the next launch on, or at once: flyloft restart {target}\n"));
+        }
+        text
+    }
+}
+
+impl Api {
+    pub(super) async fn set_app(&self, call: &mut Call<'_>, set: AppsSet) -> Result<Ending> {
+        let AppsSet { app, settings } = set;
+        call.must_use(&app)?;
+        self.must_exist(&app).await?;
+        let _one_at_a_time = self.setting.lock().await;
+        let parts = &self.loft.parts;
+        let failed = || format!("failed to change the settings of `{app}`");
+        let row = parts.store.app(&app).await.or_failed(failed)?;
+        let before = row.map(|row| row.settings).unwrap_or_default();
+        let levels = |app| Levels { server: parts.settings.defaults.clone(), app, ..Levels::default() };
+        let changed = self.changed(call, &before, &settings)?;
+        if changed != before {
+            parts.store.set_app_settings(&app, &changed).await.or_failed(failed)?;
+            let text = said(&settings);
+            let told = parts.store.tell(&app, None, EventKind::SettingsChanged, call.by(), &text, store::now());
+            told.await.or_failed(failed)?;
+            self.loft.reload(&app, None).await?;
+        }
+        let (target, at_next_launch) = (format!("{app}/ENV"), limits_of(&before, &changed));
+        Ok(SettingList { settings: items(&levels(changed)), at_next_launch, target }.into())
+    }
+
+    pub(super) async fn set(&self, call: &mut Call<'_>, set: Set) -> Result<Ending> {
+        let Set { env, settings } = set;
+        let EnvRef { app, env: name } = &env;
+        call.must_use(app)?;
+        let _one_at_a_time = self.setting.lock().await;
+        let (mut row, _) = self.loft.find(&env).await?;
+        let parts = &self.loft.parts;
+        let failed = || format!("failed to change the settings of `{env}`");
+        let before = row.settings.clone();
+        row.settings = self.changed(call, &before, &settings)?;
+        if row.settings != before {
+            parts.store.set_settings(row.id, &row.settings).await.or_failed(failed)?;
+            let text = said(&settings);
+            let told = parts.store.tell(app, Some(name), EventKind::SettingsChanged, call.by(), &text, store::now());
+            told.await.or_failed(failed)?;
+            self.loft.reload(app, Some(&env)).await?;
+        }
+        let at_next_launch = match row.live {
+            Some(_) => limits_of(&before, &row.settings),
+            None => Vec::new(),
+        };
+        let levels = parts.settings.levels(&row, &row.asked);
+        Ok(SettingList { settings: items(&levels), at_next_launch, target: env.to_string() }.into())
+    }
+
+    /// What is set after the assignments, if the caller may make them: whoever is no admin gives no more than the server
+    /// does.
+    fn changed(&self, call: &Call<'_>, before: &Settings, assignments: &[Assignment]) -> Result<Settings> {
+        let (mut asked, mut changed) = (Settings::default(), before.clone());
+        for Assignment(text) in assignments {
+            asked.assign(text).and_then(|()| changed.assign(text)).map_err(Error::usage)?;
+        }
+        let levels = Levels { server: self.loft.parts.settings.defaults.clone(), ..Levels::default() };
+        let granted = levels.granted(asked.clone());
+        if let Role::Deployer { .. } = call.principal.role
+            && let Some(key) = Key::ALL.into_iter().find(|key| granted.get(*key) != asked.get(*key))
+        {
+            let (wanted, (most, _)) = (asked.get(key).unwrap_or_default(), levels.of(key));
+            let error = Error::forbidden(format!("`{key}={wanted}` is more than the server gives, which is {most}"))
+                .hint(format!("key `{}` is not an admin's; an admin may set it", call.by()));
+            return Err(match key {
+                Key::Ttl | Key::Expire => error.hint("`flyloft pin` and `flyloft extend` keep one environment longer"),
+                _ => error,
+            });
+        }
+        Ok(changed)
+    }
+}
+
+fn said(assignments: &[Assignment]) -> String {
+    assignments.iter().map(|Assignment(text)| text.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+/// The limits that differ. They are a container's from its launch on.
+fn limits_of(before: &Settings, after: &Settings) -> Vec<&'static str> {
+    let differs = |key: &Key| !matches!(key, Key::Idle | Key::Ttl | Key::Expire) && before.get(*key) != after.get(*key);
+    Key::ALL.into_iter().filter(differs).map(Key::as_str).collect()
+}

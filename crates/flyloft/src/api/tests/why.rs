@@ -1,0 +1,201 @@
+//! What `why`, `ls` and `stats` say of environments in each state.
+
+use std::time::Duration;
+
+use flyloft_core::lifecycle::{Depth, Event};
+use flyloft_core::policy::Excess;
+
+use super::*;
+use crate::conductor::Conductor;
+use crate::engine::Kept;
+
+impl Desk {
+    /// With a release that serves.
+    async fn deployed() -> (Self, Conductor) {
+        let desk = Self::new().await;
+        desk.stage.deploy().await.unwrap();
+        let (_, conductor) = desk.stage.env().await;
+        (desk, conductor)
+    }
+
+    /// Without the lines that are the same every time.
+    async fn why(&self) -> String {
+        let (code, said) = self.command(&["why", "shop/main"]).await;
+        assert_eq!(code, 0, "{said}");
+        said.lines().filter(|line| !line.starts_with("  settings")).map(|line| format!("{line}\n")).collect()
+    }
+
+    fn pass(&self, time: Duration) {
+        self.stage.loft.parts.clock.advance(time);
+    }
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn what_is_awake_says_who_uses_it_and_when_it_falls_asleep() {
+    let (desk, conductor) = Desk::deployed().await;
+    desk.pass(3 * MINUTE);
+    insta::assert_snapshot!(desk.command(&["why", "shop/main"]).await.1, @r"
+    shop/main
+      state      awake v1, for 3 min
+      why        it was used 3 min ago, and its `idle` is 15m
+      memory     32.0 MiB held
+      next       asleep in 12 min, if nobody uses it
+      settings   idle=15m (server) ttl=4h (server) expire=14d (server) memory=1GiB swap=1GiB pids=512 cpu_weight=100 disk=5GiB inodes=500000
+    ");
+    *desk.stage.door.unused_for.lock().unwrap() = Some(Duration::ZERO);
+    let _in_use = conductor.begin_use();
+    conductor.tell(Event::Pin).await.unwrap();
+    insta::assert_snapshot!(desk.why().await, @r"
+    shop/main
+      state      awake v1, pinned, for 3 min
+      why        a request is under way
+                 a command runs in it
+                 it is pinned: time neither turns it off nor destroys it
+      memory     32.0 MiB held
+      next       asleep in 15 min, if nobody uses it
+    ");
+}
+
+#[tokio::test]
+async fn what_sleeps_says_what_it_holds_and_what_it_held() {
+    let (desk, conductor) = Desk::deployed().await;
+    conductor.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+    conductor.at_rest().await.unwrap();
+    desk.pass(4 * MINUTE);
+    insta::assert_snapshot!(desk.why().await, @r"
+    shop/main
+      state      asleep v1, for 4 min
+      why        nobody uses it; a visit wakes it
+      memory     13.4 MiB held, 32.0 MiB when it was last awake
+                 1.0 MiB as it is, 31.0 MiB compressed to 12.4 MiB
+      next       deep asleep in 56 min, if nobody uses it
+    ");
+    desk.stage.engine.keep(Some(Kept::NoDisk));
+    conductor.tell(Event::Sleep { depth: Depth::Deep }).await.unwrap();
+    conductor.at_rest().await.unwrap();
+    insta::assert_snapshot!(desk.why().await, @r"
+    shop/main
+      state      deep asleep v1, for 4 min
+      why        nobody uses it; a visit wakes it
+      memory     32.0 MiB held, 32.0 MiB when it was last awake
+                 32.0 MiB as it is
+                 not less, since compressed memory cannot be written out to a disk here
+      next       off in 4 h, if nobody uses it
+    ");
+    let json: serde_json::Value = serde_json::from_str(&desk.command(&["why", "--json", "shop/main"]).await.1).unwrap();
+    assert_eq!(json["state"], "asleep");
+    assert_eq!(json["memory"]["awake"], 32 << 20);
+    assert_eq!(json["next"]["step"], "off");
+    assert_eq!(json["settings"]["idle"]["from"], "server");
+}
+
+#[tokio::test]
+async fn what_was_woken_says_by_whom_and_how_long_each_part_took() {
+    let (desk, conductor) = Desk::deployed().await;
+    conductor.tell(Event::Off).await.unwrap();
+    conductor.at_rest().await.unwrap();
+    desk.pass(5 * MINUTE);
+    conductor.visit("GET /cart from 203.0.113.7".to_owned()).await;
+    desk.stage.wait_for_state("awake v1").await;
+    let (env, _) = desk.stage.env().await;
+    desk.stage.wait_until("a record", async || !desk.stage.store().wakes(env.id).await.unwrap().is_empty()).await;
+    let said = desk.why().await;
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains(" ms")).collect();
+    assert!(lines[0].starts_with("  woken      0 s ago from off by GET /cart from 203.0.113.7, in "), "{said}");
+    assert!(lines[1].contains(" ms until its turn, ") && lines[1].ends_with(" ms until it answered"), "{said}");
+    let json: serde_json::Value = serde_json::from_str(&desk.command(&["why", "--json", "shop/main"]).await.1).unwrap();
+    let ms = |key: &str| json["woken"][key].as_f64().unwrap();
+    assert!(ms("total_ms") > 0.0 && ms("answered_ms") <= ms("total_ms"));
+    let wakes = desk.stage.store().wakes(env.id).await.unwrap();
+    assert!(wakes[0].slept >= 5 * MINUTE && wakes[0].slept < 6 * MINUTE, "{:?}", wakes[0].slept);
+}
+
+#[tokio::test]
+async fn what_is_off_says_why_and_what_to_do() {
+    let desk = Desk::new().await;
+    insta::assert_snapshot!(desk.why().await, @r"
+    shop/main
+      state      none
+      why        nothing of it has been deployed yet
+      memory     nothing is held
+      next       destroyed in 14 d, if nobody uses it
+    ");
+    desk.stage.deploy().await.unwrap();
+    let (env, conductor) = desk.stage.env().await;
+    conductor.tell(Event::Off).await.unwrap();
+    conductor.at_rest().await.unwrap();
+    conductor.tell(Event::Pin).await.unwrap();
+    insta::assert_snapshot!(desk.why().await, @r"
+    shop/main
+      state      off v1, pinned, for 0 s
+      why        somebody turned it off; a visit starts it
+                 it is pinned: time neither turns it off nor destroys it
+      memory     nothing is held, 32.0 MiB when it was last awake
+      next       never, since it is pinned
+    ");
+    desk.stage.engine.fail("start", 1);
+    conductor.wake("ada").await.unwrap();
+    assert_eq!(conductor.settled().await.to_string(), "off v1 (crashed), pinned");
+    assert!(desk.why().await.contains("it ended, or did not answer when it was woken; a visit tries again"));
+    desk.stage.engine.stop_for(&env.live.unwrap().container, Excess::Disk);
+    desk.stage.loft.reconcile().await.unwrap();
+    let over = async || conductor.state().to_string() == "off v1 (over its disk limit), pinned";
+    desk.stage.wait_until("it is over", over).await;
+    assert!(desk.why().await.contains(
+        "why        it has outgrown its disk limit; its limit is 5GiB, `flyloft set shop/main disk=SIZE` sets another; \
+         `flyloft restart shop/main` starts it with a fresh disk"
+    ));
+}
+
+#[tokio::test]
+async fn lists_show_what_is_held_without_asking_the_engine_about_those_that_sleep() {
+    let (desk, conductor) = Desk::deployed().await;
+    let ls = async || desk.command(&["ls"]).await.1;
+    insta::assert_snapshot!(ls().await, @r"
+    ENVIRONMENT  STATE     MEMORY    AWAKE  AGE  URL
+    shop/main    awake v1  32.0 MiB  -      0 s  http://shop-main.localhost
+    ");
+    conductor.tell(Event::Sleep { depth: Depth::Deep }).await.unwrap();
+    conductor.at_rest().await.unwrap();
+    desk.pass(MINUTE);
+    let looks = desk.stage.engine.looks();
+    insta::assert_snapshot!(ls().await, @r"
+    ENVIRONMENT  STATE           MEMORY   AWAKE     AGE  URL
+    shop/main    deep asleep v1  1.0 MiB  32.0 MiB  0 s  http://shop-main.localhost
+    ");
+    assert_eq!(desk.stage.engine.looks(), looks);
+    insta::assert_snapshot!(desk.command(&["stats", "shop"]).await.1, @r"
+    ENVIRONMENT  STATE   MEMORY   AWAKE     WAKES TODAY  P50  P99  ASLEEP
+    shop/main    asleep  1.0 MiB  32.0 MiB  0            -    -    100 %
+    ");
+    assert_eq!(desk.stage.engine.looks(), looks);
+    conductor.visit("GET /".to_owned()).await;
+    desk.stage.wait_for_state("awake v1").await;
+    let (env, _) = desk.stage.env().await;
+    desk.stage.wait_until("a record", async || !desk.stage.store().wakes(env.id).await.unwrap().is_empty()).await;
+    let json: serde_json::Value = serde_json::from_str(&desk.command(&["stats", "--json"]).await.1).unwrap();
+    let item = &json["environments"][0];
+    assert_eq!((&item["wakes_today"], &item["state"]), (&1.into(), &"awake".into()));
+    assert_eq!(item["wake_p50_ms"], item["wake_p99_ms"]);
+}
+
+#[tokio::test]
+async fn a_thousand_sleepers_are_listed_without_asking_the_engine_about_one() {
+    let (desk, conductor) = Desk::deployed().await;
+    conductor.tell(Event::Sleep { depth: Depth::Deep }).await.unwrap();
+    conductor.at_rest().await.unwrap();
+    desk.stage.sql(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 999)
+         INSERT INTO environments (app, name, host, origin, state, created_at, live, container, memory_asleep)
+         SELECT app, 'e' || i, 'e' || i, origin, state, created_at, live, container, memory_asleep FROM environments, n;
+         INSERT INTO releases (environment, number, reason, by, status, content, created_at)
+         SELECT id, 1, reason, by, status, content, releases.created_at FROM environments, releases
+         WHERE name <> 'main'",
+    );
+    let looks = desk.stage.engine.looks();
+    let (code, said) = desk.command(&["ls"]).await;
+    assert_eq!((code, said.lines().filter(|line| line.contains("deep asleep v1  1.0 MiB")).count()), (0, 1000));
+    assert_eq!(desk.stage.engine.looks(), looks);
+}
