@@ -11,6 +11,7 @@ use flyloft_core::host::Domain;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::Api;
@@ -27,6 +28,7 @@ use crate::follow;
 use crate::hosts;
 use crate::loft::{self, Loft};
 use crate::machine::Memory;
+use crate::metrics::{self, Tally};
 use crate::parts::{Parts, Settings};
 use crate::retention;
 use crate::source::{Repositories, SourceLimits};
@@ -41,6 +43,7 @@ pub async fn serve(config: Config) -> Result<()> {
     raise_descriptors();
     let state = State::open(&config.state_dir)?;
     let store = Store::open(&state.dir.join("store.db")).or_failed(|| "failed to open the store")?;
+    let metrics_listeners = listen_for_metrics(&config).await?;
     let listener = socket::listen(&config.socket, &config.group).or_failed(|| "failed to take commands")?;
 
     let domain = Domain::parse(&config.domain).map_err(Error::usage)?;
@@ -64,8 +67,9 @@ pub async fn serve(config: Config) -> Result<()> {
         disk: config.disk.clone(),
         transcripts: state.subdirectory("transcripts")?,
     };
+    let tally = Tally::default();
     let parts =
-        Parts { store, engine, edge: edge.clone(), clock: state.clock.clone(), builder, repositories, settings };
+        Parts { store, engine, edge: edge.clone(), clock: state.clock.clone(), builder, repositories, tally, settings };
     let loft = Arc::new(Loft::new(Arc::new(parts)));
     tokio::spawn(loft.clone().answer(visited));
     loft.start(state.rebooted).await?;
@@ -79,6 +83,9 @@ pub async fn serve(config: Config) -> Result<()> {
     tokio::spawn(retention::keep_for_ever(loft.parts.clone()));
     tokio::spawn(follow::follow_for_ever(loft.clone(), config.follow.clone()));
 
+    for listener in metrics_listeners {
+        tokio::spawn(metrics::serve(listener, loft.clone()));
+    }
     announce(&config, &edge, &ssh);
     ended().await?;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -87,6 +94,14 @@ pub async fn serve(config: Config) -> Result<()> {
     edge.shutdown(DRAIN).await;
     take_down(&lxc).await;
     Ok(())
+}
+
+async fn listen_for_metrics(config: &Config) -> Result<Vec<TcpListener>> {
+    let mut listeners = Vec::new();
+    for address in &config.metrics.listen {
+        listeners.push(metrics::listen(*address).await?);
+    }
+    Ok(listeners)
 }
 
 fn must_be_root() -> Result<()> {

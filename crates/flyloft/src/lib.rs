@@ -21,6 +21,7 @@ pub mod hosts;
 pub mod loft;
 pub mod machine;
 pub mod memory;
+pub mod metrics;
 pub mod parts;
 pub mod principal;
 pub mod random;

@@ -13,6 +13,7 @@ use crate::config;
 use crate::edge::SharedEdge;
 use crate::engine::{SharedEngine, Stats};
 use crate::error::{OrFailed, Result};
+use crate::metrics::Tally;
 use crate::source::{Credential, RemoteUrl, Repositories, Secret};
 use crate::store::{CredentialKind, EnvId, EnvRow, Store};
 
@@ -23,6 +24,7 @@ pub struct Parts {
     pub clock: Clock,
     pub builder: Builder,
     pub repositories: Repositories,
+    pub tally: Tally,
     pub settings: Settings,
 }
 

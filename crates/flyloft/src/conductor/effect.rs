@@ -75,6 +75,7 @@ impl Task {
             // Whatever becomes of it, the conductor must hear of its end, or nothing is ever deployed again.
             let result = deploying.catch_unwind().await;
             let result = result.unwrap_or_else(|_| Err(Error::failed("the deploy failed in a way that is a bug")));
+            job.parts.tally.deploy(&job.env.name.app, result.is_err());
             if let Err(error) = &result {
                 let unwanted = job.work.attached && ended.is_closed();
                 let (heard, wait) = oneshot::channel();
@@ -216,6 +217,9 @@ impl Task {
             let live = live.inspect_err(|error| tracing::warn!(env = %env.name, %error, "failed to wake")).ok();
             let end = End::Woke { release, live };
             let _ = myself.send(Message::Ended { end, heard: oneshot::channel().0 }).await;
+            if let Some(wake) = &wake {
+                parts.tally.wake(&env.name.app, wake.total, wake.failure.is_some());
+            }
             if let Some(wake) = wake
                 && let Err(error) = parts.store.add_wake(env.id, wake).await
             {

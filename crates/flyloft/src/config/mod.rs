@@ -50,6 +50,7 @@ pub struct Config {
     pub network: Network,
     pub disk: Disk,
     pub follow: Follow,
+    pub metrics: Metrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -152,6 +153,14 @@ pub struct Follow {
     /// How long a branch must have been missing before its environment goes.
     #[serde(deserialize_with = "value::duration")]
     pub gone: Duration,
+}
+
+/// Where the daemon's numbers are, for Prometheus.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// Whoever reaches one of these reads them, so each should be a private address.
+    pub listen: Vec<SocketAddr>,
 }
 
 /// What the command line says instead of the file.
@@ -292,6 +301,7 @@ impl Default for Config {
             network: Network::default(),
             disk: Disk::default(),
             follow: Follow::default(),
+            metrics: Metrics::default(),
         }
     }
 }

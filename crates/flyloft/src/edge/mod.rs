@@ -38,6 +38,9 @@ pub trait Edge: Send + Sync {
     /// first routed.
     fn unused_for(&self, host: &str) -> Option<Duration>;
 
+    /// How many answers `host` has had since it was first routed, by the hundreds of their status.
+    fn answers(&self, host: &str) -> [u64; 5];
+
     /// Waits until no request is under way to `upstream` any more, for `limit` at most. Says whether it is so.
     async fn drained(&self, upstream: SocketAddr, limit: Duration) -> bool;
 }

@@ -24,6 +24,7 @@ use crate::edge::{Edge, EdgeError, Route, Target};
 use crate::engine::fake::{self, Fake};
 use crate::engine::{ContainerState, Engine, Image};
 use crate::error::Result;
+use crate::metrics::Tally;
 use crate::parts::{Parts, Settings};
 use crate::source::{Repositories, SourceLimits};
 use crate::store::{Content, EnvRow, Store};
@@ -53,6 +54,10 @@ impl Edge for Doorman {
     fn unused_for(&self, host: &str) -> Option<Duration> {
         let _ = host;
         *self.unused_for.lock().unwrap()
+    }
+
+    fn answers(&self, _host: &str) -> [u64; 5] {
+        [0, 7, 0, 0, 0]
     }
 
     async fn drained(&self, _upstream: SocketAddr, _limit: Duration) -> bool {
@@ -107,6 +112,7 @@ impl Stage {
             repositories: Repositories::open(&dir.path().join("repos"), user, SourceLimits::default())
                 .unwrap()
                 .with_plain_http_on_loopback(),
+            tally: Tally::default(),
             settings: Settings {
                 domain: Domain::parse("localhost").unwrap(),
                 port: None,

@@ -11,6 +11,7 @@ use crate::config::Config;
 pub mod cgroups;
 pub mod ids;
 pub mod kernel;
+pub mod load;
 pub mod memory;
 pub mod network;
 pub mod ports;

@@ -213,6 +213,10 @@ impl Edge for Embedded {
         self.routes.unused_for(host)
     }
 
+    fn answers(&self, host: &str) -> [u64; 5] {
+        self.routes.usage(host).map_or([0; 5], |usage| usage.answers)
+    }
+
     async fn drained(&self, upstream: SocketAddr, limit: Duration) -> bool {
         self.routes.drained(upstream, limit).await
     }
