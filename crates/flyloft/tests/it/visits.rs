@@ -12,6 +12,10 @@ fn state(flyloft: &Flyloft) -> String {
     listed["environments"][0]["state"].as_str().unwrap_or_default().to_owned()
 }
 
+fn why(flyloft: &Flyloft) -> serde_json::Value {
+    serde_json::from_str(&flyloft.ok(&["why", "it-visits/main", "--json"])).unwrap()
+}
+
 /// The whole answer to a request of this client.
 fn ask(flyloft: &Flyloft, path: &str, headers: &str) -> String {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, flyloft.http)).unwrap();
@@ -36,6 +40,9 @@ fn a_visit_wakes_what_is_asleep_or_off_and_a_link_preview_does_not() {
         assert!(robots.starts_with("HTTP/1.1 200 ") && robots.ends_with("Disallow: /\n"), "{down}: {robots}");
         assert!(ask(&flyloft, "/favicon.ico", "").starts_with("HTTP/1.1 503 "), "{down}");
         assert_eq!(state(&flyloft), before, "somebody who is no visitor woke it");
+        let told = why(&flyloft);
+        assert!(told["memory"]["awake"].as_u64() > Some(1 << 20), "{told}");
+        assert!(told["memory"]["held"].as_u64() <= told["memory"]["awake"].as_u64(), "{told}");
 
         // Many at once, of which one wakes it and all are answered.
         let answers: Vec<String> = std::thread::scope(|scope| {
@@ -46,6 +53,11 @@ fn a_visit_wakes_what_is_asleep_or_off_and_a_link_preview_does_not() {
             assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("hello"), "{down}: {answer}");
         }
         wait_for("it to be awake", || (state(&flyloft) == "awake").then_some(()));
+        let from = if down == "sleep" { "asleep" } else { "off" };
+        let woken = wait_for("a record", || Some(why(&flyloft)["woken"].take()).filter(|woken| woken["from"] == from));
+        let by = woken["by"].as_str().unwrap_or_default();
+        assert!(by.starts_with("GET / from 127.0.0.1"), "{woken}");
+        assert!(woken["total_ms"].as_f64() > Some(0.0) && woken["failure"].is_null(), "{woken}");
     }
     flyloft.ok(&["destroy", "it-visits", "--yes"]);
 }
