@@ -279,7 +279,8 @@ pub trait Engine: Send + Sync {
     async fn freeze(&self, id: &ContainerId) -> Result<(), EngineError>;
 
     /// Moves the memory of a frozen container out of the way: to compressed memory, or with [`Depth::Deep`] to a disk.
-    /// What others use with it stays. Where there is no place for it, it stays too, and [`Held::kept`] says why.
+    /// What others use with it stays. Where there is no place for it, it stays too, and [`Held::kept`] says why. When the
+    /// future is dropped, what has not been moved by then stays.
     async fn offload(&self, id: &ContainerId, depth: Depth) -> Result<Held, EngineError>;
 
     async fn thaw(&self, id: &ContainerId) -> Result<(), EngineError>;

@@ -73,6 +73,7 @@ use self::container::{APP, Record, Running};
 use self::layers::Layers;
 use self::mounts::Lower;
 use self::net::{NetConfig, Network};
+use self::offload::Wanted;
 use self::places::Home;
 use self::places::Places;
 use self::slots::{Slot, Slots};
@@ -370,8 +371,9 @@ impl Engine for LxcEngine {
     }
 
     async fn offload(&self, id: &ContainerId, depth: Depth) -> Result<Held, EngineError> {
-        let (engine, id) = (self.clone(), id.clone());
-        to_the_end(async move { engine.offload_container(&id, depth).await }).await
+        let (engine, id, wanted) = (self.clone(), id.clone(), Wanted::default());
+        let _wanting = wanted.by_whoever_holds();
+        to_the_end(async move { engine.offload_container(&id, depth, wanted).await }).await
     }
 
     async fn thaw(&self, id: &ContainerId) -> Result<(), EngineError> {

@@ -14,6 +14,8 @@
 use std::cell::Cell;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use flyloft_core::lifecycle::Depth;
@@ -33,8 +35,8 @@ const ROUNDS: usize = 4;
 /// Bytes that are not worth another round.
 const LITTLE: u64 = 256 << 10;
 
-/// Bytes that are read in at a time only to be written elsewhere.
-const PIECE: usize = 8 << 20;
+/// Bytes that are moved at a time, some ten milliseconds of work.
+const PIECE: u64 = 8 << 20;
 
 /// Bytes of copies that parting may make. Beyond that more would be stored than there was.
 const COPIES: u64 = 32 << 20;
@@ -42,11 +44,47 @@ const COPIES: u64 = 32 << 20;
 /// How long written pages are waited for.
 const WRITING: Duration = Duration::from_secs(5);
 
-/// `before` is what was held after the last time, if it has been frozen since.
-pub fn offload(groups: &Groups, depth: Depth, before: Option<Held>) -> io::Result<Held> {
+/// Whether somebody still wants it asleep. Whoever wakes it must not wait until all of it is gone.
+#[derive(Clone, Default)]
+pub struct Wanted(Arc<AtomicBool>);
+
+/// Nobody wants it any more when this goes.
+pub struct Wanting(Wanted);
+
+impl Wanted {
+    pub fn by_whoever_holds(&self) -> Wanting {
+        Wanting(self.clone())
+    }
+
+    /// An error once nobody does.
+    pub fn check(&self) -> io::Result<()> {
+        match self.0.load(Ordering::Relaxed) {
+            true => Err(io::Error::new(io::ErrorKind::Interrupted, "it is to wake")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Drop for Wanting {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What was held the last time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Past {
+    /// After the last time, if it has been frozen since.
+    pub before: Option<Held>,
+    /// When it last slept, and has woken since.
+    pub slept: Option<Held>,
+}
+
+pub fn offload(groups: &Groups, depth: Depth, past: Past, wanted: &Wanted) -> io::Result<Held> {
+    let Past { before, slept } = past;
     let (_steady, bypass) = match depth {
-        Depth::Shallow => (Some(Steady::hold()?), None),
-        Depth::Deep => (None, Bypass::begin()?),
+        Depth::Shallow => (Some(Steady::hold(wanted)?), None),
+        Depth::Deep => (None, Bypass::begin(wanted)?),
     };
     let machine = Memory::look();
     if machine.swaps.is_empty() {
@@ -54,7 +92,11 @@ pub fn offload(groups: &Groups, depth: Depth, before: Option<Held>) -> io::Resul
     }
     // What was on the disk already need not be read to be there.
     let compressed = bypass.is_some() && before.is_none_or(|held| held.compressed > 0);
-    let left = match (if compressed { write_out(groups) } else { Ok(()) }).and_then(|()| page_out(groups)) {
+    // What came from the disk and was not changed would be left there, and be slow to come again.
+    let renew = depth == Depth::Shallow && machine.compresses() && slept.is_some_and(|held| held.disk > 0);
+    let left = match (if compressed { write_out(groups, wanted) } else { Ok(()) })
+        .and_then(|()| page_out(groups, renew, wanted))
+    {
         Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) => {
             return Ok(Held { kept: Some(Kept::Unsupported), ..Held::reckon(groups, &machine, 0)? });
         }
@@ -87,10 +129,11 @@ fn kept(groups: &Groups, depth: Depth, left: u64, held: &Held) -> io::Result<Opt
 }
 
 /// Brings what is in zswap to the disk. Everything in swap is read for it, since the kernel does not say what is where.
-fn write_out(groups: &Groups) -> io::Result<()> {
+fn write_out(groups: &Groups, wanted: &Wanted) -> io::Result<()> {
     each(groups, |process, runs, _| {
         let swapped = pagemap::addresses(runs, |place| matches!(place, Place::Swap(_)));
-        for piece in pagemap::pieces(&swapped, PIECE as u64) {
+        for piece in pagemap::pieces(&swapped, PIECE) {
+            wanted.check()?;
             process.touch(&piece)?;
             process.advise(Advice::PageOut, &piece)?;
         }
@@ -98,8 +141,18 @@ fn write_out(groups: &Groups) -> io::Result<()> {
     })
 }
 
-/// Pages everything out, and gives the bytes that could not go.
-fn page_out(groups: &Groups) -> io::Result<u64> {
+/// Pages everything out, and gives the bytes that could not go. With `renew` nothing counts as being in swap already.
+fn page_out(groups: &Groups, renew: bool, wanted: &Wanted) -> io::Result<u64> {
+    wanted.check()?;
+    if renew {
+        each(groups, |process, runs, _| {
+            for piece in pagemap::pieces(&pagemap::addresses(runs, |place| place == Place::Own), PIECE) {
+                wanted.check()?;
+                process.part(&piece)?;
+            }
+            Ok(())
+        })?;
+    }
     groups.reclaim_anonymous(LITTLE)?;
     let copies = Cell::new(COPIES);
     let mut before = u64::MAX;
@@ -110,8 +163,13 @@ fn page_out(groups: &Groups) -> io::Result<u64> {
         }
         before = left.bytes;
         each(groups, |process, runs, shared_memory| {
-            process.advise(Advice::PageOut, &pagemap::addresses(runs, |place| place == Place::Own))?;
-            process.advise(Advice::PageOut, shared_memory)?;
+            let own = pagemap::addresses(runs, |place| place == Place::Own);
+            for ranges in [&own[..], shared_memory] {
+                for piece in pagemap::pieces(ranges, PIECE) {
+                    wanted.check()?;
+                    process.advise(Advice::PageOut, &piece)?;
+                }
+            }
             let in_common = pagemap::addresses(runs, |place| place == Place::Shared);
             let affordable = pagemap::pieces(&in_common, copies.get()).into_iter().next().unwrap_or_default();
             copies.set(copies.get() - pagemap::size(&affordable));
@@ -121,9 +179,10 @@ fn page_out(groups: &Groups) -> io::Result<u64> {
         if groups.anonymous()?.in_swap_cache > LITTLE {
             let deadline = Instant::now() + WRITING;
             while groups.anonymous()?.being_written > 0 && Instant::now() < deadline {
+                wanted.check()?;
                 std::thread::sleep(Duration::from_millis(2));
             }
-            write_out(groups)?;
+            write_out(groups, wanted)?;
         }
     }
     Ok(groups.anonymous()?.bytes)

@@ -124,6 +124,11 @@ impl Home {
         self.dir.join("asleep.json")
     }
 
+    /// What it held when it last slept and woke again.
+    pub fn slept(&self) -> PathBuf {
+        self.dir.join("slept.json")
+    }
+
     /// What it touched when it last woke.
     pub fn touched(&self) -> PathBuf {
         self.dir.join("touched.json")

@@ -8,13 +8,14 @@ mod tests;
 
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use flyloft_core::harmless::{self, Colours};
 use flyloft_core::lifecycle::Depth;
 
 use super::cgroup::Groups;
-use super::offload::offload;
+use super::offload::{Past, Wanted, offload};
 use super::places::Home;
 use super::{LxcEngine, blocking, touched};
 use crate::engine::{ContainerId, EngineError, Held, Kept};
@@ -34,7 +35,7 @@ impl LxcEngine {
             if groups.frozen()? {
                 return Ok(None);
             }
-            forget(&home)?;
+            put_aside(&home)?;
             Ok(if groups.freeze(PATIENCE)? { None } else { Some(stuck(&groups)?) })
         });
         match stuck.await? {
@@ -75,7 +76,12 @@ impl LxcEngine {
         Ok(())
     }
 
-    pub(super) async fn offload_container(&self, id: &ContainerId, depth: Depth) -> Result<Held, EngineError> {
+    pub(super) async fn offload_container(
+        &self,
+        id: &ContainerId,
+        depth: Depth,
+        wanted: Wanted,
+    ) -> Result<Held, EngineError> {
         let turn = self.turns.take(&id.0).await;
         let (home, running) = self.running(id)?;
         let layout = self.layout;
@@ -85,7 +91,8 @@ impl LxcEngine {
             if !groups.frozen()? {
                 return Ok(None);
             }
-            let held = offload(&groups, depth, noted(&home)?)?;
+            let past = Past { before: noted(&home.asleep())?, slept: noted(&home.slept())? };
+            let held = offload(&groups, depth, past, &wanted)?;
             note(&home, &held)?;
             Ok(Some(held))
         });
@@ -109,9 +116,18 @@ fn state(pid: i32) -> Option<(char, String)> {
     Some((end.trim_start().chars().next()?, harmless::line(name, Colours::Dropped)))
 }
 
-/// What a container held when it last slept says nothing of the next time.
+/// It has woken since it was offloaded.
+fn put_aside(home: &Home) -> io::Result<()> {
+    unless_missing(fs::rename(home.asleep(), home.slept()))
+}
+
+/// Of processes that are gone nothing is true any more.
 pub fn forget(home: &Home) -> io::Result<()> {
-    match fs::remove_file(home.asleep()) {
+    [home.asleep(), home.slept(), home.touched()].iter().try_for_each(|file| unless_missing(fs::remove_file(file)))
+}
+
+fn unless_missing(done: io::Result<()>) -> io::Result<()> {
+    match done {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -123,8 +139,8 @@ fn note(home: &Home, held: &Held) -> io::Result<()> {
     fs::rename(aside, home.asleep())
 }
 
-fn noted(home: &Home) -> io::Result<Option<Held>> {
-    match fs::read(home.asleep()) {
+fn noted(file: &Path) -> io::Result<Option<Held>> {
+    match fs::read(file) {
         Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -133,7 +149,7 @@ fn noted(home: &Home) -> io::Result<Option<Held>> {
 
 /// What a container holds that has been offloaded and is frozen since then.
 pub fn asleep(home: &Home, groups: &Groups) -> io::Result<Option<Held>> {
-    let Some(before) = noted(home)? else { return Ok(None) };
+    let Some(before) = noted(&home.asleep())? else { return Ok(None) };
     if !groups.frozen()? {
         return Ok(None);
     }

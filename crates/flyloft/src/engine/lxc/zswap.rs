@@ -7,9 +7,11 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 
+use super::offload::Wanted;
 use super::places::RUN;
 
 /// zswap as it is, for as long as this lives.
@@ -27,16 +29,21 @@ fn switch() -> PathBuf {
 
 impl Steady {
     /// Waits for whoever passes it by, and mends what one left that died.
-    pub fn hold() -> io::Result<Self> {
-        drop(Bypass::begin()?);
-        Ok(Self(lock(FlockArg::LockShared)?))
+    pub fn hold(wanted: &Wanted) -> io::Result<Self> {
+        let lock = lock(FlockArg::LockSharedNonblock, wanted)?;
+        if lock.metadata()?.len() > 0 {
+            drop(lock);
+            drop(Bypass::begin(wanted)?);
+            return Self::hold(wanted);
+        }
+        Ok(Self(lock))
     }
 }
 
 impl Bypass {
     /// `None` where there is no zswap, or it is off.
-    pub fn begin() -> io::Result<Option<Self>> {
-        Self::begin_at(lock(FlockArg::LockExclusive)?, switch())
+    pub fn begin(wanted: &Wanted) -> io::Result<Option<Self>> {
+        Self::begin_at(lock(FlockArg::LockExclusiveNonblock, wanted)?, switch())
     }
 
     fn begin_at(lock: Flock<File>, switch: PathBuf) -> io::Result<Option<Self>> {
@@ -64,8 +71,15 @@ fn is_on(switch: &Path) -> bool {
     fs::read_to_string(switch).is_ok_and(|text| text.trim() == "Y")
 }
 
-fn lock(kind: FlockArg) -> io::Result<Flock<File>> {
-    lock_at(&Path::new(RUN).join(".zswap"), kind)
+/// Waits its turn, for as long as it is wanted.
+fn lock(kind: FlockArg, wanted: &Wanted) -> io::Result<Flock<File>> {
+    loop {
+        match lock_at(&Path::new(RUN).join(".zswap"), kind) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wanted.check()?,
+            locked => return locked,
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 fn lock_at(path: &Path, kind: FlockArg) -> io::Result<Flock<File>> {

@@ -187,3 +187,51 @@ async fn a_container_that_was_killed_asleep_starts_like_any_other() {
     assert_eq!(bench.engine.stats(&id).await.unwrap().asleep, None);
     assert_eq!(sh(&bench, &id, "echo up").await, ("up\n".to_owned(), 0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_is_to_wake_is_not_moved_to_the_end() {
+    demand_swap();
+    let bench = Bench::open().await;
+    let heap = "exec python3 -c '
+import random, time
+heap = random.randbytes(400 << 20)
+open(\"ready\", \"w\").close()
+time.sleep(1000)
+'";
+    let web = spec(&bench, "web", heap);
+    bench.engine.create(&web).await.unwrap();
+    bench.engine.start(&web.id).await.unwrap();
+    let ready = bench.dir.path().join("engine/containers/web/upper/app/ready");
+    eventually("it has its heap", async || ready.exists()).await;
+    bench.engine.freeze(&web.id).await.unwrap();
+    let groups = container::Running::find(&bench.engine.home(&web.id)).unwrap().groups(bench.engine.layout).unwrap();
+    let begun = async {
+        eventually("it has begun", async || groups.anonymous().unwrap().bytes < 395 * MIB).await;
+    };
+    tokio::select! {
+        _ = bench.engine.offload(&web.id, Depth::Shallow) => {}
+        () = begun => {}
+    }
+    bench.engine.thaw(&web.id).await.unwrap();
+    assert!(groups.anonymous().unwrap().bytes > 100 * MIB, "most of it was never moved");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_on_the_disk_is_compressed_when_it_sleeps_shallowly_again() {
+    demand_swap();
+    let bench = Bench::open().await;
+    let abilities = bench.engine.abilities();
+    if !(abilities.compress && abilities.write_out) {
+        eprintln!("not tried: this machine has no zswap in front of a disk, so that there is one depth only");
+        return;
+    }
+    let id = forked(&bench).await;
+    bench.engine.freeze(&id).await.unwrap();
+    let deep = bench.engine.offload(&id, Depth::Deep).await.unwrap();
+    assert!(deep.disk > 16 * MIB && deep.compressed == 0, "{deep:?}");
+    bench.engine.thaw(&id).await.unwrap();
+    digests(&bench, &id).await;
+    bench.engine.freeze(&id).await.unwrap();
+    let shallow = bench.engine.offload(&id, Depth::Shallow).await.unwrap();
+    assert!(shallow.compressed > 16 * MIB && shallow.pool < shallow.compressed, "{shallow:?}");
+}
