@@ -19,6 +19,8 @@ pub enum BuildError {
     AppJson(#[from] AppJsonError),
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
+    #[error("`app.json` requires the variable `{name}`, and nobody set it")]
+    Unset { name: String, description: Option<String> },
     #[error("the server's configuration chooses the stack `{0}`, which does not exist")]
     NoSuchStack(String),
     #[error("failed to install {title}")]
@@ -55,6 +57,9 @@ impl BuildError {
         match self {
             BuildError::Plan(error) => error.hints(),
             BuildError::Unreadable(_) => hint("make it a regular file of a usual size"),
+            BuildError::Unset { name, description } => {
+                description.iter().map(|text| format!("{name}: {text}")).collect()
+            }
             BuildError::NoSuchStack(_) => hint("there are debian-13 and debian-12"),
             BuildError::Dependencies { source, .. } | BuildError::Steps { source, .. } => match &**source {
                 EngineError::StepFailed { .. } => hint("the lines above say why"),

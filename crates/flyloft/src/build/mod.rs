@@ -129,6 +129,7 @@ impl Builder {
     ) -> Result<Built, BuildError> {
         let reading = self.read(&tree.0).await?;
         announce(&reading.plan, transcript);
+        check_required(reading.app_json.as_ref(), &request)?;
         for warning in reading.app_json.iter().flat_map(|app_json| &app_json.warnings) {
             transcript.detail(&warning.to_string());
         }
@@ -441,6 +442,21 @@ fn step(layer: &Layer) -> Option<String> {
         Content::Dependencies(_) => Some(format!("Installing {}", layer.title)),
         Content::Built(_) => Some(layer.title.clone()),
         Content::Directory { .. } | Content::App => None,
+    }
+}
+
+/// Whether all is set that must be. To build for minutes first would only keep people waiting.
+fn check_required(app_json: Option<&AppJson>, request: &Request) -> Result<(), BuildError> {
+    let Some(app_json) = app_json else { return Ok(()) };
+    let manifest = match request.trust {
+        Trust::Own => app_json.manifest.clone(),
+        Trust::Fork(_) => app_json.for_review(),
+    };
+    match manifest.required().find(|(name, _)| !request.variables.contains_key(name.as_str())) {
+        None => Ok(()),
+        Some((name, description)) => {
+            Err(BuildError::Unset { name: name.to_string(), description: description.map(str::to_owned) })
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use flyloft_core::name::{CommitId, Origin, ReleaseNumber};
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::build::{Built, Hold, Request, Trust};
+use crate::build::{BuildError, Built, Hold, Request, Trust};
 use crate::conductor::{self, Message};
 use crate::engine::{ContainerId, EngineError};
 use crate::error::{Error, OrFailed, Result};
@@ -268,7 +268,15 @@ async fn build(job: &Job, tree: Option<PathBuf>) -> Result<Made> {
         variables: spec::config(job).await?,
         generation: job.parts.store.generation(app, job.work.no_cache).await.or_failed(failed)?,
     };
-    Ok(Made::Now(Box::new(job.parts.builder.build(request, &job.transcript).await?)))
+    let built = job.parts.builder.build(request, &job.transcript).await;
+    let built = built.map_err(|error| match &error {
+        BuildError::Unset { name, .. } => {
+            let hint = format!("flyloft config set {} {name}=VALUE", job.env.name);
+            Error::from(error).hint(hint)
+        }
+        _ => error.into(),
+    });
+    Ok(Made::Now(Box::new(built?)))
 }
 
 /// What was built before, if nothing of it is gone.

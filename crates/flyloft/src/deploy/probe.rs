@@ -247,7 +247,17 @@ fn exited(exit: &str, output: &Output) -> Error {
     if !output.tail.is_empty() {
         error.causes.push(format!("its last lines:\n{}", output.tail()));
     }
-    error.hint("try the command of the Procfile locally with PORT=5000")
+    // As `sh` ends where it finds no command, or may not run it.
+    let hint = match () {
+        () if exit.contains(" exited with code 126") => {
+            "a script is run as a program: `git update-index --chmod=+x SCRIPT` makes it one"
+        }
+        () if exit.contains(" exited with code 127") => {
+            "its command is not there: is it among the dependencies? A script is not found either if its lines end with CRLF"
+        }
+        () => "try the command of the Procfile locally with PORT=5000",
+    };
+    error.hint(hint)
 }
 
 fn silent(listening: &[SocketAddr], output: &Output, begun: Instant) -> Error {
@@ -303,6 +313,24 @@ mod tests {
         assert_eq!(said(500).unwrap(), "it answers 500 Internal Server Error at `/`: see `flyloft logs shop/main`");
         assert!(said(400).unwrap().contains("does it know its host name?"));
         assert_eq!([200, 302, 401, 404].map(said), [None, None, None, None]);
+    }
+
+    #[tokio::test]
+    async fn a_command_that_the_shell_cannot_run_gets_the_hint_for_that() {
+        let hint = async |code: u32| {
+            let lines = [
+                "web.1 | sh: 1: ./start.sh: no",
+                &format!("flyloft | web.1 exited with code {code}; starting it again in 1 s"),
+            ];
+            let log = lines.map(|line| format!("2026-11-24T06:00:00.000Z {line}\n")).concat();
+            let log: Box<dyn tokio::io::AsyncRead + Send + Unpin> = Box::new(std::io::Cursor::new(log));
+            let since = OffsetDateTime::UNIX_EPOCH;
+            let mut output = Output { since, lines: BufReader::new(log).lines(), tail: Default::default() };
+            exited(&output.exit().await, &output).hints.join(" ")
+        };
+        assert!(hint(126).await.contains("git update-index --chmod=+x"));
+        assert!(hint(127).await.contains("CRLF"));
+        assert!(hint(1).await.contains("locally with PORT=5000"));
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use super::probe::PORT;
 use super::{Again, Job, Made, Source};
 use crate::build::Built;
 use crate::engine::{ContainerId, ContainerSpec, EngineError, ExecSpec, Process, Reach, SharedEngine};
-use crate::error::{Error, OrFailed, Result};
+use crate::error::{OrFailed, Result};
 use crate::parts::Parts;
 use crate::store::{Content, EnvRow};
 use crate::transcript::Transcript;
@@ -46,11 +46,6 @@ async fn from_build(job: &Job, built: &Built) -> Result<Content> {
     config.extend(secrets(job, wanted.collect(), &config).await?);
     let defaults = manifest.defaults().map(|(name, value)| (name.to_string(), value.to_owned())).collect();
     let config = with_defaults(config, &defaults);
-    if let Some((name, description)) = manifest.required().find(|(name, _)| !config.contains_key(name.as_str())) {
-        let error = Error::failed(format!("`app.json` requires the variable `{name}`, and nobody set it"));
-        let error = description.iter().fold(error, |error, text| error.hint(format!("{name}: {text}")));
-        return Err(error.hint(format!("flyloft config set {} {name}=VALUE", job.env.name)));
-    }
     Ok(Content {
         image: built.image.clone(),
         env: built.env.clone(),
