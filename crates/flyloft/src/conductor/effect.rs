@@ -125,6 +125,14 @@ impl Task {
         self.set_route(target).await
     }
 
+    /// Whoever visits an environment that has never served is told so, and not that there is none.
+    pub(super) async fn announce(&self) -> Result<()> {
+        match &self.state {
+            State::Live(live) if live.runs == Runs::None => self.set_route(closed(&self.state)).await,
+            _ => Ok(()),
+        }
+    }
+
     async fn set_route(&self, target: Target) -> Result<()> {
         let route = Route { env: self.env.name.clone(), target };
         let set = self.parts.edge.set(&self.env.host, route).await;
@@ -290,7 +298,9 @@ impl Task {
 pub fn closed(state: &State) -> Target {
     let State::Live(live) = state else { return Target::Unavailable { why: "It is being destroyed.".to_owned() } };
     match live.runs {
-        Runs::None => Target::Unavailable { why: "Nothing has been deployed yet.".to_owned() },
+        Runs::None => {
+            Target::Unavailable { why: "Nothing serves yet: its first deploy is under way, or has failed.".to_owned() }
+        }
         Runs::Off { why: WhyOff::Over(excess), .. } => {
             Target::Unavailable { why: format!("This environment was stopped: {excess}.") }
         }

@@ -351,7 +351,10 @@ impl Task {
             return Ok(Ticket { env: self.env.name.clone(), release: number, transcript, ended: wait });
         }
         match self.step(&Event::Deploy { release: number }, None).await? {
-            Ok(_) => Ok(Ticket { env: self.env.name.clone(), release: number, transcript, ended: wait }),
+            Ok(_) => {
+                self.announce().await?;
+                Ok(Ticket { env: self.env.name.clone(), release: number, transcript, ended: wait })
+            }
             Err(refusal) => Err(self.refused(refusal)),
         }
     }

@@ -37,6 +37,7 @@ pub fn take(buffer: &mut BytesMut, seen: usize, method: &Method) -> Result<Optio
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) if buffer.len() < HEAD_MAX => return Ok(None),
         Ok(httparse::Status::Partial) => return Err(Malformed("a head is too long")),
+        Err(httparse::Error::TooManyHeaders) => return Err(Malformed("a head has more than 100 headers")),
         Err(_) => return Err(Malformed("a head is not HTTP/1.1")),
     };
     // A copy of its own, so that the buffer stays in one piece for what comes next.
@@ -151,8 +152,9 @@ impl Notes {
         for name in self.named.drain(..) {
             headers.remove(name);
         }
-        // A length beside a coding is not to be believed.
-        if let Some((_, length)) = self.length.take().filter(|_| !self.chunked) {
+        // A length beside a coding is not to be believed, and 204 has none, whatever was asked (RFC 9110 section 8.6).
+        let believed = !self.chunked && status != StatusCode::NO_CONTENT;
+        if let Some((_, length)) = self.length.take().filter(|_| believed) {
             headers.append(CONTENT_LENGTH, length);
         }
         if status == StatusCode::SWITCHING_PROTOCOLS {
@@ -171,6 +173,15 @@ mod tests {
         let mut buffer = BytesMut::from(bytes.replace('\n', "\r\n").as_str());
         let answered = take(&mut buffer, 0, &method)?;
         Ok(answered.map(|answered| (answered.response.status().as_u16(), answered.framing, answered.keep)))
+    }
+
+    #[test]
+    fn an_answer_without_content_has_no_length() {
+        for method in [Method::GET, Method::HEAD] {
+            let mut buffer = BytesMut::from("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n");
+            let answered = take(&mut buffer, 0, &method).unwrap().unwrap();
+            assert!(!answered.response.headers().contains_key(CONTENT_LENGTH), "{method}");
+        }
     }
 
     #[test]

@@ -266,7 +266,9 @@ fn dead(pass: &Pass, error: &LineError) -> Notice {
         }
         LineError::Connect(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Death::Refused,
         LineError::Connect(_) | LineError::ConnectLimit => Death::Unreachable,
-        LineError::Lost { .. } | LineError::Unasked | LineError::Malformed(_) => Death::Broke,
+        LineError::Lost { .. } => Death::Broke,
+        LineError::Unasked => Death::Unasked,
+        LineError::Malformed(how) => Death::Malformed(how.0),
     };
     let cause = std::error::Error::source(error).map(ToString::to_string);
     tracing::debug!(env = %place.env, upstream = %pass.upstream().address, %error, cause, "no answer from an app");

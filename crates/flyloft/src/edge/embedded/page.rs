@@ -71,6 +71,10 @@ pub enum Death {
     Refused,
     Unreachable,
     Broke,
+    /// It switched to another protocol.
+    Unasked,
+    /// In a few words.
+    Malformed(&'static str),
 }
 
 /// The form that a client reads best.
@@ -147,11 +151,12 @@ impl Notice {
             }
             Notice::Robots => ROBOTS.to_owned(),
             Notice::Dead { how, .. } => match how {
-                Death::Refused => "Its web process does not listen: it has ended, or is still starting.",
-                Death::Unreachable => "Its web process could not be reached.",
-                Death::Broke => "Its web process closed the connection before it had answered.",
-            }
-            .to_owned(),
+                Death::Refused => "Its web process does not listen: it has ended, or is still starting.".to_owned(),
+                Death::Unreachable => "Its web process could not be reached.".to_owned(),
+                Death::Broke => "Its web process closed the connection before it had answered.".to_owned(),
+                Death::Unasked => "Its web process switched to a protocol that nobody asked for.".to_owned(),
+                Death::Malformed(how) => format!("What its web process answered is not HTTP/1.1: {how}."),
+            },
         }
     }
 

@@ -233,7 +233,8 @@ async fn a_crowd_that_waits_for_one_host_does_not_shut_the_door_for_others() {
     for client in &mut crowd {
         answered += usize::from(client.read_head().await.starts_with("HTTP/1.1 200 OK\r\n"));
     }
-    assert_eq!(answered, 8, "those who waited are answered");
+    // Others, whose requests were still to be read when it woke, may be answered too.
+    assert!(answered >= 8, "those who waited are answered: {answered}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
