@@ -4,6 +4,7 @@
 //! so that everything can be tested by calling it.
 
 pub mod address;
+pub mod admission;
 pub mod app_json;
 pub mod follow;
 pub mod harmless;

@@ -14,6 +14,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::admission::Admission;
 use crate::api::Api;
 use crate::build::Builder;
 use crate::clock::Clock;
@@ -68,8 +69,18 @@ pub async fn serve(config: Config) -> Result<()> {
         transcripts: state.subdirectory("transcripts")?,
     };
     let tally = Tally::default();
-    let parts =
-        Parts { store, engine, edge: edge.clone(), clock: state.clock.clone(), builder, repositories, tally, settings };
+    let admission = Admission::new(state.clock.clone(), edge.clone());
+    let parts = Parts {
+        store,
+        engine,
+        edge: edge.clone(),
+        clock: state.clock.clone(),
+        admission,
+        builder,
+        repositories,
+        tally,
+        settings,
+    };
     let loft = Arc::new(Loft::new(Arc::new(parts)));
     tokio::spawn(loft.clone().answer(visited));
     loft.start(state.rebooted).await?;

@@ -1,5 +1,6 @@
 //! The parts of the one binary. A library only so that benchmarks and integration tests can reach them.
 
+pub mod admission;
 pub mod api;
 pub mod build;
 pub mod cli;

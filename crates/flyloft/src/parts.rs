@@ -7,6 +7,7 @@ use flyloft_core::lifecycle::{Runs, State};
 use flyloft_core::name::{AppName, ReleaseNumber};
 use flyloft_core::policy::{self, Levels};
 
+use crate::admission::Admission;
 use crate::build::Builder;
 use crate::clock::Clock;
 use crate::config;
@@ -22,6 +23,7 @@ pub struct Parts {
     pub engine: SharedEngine,
     pub edge: SharedEdge,
     pub clock: Clock,
+    pub admission: Admission,
     pub builder: Builder,
     pub repositories: Repositories,
     pub tally: Tally,

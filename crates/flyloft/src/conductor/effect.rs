@@ -24,6 +24,8 @@ use crate::store::{self, EnvRow, EventKind};
 
 /// How long requests in flight may take on a release that is being retired.
 const DRAIN: Duration = Duration::from_secs(30);
+/// How long what has just woken takes up its memory.
+const SETTLED: Duration = Duration::from_secs(1);
 /// What processes have between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -133,6 +135,11 @@ impl Task {
         }
     }
 
+    /// Answers those who wait for it to wake. The next visit tries again.
+    pub(super) async fn turn_away(&self, why: String) -> Result<()> {
+        self.set_route(Target::Held { failure: Some(why) }).await
+    }
+
     async fn set_route(&self, target: Target) -> Result<()> {
         let route = Route { env: self.env.name.clone(), target };
         let set = self.parts.edge.set(&self.env.host, route).await;
@@ -151,7 +158,7 @@ impl Task {
         let (Some(live), Some(myself)) = (self.env.live.clone(), self.myself.upgrade()) else { return };
         let (parts, disturbed) = (self.parts.clone(), CancellationToken::new());
         self.disturb = disturbed.clone();
-        let (env, parted) = (self.env.id, self.parted.take());
+        let (env, parted, memory) = (self.env.id, self.parted.take(), self.memory.clone());
         self.hands.give(async move {
             if let Some(upstream) = live.upstream {
                 tokio::select! {
@@ -161,6 +168,7 @@ impl Task {
             }
             if let Some(at) = parted {
                 let awake = parts.engine.stats(&live.container).await.ok().map(|stats| stats.memory + stats.swap);
+                awake.inspect(|bytes| memory.set(*bytes));
                 if let Err(error) = parts.store.note_rest(env, awake, at).await {
                     tracing::warn!(container = %live.container, %error, "failed to note what it held");
                 }
@@ -216,6 +224,7 @@ impl Task {
         let (Some(live), Some(myself)) = (self.env.live.clone(), self.myself.upgrade()) else { return };
         let (parts, env) = (self.parts.clone(), self.env.clone());
         let call = self.call.take().unwrap_or_else(|| Call::new("flyloft", Runs::None, Duration::ZERO));
+        let place = self.place.take();
         self.hands.give(async move {
             let woken = AssertUnwindSafe(wake::wake(&parts, &env, live, frozen, call)).catch_unwind().await;
             let (live, wake) = match woken {
@@ -225,6 +234,11 @@ impl Task {
             let live = live.inspect_err(|error| tracing::warn!(env = %env.name, %error, "failed to wake")).ok();
             let end = End::Woke { release, live };
             let _ = myself.send(Message::Ended { end, heard: oneshot::channel().0 }).await;
+            // By then the kernel sees what it has taken.
+            tokio::spawn(async move {
+                tokio::time::sleep(SETTLED).await;
+                drop(place);
+            });
             if let Some(wake) = &wake {
                 parts.tally.wake(&env.name.app, wake.total, wake.failure.is_some());
             }

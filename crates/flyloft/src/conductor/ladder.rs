@@ -5,12 +5,14 @@
 
 use std::time::Duration;
 
-use flyloft_core::lifecycle::{self, Event, Live, Refusal, Runs, State, Timestamp};
+use flyloft_core::lifecycle::{self, Event, Live, Runs, State, Timestamp};
 use flyloft_core::policy::Policy;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::wake::Call;
-use super::{Task, Told};
+use super::{Message, Task, Told};
+use crate::admission::Place;
 use crate::error::Result;
 
 /// How long time is left alone at most, at least, and after a failure.
@@ -19,15 +21,63 @@ const PACE: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(60);
 
 impl Task {
-    pub(super) async fn wake_for(&mut self, by: String) -> Result<Result<Told, Refusal>> {
+    /// Has it wake for somebody, if there is room for it. Where there is none yet, all who come wait together.
+    pub(super) async fn want_awake(&mut self, by: String, answer: Option<oneshot::Sender<Result<Told>>>) {
+        self.callers.extend(answer);
+        if self.entering {
+            return;
+        }
+        let (id, need) = (self.env.id, self.memory.bytes());
+        if !self.rests() {
+            return self.wake_for(by, None).await;
+        }
+        if let Some(place) = self.parts.admission.enter_now(id, need) {
+            return self.wake_for(by, Some(place)).await;
+        }
+        let Some(myself) = self.myself.upgrade() else { return };
+        self.entering = true;
+        let parts = self.parts.clone();
+        tokio::spawn(async move {
+            let place = parts.admission.enter(id, need).await;
+            let _ = myself.send(Message::Admitted { by, place }).await;
+        });
+    }
+
+    pub(super) async fn admitted(&mut self, by: String, place: Result<Place>) {
+        self.entering = false;
+        match place {
+            Ok(place) => self.wake_for(by, Some(place)).await,
+            Err(error) => {
+                tracing::warn!(env = %self.env.name, %error, "no room to wake");
+                if self.rests()
+                    && let Err(error) = self.turn_away(error.brief()).await
+                {
+                    tracing::warn!(env = %self.env.name, %error, "failed to turn visitors away");
+                }
+                for caller in self.callers.drain(..) {
+                    let _ = caller.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    async fn wake_for(&mut self, by: String, place: Option<Place>) {
         if let State::Live(Live { runs: runs @ (Runs::Asleep { .. } | Runs::Off { .. }), .. }) = self.state {
             let slept = self.slept(runs);
             self.call = Some(Call::new(by, runs, slept));
             self.disturb.cancel();
         }
+        self.place = place;
         let told = self.step(&Event::Wake, None).await;
-        self.call = None;
-        told
+        (self.call, self.place) = (None, None);
+        let told = told.and_then(|told| told.map_err(|refusal| self.refused(refusal)));
+        for caller in self.callers.drain(..) {
+            let _ = caller.send(told.clone());
+        }
+    }
+
+    fn rests(&self) -> bool {
+        matches!(&self.state, State::Live(live) if matches!(live.runs, Runs::Asleep { .. } | Runs::Off { .. }))
     }
 
     /// When time brings about the next step down, if nobody comes.

@@ -35,6 +35,7 @@ pub use self::handle::Conductor;
 use self::hands::Hands;
 use self::uses::Uses;
 use self::wake::Call;
+use crate::admission::{Place, Weight};
 use crate::deploy::{Deployed, Job, Work};
 use crate::engine::{ContainerId, ContainerState, Observed};
 use crate::error::{Error, OrFailed, Result};
@@ -66,6 +67,11 @@ pub enum Message {
     Wake {
         by: String,
         answer: Option<oneshot::Sender<Result<Told>>>,
+    },
+    /// There is room for it to be awake, or there was none in time.
+    Admitted {
+        by: String,
+        place: Result<Place>,
     },
     Event {
         event: Event,
@@ -118,6 +124,8 @@ impl Conductor {
         let (seen, watching) = watch::channel(State::clone(&state));
         let uses = Uses::new(parts.clock.clone());
         let (name, down) = (env.name.clone(), env.memory.down_since);
+        let (id, host, memory) = (env.id, env.host.clone(), Weight::new(env.memory.awake));
+        let known = parts.clone();
         let task = Task {
             parts,
             env,
@@ -131,6 +139,10 @@ impl Conductor {
             hands: Hands::default(),
             disturb: CancellationToken::new(),
             call: None,
+            place: None,
+            memory: memory.clone(),
+            callers: Vec::new(),
+            entering: false,
             down,
             parted: None,
             uses: uses.clone(),
@@ -141,7 +153,9 @@ impl Conductor {
             myself: mailbox.downgrade(),
         };
         tokio::spawn(task.run(inbox));
-        Ok(Self { env: name, mailbox, state: watching, uses })
+        let conductor = Self { env: name, mailbox, state: watching, uses };
+        known.admission.know(id, conductor.clone(), host, memory);
+        Ok(conductor)
     }
 }
 
@@ -163,8 +177,14 @@ struct Task {
     hands: Hands,
     /// Cancelled to keep what is about to rest from it.
     disturb: CancellationToken,
-    /// Who woke it, until that has begun.
+    /// Who woke it, until that has begun, and the memory that it was promised.
     call: Option<Call>,
+    place: Option<Place>,
+    /// What it holds when it is awake.
+    memory: Weight,
+    /// Those who wait for it to be let in.
+    callers: Vec<oneshot::Sender<Result<Told>>>,
+    entering: bool,
     /// Since when it has not been awake, as far as that is known.
     down: Option<Timestamp>,
     /// The same, from the step that brought it about until it is put to rest for it.
@@ -218,13 +238,8 @@ impl Task {
             Message::Deploy { work, answer } => {
                 let _ = answer.send(self.accept(*work).await);
             }
-            Message::Wake { by, answer } => {
-                let told = self.wake_for(by).await;
-                let told = told.and_then(|told| told.map_err(|refusal| self.refused(refusal)));
-                if let Some(answer) = answer {
-                    let _ = answer.send(told);
-                }
-            }
+            Message::Wake { by, answer } => self.want_awake(by, answer).await,
+            Message::Admitted { by, place } => self.admitted(by, place).await,
             Message::Event { event, answer } => {
                 let told = self.step(&event, None).await;
                 let _ = answer.send(told.and_then(|told| told.map_err(|refusal| self.refused(refusal))));

@@ -6,9 +6,10 @@ use flyloft_core::lifecycle::{Depth, Event, State, Timestamp};
 use flyloft_core::policy::Policy;
 
 use super::{Conductor, Told};
+use crate::deploy::Again;
 use crate::edge::Target;
 use crate::engine::ContainerState;
-use crate::loft::stage::Stage;
+use crate::loft::stage::{Stage, content};
 use crate::store::EnvRow;
 
 const HELD: Target = Target::Held { failure: None };
@@ -162,4 +163,44 @@ async fn a_container_that_is_gone_while_it_sleeps_is_made_anew_for_the_next_visi
     conductor.visit("GET /".to_owned()).await;
     stage.wait_for_state("awake v1").await;
     assert!(stage.is(ContainerState::Running).await);
+}
+
+/// Another environment of the app, which sleeps, while the machine is full.
+async fn another_asleep(stage: &Stage) -> (EnvRow, Conductor) {
+    let (_, next) = stage.branch("next").await;
+    stage.launch_in(&next, Again::Rollback, content(&[("web", "serve")])).await.unwrap();
+    next.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+    next.at_rest().await.unwrap();
+    stage.machine.lock().unwrap().0 = 0;
+    stage.branch("next").await
+}
+
+#[tokio::test]
+async fn where_memory_is_short_the_longest_idle_falls_asleep_before_another_wakes() {
+    let (stage, _, idle) = deployed(Policy::default()).await;
+    let (next, waking) = another_asleep(&stage).await;
+    stage.loft.parts.clock.advance(Duration::from_secs(10));
+    waking.visit("GET /".to_owned()).await;
+    stage.wait_until("room is made", async || idle.state().to_string() == "asleep v1").await;
+    assert_eq!(waking.state().to_string(), "asleep v1", "it has to wait until the kernel says that there is room");
+    stage.machine.lock().unwrap().0 = 1 << 40;
+    stage.wait_until("it wakes", async || waking.state().to_string() == "awake v1").await;
+    assert!(matches!(stage.door.target(&next.host), Some(Target::Upstream(_))));
+}
+
+#[tokio::test]
+async fn where_nobody_can_make_room_visitors_are_told_so_and_it_sleeps_on() {
+    let (stage, _, busy) = deployed(Policy::default()).await;
+    let (next, waking) = another_asleep(&stage).await;
+    stage.loft.parts.clock.advance(Duration::from_secs(10));
+    let _in_use = busy.begin_use();
+    let error = waking.wake("alice").await.unwrap_err();
+    assert!(error.what.starts_with("the machine has no 32 MiB of memory free"), "{}", error.what);
+    assert_eq!((busy.state().to_string(), waking.state().to_string()), ("awake v1".into(), "asleep v1".into()));
+    let Some(Target::Held { failure: Some(why) }) = stage.door.target(&next.host) else { panic!("nobody is told") };
+    assert!(why.contains("has no 32 MiB"), "{why}");
+    // What was promised to nobody is there for the next.
+    stage.machine.lock().unwrap().0 = 32 << 20;
+    assert_eq!(waking.wake("alice").await.unwrap(), Told::Done);
+    assert_eq!(waking.settled().await.to_string(), "awake v1");
 }

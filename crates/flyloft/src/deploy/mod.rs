@@ -17,6 +17,7 @@ use flyloft_core::name::{CommitId, Origin, ReleaseNumber};
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::admission::{Place, Weight};
 use crate::build::{BuildError, Built, Hold, Request, Trust};
 use crate::conductor::{self, Message};
 use crate::engine::{ContainerId, EngineError};
@@ -163,6 +164,7 @@ async fn prepare(job: &Job, undo: &mut Undo) -> Result<LiveRow> {
     let tree = job.step("source", source(job, undo)).await?;
     let built = job.step("build", build(job, tree)).await?;
     let content = job.step("services", spec::content(job, built)).await?;
+    let _place = room(job).await?;
     let container = job.step("launch", launch(job, &content, undo)).await?;
     // Its log began with it.
     let at = OffsetDateTime::UNIX_EPOCH;
@@ -294,6 +296,17 @@ async fn serving(job: &Job) -> Result<Option<Content>> {
     let failed = || format!("failed to look up what serves `{}`", job.env.name);
     let Some(env) = store.environment(&job.env.name).await.or_failed(failed)? else { return Ok(None) };
     Ok(store.live_release(&env).await.or_failed(failed)?.and_then(|release| release.content))
+}
+
+/// Waits until there is memory for one more container.
+async fn room(job: &Job) -> Result<Place> {
+    let admission = &job.parts.admission;
+    let need = Weight::new(job.env.memory.awake).bytes();
+    if let Some(place) = admission.enter_now(job.env.id, need) {
+        return Ok(place);
+    }
+    job.transcript.step("Waiting until others are asleep: memory is short");
+    admission.enter(job.env.id, need).await
 }
 
 /// Starts a container beside the old one, after what `release:` in the Procfile asks for.

@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
 use super::Loft;
+use crate::admission::Admission;
 use crate::build::Builder;
 use crate::clock::Clock;
 use crate::conductor::Conductor;
@@ -28,6 +29,9 @@ use crate::metrics::Tally;
 use crate::parts::{Parts, Settings};
 use crate::source::{Repositories, SourceLimits};
 use crate::store::{Content, EnvRow, Store};
+
+/// How long somebody waits for memory.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// Nothing here takes this long unless it never happens.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -75,6 +79,8 @@ pub struct Stage {
     pub loft: Arc<Loft>,
     pub engine: Arc<Fake>,
     pub door: Arc<Doorman>,
+    /// Bytes of memory that are available, and whether it is short.
+    pub machine: Arc<Mutex<(u64, bool)>>,
     dir: tempfile::TempDir,
 }
 
@@ -103,10 +109,15 @@ impl Stage {
             unused_for: Mutex::default(),
         });
         let user = nix::unistd::geteuid().as_raw();
+        let (clock, machine) = (Clock::of_the_wall(), Arc::new(Mutex::new((1 << 40, false))));
+        let look = machine.clone();
+        let admission =
+            Admission::with(clock.clone(), door.clone(), Box::new(move || *look.lock().unwrap()), 0, PATIENCE);
         let parts = Parts {
             store: Store::open(&dir.path().join("store.db")).unwrap(),
             edge: door.clone(),
-            clock: Clock::of_the_wall(),
+            clock,
+            admission,
             builder: Builder::new(engine.clone(), config::Build::default()),
             engine,
             repositories: Repositories::open(&dir.path().join("repos"), user, SourceLimits::default())
@@ -126,7 +137,7 @@ impl Stage {
                 transcripts: dir.path().join("transcripts"),
             },
         };
-        Self { loft: Arc::new(Loft::new(Arc::new(parts))), engine: fake, door, dir }
+        Self { loft: Arc::new(Loft::new(Arc::new(parts))), engine: fake, door, machine, dir }
     }
 
     pub fn store(&self) -> &Store {
@@ -134,9 +145,14 @@ impl Stage {
     }
 
     pub async fn env(&self) -> (EnvRow, Conductor) {
-        let name = EnvRef::parse("shop/main").unwrap();
+        self.branch("main").await
+    }
+
+    /// The environment of a branch of the app.
+    pub async fn branch(&self, branch: &str) -> (EnvRow, Conductor) {
+        let name = EnvRef::parse(&format!("shop/{branch}")).unwrap();
         self.store().create_app(&name.app, None, 1).await.unwrap();
-        self.loft.ensure(&name, &Origin::Branch(BranchName::parse("main").unwrap())).await.unwrap()
+        self.loft.ensure(&name, &Origin::Branch(BranchName::parse(branch).unwrap())).await.unwrap()
     }
 
     pub async fn deploy(&self) -> Result<Deployed> {
@@ -153,6 +169,10 @@ impl Stage {
     }
 
     pub async fn launch_content(&self, again: Again, content: Content) -> Result<Deployed> {
+        self.launch_in(&self.env().await.1, again, content).await
+    }
+
+    pub async fn launch_in(&self, conductor: &Conductor, again: Again, content: Content) -> Result<Deployed> {
         let work = Work {
             source: Source::Again { commit: None, content: Some(Box::new(content)), again },
             reason: "a test".to_owned(),
@@ -162,7 +182,6 @@ impl Stage {
             push: None,
             together: None,
         };
-        let (_, conductor) = self.env().await;
         let ticket = conductor.deploy(work).await?;
         in_time("the end of a deploy", ticket.ended).await.unwrap()
     }

@@ -57,7 +57,7 @@ fn a_killed_daemon_leaves_containers_running_and_the_next_one_finds_them() {
 }
 
 #[test]
-fn what_was_awake_before_a_reboot_is_started_after_it() {
+fn what_was_awake_before_a_reboot_is_off_after_it_until_somebody_visits() {
     let mut flyloft = Flyloft::start();
     flyloft.repository("it-reboot", &borrowed(&app("hello"))).pushed(&["main"]);
     flyloft.kill();
@@ -69,8 +69,9 @@ fn what_was_awake_before_a_reboot_is_started_after_it() {
     }
     fs::write(flyloft.state.join("boot-id"), "another boot").unwrap();
     flyloft.serve();
-    let response = wait_for("an answer", || Some(flyloft.get("it-reboot/main", "/")).filter(|r| r.status == 200));
-    assert_eq!(response.body, "hello");
+    assert!(flyloft.ok(&["show", "it-reboot/main"]).contains("off v1"));
+    assert_eq!(flyloft.get("it-reboot/main", "/").body, "hello");
+    assert!(flyloft.ok(&["show", "it-reboot/main"]).contains("awake v1"));
     flyloft.ok(&["destroy", "it-reboot", "--yes"]);
 }
 
@@ -98,8 +99,10 @@ fn a_daemon_that_dies_at_any_step_of_a_deploy_comes_back_with_one_release_servin
         });
         assert!(answer == serving || answer == version, "after {place}: {answer}");
         serving = answer;
-        let mine = traces(&flyloft).into_iter().filter(|trace| trace.starts_with("containers ")).count();
-        assert_eq!(mine, empty.iter().filter(|trace| trace.starts_with("containers ")).count() + 1, "after {place}");
+        let is_container = |trace: &&String| trace.starts_with("containers ");
+        let expected = empty.iter().filter(is_container).count() + 1;
+        let what = format!("nothing but what serves after {place}");
+        wait_for(&what, || (traces(&flyloft).iter().filter(is_container).count() == expected).then_some(()));
     }
     flyloft.ok(&["destroy", "it-steps", "--yes"]);
     let left: Vec<_> = traces(&flyloft).difference(&empty).cloned().collect();

@@ -101,9 +101,10 @@ impl Notice {
             Notice::Busy
             | Notice::Unavailable { .. }
             | Notice::Waking { .. }
+            | Notice::Failed { .. }
             | Notice::Asleep { .. }
             | Notice::Crowded { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Notice::Failed { .. } | Notice::Dead { .. } => StatusCode::BAD_GATEWAY,
+            Notice::Dead { .. } => StatusCode::BAD_GATEWAY,
             Notice::Robots => StatusCode::OK,
         }
     }
@@ -164,7 +165,8 @@ impl Notice {
     fn command(&self) -> Option<String> {
         match self {
             Notice::UnknownHost { .. } => Some("flyloft ls".to_owned()),
-            Notice::Failed { env, .. } | Notice::Dead { env, .. } => Some(format!("flyloft logs {env}")),
+            Notice::Failed { env, .. } => Some(format!("flyloft why {env}")),
+            Notice::Dead { env, .. } => Some(format!("flyloft logs {env}")),
             _ => None,
         }
     }
@@ -173,7 +175,7 @@ impl Notice {
     fn retry_after(&self) -> Option<u32> {
         match self {
             Notice::Busy | Notice::Waking { comes_back: true, .. } => Some(1),
-            Notice::Waking { .. } | Notice::Crowded { .. } => Some(5),
+            Notice::Waking { .. } | Notice::Failed { .. } | Notice::Crowded { .. } => Some(5),
             Notice::Asleep { .. } => Some(3600),
             _ => None,
         }

@@ -77,17 +77,18 @@ async fn a_wake_that_fails_is_told_to_those_who_wait_and_tried_again_for_the_nex
         answers.push(undated(&client.read_answer().await));
     }
     insta::assert_snapshot!(answers[0], @r"
-    HTTP/1.1 502 Bad Gateway
+    HTTP/1.1 503 Service Unavailable
     content-type: text/plain; charset=utf-8
     cache-control: no-store
     content-security-policy: default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'
+    retry-after: 5
     x-robots-tag: noindex
-    content-length: 110
+    content-length: 109
 
     shop/main did not wake
     It did not answer within 60 s. The next visit tries again.
 
-        flyloft logs shop/main
+        flyloft why shop/main
     ");
     assert_eq!(answers[0], answers[1]);
     let app = App::start(echo_head).await;
@@ -155,7 +156,7 @@ async fn a_page_that_comes_back_after_a_failure_says_so_and_the_next_visit_tries
     visitors.recv().await.unwrap();
     stage.hold("shop.test", Some("Its web process ended")).await;
     let answer = stage.ask(BROWSE).await;
-    assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("Its web process ended. The next"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Its web process ended. The next"), "{answer}");
     assert!(!answer.contains("refresh") && visitors.try_recv().is_err(), "{answer}");
     assert!(stage.ask(BROWSE).await.contains("comes back by itself"));
     visitors.recv().await.unwrap();

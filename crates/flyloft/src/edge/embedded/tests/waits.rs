@@ -255,6 +255,6 @@ async fn ten_thousand_requests_that_wait_for_one_host_leave_another_served() {
     assert!(stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await.contains("many wait"));
     stage.hold("shop.test", Some("It did not answer.")).await;
     while let Some(answer) = waiting.join_next().await {
-        assert_eq!(answer.unwrap().unwrap().status(), 502);
+        assert_eq!(answer.unwrap().unwrap().status(), 503);
     }
 }

@@ -1,0 +1,201 @@
+//! Who may be awake: bounded by the memory that the machine has.
+//!
+//! Before an environment wakes, or a container is launched, there must be room for what it needs. If there is none, the
+//! longest idle fall asleep first. What is decided is decided by [`flyloft_core::admission`]. Whoever has to wait does so
+//! in the order of arrival; whoever is let in has a [`Place`], which counts what it needs as taken until the kernel sees
+//! that it is.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use flyloft_core::admission::{Decision, Idler, Memory, admit};
+use flyloft_core::lifecycle::{Deploying, Depth, Event, Runs, State, Timestamp};
+
+use crate::clock::Clock;
+use crate::conductor::Conductor;
+use crate::edge::SharedEdge;
+use crate::error::{Error, Result};
+use crate::machine::memory::Load;
+use crate::store::EnvId;
+
+/// How long somebody waits for room. A request is held for 30 s, and a wake has to follow.
+const PATIENCE: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What an environment needs of which nothing is known yet, in bytes.
+const UNKNOWN: u64 = 96 << 20;
+
+/// Per cent of time in which somebody waited for memory, from where on it is short.
+const PRESSED: f32 = 20.0;
+
+/// Reads the machine's memory: bytes available, and whether it is short.
+type Look = Box<dyn Fn() -> (u64, bool) + Send + Sync>;
+
+pub struct Admission {
+    clock: Clock,
+    edge: SharedEdge,
+    look: Look,
+    /// Bytes that stay free.
+    reserve: u64,
+    patience: Duration,
+    promised: Arc<AtomicU64>,
+    turn: tokio::sync::Mutex<()>,
+    known: Mutex<HashMap<EnvId, Known>>,
+}
+
+/// An environment that may be awake.
+struct Known {
+    conductor: Conductor,
+    host: String,
+    memory: Weight,
+}
+
+/// Bytes that an environment holds when it is awake. Clones are the same.
+#[derive(Clone, Default)]
+pub struct Weight(Arc<AtomicU64>);
+
+/// Memory that somebody was promised, for as long as they have this.
+pub struct Place {
+    bytes: u64,
+    promised: Arc<AtomicU64>,
+}
+
+impl Weight {
+    pub fn new(bytes: Option<u64>) -> Self {
+        Self(Arc::new(bytes.unwrap_or(UNKNOWN).into()))
+    }
+
+    pub fn set(&self, bytes: u64) {
+        self.0.store(bytes, Ordering::Relaxed);
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.promised.fetch_sub(self.bytes, Ordering::SeqCst);
+    }
+}
+
+impl Admission {
+    /// For this machine, a twentieth of which stays free.
+    pub fn new(clock: Clock, edge: SharedEdge) -> Self {
+        let total = crate::machine::Memory::look().total;
+        let look = || {
+            let load = Load::look();
+            (load.available, load.pressure.is_some_and(|pressure| pressure.some > PRESSED))
+        };
+        Self::with(clock, edge, Box::new(look), (total / 20).max(64 << 20), PATIENCE)
+    }
+
+    pub fn with(clock: Clock, edge: SharedEdge, look: Look, reserve: u64, patience: Duration) -> Self {
+        let (promised, turn, known) = Default::default();
+        Self { clock, edge, look, reserve, patience, promised, turn, known }
+    }
+
+    /// Makes an environment known, which may be asked to make room from then on.
+    pub fn know(&self, id: EnvId, conductor: Conductor, host: String, memory: Weight) {
+        let mut known = self.lock();
+        known.retain(|_, known| !known.conductor.is_gone());
+        known.insert(id, Known { conductor, host, memory });
+    }
+
+    /// Lets somebody in at once, if there is room and nobody waits.
+    pub fn enter_now(&self, id: EnvId, need: u64) -> Option<Place> {
+        let _turn = self.turn.try_lock().ok()?;
+        matches!(self.decide(id, need).0, Decision::Enter).then(|| self.place(need))
+    }
+
+    /// Waits for room, and has others make it.
+    pub async fn enter(&self, id: EnvId, need: u64) -> Result<Place> {
+        let _turn = self.turn.lock().await;
+        let begun = Instant::now();
+        let mut asked = false;
+        loop {
+            let (decision, known) = self.decide(id, need);
+            match decision {
+                Decision::Enter => return Ok(self.place(need)),
+                // Under pressure each who comes sends one to sleep, and not all.
+                Decision::After(_) if asked && self.has_room(need) => return Ok(self.place(need)),
+                Decision::After(idlers) => {
+                    asked = true;
+                    for conductor in idlers.iter().filter_map(|id| known.get(id)) {
+                        // Whoever is used just now stays awake.
+                        if conductor.tell(Event::Sleep { depth: Depth::Shallow }).await.is_ok() {
+                            conductor.at_rest().await.ok();
+                        }
+                    }
+                }
+                Decision::Full => {}
+            }
+            if begun.elapsed() > self.patience {
+                return Err(full(need));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn place(&self, bytes: u64) -> Place {
+        self.promised.fetch_add(bytes, Ordering::SeqCst);
+        Place { bytes, promised: self.promised.clone() }
+    }
+
+    fn memory(&self) -> Memory {
+        let (available, pressed) = (self.look)();
+        Memory { available, promised: self.promised.load(Ordering::SeqCst), reserve: self.reserve, pressed }
+    }
+
+    fn has_room(&self, need: u64) -> bool {
+        let Memory { available, promised, reserve, .. } = self.memory();
+        available.saturating_sub(promised).saturating_sub(reserve) >= need
+    }
+
+    /// What is to be done, and by whom.
+    fn decide(&self, newcomer: EnvId, need: u64) -> (Decision<EnvId>, HashMap<EnvId, Conductor>) {
+        let memory = self.memory();
+        // Most often that is all there is to see.
+        if self.has_room(need) && !memory.pressed {
+            return (Decision::Enter, HashMap::new());
+        }
+        let known = self.lock();
+        let others = || known.iter().filter(|(id, known)| **id != newcomer && is_awake(&known.conductor.state()));
+        let idlers = others().filter_map(|(id, known)| {
+            Some(Idler { id: *id, last_used: self.idle_since(known)?, memory: known.memory.bytes() })
+        });
+        let alone = others().next().is_none() && memory.promised == 0;
+        let decision = admit(memory, need, alone, idlers.collect(), self.clock.now());
+        (decision, known.iter().map(|(id, known)| (*id, known.conductor.clone())).collect())
+    }
+
+    /// Since when nobody uses it; `None` while somebody does.
+    fn idle_since(&self, known: &Known) -> Option<Timestamp> {
+        let State::Live(live) = known.conductor.state() else { return None };
+        if known.conductor.commands() > 0 || live.deploying != Deploying::No {
+            return None;
+        }
+        match self.edge.unused_for(&known.host) {
+            Some(Duration::ZERO) => None,
+            Some(unused) => Some(live.last_used.max(self.clock.now().minus(unused))),
+            None => Some(live.last_used),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<EnvId, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_awake(state: &State) -> bool {
+    matches!(state, State::Live(live) if matches!(live.runs, Runs::Awake { .. } | Runs::Waking { .. }))
+}
+
+fn full(need: u64) -> Error {
+    let need = need.div_ceil(1 << 20);
+    Error::failed(format!("the machine has no {need} MiB of memory free, and nobody who is awake can make room"))
+        .hint("try again in a moment, or destroy what nobody needs")
+}
