@@ -35,6 +35,11 @@ fn last_used(conductor: &Conductor) -> Timestamp {
 }
 
 impl Stage {
+    /// A state is on record before the edge hears of it.
+    fn serves(&self, env: &EnvRow) -> bool {
+        matches!(self.door.target(&env.host), Some(Target::Upstream(_)))
+    }
+
     async fn is(&self, container: ContainerState) -> bool {
         self.containers().await.iter().all(|(_, state)| *state == container)
     }
@@ -44,7 +49,7 @@ impl Stage {
 async fn what_nobody_uses_goes_down_the_ladder_by_itself() {
     let (stage, env, conductor) = deployed(policy(Some(50), Some(1_500), Some(3_000))).await;
     stage.wait_for_state("asleep v1").await;
-    assert_eq!(stage.door.target(&env.host), Some(HELD));
+    stage.wait_until("held", async || stage.door.target(&env.host) == Some(HELD)).await;
     stage.wait_until("frozen", async || stage.is(ContainerState::Frozen).await).await;
     stage.wait_until("offloaded", async || stage.calls("offload") == 1).await;
     stage.wait_for_state("off v1").await;
@@ -119,7 +124,7 @@ async fn whoever_comes_while_requests_end_keeps_it_from_being_frozen() {
     stage.wait_for_state("awake v1").await;
     conductor.at_rest().await.unwrap();
     assert_eq!((stage.calls("freeze"), stage.calls("offload")), (0, 0));
-    assert!(matches!(stage.door.target(&env.host), Some(Target::Upstream(_))));
+    stage.wait_until("routed", async || stage.serves(&env)).await;
 }
 
 #[tokio::test]
@@ -185,7 +190,7 @@ async fn where_memory_is_short_the_longest_idle_falls_asleep_before_another_wake
     assert_eq!(waking.state().to_string(), "asleep v1", "it has to wait until the kernel says that there is room");
     stage.machine.lock().unwrap().0 = 1 << 40;
     stage.wait_until("it wakes", async || waking.state().to_string() == "awake v1").await;
-    assert!(matches!(stage.door.target(&next.host), Some(Target::Upstream(_))));
+    stage.wait_until("routed", async || stage.serves(&next)).await;
 }
 
 #[tokio::test]
