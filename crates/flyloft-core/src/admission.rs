@@ -23,6 +23,13 @@ pub struct Memory {
     pub pressed: bool,
 }
 
+impl Memory {
+    /// What a newcomer can have.
+    pub fn free(&self) -> u64 {
+        self.available.saturating_sub(self.promised).saturating_sub(self.reserve)
+    }
+}
+
 /// An environment that is awake, and that nobody uses at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Idler<Id> {
@@ -50,7 +57,7 @@ pub fn admit<Id: Copy>(
     mut idlers: Vec<Idler<Id>>,
     now: Timestamp,
 ) -> Decision<Id> {
-    let free = memory.available.saturating_sub(memory.promised).saturating_sub(memory.reserve);
+    let free = memory.free();
     if alone || (free >= need && !memory.pressed) {
         return Decision::Enter;
     }

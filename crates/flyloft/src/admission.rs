@@ -53,7 +53,7 @@ struct Known {
 }
 
 /// Bytes that an environment holds when it is awake. Clones are the same.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Weight(Arc<AtomicU64>);
 
 /// Memory that somebody was promised, for as long as they have this.
@@ -121,7 +121,7 @@ impl Admission {
             match decision {
                 Decision::Enter => return Ok(self.place(need)),
                 // Under pressure each who comes sends one to sleep, and not all.
-                Decision::After(_) if asked && self.has_room(need) => return Ok(self.place(need)),
+                Decision::After(_) if asked && self.memory().free() >= need => return Ok(self.place(need)),
                 Decision::After(idlers) => {
                     asked = true;
                     for conductor in idlers.iter().filter_map(|id| known.get(id)) {
@@ -150,16 +150,11 @@ impl Admission {
         Memory { available, promised: self.promised.load(Ordering::SeqCst), reserve: self.reserve, pressed }
     }
 
-    fn has_room(&self, need: u64) -> bool {
-        let Memory { available, promised, reserve, .. } = self.memory();
-        available.saturating_sub(promised).saturating_sub(reserve) >= need
-    }
-
     /// What is to be done, and by whom.
     fn decide(&self, newcomer: EnvId, need: u64) -> (Decision<EnvId>, HashMap<EnvId, Conductor>) {
         let memory = self.memory();
         // Most often that is all there is to see.
-        if self.has_room(need) && !memory.pressed {
+        if memory.free() >= need && !memory.pressed {
             return (Decision::Enter, HashMap::new());
         }
         let known = self.lock();
