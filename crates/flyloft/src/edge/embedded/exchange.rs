@@ -3,12 +3,13 @@
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
-use hyper::header::EXPECT;
+use hyper::header::{CONNECTION, EXPECT, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::body::{Answer, Relayed, Stream};
 use super::crowd::{Guest, Visit};
@@ -42,12 +43,14 @@ pub struct Client {
     pub socket: RawFd,
     pub busy: Busy,
     pub guest: Arc<Guest>,
+    /// The end of the edge waits for this; not for a stream of events, which gives it up.
+    pub held: Mutex<Option<TaskTrackerToken>>,
     pub worker: Arc<Worker>,
 }
 
 /// Answers a request in one way or another.
 pub async fn answer(client: Arc<Client>, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
-    let form = Form::of(request.headers());
+    let (form, version) = (Form::of(request.headers()), request.version());
     let found = match client.guest.visit() {
         Some(visit) => find(&client, &request).map(|(authority, way)| (authority, way, visit)),
         None => Err(Notice::Busy),
@@ -63,7 +66,15 @@ pub async fn answer(client: Arc<Client>, request: Request<Incoming>) -> Result<R
             Err(notice)
         }
     };
-    Ok(answer.unwrap_or_else(|notice| notice.response(form).map(Answer::Page)))
+    let mut answer = answer.unwrap_or_else(|notice| notice.response(form).map(Answer::Page));
+    // So that the client's next request goes to whoever serves then.
+    if client.worker.shared.halt.has_begun()
+        && version != Version::HTTP_2
+        && answer.status() != StatusCode::SWITCHING_PROTOCOLS
+    {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(answer)
 }
 
 /// What a request finds where it is to go.
@@ -181,6 +192,9 @@ async fn relay(
     if line.left().is_none() && headers::is_event_stream(response.headers()) {
         pass.detach();
         line.keep_watch();
+        if stream.is_none() {
+            client.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
     }
     let upload = question.upload.filter(|upload| !upload.is_over()).and_then(|upload| line.part(upload));
     let stream = stream.map(|end| {

@@ -151,8 +151,8 @@ async fn waited(mut ticket: Ticket, worker: &Worker, end: &mut End) -> Option<Ve
             biased;
             verdict = ticket.verdict() => return Some(verdict),
             () = tokio::time::sleep_until(end.at) => return None,
-            () = halt.token.cancelled(), if !end.brought_forward => {
-                let last = halt.deadline.get().and_then(|deadline| deadline.checked_sub(LAST_WORDS));
+            () = halt.leaving.cancelled(), if !end.brought_forward => {
+                let last = halt.leave_by().and_then(|deadline| deadline.checked_sub(LAST_WORDS));
                 end.at = last.map_or_else(Instant::now, Instant::from_std).min(end.at);
                 end.brought_forward = true;
             }

@@ -17,6 +17,7 @@ mod body;
 mod crowd;
 mod exchange;
 mod framing;
+mod halt;
 mod headers;
 mod hold;
 mod host;
@@ -41,15 +42,16 @@ mod worker;
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use self::crowd::Crowd;
 pub use self::crowd::Room;
+use self::halt::Halt;
 use self::listener::Listener;
 use self::pace::Paces;
 use self::quiet::Quiet;
@@ -99,15 +101,10 @@ pub struct Embedded {
     /// The edge's own handles to its listening sockets, until it stops listening.
     sockets: Mutex<Vec<TcpListener>>,
     halt: Arc<Halt>,
+    /// Of each thread: who was connected before the edge began to end.
+    early: Vec<TaskTracker>,
     /// Each resolves when its thread has ended.
     ended: Mutex<Vec<oneshot::Receiver<()>>>,
-}
-
-/// Tells the threads to end. The deadline is set before the token is cancelled.
-#[derive(Default)]
-struct Halt {
-    token: CancellationToken,
-    deadline: OnceLock<Instant>,
 }
 
 impl Embedded {
@@ -125,6 +122,7 @@ impl Embedded {
             addresses: listeners.iter().map(|listener| listener.address).collect(),
             sockets: Mutex::default(),
             halt: Arc::default(),
+            early: (0..threads).map(|_| TaskTracker::new()).collect(),
             ended: Mutex::default(),
         });
         for (host, route) in config.routes {
@@ -142,7 +140,8 @@ impl Embedded {
         for thread in 0..threads {
             let own =
                 sockets.iter().skip(thread).step_by(threads).map(TcpListener::try_clone).collect::<Result<_, _>>();
-            let ended = start(Worker::new(thread, shared.clone()), own.map_err(EdgeError::Start)?)?;
+            let worker = Worker::new(thread, edge.early[thread].clone(), shared.clone());
+            let ended = start(worker, own.map_err(EdgeError::Start)?)?;
             lock(&edge.ended).push(ended);
         }
         *lock(&edge.sockets) = sockets;
@@ -163,11 +162,22 @@ impl Embedded {
         self.routes.usage(host)
     }
 
-    /// Stops listening, lets what is under way end for `limit` at most, and cuts the rest.
+    /// Ends. Who is connected brings what is under way to its end, for `limit` at most, and is told to connect anew,
+    /// while newcomers are still served. Then nobody is let in any more: newcomers wait in the sockets for a successor
+    /// that has them, or are refused. Those who came meanwhile have `limit`, too; what is left is cut.
+    ///
+    /// Nobody waits for connections that have switched protocols, nor for streams of events: they have no end.
     pub async fn shutdown(&self, limit: Duration) {
-        let _ = self.halt.deadline.set(Instant::now() + limit);
+        self.halt.leave(Instant::now() + limit);
+        let early = async {
+            for connections in &self.early {
+                connections.close();
+                connections.wait().await;
+            }
+        };
+        let _ = tokio::time::timeout(limit, early).await;
         lock(&self.sockets).clear();
-        self.halt.token.cancel();
+        self.halt.close(Instant::now() + limit);
         let ended = std::mem::take(&mut *lock(&self.ended));
         for thread in ended {
             let _ = thread.await;
@@ -193,7 +203,7 @@ fn start(worker: Worker, listeners: Vec<TcpListener>) -> Result<oneshot::Receive
 
 impl Drop for Embedded {
     fn drop(&mut self) {
-        self.halt.token.cancel();
+        self.halt.close(Instant::now());
     }
 }
 

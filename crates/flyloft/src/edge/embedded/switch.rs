@@ -48,8 +48,8 @@ impl Switch {
     pub fn go(self, line: Line, mut pass: Pass, visit: Visit) {
         pass.detach();
         line.keep_watch();
-        let tasks = self.worker.tasks.clone();
-        tasks.spawn(async move {
+        // On the thread of the edge, with which it ends.
+        tokio::spawn(async move {
             // That one side goes away is how such a connection ends.
             let _ = self.join(line, pass).await;
             drop(visit);

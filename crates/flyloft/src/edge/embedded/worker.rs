@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use flyloft_core::name::EnvRef;
@@ -14,10 +14,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::Halt;
 use super::crowd::{Crowd, Guest};
 use super::exchange::{self, Client};
+use super::halt::Halt;
 use super::headers::Visitor;
 use super::host::Sleep;
 use super::opening::{Opened, Protocol};
@@ -38,7 +39,8 @@ const SEND_AHEAD: usize = WINDOW as usize / 2;
 /// Requests that an HTTP/2 connection may have under way: no fewer than RFC 9113 section 6.5.2 recommends.
 const STREAMS: u32 = 100;
 
-/// A connection that was accepted just before the end still gets its first request answered, if it comes this soon.
+/// A connection that is open when the end begins still gets a request answered, if it comes this soon. Closed at once,
+/// it would be closed to some that are on their way.
 const LAST_CALL: Duration = Duration::from_secs(1);
 
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
@@ -49,9 +51,17 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 pub struct Worker {
     pub thread: usize,
-    /// Connections of clients, and what became of them by an upgrade.
-    pub tasks: TaskTracker,
+    /// Connections that were there when the end began, and those that came after that; without such as have no end.
+    early: TaskTracker,
+    late: TaskTracker,
     pub shared: Shared,
+}
+
+/// For how long the end of the edge waits for a connection.
+struct Stay {
+    /// Cancelled when the connection is to come to its end.
+    stop: CancellationToken,
+    held: TaskTrackerToken,
 }
 
 /// What the threads have in common.
@@ -96,8 +106,8 @@ impl Default for Limits {
 }
 
 impl Worker {
-    pub fn new(thread: usize, shared: Shared) -> Self {
-        Self { thread, tasks: TaskTracker::new(), shared }
+    pub fn new(thread: usize, early: TaskTracker, shared: Shared) -> Self {
+        Self { thread, early, late: TaskTracker::new(), shared }
     }
 
     /// Lets the daemon know that somebody waits for an environment, if it does not know yet.
@@ -112,23 +122,25 @@ impl Worker {
 
     /// Serves until told to stop; then lets what is under way end, until the deadline.
     pub async fn run(self: Arc<Self>, listeners: Vec<TcpListener>) {
-        // Each thread has a token of its own, or they would meet at its lock with every request.
-        let stop = self.shared.halt.token.child_token();
+        // Each thread has tokens of its own, or they would meet at their locks with every connection.
+        let (leaving, closed) = (self.shared.halt.leaving.child_token(), self.shared.halt.closed.child_token());
         let mut helpers = tokio::task::JoinSet::new();
         for listener in listeners {
-            helpers.spawn(self.clone().accept(listener, stop.clone()));
+            helpers.spawn(self.clone().accept(listener, leaving.clone(), closed.clone()));
         }
         helpers.spawn(self.clone().sweep());
-        stop.cancelled().await;
+        closed.cancelled().await;
         helpers.shutdown().await;
-        self.tasks.close();
-        let deadline = self.shared.halt.deadline.get().copied().unwrap_or_else(std::time::Instant::now);
-        if tokio::time::timeout_at(deadline.into(), self.tasks.wait()).await.is_err() {
-            tracing::warn!(thread = self.thread, connections = self.tasks.len(), "connections cut at the end");
+        self.late.close();
+        let deadline = self.shared.halt.close_by().unwrap_or_else(std::time::Instant::now);
+        let _ = tokio::time::timeout_at(deadline.into(), self.late.wait()).await;
+        let left = self.early.len() + self.late.len();
+        if left > 0 {
+            tracing::warn!(thread = self.thread, connections = left, "connections cut at the end");
         }
     }
 
-    async fn accept(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+    async fn accept(self: Arc<Self>, listener: TcpListener, leaving: CancellationToken, closed: CancellationToken) {
         let listener = match listener.set_nonblocking(true).and_then(|()| tokio::net::TcpListener::from_std(listener)) {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "failed to use a listening socket"),
@@ -140,7 +152,11 @@ impl Worker {
                     pause = PAUSE_MIN;
                     // Who is not let in is closed at once.
                     if let Some(guest) = self.shared.crowd.admit(peer.ip()) {
-                        self.tasks.spawn(self.clone().serve(stream, peer, guest, stop.clone()));
+                        let stay = match self.shared.halt.has_begun() {
+                            false => Stay { stop: leaving.clone(), held: self.early.token() },
+                            true => Stay { stop: closed.clone(), held: self.late.token() },
+                        };
+                        tokio::spawn(self.clone().serve(stream, peer, guest, stay));
                     }
                 }
                 Err(error) if is_of_one_connection(&error) => {}
@@ -156,7 +172,8 @@ impl Worker {
         }
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, guest: Guest, stop: CancellationToken) {
+    async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, guest: Guest, stay: Stay) {
+        let Stay { stop, held } = stay;
         let guest = Arc::new(guest);
         let opening = tokio::time::timeout(self.shared.limits.head, Opened::read(stream));
         let mut opening = std::pin::pin!(opening);
@@ -177,6 +194,7 @@ impl Worker {
             socket: stream.as_raw_fd(),
             busy: pace.busy(),
             guest: guest.clone(),
+            held: Mutex::new(Some(held)),
             worker: self,
         });
         let service = service_fn(move |request| exchange::answer(client.clone(), request));
@@ -190,7 +208,12 @@ impl Worker {
                     .max_buf_size(HEAD_MAX)
                     .serve_connection(io, service)
                     .with_upgrades();
-                conduct(connection, http1::UpgradeableConnection::graceful_shutdown, &guest, &stop).await
+                // Answers say that the connection is closed. An idle one is closed later, and here.
+                let stop = async {
+                    stop.cancelled().await;
+                    tokio::time::sleep(LAST_CALL).await;
+                };
+                conduct(connection, http1::UpgradeableConnection::graceful_shutdown, &guest, stop).await
             }
             Protocol::Http2 => {
                 let connection = http2::Builder::new(Streams)
@@ -202,7 +225,7 @@ impl Worker {
                     .max_concurrent_streams(STREAMS)
                     .max_send_buf_size(SEND_AHEAD)
                     .serve_connection(io, service);
-                conduct(connection, http2::Connection::graceful_shutdown, &guest, &stop).await
+                conduct(connection, http2::Connection::graceful_shutdown, &guest, stop.cancelled()).await
             }
         };
         if let Err(error) = ended {
@@ -232,13 +255,13 @@ async fn conduct<C: Future<Output = hyper::Result<()>>>(
     connection: C,
     close: impl Fn(Pin<&mut C>),
     guest: &Guest,
-    stop: &CancellationToken,
+    stop: impl Future<Output = ()>,
 ) -> hyper::Result<()> {
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         biased;
         ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
+        () = stop => {
             close(connection.as_mut());
             connection.await
         }

@@ -199,8 +199,7 @@ async fn an_edge_that_ends_lets_requests_wait_until_shortly_before() {
     let mut clients = queue(&stage, 2).await;
     let edge = stage.edge.clone();
     let ending = tokio::spawn(async move { edge.shutdown(DEADLINE).await });
-    let address = stage.address();
-    eventually("connections are refused", || std::net::TcpStream::connect(address).is_err()).await;
+    stage.ending().await;
     stage.route("shop.test", app.address).await;
     for client in &mut clients {
         assert!(client.read_answer().await.starts_with("HTTP/1.1 200 OK\n"));

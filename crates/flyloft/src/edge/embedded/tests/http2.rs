@@ -174,8 +174,7 @@ async fn a_shutdown_lets_requests_of_http_2_end_and_takes_no_more() {
     let go = arrival.recv().await.unwrap();
     let edge = stage.edge.clone();
     let ending = tokio::spawn(async move { edge.shutdown(DEADLINE).await });
-    let address = stage.address();
-    eventually("connections are refused", || std::net::TcpStream::connect(address).is_err()).await;
+    stage.ending().await;
     go.send(()).unwrap();
     let answer = asked.await.unwrap().unwrap().into_body().collect().await.unwrap().to_bytes();
     assert_eq!(answer, "hello");

@@ -106,7 +106,7 @@ async fn ask_again_and_again(address: SocketAddr, times: usize) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_shutdown_lets_requests_end_and_closes_idle_connections() {
+async fn a_shutdown_lets_requests_end_closes_idle_connections_and_keeps_nobody_else_waiting() {
     let (stage, mut arrival) = Stage::new().patient_app().await;
     let (mut idle, mut silent, mut busy) = (stage.connect().await, stage.connect().await, stage.connect().await);
     idle.say("GET / HTTP/1.1\r\nHost: unknown.test\r\n\r\n").await;
@@ -118,30 +118,77 @@ async fn a_shutdown_lets_requests_end_and_closes_idle_connections() {
     let ending = tokio::spawn(async move { edge.shutdown(DEADLINE).await });
     assert_eq!(idle.read_to_end().await, "");
     assert_eq!(silent.read_to_end().await, "");
-    let address = stage.address();
-    eventually("connections are refused", || std::net::TcpStream::connect(address).is_err()).await;
+    let newcomer = stage.ask("GET / HTTP/1.1\nHost: unknown.test\n\n").await;
+    assert!(newcomer.starts_with("HTTP/1.1 404 ") && newcomer.contains("\nconnection: close\n"), "{newcomer}");
     assert!(!ending.is_finished());
     go.send(()).unwrap();
     assert!(busy.read_answer().await.ends_with("hello"));
     tokio::time::timeout(DEADLINE, ending).await.unwrap().unwrap();
+    assert!(std::net::TcpStream::connect(stage.address()).is_err());
+}
+
+#[tokio::test]
+async fn a_client_that_keeps_its_connection_loses_no_request_when_the_edge_ends() {
+    let old = Stage::new().app(echo_head).await;
+    let mut client = old.connect().await;
+    let ask = "GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n";
+    client.say(ask).await;
+    assert!(client.read_answer().await.starts_with("HTTP/1.1 200 "));
+    let new = Stage::with(|config| {
+        config.listen = vec![old.address()];
+        config.inherited = old.edge.listeners().unwrap();
+    });
+    let new = new.app(echo_head).await;
+    let edge = old.edge.clone();
+    let ending = tokio::spawn(async move { edge.shutdown(DEADLINE).await });
+    // As long as it is not told to close, it goes on.
+    loop {
+        client.say(ask).await;
+        let answer = client.read_answer().await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        if answer.contains("\nconnection: close\n") {
+            break;
+        }
+    }
+    assert_eq!(client.read_to_end().await, "");
+    tokio::time::timeout(DEADLINE, ending).await.unwrap().unwrap();
+    assert!(new.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await.starts_with("HTTP/1.1 200 "));
 }
 
 #[tokio::test]
 async fn a_shutdown_cuts_what_does_not_end_in_time() {
-    let stage = Stage::new()
-        .app(async |mut peer: Peer| {
-            peer.read_head().await;
-            peer.say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nwelcome\n").await;
-            peer.read_to_end().await;
-        })
-        .await;
+    let (stage, mut arrival) = Stage::new().patient_app().await;
     let mut client = stage.connect().await;
-    client.say("GET / HTTP/1.1\r\nHost: shop.test\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n").await;
-    client.read_until("welcome\n").await;
+    client.say("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
+    let _never = arrival.recv().await.unwrap();
     let begin = std::time::Instant::now();
     stage.edge.shutdown(Duration::from_millis(100)).await;
     assert!(begin.elapsed() >= Duration::from_millis(100));
     assert_eq!(client.read_to_end().await, "");
+}
+
+#[tokio::test]
+async fn a_shutdown_does_not_wait_for_what_has_no_end() {
+    let stage = Stage::new()
+        .app(async |mut peer: Peer| {
+            let head = match peer.read_head().await.to_ascii_lowercase().contains("upgrade: x") {
+                true => "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nwelcome\n",
+                false => "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: welcome\n",
+            };
+            peer.say(head).await;
+            peer.read_to_end().await;
+        })
+        .await;
+    let (mut socket, mut events) = (stage.connect().await, stage.connect().await);
+    socket.say("GET / HTTP/1.1\r\nHost: shop.test\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n").await;
+    socket.read_until("welcome\n").await;
+    events.say("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
+    events.read_until("welcome\n").await;
+    let begin = std::time::Instant::now();
+    stage.edge.shutdown(DEADLINE).await;
+    assert!(begin.elapsed() < DEADLINE / 2, "it waited {:?}", begin.elapsed());
+    assert_eq!(socket.read_to_end().await, "");
+    events.read_to_end().await;
 }
 
 #[tokio::test]
@@ -158,9 +205,9 @@ async fn a_connection_from_just_before_the_shutdown_still_gets_its_answer() {
     let mut client = stage.connect().await;
     // Another request makes sure that both have been accepted.
     stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;
-    let (edge, address) = (stage.edge.clone(), stage.address());
+    let edge = stage.edge.clone();
     let ending = tokio::spawn(async move { edge.shutdown(DEADLINE).await });
-    eventually("connections are refused", || std::net::TcpStream::connect(address).is_err()).await;
+    stage.ending().await;
     client.say("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
     assert!(client.read_answer().await.starts_with("HTTP/1.1 200 "));
     ending.await.unwrap();

@@ -103,6 +103,11 @@ impl Stage {
         self.edge.set(host, route).await.unwrap();
     }
 
+    /// Waits until the edge has begun to end: newcomers are still served, and told to connect anew.
+    async fn ending(&self) {
+        while !self.ask("GET / HTTP/1.1\nHost: unknown.test\n\n").await.contains("\nconnection: close\n") {}
+    }
+
     fn address(&self) -> SocketAddr {
         self.edge.addresses()[0]
     }
