@@ -418,6 +418,16 @@ impl Command {
         matches!(self, Command::Run(_) | Command::Shell(_))
     }
 
+    /// Whether it has no end of its own, so that nobody should wait for one.
+    pub fn goes_on(&self) -> bool {
+        match self {
+            Command::Logs(logs) => logs.follow,
+            Command::Events(events) => events.follow,
+            Command::Shell(_) => true,
+            _ => false,
+        }
+    }
+
     /// Whether standard input means something to the command.
     pub fn reads_stdin(&self) -> bool {
         match self {

@@ -1,7 +1,11 @@
 //! The daemon: puts everything together. The only place that names concrete drivers.
 
+mod check;
+mod ending;
+
 use std::fs::{DirBuilder, File, Permissions};
 use std::io::{Read, Seek, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,40 +16,54 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+pub use self::check::check;
+use self::ending::{Reason, Reasons};
 use crate::admission::Admission;
 use crate::api::Api;
 use crate::build::Builder;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::door::{hook, socket, ssh};
+use crate::door::hook;
+use crate::door::socket::{self, SocketDoor};
+use crate::door::ssh::{self, SshConfig, SshDoor};
 use crate::edge::embedded::{EdgeConfig, Embedded};
 use crate::engine::lxc::net::NetConfig;
 use crate::engine::lxc::{Bounds, LxcConfig, LxcEngine};
 use crate::engine::{Engine, SharedEngine};
 use crate::error::{Error, OrFailed, Result};
 use crate::follow;
+use crate::handover::{Program, Successor};
 use crate::hosts;
 use crate::loft::{self, Loft};
 use crate::machine::Memory;
 use crate::metrics::{self, Tally};
 use crate::parts::{Parts, Settings};
 use crate::retention;
+use crate::sockets::{Sockets, Use};
 use crate::source::{Repositories, SourceLimits};
-use crate::store::{Ballast, Store};
+use crate::store::{self, Ballast, Store};
 
-/// How long requests in flight may take when the daemon ends.
+/// How long requests, and what clients have under way, may take when the daemon ends.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Runs until SIGINT or SIGTERM. The containers go on without it.
-pub async fn serve(config: Config) -> Result<()> {
+/// How long clients have to read that the daemon ends.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Runs until SIGINT or SIGTERM, or until a newer version takes over. The containers go on without it.
+pub async fn serve(config: Config) -> Result<Option<Successor>> {
     must_be_root()?;
+    let program = Program::own()?;
     raise_descriptors();
+    let mut inherited = Sockets::inherited();
+    let before = inherited.inodes();
     let state = State::open(&config.state_dir)?;
-    let store = Store::open(&state.dir.join("store.db")).or_failed(|| "failed to open the store")?;
-    let metrics_listeners = listen_for_metrics(&config).await?;
-    let listener = socket::listen(&config.socket, &config.group).or_failed(|| "failed to take commands")?;
+    let store = Store::open(&state.dir.join(store::FILE)).or_failed(|| "failed to open the store")?;
+    let metrics_listeners = listen_for_metrics(&config, inherited.take(Use::Metrics)).await?;
+    let commands = socket::listen(&config.socket, &config.group, inherited.take(Use::Commands))
+        .or_failed(|| "failed to take commands")?;
 
     let domain = Domain::parse(&config.domain).map_err(Error::usage)?;
     hosts::follow(&store, &domain).await?;
@@ -54,9 +72,21 @@ pub async fn serve(config: Config) -> Result<()> {
     let quiet_agents = config.edge.quiet_agents.clone();
     let (visits, visited) = tokio::sync::mpsc::unbounded_channel();
     let listen = EdgeConfig::new(config.http.listen.clone());
-    let edge_config = EdgeConfig { routes, visits: Some(visits), quiet_agents, ..listen };
+    let handed_over = inherited.take(Use::Http);
+    let edge_config = EdgeConfig { inherited: handed_over, routes, visits: Some(visits), quiet_agents, ..listen };
     let edge = Embedded::open(edge_config).or_failed(|| "failed to start the edge")?;
     let ports: Vec<u16> = edge.addresses().iter().map(|address| address.port()).collect();
+    let ssh_listeners = ssh::listen(&config.ssh.listen, inherited.take(Use::Ssh));
+    let ssh_listeners = ssh_listeners.or_failed(|| "failed to start the SSH door")?;
+    let mut kept = Sockets::default();
+    let copied = || "failed to copy a listening socket";
+    kept.keep(Use::Http, edge.listeners().or_failed(copied)?).or_failed(copied)?;
+    kept.keep(Use::Ssh, &ssh_listeners).or_failed(copied)?;
+    kept.keep(Use::Commands, [&commands]).or_failed(copied)?;
+    kept.keep(Use::Metrics, &metrics_listeners).or_failed(copied)?;
+    let stored = kept.store(!before.is_subset(&kept.inodes()));
+    let stored = stored.inspect_err(|error| tracing::warn!(%error, "failed to give systemd the listening sockets"));
+
     let lxc = open_engine(&config, &state, &ports).await?;
     let engine: SharedEngine = Arc::new(lxc.clone());
     let repositories = open_repositories(&config, &state, engine.staging().user)?;
@@ -86,31 +116,60 @@ pub async fn serve(config: Config) -> Result<()> {
     loft.start(state.rebooted).await?;
     let api = Arc::new(Api::new(loft.clone()));
 
-    let ssh_config = ssh::SshConfig::new(config.ssh.listen.clone(), state.dir.join(ssh::host_key::FILE));
-    let ssh = ssh::SshDoor::open(&ssh_config, api.clone()).or_failed(|| "failed to start the SSH door")?;
-    tokio::spawn(socket::serve(listener, config.group.clone(), api));
+    let errands = api.errands.clone();
+    let key = state.dir.join(ssh::host_key::FILE);
+    let ssh_config = SshConfig { errands: errands.clone(), ..SshConfig::new(config.ssh.listen.clone(), key) };
+    let ssh = SshDoor::open(&ssh_config, ssh_listeners, api.clone()).or_failed(|| "failed to start the SSH door")?;
+    let (upgrades, asked) = tokio::sync::mpsc::channel(1);
+    let (closing, clients) = (CancellationToken::new(), TaskTracker::new());
+    let group = config.group.clone();
+    let socket = SocketDoor { api, group, upgrades, closing: closing.clone(), clients: clients.clone() };
+    let socket = tokio::spawn(socket.serve(commands));
     let reconciling = loft.clone();
     tokio::spawn(async move { reconciling.reconcile_for_ever().await });
     tokio::spawn(retention::keep_for_ever(loft.parts.clone()));
-    tokio::spawn(follow::follow_for_ever(loft.clone(), config.follow.clone()));
+    let following = tokio::spawn(follow::follow_for_ever(loft.clone(), config.follow.clone()));
 
     for listener in metrics_listeners {
         tokio::spawn(metrics::serve(listener, loft.clone()));
     }
     announce(&config, &edge, &ssh);
-    ended().await?;
+
+    let mut reasons = Reasons::new(asked)?;
+    let mut reason = reasons.first(&program).await;
+    // Who comes from here on waits at the door for the next daemon.
+    socket.abort();
+    ssh.shut();
+    following.abort();
+    let under_way = async {
+        errands.close();
+        tokio::join!(errands.wait(), loft.deployed());
+    };
+    reason = reasons.unless_stopped(reason, under_way).await;
+    closing.cancel();
+    clients.close();
+    let _ = tokio::join!(ssh.close(), tokio::time::timeout(FAREWELL, clients.wait()));
+    if reason == Reason::Upgrade {
+        edge.shutdown(DRAIN).await;
+        tracing::info!("a newer version takes over");
+        return Ok(Some(Successor { program, sockets: kept }));
+    }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping; what runs goes on");
-    std::fs::remove_file(&config.socket).ok();
+    // Where systemd has it, the next daemon listens at the same file.
+    if !stored.unwrap_or(false) {
+        std::fs::remove_file(&config.socket).ok();
+    }
+    drop(kept);
     edge.shutdown(DRAIN).await;
     take_down(&lxc).await;
-    Ok(())
+    Ok(None)
 }
 
-async fn listen_for_metrics(config: &Config) -> Result<Vec<TcpListener>> {
+async fn listen_for_metrics(config: &Config, mut inherited: Vec<OwnedFd>) -> Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
     for address in &config.metrics.listen {
-        listeners.push(metrics::listen(*address).await?);
+        listeners.push(metrics::listen(*address, &mut inherited).await?);
     }
     Ok(listeners)
 }
@@ -271,17 +330,6 @@ fn announce(config: &Config, edge: &Embedded, ssh: &ssh::SshDoor) {
         domain = config.domain,
         "ready"
     );
-}
-
-async fn ended() -> Result<()> {
-    let failed = || "failed to wait for signals";
-    let (mut int, mut term) =
-        (signal(SignalKind::interrupt()).or_failed(failed)?, signal(SignalKind::terminate()).or_failed(failed)?);
-    tokio::select! {
-        _ = int.recv() => {}
-        _ = term.recv() => {}
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -70,6 +70,12 @@ impl Error {
         Self::new(Kind::Conflict, what)
     }
 
+    /// What is told to whose command, or push, the daemon does not wait for.
+    pub fn ending() -> Self {
+        Self::new(Kind::Unavailable, "the daemon ends, or a newer version takes over")
+            .hint("it is there again in a moment: do the same once more")
+    }
+
     pub fn forbidden(what: impl fmt::Display) -> Self {
         Self::new(Kind::Forbidden, what)
     }

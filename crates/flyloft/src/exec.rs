@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -322,6 +322,44 @@ pub async fn end(child: &mut Child, grace: Duration) {
     }
 }
 
+/// Makes this process run `program`, by the same id and in the same surroundings. It has `files` open from descriptor 3 on,
+/// as sd_listen_fds(3) describes. Comes back only if that fails.
+///
+/// What other threads are about to do they never do.
+#[allow(clippy::disallowed_methods, reason = "this is the door")]
+pub fn replace(program: &Path, argv: &[OsString], files: Vec<(&str, OwnedFd)>) -> std::io::Error {
+    let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
+    let first = 3 + files.len() as RawFd;
+    let high: std::io::Result<Vec<OwnedFd>> = files.iter().map(|(_, file)| copy_from(file, first)).collect();
+    let high = match high {
+        Ok(high) => high,
+        Err(error) => return error,
+    };
+    let passed: Vec<(RawFd, RawFd)> = high.iter().map(AsRawFd::as_raw_fd).zip(3..).collect();
+    let mut command = std::process::Command::new(program);
+    if let Some((name, args)) = argv.split_first() {
+        command.arg0(name).args(args);
+    }
+    command.env("LISTEN_PID", std::process::id().to_string());
+    command.env("LISTEN_FDS", files.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+    // SAFETY: the closure only calls dup2.
+    unsafe { command.pre_exec(move || renumber(&passed)) };
+    command.exec()
+}
+
+/// Takes notice of children that have ended, until there are none or `until` has come. For a process that is about to be
+/// another program, which does not know them.
+pub fn reap(until: std::time::Instant) {
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    while std::time::Instant::now() < until {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => std::thread::sleep(Duration::from_millis(5)),
+            Ok(_) => {}
+            Err(_) => return,
+        }
+    }
+}
+
 /// Gives open files their agreed numbers. None of the originals may have one of these numbers, see [`high`].
 fn renumber(passed: &[(RawFd, RawFd)]) -> std::io::Result<()> {
     for (from, to) in passed {
@@ -370,7 +408,11 @@ fn done(result: libc::c_int) -> std::io::Result<()> {
 
 /// The same file under a descriptor of at least 10, out of the way of the numbers that children expect.
 fn high(file: &OwnedFd) -> std::io::Result<OwnedFd> {
-    let copy = nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(10))?;
+    copy_from(file, 10)
+}
+
+fn copy_from(file: &OwnedFd, least: RawFd) -> std::io::Result<OwnedFd> {
+    let copy = nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(least))?;
     // SAFETY: F_DUPFD_CLOEXEC has just made this descriptor, nobody else has it.
     Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(copy) })
 }

@@ -49,6 +49,14 @@ impl Loft {
         self.reconcile().await
     }
 
+    /// Comes back when no deploy is under way.
+    pub async fn deployed(&self) {
+        let conductors: Vec<Conductor> = self.conductors.lock().await.values().cloned().collect();
+        for conductor in conductors {
+            conductor.deployed().await;
+        }
+    }
+
     /// Wakes what is visited, for as long as there is an edge.
     pub async fn answer(self: Arc<Self>, mut visits: mpsc::UnboundedReceiver<Visit>) {
         while let Some(Visit { env, by }) = visits.recv().await {

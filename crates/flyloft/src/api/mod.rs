@@ -29,6 +29,7 @@ use flyloft_core::harmless;
 use flyloft_core::name::AppName;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 use crate::command::{Command, Invocation};
 use crate::door::CommandIo;
@@ -46,6 +47,8 @@ pub struct Api {
     leaving: Mutex<HashSet<AppName>>,
     /// Held from the look at what is set to the record of what is set now.
     setting: tokio::sync::Mutex<()>,
+    /// What is under way for clients and comes to an end.
+    pub errands: TaskTracker,
 }
 
 /// How a command ends well.
@@ -72,11 +75,18 @@ struct Call<'a> {
 
 impl Api {
     pub fn new(loft: Arc<Loft>) -> Self {
-        Self { loft, keys_changed: watch::Sender::new(()), leaving: Mutex::default(), setting: Default::default() }
+        Self {
+            loft,
+            keys_changed: watch::Sender::new(()),
+            leaving: Mutex::default(),
+            setting: Default::default(),
+            errands: TaskTracker::new(),
+        }
     }
 
     /// Runs a command, and gives its exit code.
     pub async fn command(&self, principal: &Principal, invocation: Invocation, io: CommandIo) -> u8 {
+        let _errand = (!invocation.command.goes_on()).then(|| self.errands.token());
         let mut call = Call::new(principal, invocation.json, io, &invocation.command);
         let ended = self.dispatch(&mut call, invocation.command).await;
         match call.finish(ended).await {

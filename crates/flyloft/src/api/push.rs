@@ -24,7 +24,7 @@ use crate::source::{BranchUpdate, Push, ReceivePack};
 use crate::store::{self, EnvRow, EventKind, StoreError};
 
 /// Commands that the program has and no door carries.
-const OF_THE_SERVER: [&str; 4] = ["serve", "setup", "doctor", "completions"];
+const OF_THE_SERVER: [&str; 5] = ["serve", "upgrade", "setup", "doctor", "completions"];
 
 #[async_trait]
 impl Backend for Api {

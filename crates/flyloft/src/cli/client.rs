@@ -162,7 +162,7 @@ async fn show<R: AsyncRead + Unpin>(
     }
 }
 
-fn unreachable(socket: &Path, error: &io::Error) -> Error {
+pub fn unreachable(socket: &Path, error: &io::Error) -> Error {
     let failed = Error::new(Kind::Unavailable, format!("failed to reach the daemon at `{}`", socket.display()));
     match error.kind() {
         io::ErrorKind::PermissionDenied => failed.cause(error).hint("be root or a member of the group `flyloft`"),

@@ -3,16 +3,19 @@
 mod archive;
 mod client;
 mod progress;
+mod upgrade;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::command::{Command, Invocation};
 use crate::config::{Config, Overrides};
+use crate::daemon;
 use crate::doctor::DoctorArgs;
 use crate::error::{Error, Kind};
 use crate::setup::SetupArgs;
@@ -50,8 +53,21 @@ enum Sub {
         /// The configuration file.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+        /// Only look whether it would start, beside a daemon that may be running: configuration, store, tools, ports.
+        #[arg(long)]
+        check: bool,
         #[command(flatten)]
         overrides: Overrides,
+    },
+    /// Let the installed version of the daemon, or a changed configuration, take over without an interruption.
+    ///
+    /// The daemon first has the new program look whether it would start, and goes on as it was if not. Then it lets what
+    /// is under way end, deploys and pushes for a minute at most, and becomes the new program: by the same process id,
+    /// with the same listening sockets. Environments run and sleep on, and requests that come meanwhile wait.
+    Upgrade {
+        /// The daemon's configuration, which says where its socket is.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
     },
     /// Make this machine ready: packages, ids, kernel parameters, swap, the service.
     #[command(after_help = "Examples:
@@ -110,11 +126,20 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let Cli { socket, json, command } = cli;
     match command {
-        Sub::Serve { config, overrides } => {
+        Sub::Serve { config, check, overrides } => {
             let overrides = Overrides { socket: overrides.socket.or(socket), ..overrides };
             let config = Config::load(config.as_deref(), overrides).map_err(Error::usage)?;
+            if check {
+                runtime()?.block_on(daemon::check(&config))?;
+                return Ok(ExitCode::SUCCESS);
+            }
             log();
-            runtime()?.block_on(crate::daemon::serve(config))?;
+            serve(config)?;
+        }
+        Sub::Upgrade { config } => {
+            let configured = || Config::load(config.as_deref(), Overrides::default()).map(|config| config.socket);
+            let socket = socket.map_or_else(configured, Ok).map_err(Error::usage)?;
+            return runtime()?.block_on(upgrade::run(&socket, json));
         }
         Sub::Setup(args) => {
             return runtime()?.block_on(crate::setup::run(SetupArgs { json: args.json || json, ..args }));
@@ -139,6 +164,20 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How long threads of the daemon may take to come to their end.
+const ENDING: Duration = Duration::from_secs(2);
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    let runtime = runtime()?;
+    let successor = runtime.block_on(daemon::serve(config))?;
+    // What is still under way ends here.
+    runtime.shutdown_timeout(ENDING);
+    match successor {
+        Some(successor) => Err(Error::because("failed to become the new program", successor.take_over()).into()),
+        None => Ok(()),
+    }
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

@@ -1,6 +1,6 @@
 //! How everybody else reaches an environment's conductor.
 
-use flyloft_core::lifecycle::{Event, Runs, State, Timestamp};
+use flyloft_core::lifecycle::{Deploying, Event, Runs, State, Timestamp};
 use flyloft_core::name::EnvRef;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -70,6 +70,12 @@ impl Conductor {
             Ok(state) => state.clone(),
             Err(_) => State::Destroyed { ending: None },
         }
+    }
+
+    /// Comes back when no deploy is under way, or it is gone.
+    pub async fn deployed(&self) {
+        let quiet = |state: &State| !matches!(state, State::Live(live) if live.deploying != Deploying::No);
+        let _ = self.state.clone().wait_for(quiet).await;
     }
 
     /// Waits until it is as it was told to be, or has failed to.

@@ -1,13 +1,15 @@
 //! What travels over the unix socket: frames of a tag and a payload.
 //!
 //! ```text
-//! client → daemon   H hello (JSON), the first frame   I invocation (JSON), the second
+//! client → daemon   H hello (JSON), the first frame
+//!                   I invocation (JSON), the second   or U upgrade   or V which version are you
 //!                   i stdin   e end of stdin   w window's new size (JSON)
 //! daemon → client   o stdout   x stderr   c exit code (one byte), the last frame
+//!                   H hello, to who asked for the version
 //! ```
 //!
-//! The hello, `x` and `c` never change: by them a client and a daemon of different versions tell each other so, before
-//! either reads what only its own version understands.
+//! The hello, `U`, `V`, `x` and `c` never change: by them a client and a daemon of different versions tell each other
+//! so, before either reads what only its own version understands, and a newer one takes over.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -59,6 +61,8 @@ pub struct Size {
 pub enum Tag {
     Hello = b'H' as isize,
     Invocation = b'I' as isize,
+    Upgrade = b'U' as isize,
+    Version = b'V' as isize,
     Stdin = b'i' as isize,
     EndOfStdin = b'e' as isize,
     Window = b'w' as isize,
@@ -68,8 +72,18 @@ pub enum Tag {
 }
 
 impl Tag {
-    const ALL: [Tag; 8] =
-        [Tag::Hello, Tag::Invocation, Tag::Stdin, Tag::EndOfStdin, Tag::Window, Tag::Stdout, Tag::Stderr, Tag::Exit];
+    const ALL: [Tag; 10] = [
+        Tag::Hello,
+        Tag::Invocation,
+        Tag::Upgrade,
+        Tag::Version,
+        Tag::Stdin,
+        Tag::EndOfStdin,
+        Tag::Window,
+        Tag::Stdout,
+        Tag::Stderr,
+        Tag::Exit,
+    ];
 }
 
 pub fn encode(tag: Tag, payload: &[u8]) -> Bytes {

@@ -2,8 +2,9 @@
 
 use std::fs::Permissions;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,8 +12,12 @@ use futures_util::{SinkExt, StreamExt};
 use nix::unistd::{Gid, Group, Uid, User};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::codec::{FramedWrite, LengthDelimitedCodec};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::frame::{self, Hello, PIECE, Request, Tag};
 use super::{CommandIo, LineMode, Terminal};
@@ -28,11 +33,26 @@ pub enum SocketError {
     Listen { path: PathBuf, source: io::Error },
 }
 
-type Frames<R> = tokio_util::codec::FramedRead<R, tokio_util::codec::LengthDelimitedCodec>;
+type Frames<R> = tokio_util::codec::FramedRead<R, LengthDelimitedCodec>;
+type Answers = FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>;
 
-/// Listens at `path`. The socket is root's and `group`'s, if there is such a group; otherwise root's alone.
-pub fn listen(path: &Path, group: &str) -> Result<UnixListener, SocketError> {
+/// Listens at `path`, with what was `inherited` if it leads there. The socket is root's and `group`'s, if there is such a
+/// group; otherwise root's alone.
+pub fn listen(path: &Path, group: &str, inherited: Vec<OwnedFd>) -> Result<UnixListener, SocketError> {
     let failed = |source| SocketError::Listen { path: path.to_owned(), source };
+    for socket in inherited.into_iter().map(StdUnixListener::from) {
+        let at = socket.local_addr().map_err(failed)?.as_pathname().map(Path::to_owned);
+        match at {
+            Some(at) if at == path && path.exists() => {
+                grant(path, group).map_err(failed)?;
+                socket.set_nonblocking(true).map_err(failed)?;
+                return UnixListener::from_std(socket).map_err(failed);
+            }
+            // Nobody will answer there any more.
+            Some(at) => drop(std::fs::remove_file(at)),
+            None => {}
+        }
+    }
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(failed)?;
     }
@@ -48,112 +68,180 @@ pub fn listen(path: &Path, group: &str) -> Result<UnixListener, SocketError> {
         Err(_) => {}
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
-    let group = Group::from_name(group).ok().flatten().map(|group| group.gid);
-    let mode = if group.is_some() { 0o660 } else { 0o600 };
-    std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed)?;
-    if let Some(group) = group {
-        nix::unistd::chown(path, None, Some(group)).map_err(|error| failed(error.into()))?;
-    }
+    grant(path, group).map_err(failed)?;
     Ok(listener)
 }
 
-/// Takes connections for ever, one command each.
-pub async fn serve(listener: UnixListener, group: String, api: Arc<Api>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let (api, group) = (api.clone(), group.clone());
-                tokio::spawn(async move {
-                    // The other side went away in the middle, or is not our client: nobody is there to be told.
-                    if let Err(error) = answer(stream, &group, api).await {
-                        tracing::debug!(%error, "a client of the socket failed");
-                    }
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "failed to accept on the socket");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+fn grant(path: &Path, group: &str) -> io::Result<()> {
+    let group = Group::from_name(group).ok().flatten().map(|group| group.gid);
+    let mode = if group.is_some() { 0o660 } else { 0o600 };
+    std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+    group.map_or(Ok(()), |group| Ok(nix::unistd::chown(path, None, Some(group))?))
+}
+
+/// Somebody wants a newer version of the daemon to take over.
+pub struct Upgrade {
+    /// Whether it will. Whoever asked then waits until this process is another program.
+    pub answer: oneshot::Sender<Result<()>>,
+}
+
+/// The socket as a door.
+#[derive(Clone)]
+pub struct SocketDoor {
+    pub api: Arc<Api>,
+    /// Whose members may come in.
+    pub group: String,
+    pub upgrades: mpsc::Sender<Upgrade>,
+    /// Cancelled when what is under way is cut.
+    pub closing: CancellationToken,
+    /// Clients whose command is under way.
+    pub clients: TaskTracker,
+}
+
+impl SocketDoor {
+    /// Takes connections for ever, one command each.
+    pub async fn serve(self, listener: UnixListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let door = self.clone();
+                    tokio::spawn(async move {
+                        // The other side went away in the middle, or is not our client: nobody is there to be told.
+                        if let Err(error) = door.answer(stream).await {
+                            tracing::debug!(%error, "a client of the socket failed");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "failed to accept on the socket");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
             }
         }
     }
-}
 
-async fn answer(stream: UnixStream, group: &str, api: Arc<Api>) -> io::Result<()> {
-    let principal = peer(&stream, group);
-    let (read, write) = stream.into_split();
-    let (mut read, mut write) = (frame::reader(read), frame::writer(write));
-    let admitted =
-        match principal {
+    async fn answer(&self, stream: UnixStream) -> io::Result<()> {
+        let principal = peer(&stream, &self.group);
+        let (read, write) = stream.into_split();
+        let (mut read, mut write) = (frame::reader(read), frame::writer(write));
+        let admitted = match principal {
             None => Err(Error::forbidden("this user may not command flyloft")
                 .hint("root and members of the socket's group may")),
-            Some(principal) => listen_to(&mut read).await?.map(|request| (principal, request)),
+            Some(principal) => listen_to(&mut read).await?.map(|asked| (principal, asked)),
         };
-    let (principal, request) = match admitted {
-        Ok(admitted) => admitted,
-        Err(error) => {
-            write.send(frame::encode(Tag::Stderr, error.text().as_bytes())).await?;
-            return write.send(frame::encode(Tag::Exit, &[error.kind.exit_code()])).await;
+        match admitted {
+            Ok((principal, Asked::Command(request))) => {
+                let _client = self.clients.token();
+                self.run(&principal, request, &mut read, &mut write).await
+            }
+            Ok((_, Asked::Version)) => write.send(frame::encode(Tag::Hello, &serde_json::to_vec(&Hello::own())?)).await,
+            Ok((principal, Asked::Upgrade)) => {
+                tracing::info!(by = principal.name, "asked to let a newer version take over");
+                // The daemon ends only when this is answered.
+                let client = self.clients.token();
+                let (answer, told) = oneshot::channel();
+                // Where it cannot be sent, nobody answers.
+                let _ = self.upgrades.try_send(Upgrade { answer });
+                match told.await {
+                    Ok(Ok(())) => {
+                        write.send(frame::encode(Tag::Exit, &[0])).await?;
+                        drop(client);
+                        // The client sees by the end of the connection that it has happened.
+                        read.next().await.transpose().map(drop)
+                    }
+                    Ok(Err(error)) => refuse(&mut write, &error).await,
+                    Err(_) => refuse(&mut write, &Error::conflict("an upgrade is under way already")).await,
+                }
+            }
+            Err(error) => refuse(&mut write, &error).await,
         }
-    };
+    }
 
-    let (to_stdin, stdin) = duplex(PIECE);
-    let (stdout, from_stdout) = duplex(PIECE);
-    let (stderr, from_stderr) = duplex(PIECE);
-    let size = request.terminal.as_ref().map_or((80, 24), |size| (size.columns, size.rows));
-    let (window, resize) = watch::channel(size);
-    let terminal = request.terminal.map(|size| {
-        let frame::Size { columns, rows, term } = size;
-        // The client's terminal gives lines by itself, and ends them, but for shells.
-        let raw = request.invocation.command.hands_terminal_over();
-        Terminal { columns, rows, term, raw, resize, lines: LineMode::default() }
-    });
-    let io = CommandIo { stdin: Box::new(stdin), stdout: Box::new(stdout), stderr: Box::new(stderr), terminal };
+    async fn run(
+        &self,
+        principal: &Principal,
+        request: Request,
+        read: &mut Frames<OwnedReadHalf>,
+        write: &mut Answers,
+    ) -> io::Result<()> {
+        let api = &self.api;
+        let (to_stdin, stdin) = duplex(PIECE);
+        let (stdout, from_stdout) = duplex(PIECE);
+        let (stderr, from_stderr) = duplex(PIECE);
+        let size = request.terminal.as_ref().map_or((80, 24), |size| (size.columns, size.rows));
+        let (window, resize) = watch::channel(size);
+        let terminal = request.terminal.map(|size| {
+            let frame::Size { columns, rows, term } = size;
+            // The client's terminal gives lines by itself, and ends them, but for shells.
+            let raw = request.invocation.command.hands_terminal_over();
+            Terminal { columns, rows, term, raw, resize, lines: LineMode::default() }
+        });
+        let io = CommandIo { stdin: Box::new(stdin), stdout: Box::new(stdout), stderr: Box::new(stderr), terminal };
 
-    let (frames, mut outgoing) = mpsc::channel(4);
-    let output = pump(from_stdout, Tag::Stdout, frames.clone());
-    let errors = pump(from_stderr, Tag::Stderr, frames);
-    let work = async {
-        let run = api.command(&principal, request.invocation, io);
-        tokio::join!(run, output, errors).0
-    };
-    let sending = async {
-        while let Some(frame) = outgoing.recv().await {
-            write.send(frame).await?;
-        }
-        Ok::<_, io::Error>(())
-    };
-    // Ends when the client does, and then drops the work: a command ends with whoever gave it.
-    let code = tokio::select! {
-        (code, sent) = async { tokio::join!(work, sending) } => { sent?; code }
-        gone = feed(&mut read, to_stdin, window) => return gone,
-    };
-    write.send(frame::encode(Tag::Exit, &[code])).await
+        let (frames, mut outgoing) = mpsc::channel(4);
+        let output = pump(from_stdout, Tag::Stdout, frames.clone());
+        let errors = pump(from_stderr, Tag::Stderr, frames);
+        let work = async {
+            let run = api.command(principal, request.invocation, io);
+            tokio::join!(run, output, errors).0
+        };
+        let sending = async {
+            while let Some(frame) = outgoing.recv().await {
+                write.send(frame).await?;
+            }
+            Ok::<_, io::Error>(())
+        };
+        // Ends when the client does, and then drops the work: a command ends with whoever gave it.
+        let code = tokio::select! {
+            (code, sent) = async { tokio::join!(work, sending) } => { sent?; code }
+            gone = feed(read, to_stdin, window) => return gone,
+            () = self.closing.cancelled() => return refuse(write, &Error::ending()).await,
+        };
+        write.send(frame::encode(Tag::Exit, &[code])).await
+    }
+}
+
+async fn refuse(write: &mut Answers, error: &Error) -> io::Result<()> {
+    write.send(frame::encode(Tag::Stderr, error.text().as_bytes())).await?;
+    write.send(frame::encode(Tag::Exit, &[error.kind.exit_code()])).await
+}
+
+/// What a client wants.
+#[derive(Debug, PartialEq)]
+enum Asked {
+    Command(Request),
+    Upgrade,
+    Version,
 }
 
 /// Reads who speaks, and only then, in the same language, what is wanted.
-async fn listen_to<R: tokio::io::AsyncRead + Unpin>(read: &mut Frames<R>) -> io::Result<Result<Request>> {
+async fn listen_to<R: tokio::io::AsyncRead + Unpin>(read: &mut Frames<R>) -> io::Result<Result<Asked>> {
     let own = Hello::own();
     let hello = match read.next().await.transpose()?.and_then(frame::decode) {
         Some((Tag::Hello, json)) => serde_json::from_slice::<Hello>(&json).map_err(io::Error::other)?,
         // As the first version did it.
-        Some((Tag::Invocation, _)) => Hello { protocol: 1, version: "0.1.0, before its release".to_owned() },
+        Some((Tag::Invocation, _)) => {
+            let hello = Hello { protocol: 1, version: "0.1.0, before its release".to_owned() };
+            return Ok(Err(strangers(&hello, &own)));
+        }
         _ => return Err(io::Error::other("the first frame is no hello")),
     };
-    if hello.protocol != own.protocol {
-        return Ok(Err(strangers(&hello, &own)));
-    }
     match read.next().await.transpose()?.and_then(frame::decode) {
+        Some((Tag::Upgrade, _)) => Ok(Ok(Asked::Upgrade)),
+        Some((Tag::Version, _)) => Ok(Ok(Asked::Version)),
+        Some((Tag::Invocation, _)) if hello.protocol != own.protocol => Ok(Err(strangers(&hello, &own))),
         Some((Tag::Invocation, json)) => {
-            Ok(serde_json::from_slice(&json).map_err(|error| strangers(&hello, &own).cause(error)))
+            let request = serde_json::from_slice(&json).map(Asked::Command);
+            Ok(request.map_err(|error| strangers(&hello, &own).cause(error)))
         }
-        _ => Err(io::Error::other("the second frame is no invocation")),
+        _ => Err(io::Error::other("the second frame asks for nothing")),
     }
 }
 
 fn strangers(client: &Hello, daemon: &Hello) -> Error {
     let speaks = |hello: &Hello| format!("version {} (protocol {})", hello.version, hello.protocol);
     Error::failed(format!("the daemon is {}, this client is {}", speaks(daemon), speaks(client)))
-        .hint("restart the daemon if it was updated: systemctl restart flyloft")
+        .hint("if it was updated, let the new version take over: flyloft upgrade")
         .hint("or use the client that was installed with the daemon")
 }
 
@@ -234,7 +322,7 @@ mod tests {
     use crate::command::{Command, Invocation, Ls};
 
     /// What the daemon says to a client that begins with these frames.
-    async fn said(frames: &[(Tag, &str)]) -> io::Result<Result<Request>> {
+    async fn said(frames: &[(Tag, &str)]) -> io::Result<Result<Asked>> {
         let (client, daemon) = duplex(PIECE);
         let mut write = frame::writer(client);
         for (tag, json) in frames {
@@ -277,6 +365,13 @@ mod tests {
         let request = Request { invocation, terminal: None };
         let json = serde_json::to_string(&request).unwrap();
         let heard = said(&[(Tag::Hello, &own_hello()), (Tag::Invocation, &json)]).await.unwrap();
-        assert_eq!(heard.unwrap(), request);
+        assert_eq!(heard.unwrap(), Asked::Command(request));
+    }
+
+    #[tokio::test]
+    async fn a_client_of_any_version_may_ask_for_the_version_and_for_an_upgrade() {
+        let hello = r#"{"protocol": 900, "version": "9.0.0"}"#;
+        assert_eq!(said(&[(Tag::Hello, hello), (Tag::Upgrade, "")]).await.unwrap().unwrap(), Asked::Upgrade);
+        assert_eq!(said(&[(Tag::Hello, hello), (Tag::Version, "")]).await.unwrap().unwrap(), Asked::Version);
     }
 }

@@ -21,15 +21,18 @@ pub struct Holder {
 }
 
 pub fn look(http: &[SocketAddr], ssh: &[SocketAddr]) -> Vec<Port> {
+    [look_for("HTTP", http), look_for("SSH", ssh)].concat()
+}
+
+pub fn look_for(door: &'static str, addresses: &[SocketAddr]) -> Vec<Port> {
     let listeners: Vec<Listener> =
         ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().flat_map(|table| listeners(&read(table))).collect();
-    let port = |door, address: &SocketAddr| Port {
+    let port = |address: &SocketAddr| Port {
         address: *address,
         door,
         holder: listeners.iter().find(|listener| conflict(*address, listener.address)).map(|l| holder(l.inode)),
     };
-    let http = http.iter().map(|address| port("HTTP", address));
-    http.chain(ssh.iter().map(|address| port("SSH", address))).collect()
+    addresses.iter().map(port).collect()
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -9,6 +9,7 @@ mod text;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,14 +29,20 @@ use self::text::{Kind, Text};
 use crate::error::{OrFailed, Result};
 use crate::loft::Loft;
 use crate::machine::load::Load;
+use crate::sockets::claim;
 use crate::store::EnvRow;
 
 /// So many may ask at once, and take so long over it.
 const CLIENTS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub async fn listen(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.or_failed(|| format!("failed to listen on `{address}` for metrics"))
+/// Listens with the socket of those `inherited` that is bound to the address, if there is one.
+pub async fn listen(address: SocketAddr, inherited: &mut Vec<OwnedFd>) -> Result<TcpListener> {
+    let listener = match claim(inherited, address) {
+        Some(listener) => listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)),
+        None => TcpListener::bind(address).await,
+    };
+    listener.or_failed(|| format!("failed to listen on `{address}` for metrics"))
 }
 
 pub async fn serve(listener: TcpListener, loft: Arc<Loft>) {

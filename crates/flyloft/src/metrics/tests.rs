@@ -83,7 +83,7 @@ async fn what_happens_is_counted_and_what_is_held_is_measured() {
 #[tokio::test]
 async fn it_is_answered_over_http_and_nothing_else_is() {
     let stage = Stage::new().await;
-    let listener = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = listen("127.0.0.1:0".parse().unwrap(), &mut Vec::new()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = tokio::spawn(serve(listener, stage.loft.clone()));
     let ask = async |line: &str| {

@@ -40,6 +40,7 @@ fn render(program: &Path, config: &Path) -> String {
         let config = config.display();
         text = text
             .replace(&format!("{program} serve"), &format!("{program} serve --config {config}"))
+            .replace(&format!("{program} upgrade"), &format!("{program} upgrade --config {config}"))
             .replace(&format!("{program} setup"), &format!("{program} setup --config {config}"));
     }
     text
@@ -81,6 +82,7 @@ mod tests {
     fn the_unit_starts_the_program_where_it_lies_with_its_configuration() {
         let text = render(Path::new("/opt/flyloft"), Path::new("/srv/a.toml"));
         assert!(text.contains("\nExecStart=/opt/flyloft serve --config /srv/a.toml\n"), "{text}");
+        assert!(text.contains("\nExecReload=/opt/flyloft upgrade --config /srv/a.toml\n"), "{text}");
         assert!(text.contains("\nExecStartPre=-+/opt/flyloft setup --config /srv/a.toml --only swap\n"), "{text}");
         assert_eq!(render(Path::new("/usr/bin/flyloft"), Path::new(config::DEFAULT_FILE)), UNIT);
     }

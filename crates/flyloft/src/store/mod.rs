@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, Transaction};
+use rusqlite::{Connection, OpenFlags, Transaction};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
@@ -43,6 +43,9 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/3.sql"),
     include_str!("migrations/4.sql"),
 ];
+
+/// Its file in the state directory.
+pub const FILE: &str = "store.db";
 
 /// The version of the schema that this program writes.
 const VERSION: u32 = MIGRATIONS.len() as u32;
@@ -100,6 +103,18 @@ impl Store {
         Ok(Self { jobs, ballast })
     }
 
+    /// Whether this program can open it. A store that is not there yet can be made. Nothing is written, and whoever has
+    /// it open is not disturbed.
+    pub fn check(path: &Path) -> Result<(), StoreError> {
+        if !path.exists() {
+            return Ok(());
+        }
+        let open = |source| StoreError::Open { path: path.to_owned(), source };
+        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(open)?;
+        connection.busy_timeout(Duration::from_secs(5)).map_err(open)?;
+        version(&connection, path).map(drop)
+    }
+
     /// What is thrown off where the disk is full, so that what frees it can still be written down.
     pub fn ballast(&self) -> &Ballast {
         &self.ballast
@@ -155,12 +170,18 @@ fn make_private(path: &Path) -> std::io::Result<()> {
     file.set_permissions(Permissions::from_mode(0o600))
 }
 
+/// The version of the schema that the file has.
+fn version(connection: &Connection, path: &Path) -> Result<u32, StoreError> {
+    let found = connection.query_row("PRAGMA user_version", [], |row| row.get(0));
+    match found.map_err(|source| StoreError::Open { path: path.to_owned(), source })? {
+        found if found > VERSION => Err(StoreError::Newer { path: path.to_owned(), found }),
+        found => Ok(found),
+    }
+}
+
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let open = |source| StoreError::Open { path: path.to_owned(), source };
-    let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(open)?;
-    if found > VERSION {
-        return Err(StoreError::Newer { path: path.to_owned(), found });
-    }
+    let found = version(connection, path)?;
     // Each whole or not at all: a daemon that is killed in between goes on with the next one.
     for (version, migration) in (1_u32..).zip(MIGRATIONS).skip(found as usize) {
         let transaction = connection.transaction().map_err(open)?;

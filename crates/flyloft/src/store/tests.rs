@@ -49,6 +49,18 @@ async fn what_was_written_is_there_after_the_store_is_opened_again() {
 }
 
 #[tokio::test]
+async fn a_store_can_be_looked_at_while_a_daemon_has_it_and_one_of_a_newer_version_is_refused() {
+    let Fixture { store, dir } = fixture();
+    let path = dir.path().join("store.db");
+    store.create_app(&app("shop"), None, 7).await.unwrap();
+    Store::check(&path).unwrap();
+    Store::check(&dir.path().join("none")).unwrap();
+    drop(store);
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", VERSION + 1).unwrap();
+    assert!(matches!(Store::check(&path), Err(StoreError::Newer { found, .. }) if found == VERSION + 1));
+}
+
+#[tokio::test]
 async fn nobody_but_root_reads_the_store_and_what_lies_beside_it() {
     use std::os::unix::fs::PermissionsExt;
     let Fixture { store, dir } = fixture();

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -29,6 +29,8 @@ pub struct Flyloft {
     pub domain: &'static str,
     /// What its configuration says.
     pub config: String,
+    /// Where it takes HTTP.
+    pub listen: String,
     _lock: Flock<File>,
 }
 
@@ -53,6 +55,7 @@ impl Flyloft {
             fault: None,
             domain: "localhost",
             config: String::new(),
+            listen: "[::]:0".to_owned(),
             _lock: lock,
         };
         run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(flyloft.key()));
@@ -74,27 +77,18 @@ impl Flyloft {
     }
 
     pub fn serve(&mut self) {
-        assert!(self.child.is_none(), "a daemon runs already");
-        let (log, config) = (self.work.path().join("log"), self.work.path().join("flyloft.toml"));
-        fs::write(&config, &self.config).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_flyloft"));
-        command
-            .args(["serve", "--config", config.to_str().unwrap()])
-            .args(["--http", "[::]:0", "--ssh", "[::]:0", "--domain", self.domain])
-            .args(["--state-dir", self.state.to_str().unwrap(), "--socket", self.socket().to_str().unwrap()])
-            .env("FLYLOFT_INIT", init())
-            .env("FLYLOFT_LOG", "flyloft=debug")
-            .env("FLYLOFT_HTTP_ON_LOOPBACK", "1")
-            .stdin(Stdio::null())
-            .stderr(File::create(&log).unwrap());
-        match self.fault.take() {
-            Some(place) => command.env("FLYLOFT_FAULT", place),
-            None => command.env_remove("FLYLOFT_FAULT"),
-        };
-        // A test that is killed takes its daemon with it.
-        // SAFETY: prctl(2) is a plain system call, which may be made between fork and exec.
-        unsafe { command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into)) };
-        let child = self.child.insert(command.spawn().unwrap());
+        self.serve_with(|_| {});
+    }
+
+    /// The same, with what `change` makes of the command.
+    pub fn serve_with(&mut self, change: impl FnOnce(&mut Command)) {
+        self.spawn(change);
+        self.ready();
+    }
+
+    /// Waits until the daemon that was started is ready.
+    pub fn ready(&mut self) {
+        let (child, log) = (self.child.as_mut().expect("it was started"), self.work.path().join("log"));
         let started = Instant::now();
         let ready = loop {
             let text = fs::read_to_string(&log).unwrap();
@@ -111,10 +105,63 @@ impl Flyloft {
         self.ssh = port(&ready, "ssh");
     }
 
+    /// How a daemon ends that cannot start, and what it says.
+    pub fn fails_to_serve(&mut self) -> (ExitStatus, String) {
+        self.spawn(|_| {});
+        let mut child = self.child.take().expect("it was started");
+        let status = wait_for("the daemon to end", || child.try_wait().unwrap());
+        (status, self.log())
+    }
+
+    /// Starts a daemon. It is not ready yet.
+    pub fn spawn(&mut self, change: impl FnOnce(&mut Command)) {
+        assert!(self.child.is_none(), "a daemon runs already");
+        self.configure(&self.config);
+        let (log, config) = (self.work.path().join("log"), self.configuration());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flyloft"));
+        command
+            .args(["serve", "--config", config.to_str().unwrap()])
+            .args(["--http", &self.listen, "--ssh", "[::]:0", "--domain", self.domain])
+            .args(["--state-dir", self.state.to_str().unwrap(), "--socket", self.socket().to_str().unwrap()]);
+        change(&mut command);
+        command
+            .env("FLYLOFT_INIT", init())
+            .env("FLYLOFT_LOG", "flyloft=debug")
+            .env("FLYLOFT_HTTP_ON_LOOPBACK", "1")
+            .stdin(Stdio::null())
+            .stderr(File::create(&log).unwrap());
+        match self.fault.take() {
+            Some(place) => command.env("FLYLOFT_FAULT", place),
+            None => command.env_remove("FLYLOFT_FAULT"),
+        };
+        // A test that is killed takes its daemon with it.
+        // SAFETY: prctl(2) is a plain system call, which may be made between fork and exec.
+        unsafe { command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into)) };
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    /// Changes the configuration of the daemon that runs, which does not look at it by itself. Gives what it was.
+    pub fn configure(&self, text: &str) -> String {
+        let before = fs::read_to_string(self.configuration()).unwrap_or_default();
+        fs::write(self.configuration(), text).unwrap();
+        before
+    }
+
+    fn configuration(&self) -> PathBuf {
+        self.work.path().join("flyloft.toml")
+    }
+
     /// `kill -9`
     pub fn kill(&mut self) {
         let mut child = self.child.take().expect("a daemon runs");
         child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Asks the daemon to end, and waits until it has.
+    pub fn stop(&mut self) {
+        let mut child = self.child.take().expect("a daemon runs");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
         child.wait().unwrap();
     }
 
@@ -243,9 +290,8 @@ impl Flyloft {
 
 impl Drop for Flyloft {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::SIGTERM);
-            let _ = child.wait();
+        if self.child.is_some() {
+            self.stop();
         }
         if std::thread::panicking() {
             eprintln!("--- the daemon's log\n{}", self.log());

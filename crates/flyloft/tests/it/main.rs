@@ -13,7 +13,10 @@ mod githost;
 mod harness;
 mod hostile;
 mod limits;
+#[allow(dead_code, reason = "a benchmark uses the rest")]
+mod load;
 mod pull_request;
 mod push;
 mod terminal;
+mod upgrade;
 mod visits;

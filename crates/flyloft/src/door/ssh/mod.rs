@@ -21,6 +21,7 @@ mod tests;
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,9 +31,11 @@ use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::Backend;
+use crate::sockets::claim;
 use connection::Connection;
 use strangers::Strangers;
 
@@ -51,6 +54,8 @@ pub struct SshConfig {
     pub login_grace: Duration,
     /// How long a push may send nothing while others wait for its place.
     pub patience: Duration,
+    /// Pushes and fetches that are under way, for whoever ends the daemon.
+    pub errands: TaskTracker,
 }
 
 impl SshConfig {
@@ -63,9 +68,13 @@ impl SshConfig {
             strangers_of_one: 8,
             login_grace: Duration::from_secs(20),
             patience: Duration::from_secs(60),
+            errands: TaskTracker::new(),
         }
     }
 }
+
+/// How long clients have to go by themselves once they have been told that the door closes.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Error)]
 pub enum SshError {
@@ -81,7 +90,9 @@ pub enum SshError {
 pub struct SshDoor {
     addresses: Vec<SocketAddr>,
     fingerprint: String,
-    _closing: DropGuard,
+    entrance: CancellationToken,
+    connections: TaskTracker,
+    closing: CancellationToken,
 }
 
 /// What all connections share.
@@ -94,17 +105,19 @@ struct Shared {
     connections: Arc<Semaphore>,
     strangers: Strangers,
     patience: Duration,
+    errands: TaskTracker,
+    /// Who is connected.
+    clients: TaskTracker,
     closing: CancellationToken,
 }
 
 impl SshDoor {
     /// Must be called within a tokio runtime. From the return of this call on, clients are served.
-    pub fn open(config: &SshConfig, backend: Arc<dyn Backend>) -> Result<Self, SshError> {
+    pub fn open(config: &SshConfig, listeners: Vec<TcpListener>, backend: Arc<dyn Backend>) -> Result<Self, SshError> {
         let key = host_key::load_or_make(&config.host_key)?;
         let fingerprint = key.fingerprint(russh::keys::HashAlg::Sha256).to_string();
-        let listeners = listen(&config.listen)?;
         let addresses: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
-        let closing = CancellationToken::new();
+        let (closing, entrance, connections) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let shared = Arc::new(Shared {
             backend,
             russh: Arc::new(protocol(key)),
@@ -113,12 +126,28 @@ impl SshDoor {
             connections: Arc::new(Semaphore::new(config.connections)),
             strangers: Strangers::new(config.strangers, config.strangers_of_one),
             patience: config.patience,
+            errands: config.errands.clone(),
+            clients: connections.clone(),
             closing: closing.clone(),
         });
         for listener in listeners {
-            tokio::spawn(closing.clone().run_until_cancelled_owned(accept(listener, shared.clone())));
+            let open = closing.child_token().run_until_cancelled_owned(accept(listener, shared.clone()));
+            tokio::spawn(entrance.clone().run_until_cancelled_owned(open));
         }
-        Ok(Self { addresses, fingerprint, _closing: closing.drop_guard() })
+        Ok(Self { addresses, fingerprint, entrance, connections, closing })
+    }
+
+    /// Lets nobody in any more. Who is in stays.
+    pub fn shut(&self) {
+        self.entrance.cancel();
+    }
+
+    /// Tells whoever is in that the door closes, and closes it when they have gone, a moment later at most.
+    pub async fn close(&self) {
+        self.shut();
+        self.closing.cancel();
+        self.connections.close();
+        let _ = tokio::time::timeout(2 * FAREWELL, self.connections.wait()).await;
     }
 
     /// Where it listens, in the order of the configuration, with the ports that the kernel chose for port 0.
@@ -129,6 +158,12 @@ impl SshDoor {
     /// `SHA256:…` of the host key, as a client shows it at the first contact.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
+    }
+}
+
+impl Drop for SshDoor {
+    fn drop(&mut self) {
+        self.closing.cancel();
     }
 }
 
@@ -150,12 +185,17 @@ fn protocol(key: russh::keys::PrivateKey) -> russh::server::Config {
     }
 }
 
-fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, SshError> {
+/// Listens on each address, with what was `inherited` where it is bound to it.
+pub fn listen(addresses: &[SocketAddr], mut inherited: Vec<OwnedFd>) -> Result<Vec<TcpListener>, SshError> {
     let both = |address: &SocketAddr| {
         let narrow = addresses.iter().any(|other| other.is_ipv4() && other.port() == address.port());
         address.ip() == Ipv6Addr::UNSPECIFIED && !narrow
     };
-    let one = |address: &SocketAddr| {
+    let mut one = |address: &SocketAddr| {
+        if let Some(listener) = claim(&mut inherited, *address) {
+            listener.set_nonblocking(true)?;
+            return TcpListener::from_std(listener);
+        }
         let socket = Socket::new(Domain::for_address(*address), Type::STREAM, None)?;
         if address.is_ipv6() {
             socket.set_only_v6(!both(address))?;
@@ -173,7 +213,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                tokio::spawn(serve(stream, peer, shared.clone()));
+                shared.clients.spawn(serve(stream, peer, shared.clone()));
             }
             // Out of descriptors, most likely: what is open must be able to finish.
             Err(error) => {
@@ -217,7 +257,8 @@ async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
         };
         drop(stranger);
         tokio::select! {
-            () = shared.closing.cancelled() => {}
+            // What runs for it says so itself.
+            () = shared.closing.cancelled() => tokio::time::sleep(FAREWELL).await,
             () = client.expelled(&*shared.backend, keys_changed) => {
                 tracing::info!(%peer, key = client.principal.name, "ending an SSH connection: its key was removed");
             }
@@ -237,7 +278,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     }
 }
 
-fn prepare(stream: &TcpStream) -> io::Result<std::os::fd::OwnedFd> {
+fn prepare(stream: &TcpStream) -> io::Result<OwnedFd> {
     use std::os::fd::AsFd;
     stream.set_nodelay(true)?;
     SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)))?;

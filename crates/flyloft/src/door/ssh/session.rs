@@ -21,7 +21,7 @@ use super::entry::Entry;
 use super::words::Request;
 use crate::door::hook::HookEnd;
 use crate::door::{CommandIo, Output};
-use crate::error::{OrFailed, Result};
+use crate::error::{Error, OrFailed, Result};
 use crate::exec::{self, Cmd};
 use crate::principal::Principal;
 use crate::source::ReceivePack;
@@ -52,18 +52,31 @@ impl Session {
     pub async fn run(self, request: Result<Option<Request>>) {
         let Self { shared, principal, handle, channel, git_protocol, io, notes, gone, interrupted } = self;
         let work = Work { shared: &shared, principal: &principal, git_protocol, gone: &gone };
-        let code = match request {
-            Ok(Some(Request::Command(argv))) if !argv.is_empty() => {
-                tokio::select! {
-                    code = shared.backend.command(&principal, argv, io) => Some(code),
-                    () = interrupted.cancelled() => Some(INTERRUPTED),
-                    () = gone.cancelled() => None,
+        let raw = io.terminal.is_some();
+        let served = async {
+            match request {
+                Ok(Some(Request::Command(argv))) if !argv.is_empty() => {
+                    tokio::select! {
+                        code = shared.backend.command(&principal, argv, io) => Some(code),
+                        () = interrupted.cancelled() => Some(INTERRUPTED),
+                        () = gone.cancelled() => None,
+                    }
                 }
+                Ok(Some(Request::Receive(app))) => work.receive(&app, io, notes).await,
+                Ok(Some(Request::Upload(app))) => work.upload(&app, io).await,
+                Ok(_) => Some(greet(&principal, shared.port, io).await),
+                Err(error) => Some(complain(&error, io).await),
             }
-            Ok(Some(Request::Receive(app))) => work.receive(&app, io, notes).await,
-            Ok(Some(Request::Upload(app))) => work.upload(&app, io).await,
-            Ok(_) => Some(greet(&principal, shared.port, io).await),
-            Err(error) => Some(complain(&error, io).await),
+        };
+        let code = tokio::select! {
+            biased;
+            code = served => code,
+            () = shared.closing.cancelled() => {
+                let error = Error::ending();
+                let text = cooked(&error.text(), raw);
+                let _ = handle.extended_data(channel, 1, text).await;
+                Some(error.kind.exit_code().into())
+            }
         };
         // Status, end of output, close: a client takes the order seriously. It may be gone, and then nobody listens.
         if let Some(code) = code {
@@ -83,6 +96,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     async fn receive(&self, app: &AppName, io: CommandIo, notes: Output) -> Option<i32> {
+        let _errand = self.shared.errands.token();
         let started = async {
             let ReceivePack { cmd, objects, turn, room } = self.shared.backend.receive(self.principal, app).await?;
             let (cmd, hook) = HookEnd::attach(cmd).or_failed(|| "failed to connect the hook")?;
@@ -115,6 +129,7 @@ impl Work<'_> {
     }
 
     async fn upload(&self, app: &AppName, io: CommandIo) -> Option<i32> {
+        let _errand = self.shared.errands.token();
         let started = async { self.spawn(self.shared.backend.upload(self.principal, app).await?) };
         match started.await {
             Ok(child) => {
@@ -197,7 +212,7 @@ fn exit_code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
 }
 
-async fn complain(error: &crate::error::Error, io: CommandIo) -> i32 {
+async fn complain(error: &Error, io: CommandIo) -> i32 {
     say(&error.text(), io.stderr, io.terminal.is_some()).await;
     i32::from(error.kind.exit_code())
 }
@@ -215,8 +230,11 @@ async fn greet(principal: &Principal, port: u16, io: CommandIo) -> i32 {
 }
 
 /// A client with a terminal has it in raw mode, where a line ends with `\r\n`.
+fn cooked(text: &str, raw: bool) -> String {
+    if raw { text.replace('\n', "\r\n") } else { text.to_owned() }
+}
+
 async fn say(text: &str, mut to: impl AsyncWrite + Unpin, raw: bool) {
-    let text = if raw { text.replace('\n', "\r\n") } else { text.to_owned() };
     // A client that is gone does not read it.
-    let _ = to.write_all(text.as_bytes()).await;
+    let _ = to.write_all(cooked(text, raw).as_bytes()).await;
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::edge::EdgeError;
+use crate::sockets::is_meant;
 
 /// Connections that may wait to be accepted. The kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -24,9 +25,10 @@ impl Listener {
     /// Listens on `wanted` with at least `count` sockets: those of `inherited` that are bound to it, and new ones.
     pub fn open(wanted: SocketAddr, count: usize, inherited: &mut Vec<TcpListener>) -> Result<Self, EdgeError> {
         let failed = |source| EdgeError::Listen { address: wanted, source };
-        let is_meant = |socket: &mut TcpListener| socket.local_addr().is_ok_and(|address| address == wanted);
-        let mut sockets: Vec<_> = inherited.extract_if(.., is_meant).collect();
-        let mut address = wanted;
+        let known = inherited.iter().filter_map(|socket| socket.local_addr().ok());
+        let mut address = known.into_iter().find(|known| is_meant(wanted, *known)).unwrap_or(wanted);
+        let same = |socket: &mut TcpListener| socket.local_addr().is_ok_and(|own| own == address);
+        let mut sockets: Vec<_> = inherited.extract_if(.., same).collect();
         if sockets.is_empty() {
             let first = first(wanted).map_err(failed)?;
             address = first.local_addr().map_err(failed)?;

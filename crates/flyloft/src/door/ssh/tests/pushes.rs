@@ -280,3 +280,24 @@ async fn a_push_of_a_large_file_takes_little_memory() {
     assert_eq!(push.code, 0, "{}", push.stderr);
     assert_eq!(std::fs::metadata(team.path(&commit).join("zeros")).unwrap().len(), 200 << 20);
 }
+
+#[tokio::test]
+async fn whoever_is_connected_when_the_door_closes_is_told_to_come_again() {
+    let errands = tokio_util::task::TaskTracker::new();
+    let counted = errands.clone();
+    let team = Team::with(|config| config.errands = counted, SourceLimits::default()).await;
+    let project = team.project(FILES).await;
+    *team.staff.answer.lock().unwrap() = Answer::Hang;
+    let push = team.push("bot", &project, "shop", &["main"]);
+    let close = async {
+        within("the push is staged", team.staff.begun.notified()).await;
+        assert_eq!(errands.len(), 1);
+        team.door.close().await;
+    };
+    let (push, ()) = tokio::join!(push, close);
+    assert_ne!(push.code, 0);
+    assert!(push.stderr.contains("error: the daemon ends, or a newer version takes over\n"), "{}", push.stderr);
+    assert!(push.stderr.contains("  hint: it is there again in a moment"), "{}", push.stderr);
+    until("nothing is under way", || errands.is_empty()).await;
+    assert_eq!(team.branches("shop").await, Vec::<String>::new());
+}

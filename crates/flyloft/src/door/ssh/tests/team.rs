@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{Notify, watch};
 
-use crate::door::ssh::{SshConfig, SshDoor};
+use crate::door::ssh::{SshConfig, SshDoor, listen};
 use crate::door::{Backend, CommandIo, Output, PublicKey, hook};
 use crate::error::{Error, OrFailed, Result};
 use crate::exec::{Cmd, ExecError};
@@ -78,7 +78,7 @@ impl Team {
         });
         let mut config = SshConfig::new(vec!["127.0.0.1:0".parse().unwrap()], dir.path().join("host_key"));
         configure(&mut config);
-        let door = SshDoor::open(&config, staff.clone()).unwrap();
+        let door = SshDoor::open(&config, listen(&config.listen, Vec::new()).unwrap(), staff.clone()).unwrap();
         let team = Self { dir, door, staff };
         team.hire("ada", Role::Admin).await;
         team.hire("bot", Role::Deployer { apps: vec![app("shop")] }).await;

@@ -1,0 +1,45 @@
+//! `flyloft serve --check`: would a daemon start?
+
+use flyloft_core::host::Domain;
+use socket2::{Socket, Type};
+
+use super::{init_binary, must_be_root};
+use crate::config::Config;
+use crate::error::{Error, OrFailed, Result};
+use crate::machine::ports::look_for;
+use crate::machine::tools::Found;
+use crate::machine::{Machine, Port};
+use crate::store::{self, Store};
+
+/// Looks whether a daemon would start with this configuration, beside one that may be running. Nothing is changed.
+pub async fn check(config: &Config) -> Result<()> {
+    must_be_root()?;
+    Domain::parse(&config.domain).map_err(Error::usage)?;
+    init_binary()?;
+    Store::check(&config.state_dir.join(store::FILE)).or_failed(|| "failed to read the store")?;
+    let machine = Machine::look(config).await;
+    if let Some(tool) = machine.tools.iter().find(|tool| tool.found == Found::Missing) {
+        return Err(Error::failed(format!("`{}` is not installed", tool.program))
+            .hint(format!("apt-get install --no-install-recommends {}", tool.package)));
+    }
+    let metrics = look_for("metrics", &config.metrics.listen);
+    for port in machine.ports.iter().chain(&metrics) {
+        check_port(port)?;
+    }
+    Ok(())
+}
+
+/// What a running daemon has is handed over.
+fn check_port(port: &Port) -> Result<()> {
+    let Port { address, door, holder } = port;
+    let failed = || format!("failed to listen on `{address}` for {door}");
+    match holder {
+        Some(holder) if holder.name == "flyloft" => Ok(()),
+        Some(holder) => Err(Error::failed(failed()).hint(format!("`{}` (process {}) has it", holder.name, holder.pid))),
+        None => {
+            let bound = Socket::new(socket2::Domain::for_address(*address), Type::STREAM, None)
+                .and_then(|socket| socket.set_reuse_address(true).and_then(|()| socket.bind(&(*address).into())));
+            bound.or_failed(failed)
+        }
+    }
+}
