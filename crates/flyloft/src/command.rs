@@ -100,6 +100,12 @@ pub enum Command {
     Destroy(Destroy),
     /// Print what happened.
     Events(Events),
+    /// Write all that cannot be made anew into one file, while everything runs on. For `flyloft restore`.
+    ///
+    /// Apps, environments with their releases and settings, variables, keys, the SSH host key, repositories and the
+    /// configuration. Not in it: what environments are made from and what they have written, which goes with their
+    /// containers, caches and logs. The file holds secrets, and is readable by its owner alone.
+    Backup(Backup),
 }
 
 #[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
@@ -121,6 +127,15 @@ pub struct Extend {
     /// For how long from now: `12h`, `3d`, `2w`. A day if nothing is said.
     #[arg(value_name = "DURATION")]
     pub by: Option<Span>,
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[command(after_help = "Examples:
+  flyloft backup /srv/flyloft.backup
+  ssh -p 2222 host backup > flyloft.backup")]
+pub struct Backup {
+    /// The file, which is replaced once the new one is whole; standard output if none is named.
+    pub file: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Subcommand, Serialize, Deserialize)]
@@ -413,6 +428,14 @@ impl Command {
 }
 
 impl Command {
+    /// The file that the client writes what it is sent to. Taken out, as with [`Command::take_file`].
+    pub fn take_output(&mut self) -> Option<PathBuf> {
+        match self {
+            Command::Backup(backup) => backup.file.take().filter(|file| file.as_os_str() != "-"),
+            _ => None,
+        }
+    }
+
     /// Whether the client's terminal is that of a command inside a container, and passes every key as it is.
     pub fn hands_terminal_over(&self) -> bool {
         matches!(self, Command::Run(_) | Command::Shell(_))

@@ -4,7 +4,7 @@ mod check;
 mod ending;
 
 use std::fs::{DirBuilder, File, Permissions};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -23,6 +23,7 @@ pub use self::check::check;
 use self::ending::{Reason, Reasons};
 use crate::admission::Admission;
 use crate::api::Api;
+use crate::backup;
 use crate::build::Builder;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -49,14 +50,23 @@ use crate::store::{self, Ballast, Store};
 /// How long requests, and what clients have under way, may take when the daemon ends.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// How it is started.
+#[derive(Clone, Debug)]
+pub struct Start {
+    pub config: Config,
+    /// Where that was read from, if there is such a file.
+    pub file: PathBuf,
+}
+
 /// How long clients have to read that the daemon ends.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Runs until SIGINT or SIGTERM, or until a newer version takes over. The containers go on without it.
-pub async fn serve(config: Config) -> Result<Option<Successor>> {
+pub async fn serve(start: Start) -> Result<Option<Successor>> {
     must_be_root()?;
     let program = Program::own()?;
     raise_descriptors();
+    let Start { config, file } = start;
     let mut inherited = Sockets::inherited();
     let before = inherited.inodes();
     let state = State::open(&config.state_dir)?;
@@ -97,6 +107,8 @@ pub async fn serve(config: Config) -> Result<Option<Successor>> {
         defaults: config.defaults.clone(),
         disk: config.disk.clone(),
         transcripts: state.subdirectory("transcripts")?,
+        state_dir: state.dir.clone(),
+        configuration: file,
     };
     let tally = Tally::default();
     let admission = Admission::new(state.clock.clone(), edge.clone());
@@ -276,7 +288,15 @@ impl State {
             }
             error => Error::because(failed(), error),
         })?;
+        if dir.join(backup::restore::MARK).exists() {
+            return Err(Error::conflict(format!("a backup was restored into `{}`, and not to its end", dir.display()))
+                .hint("run `flyloft restore` once more: it begins anew"));
+        }
         Ballast::of(dir).make_way();
+        match std::fs::remove_dir_all(dir.join(backup::STAGING)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).or_failed(failed),
+            _ => {}
+        }
         let instance = remembered(&dir.join("instance"), || crate::random::hex(6)).or_failed(failed)?.0;
         let boot =
             std::fs::read_to_string("/proc/sys/kernel/random/boot_id").or_failed(|| "failed to read the boot id")?;

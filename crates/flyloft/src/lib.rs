@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod api;
+pub mod backup;
 pub mod build;
 pub mod cli;
 pub mod clock;

@@ -40,6 +40,10 @@ pub struct Settings {
     pub disk: config::Disk,
     /// What deploys say is kept here.
     pub transcripts: PathBuf,
+    /// All that is kept.
+    pub state_dir: PathBuf,
+    /// The file that the daemon was configured with, if it is there.
+    pub configuration: PathBuf,
 }
 
 impl Parts {

@@ -5,6 +5,7 @@
 
 mod apps;
 mod archive;
+mod backup;
 mod config;
 mod cooked;
 mod environments;
@@ -124,6 +125,7 @@ impl Api {
             Command::Rollback(rollback) => self.rollback(call, rollback).await,
             Command::Destroy(destroy) => self.destroy(call, destroy).await,
             Command::Events(events) => self.events(call, events).await,
+            Command::Backup(_) => self.backup(call).await,
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::source::{BranchUpdate, Push, ReceivePack};
 use crate::store::{self, EnvRow, EventKind, StoreError};
 
 /// Commands that the program has and no door carries.
-const OF_THE_SERVER: [&str; 5] = ["serve", "upgrade", "setup", "doctor", "completions"];
+const OF_THE_SERVER: [&str; 6] = ["serve", "upgrade", "restore", "setup", "doctor", "completions"];
 
 #[async_trait]
 impl Backend for Api {
@@ -63,6 +63,11 @@ impl Backend for Api {
         if let Some(file) = command.take_file() {
             let error = Error::usage(format!("`{}` would be a file of the server", file.display()))
                 .hint("over SSH, send the content to standard input and leave the file out, or name it `-`");
+            return refuse(&error, io).await;
+        }
+        if let Some(file) = command.take_output() {
+            let error = Error::usage(format!("`{}` would be a file of the server", file.display()))
+                .hint("over SSH, leave the file out, and redirect what comes: ssh HOST backup > FILE");
             return refuse(&error, io).await;
         }
         Api::command(self, principal, invocation, io).await.into()

@@ -123,3 +123,14 @@ async fn config_says_what_is_wrong_with_its_words() {
     assert_eq!(code, 2);
     assert!(help.starts_with("Read and set variables of an app or an environment\n"), "{help}");
 }
+
+#[tokio::test]
+async fn only_an_admin_takes_a_backup_and_over_ssh_it_names_no_file() {
+    let desk = Desk::new().await;
+    let bot =
+        Principal { name: "bot".to_owned(), role: Role::Deployer { apps: vec![AppName::parse("shop").unwrap()] } };
+    let (code, said) = desk.command_by(&bot, &["backup"]).await;
+    assert_eq!((code, said.lines().next()), (1, Some("error: key `bot` is not an admin's")));
+    let (code, said) = desk.command(&["backup", "/etc/motd"]).await;
+    assert_eq!((code, said.lines().next()), (2, Some("error: `/etc/motd` would be a file of the server")));
+}

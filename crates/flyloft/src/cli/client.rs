@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::codec::{FramedWrite, LengthDelimitedCodec};
 
 use super::archive::Archive;
+use super::output::Output;
 use super::progress::Progress;
 use crate::command::{Command, Invocation};
 use crate::door::frame::{self, Hello, PIECE, Request, Size, Tag};
@@ -24,12 +25,14 @@ use crate::error::{Error, Kind};
 /// Hands the command to the daemon at `socket`, and gives the exit code that it ends with.
 pub async fn send(socket: &Path, mut invocation: Invocation) -> anyhow::Result<ExitCode> {
     let file = invocation.command.take_file();
+    let mut output = invocation.command.take_output().map(Output::open).transpose()?;
+    let json = invocation.json;
     let mut input = Input::open(&invocation.command, file).await?;
     let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(socket, &error))?;
     let (read, write) = stream.into_split();
     let (mut read, mut write) = (frame::reader(read), frame::writer(write));
 
-    let terminal = terminal_size();
+    let terminal = if output.is_some() { None } else { terminal_size() };
     let handed_over = terminal.is_some() && invocation.command.hands_terminal_over();
     let raw = handed_over.then(Raw::enter).flatten();
     let progress = Progress::of(&invocation.command, invocation.json);
@@ -49,11 +52,17 @@ pub async fn send(socket: &Path, mut invocation: Invocation) -> anyhow::Result<E
         }
     };
     let code = tokio::select! {
-        code = show(&mut read, progress) => code,
+        code = show(&mut read, progress, output.as_mut()) => code,
         error = feeding => Err(error),
     };
     drop(raw);
-    code.map(ExitCode::from)
+    let code = code?;
+    if code == 0
+        && let Some(output) = output
+    {
+        output.finish(json)?;
+    }
+    Ok(ExitCode::from(code))
 }
 
 /// What becomes the command's standard input: the file or directory that it names, or the client's own.
@@ -122,10 +131,11 @@ async fn feed(input: &mut Input, write: &mut Frames) -> anyhow::Result<()> {
     }
 }
 
-/// Prints what comes until the exit code does.
+/// Prints what comes, or writes it to the `output`, until the exit code comes.
 async fn show<R: AsyncRead + Unpin>(
     read: &mut tokio_util::codec::FramedRead<R, LengthDelimitedCodec>,
     mut progress: Option<Progress>,
+    mut output: Option<&mut Output>,
 ) -> anyhow::Result<u8> {
     let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
@@ -145,6 +155,7 @@ async fn show<R: AsyncRead + Unpin>(
             stderr.flush().await?;
         }
         match frame {
+            Some((Tag::Stdout, data)) if let Some(output) = &mut output => output.write(&data)?,
             Some((Tag::Stdout, data)) => {
                 stdout.write_all(&data).await?;
                 stdout.flush().await?;

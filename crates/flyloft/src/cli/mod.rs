@@ -2,6 +2,7 @@
 
 mod archive;
 mod client;
+mod output;
 mod progress;
 mod upgrade;
 
@@ -13,8 +14,9 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::backup::restore::RestoreArgs;
 use crate::command::{Command, Invocation};
-use crate::config::{Config, Overrides};
+use crate::config::{Config, DEFAULT_FILE, Overrides};
 use crate::daemon;
 use crate::doctor::DoctorArgs;
 use crate::error::{Error, Kind};
@@ -69,6 +71,14 @@ enum Sub {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Bring back what `flyloft backup` wrote, on a machine that has no environments yet.
+    ///
+    /// Apps, environments, keys, variables, the SSH host key, repositories and the configuration. What environments were
+    /// made from is not in a backup: each is off, and built anew for its next visitor.
+    #[command(after_help = "Examples:
+  flyloft restore /srv/flyloft.backup && flyloft setup
+  flyloft restore /srv/flyloft.backup --config /srv/flyloft.toml --state-dir /srv/flyloft")]
+    Restore(RestoreArgs),
     /// Make this machine ready: packages, ids, kernel parameters, swap, the service.
     #[command(after_help = "Examples:
   flyloft setup
@@ -126,21 +136,22 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let Cli { socket, json, command } = cli;
     match command {
-        Sub::Serve { config, check, overrides } => {
+        Sub::Serve { config: file, check, overrides } => {
             let overrides = Overrides { socket: overrides.socket.or(socket), ..overrides };
-            let config = Config::load(config.as_deref(), overrides).map_err(Error::usage)?;
+            let config = Config::load(file.as_deref(), overrides).map_err(Error::usage)?;
             if check {
                 runtime()?.block_on(daemon::check(&config))?;
                 return Ok(ExitCode::SUCCESS);
             }
             log();
-            serve(config)?;
+            serve(daemon::Start { config, file: file.unwrap_or_else(|| DEFAULT_FILE.into()) })?;
         }
         Sub::Upgrade { config } => {
             let configured = || Config::load(config.as_deref(), Overrides::default()).map(|config| config.socket);
             let socket = socket.map_or_else(configured, Ok).map_err(Error::usage)?;
             return runtime()?.block_on(upgrade::run(&socket, json));
         }
+        Sub::Restore(args) => return Ok(runtime()?.block_on(crate::backup::restore::run(&args, json))?),
         Sub::Setup(args) => {
             return runtime()?.block_on(crate::setup::run(SetupArgs { json: args.json || json, ..args }));
         }
@@ -169,9 +180,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 /// How long threads of the daemon may take to come to their end.
 const ENDING: Duration = Duration::from_secs(2);
 
-fn serve(config: Config) -> anyhow::Result<()> {
+fn serve(start: daemon::Start) -> anyhow::Result<()> {
     let runtime = runtime()?;
-    let successor = runtime.block_on(daemon::serve(config))?;
+    let successor = runtime.block_on(daemon::serve(start))?;
     // What is still under way ends here.
     runtime.shutdown_timeout(ENDING);
     match successor {

@@ -135,6 +135,8 @@ impl Stage {
                 },
                 disk,
                 transcripts: dir.path().join("transcripts"),
+                state_dir: dir.path().to_owned(),
+                configuration: dir.path().join("flyloft.toml"),
             },
         };
         Self { loft: Arc::new(Loft::new(Arc::new(parts))), engine: fake, door, machine, dir }

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+pub use self::place::EXAMPLE;
 use crate::config::{self, Config, Overrides};
 use crate::machine::{Machine, Memory, Storage};
 

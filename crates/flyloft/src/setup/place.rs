@@ -11,7 +11,8 @@ use super::{Step, file};
 use crate::config::Config;
 use crate::door::ssh::host_key;
 
-const EXAMPLE: &str = include_str!("../../../../flyloft.example.toml");
+/// What a package puts where the configuration belongs.
+pub const EXAMPLE: &str = include_str!("../../../../flyloft.example.toml");
 
 /// Makes a configuration out of the example, with the domain in it. One that is there is left as it is.
 pub fn configuration(path: &Path, domain: Option<&str>) -> Step {

@@ -10,6 +10,7 @@ mod fetch;
 mod git;
 mod look;
 mod modules;
+mod picture;
 mod push;
 mod reach;
 mod refusal;
@@ -25,7 +26,7 @@ pub(crate) mod tests;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown};
 use std::path::{Path, PathBuf};
 
 use flyloft_core::name::{AppName, BranchName, CommitId};
@@ -254,7 +255,12 @@ impl Repositories {
             _ => {}
         }
         for name in ["apps", "fetched", "modules", "tmp"] {
-            self.own(&self.dir.join(name))?;
+            let dir = self.dir.join(name);
+            // What comes from a backup is nobody's yet.
+            if fs::metadata(&dir).is_ok_and(|found| found.uid() != self.user) {
+                self.take_over(&dir)?;
+            }
+            self.own(&dir)?;
         }
         for repository in fs::read_dir(self.dir.join("apps"))? {
             sweep(&repository?.path().join("objects"))?;
@@ -386,6 +392,18 @@ impl Repositories {
         fs::create_dir_all(dir)?;
         chown(dir, Some(self.user), Some(self.user))?;
         fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+    }
+
+    /// Makes what is in a directory the unprivileged user's.
+    fn take_over(&self, dir: &Path) -> io::Result<()> {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                self.take_over(&entry.path())?;
+            }
+            lchown(entry.path(), Some(self.user), Some(self.user))?;
+        }
+        Ok(())
     }
 
     /// A directory of the unprivileged user's that is removed when it is dropped.

@@ -2,6 +2,7 @@
 
 mod looks;
 mod memory;
+mod pictures;
 mod pushes;
 pub(crate) mod shelf;
 

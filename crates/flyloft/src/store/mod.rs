@@ -48,10 +48,11 @@ const MIGRATIONS: &[&str] = &[
 pub const FILE: &str = "store.db";
 
 /// The version of the schema that this program writes.
-const VERSION: u32 = MIGRATIONS.len() as u32;
+pub const VERSION: u32 = MIGRATIONS.len() as u32;
 
 #[derive(Clone)]
 pub struct Store {
+    path: PathBuf,
     jobs: mpsc::Sender<Job>,
     ballast: Ballast,
 }
@@ -100,7 +101,7 @@ impl Store {
             .name("store".to_owned())
             .spawn(move || queue.into_iter().for_each(|job| job(&mut connection)))
             .expect("a thread can be started");
-        Ok(Self { jobs, ballast })
+        Ok(Self { path: path.to_owned(), jobs, ballast })
     }
 
     /// Whether this program can open it. A store that is not there yet can be made. Nothing is written, and whoever has
@@ -113,6 +114,19 @@ impl Store {
         let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(open)?;
         connection.busy_timeout(Duration::from_secs(5)).map_err(open)?;
         version(&connection, path).map(drop)
+    }
+
+    /// Copies all that has been committed into a new file. Nobody who works with the store waits for it.
+    pub async fn snapshot(&self, to: &Path) -> Result<(), StoreError> {
+        let (path, to) = (self.path.clone(), to.to_owned());
+        let copy = move || {
+            let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            connection.busy_timeout(Duration::from_secs(5))?;
+            let target = to.to_str().ok_or_else(|| StoreError::Corrupt("the name of a directory".to_owned()))?;
+            connection.execute("VACUUM INTO ?1", [target])?;
+            Ok(())
+        };
+        tokio::task::spawn_blocking(copy).await.map_err(|_| StoreError::Gone)?
     }
 
     /// What is thrown off where the disk is full, so that what frees it can still be written down.

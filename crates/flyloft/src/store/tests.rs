@@ -49,6 +49,18 @@ async fn what_was_written_is_there_after_the_store_is_opened_again() {
 }
 
 #[tokio::test]
+async fn a_snapshot_is_all_that_was_committed_and_nothing_that_comes_after() {
+    let Fixture { store, dir } = fixture();
+    store.create_app(&app("shop"), None, 7).await.unwrap();
+    let copy = dir.path().join("copy.db");
+    store.snapshot(&copy).await.unwrap();
+    store.create_app(&app("blog"), None, 8).await.unwrap();
+    Store::check(&copy).unwrap();
+    let apps = Store::open(&copy).unwrap().apps().await.unwrap();
+    assert_eq!(apps.iter().map(|app| app.name.as_str()).collect::<Vec<_>>(), ["shop"]);
+}
+
+#[tokio::test]
 async fn a_store_can_be_looked_at_while_a_daemon_has_it_and_one_of_a_newer_version_is_refused() {
     let Fixture { store, dir } = fixture();
     let path = dir.path().join("store.db");

@@ -4,6 +4,7 @@
 //! starts a daemon of its own on it, uses apps that only it knows, and destroys them.
 #![allow(clippy::disallowed_methods, reason = "tests start the programs that people use")]
 
+mod backup;
 mod bad_input;
 mod crash;
 mod doors;
