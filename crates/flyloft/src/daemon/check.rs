@@ -6,9 +6,8 @@ use socket2::{Socket, Type};
 use super::{init_binary, must_be_root};
 use crate::config::Config;
 use crate::error::{Error, OrFailed, Result};
-use crate::machine::ports::look_for;
-use crate::machine::tools::Found;
-use crate::machine::{Machine, Port};
+use crate::machine::tools::{self, Found};
+use crate::machine::{Port, ports};
 use crate::store::{self, Store};
 
 /// Looks whether a daemon would start with this configuration, beside one that may be running. Nothing is changed.
@@ -17,16 +16,13 @@ pub async fn check(config: &Config) -> Result<()> {
     Domain::parse(&config.domain).map_err(Error::usage)?;
     init_binary()?;
     Store::check(&config.state_dir.join(store::FILE)).or_failed(|| "failed to read the store")?;
-    let machine = Machine::look(config).await;
-    if let Some(tool) = machine.tools.iter().find(|tool| tool.found == Found::Missing) {
+    let tools = tools::look().await;
+    if let Some(tool) = tools.iter().find(|tool| tool.found == Found::Missing) {
         return Err(Error::failed(format!("`{}` is not installed", tool.program))
             .hint(format!("apt-get install --no-install-recommends {}", tool.package)));
     }
-    let metrics = look_for("metrics", &config.metrics.listen);
-    for port in machine.ports.iter().chain(&metrics) {
-        check_port(port)?;
-    }
-    Ok(())
+    let doors = [("HTTP", &config.http.listen), ("SSH", &config.ssh.listen), ("metrics", &config.metrics.listen)];
+    doors.into_iter().flat_map(|(door, addresses)| ports::look(door, addresses)).try_for_each(|port| check_port(&port))
 }
 
 /// What a running daemon has is handed over.

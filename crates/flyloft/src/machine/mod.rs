@@ -56,7 +56,7 @@ impl Machine {
             memory: Memory::look(),
             network,
             storage: Storage::look(&config.state_dir),
-            ports: ports::look(&config.http.listen, &config.ssh.listen),
+            ports: [ports::look("HTTP", &config.http.listen), ports::look("SSH", &config.ssh.listen)].concat(),
             systemd: has_systemd(),
         }
     }
