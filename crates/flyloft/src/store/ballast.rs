@@ -13,8 +13,9 @@ use nix::sys::statvfs::statvfs;
 
 const BALLAST: u64 = 32 << 20;
 
-/// Less than this is what a start or a command may need.
-const TIGHT: u64 = 8 << 20;
+/// Less than this is what a start or a command may need, beside what ext4 says is free and keeps for itself: 2 % of it, at
+/// most 4096 blocks (`reserved_clusters` in the kernel's `ext4.rst`).
+const TIGHT: u64 = (8 << 20) + (4096 * 4096);
 
 /// So much must be free for the ballast to be taken aboard again.
 const AMPLE: u64 = 256 << 20;
