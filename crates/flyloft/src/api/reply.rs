@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
+use flyloft_core::policy::Size;
 use serde::Serialize;
 
 /// A command's result. Serialises to what `--json` prints.
@@ -69,12 +70,7 @@ pub fn age(millis: i64, now: i64) -> String {
 
 /// `33.1 MiB`
 pub fn size(bytes: u64) -> String {
-    match bytes {
-        0..1024 => format!("{bytes} B"),
-        1024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
-        1_048_576..1_073_741_824 => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
-        _ => format!("{:.1} GiB", bytes as f64 / 1_073_741_824.0),
-    }
+    Size(bytes).about()
 }
 
 /// A time as RFC 3339 in UTC, always with three digits of milliseconds.

@@ -186,7 +186,7 @@ pub struct Stats {
     pub asleep: Option<Held>,
     pub pids: u32,
     pub cpu: Duration,
-    /// Bytes in the writable layer.
+    /// Bytes in the writable layer, as it was a minute or two ago.
     pub disk: u64,
 }
 

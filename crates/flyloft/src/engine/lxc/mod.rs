@@ -36,6 +36,7 @@ mod pagemap;
 mod pages;
 mod places;
 mod seccomp;
+mod sizes;
 mod sleep;
 pub mod slots;
 mod sources;
@@ -60,7 +61,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::chown;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use flyloft_core::lifecycle::Depth;
@@ -76,6 +77,7 @@ use self::net::{NetConfig, Network};
 use self::offload::Wanted;
 use self::places::Home;
 use self::places::Places;
+use self::sizes::Sizes;
 use self::slots::{Slot, Slots};
 use self::turns::Turns;
 pub use self::watch::Bounds;
@@ -115,6 +117,7 @@ pub struct LxcEngine {
     /// One verb at a time for each container and each layer.
     turns: Arc<Turns>,
     bounds: Bounds,
+    sizes: Arc<Sizes>,
     /// Told when a container was stopped unasked.
     excess: Arc<Notify>,
     /// Ends with the last handle that users of the engine have.
@@ -180,6 +183,7 @@ impl LxcEngine {
             addressing: config.network,
             turns: Arc::default(),
             bounds,
+            sizes: Arc::default(),
             excess: Arc::default(),
             _watch: None,
             places,
@@ -395,9 +399,13 @@ impl Engine for LxcEngine {
 
     async fn stats(&self, id: &ContainerId) -> Result<Stats, EngineError> {
         let (home, _) = self.known(id)?;
-        let layout = self.layout;
+        let (layout, sizes, known) = (self.layout, self.sizes.clone(), id.clone());
         blocking(format!("measure container `{id}`"), move || {
-            let disk = tree::measure(&home.upper()).map_or(0, |usage| usage.bytes);
+            let disk = sizes.known(&known, Instant::now()).unwrap_or_else(|| {
+                let bytes = tree::measure(&home.upper()).map_or(0, |usage| usage.bytes);
+                sizes.note(&known, bytes, Instant::now());
+                bytes
+            });
             let Some(running) = Running::find(&home) else { return Ok(Stats { disk, ..Stats::default() }) };
             let groups = running.groups(layout)?;
             Ok(Stats { disk, asleep: sleep::asleep(&home, &groups)?, ..groups.stats()? })
@@ -425,7 +433,9 @@ impl Engine for LxcEngine {
         let (engine, id) = (self.clone(), id.clone());
         to_the_end(async move {
             let _turn = engine.turns.take(&id.0).await;
-            engine.destroy(&engine.home(&id)).await
+            let destroyed = engine.destroy(&engine.home(&id)).await;
+            engine.sizes.forget(&id);
+            destroyed
         })
         .await
     }

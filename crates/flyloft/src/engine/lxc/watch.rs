@@ -19,7 +19,7 @@ use super::container::{self, Record, Running};
 use super::held;
 use super::places::Home;
 use super::tree::{self, Usage};
-use crate::engine::{ContainerId, Engine, EngineError};
+use crate::engine::{ContainerId, ContainerState, Engine, EngineError};
 
 /// How much of the disk the engine may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,7 +187,13 @@ impl LxcEngine {
             return Ok(());
         }
         Err(EngineError::Missing {
-            what: format!("the disk is full: {} bytes are free, and {} are kept free", free.bytes, self.bounds.floor),
+            what: match free.bytes < self.bounds.floor {
+                true => {
+                    let (free, floor) = (Size(free.bytes).about(), Size(self.bounds.floor).about());
+                    format!("the disk is full: {free} are free, and {floor} are kept free")
+                }
+                false => format!("the disk has no room for more than {} files", free.inodes),
+            },
             hint: "free some space, or set a lower `floor` in `[disk]` of the configuration".to_owned(),
         })
     }
@@ -199,6 +205,12 @@ impl LxcEngine {
         for container in self.observe().await? {
             // Removed meanwhile, it needs no watching.
             let Ok((home, _)) = self.known(&container.id) else { continue };
+            // What is frozen writes nothing, and there may be a thousand.
+            if let Some(taken) = known.get(&container.id).filter(|_| container.state == ContainerState::Frozen) {
+                self.sizes.note(&container.id, taken.named.bytes, Instant::now());
+                measured.insert(container.id, *taken);
+                continue;
+            }
             let look = everywhere || known.get(&container.id).is_some_and(|taken| taken.holds());
             let layout = self.layout;
             let taken = super::blocking(format!("measure container `{}`", container.id), move || {
@@ -208,7 +220,9 @@ impl LxcEngine {
                 let held = look.then(|| running.groups(layout).and_then(|groups| held::measure(&home, &groups)).ok());
                 Ok(Some(Taken { named, held: held.flatten() }))
             });
-            measured.extend(taken.await?.map(|taken| (container.id, taken)));
+            let Some(taken) = taken.await? else { continue };
+            self.sizes.note(&container.id, taken.named.bytes, Instant::now());
+            measured.insert(container.id, taken);
         }
         Ok(measured)
     }

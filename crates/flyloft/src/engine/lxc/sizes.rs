@@ -1,0 +1,52 @@
+//! What writable layers took when they were last measured. To measure one is to walk it, and whoever asks for the numbers
+//! of a thousand containers must not walk a thousand trees: the watch measures all that run once a minute anyway.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crate::engine::ContainerId;
+
+/// Longer than between two measurements of the watch.
+const FRESH: Duration = Duration::from_secs(150);
+
+#[derive(Debug, Default)]
+pub struct Sizes(Mutex<HashMap<ContainerId, (Instant, u64)>>);
+
+impl Sizes {
+    pub fn note(&self, id: &ContainerId, bytes: u64, now: Instant) {
+        let mut sizes = self.0.lock().expect("not poisoned");
+        // Those that are gone go from here, too.
+        sizes.retain(|_, (at, _)| now.duration_since(*at) < FRESH);
+        sizes.insert(id.clone(), (now, bytes));
+    }
+
+    /// Bytes, if it was measured not long ago.
+    pub fn known(&self, id: &ContainerId, now: Instant) -> Option<u64> {
+        let (at, bytes) = self.0.lock().expect("not poisoned").get(id).copied()?;
+        (now.duration_since(at) < FRESH).then_some(bytes)
+    }
+
+    /// It is another one from now on.
+    pub fn forget(&self, id: &ContainerId) {
+        self.0.lock().expect("not poisoned").remove(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_is_known_until_it_is_old_or_the_container_is_removed() {
+        let (sizes, now) = (Sizes::default(), Instant::now());
+        let [web, worker] = ["web", "worker"].map(|id| ContainerId(id.to_owned()));
+        sizes.note(&web, 4096, now);
+        assert_eq!((sizes.known(&web, now), sizes.known(&worker, now)), (Some(4096), None));
+        assert_eq!(sizes.known(&web, now + FRESH), None);
+        sizes.note(&worker, 1, now + FRESH);
+        assert_eq!(sizes.0.lock().unwrap().len(), 1, "what is old is not kept");
+        sizes.forget(&worker);
+        assert_eq!(sizes.known(&worker, now + FRESH), None);
+    }
+}
