@@ -28,6 +28,7 @@
 //! - The old release serves until the new one is routed, which is the first effect of a deploy that succeeded.
 //! - There is never more than one deploy at once, and of those that were pushed meanwhile the newest wins.
 //! - What the engine stopped because it had outgrown its disk runs again only when somebody asks for it.
+//! - Nothing is taken off the disk that is not off, that is pinned, or that is being deployed.
 //! - Destroyed is final, and time alone never destroys what is pinned.
 //! - The same events at the same times give the same state: nothing else goes in.
 //!
@@ -53,6 +54,9 @@ use crate::policy::Policy;
 /// How long an environment stays shallowly asleep before its memory goes to disk.
 const DEEP_AFTER: Duration = Duration::from_secs(3600);
 
+/// How long visits to what could not be built are refused at least and at most.
+const REBUILD_PAUSE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(2 * 3600));
+
 /// A container that dies this soon after it came up is not started again until somebody asks.
 const CRASH_LOOP: Duration = Duration::from_secs(60);
 
@@ -67,12 +71,15 @@ pub fn step(state: &State, event: &Event, now: Timestamp, policy: &Policy) -> Re
         Event::DeploySucceeded { release } => deploy_succeeded(live, release, now),
         Event::DeployFailed { release } => deploy_failed(live, release),
 
+        Event::Visit => visit(live, now),
         Event::Wake => wake(live, now),
         Event::Woke { release } => woke(live, release, now),
         Event::WakeFailed { release } => wake_failed(live, release, now),
+        Event::BuildFailed { release } => build_failed(live, release, now),
         Event::Sleep { depth } => sleep(live, depth, now),
         Event::SleepFailed { release } => sleep_failed(live, release, now),
         Event::Off => off(live, WhyOff::Asked, now),
+        Event::Clear => clear(live, now),
         Event::Restart => restart(live, now),
         Event::Died { release } => died(live, release, now),
 
@@ -162,8 +169,49 @@ fn wake_failed(mut live: Live, release: ReleaseNumber, now: Timestamp) -> Result
     if !live.runs.is_waking(release) {
         return Ok(Answer::AlreadySo);
     }
-    live.runs = Runs::Off { release, since: now, why: WhyOff::Crashed };
+    live.runs = off_for(release, WhyOff::Crashed, now);
     done(live, [Effect::Hold, Effect::Stop { release }])
+}
+
+fn off_for(release: ReleaseNumber, why: WhyOff, since: Timestamp) -> Runs {
+    Runs::Off { release, since, why, cleared: false }
+}
+
+/// What could not be built is not built again for each who comes.
+fn visit(live: Live, now: Timestamp) -> Result<Answer, Refusal> {
+    match live.runs {
+        Runs::Off { why: WhyOff::Unbuilt { until }, .. } if now < until => {
+            Err(Refusal::Unbuilt { wait: until.since(now) })
+        }
+        _ => wake(live, now),
+    }
+}
+
+/// However often somebody comes, building in vain takes no more than a tenth of the time.
+fn build_failed(mut live: Live, release: ReleaseNumber, now: Timestamp) -> Result<Answer, Refusal> {
+    let Runs::Waking { release: ours, since } = live.runs else { return Ok(Answer::AlreadySo) };
+    if ours != release {
+        return Ok(Answer::AlreadySo);
+    }
+    let pause = now.since(since).saturating_mul(9).clamp(REBUILD_PAUSE.0, REBUILD_PAUSE.1);
+    live.runs = off_for(release, WhyOff::Unbuilt { until: now.plus(pause) }, now);
+    done(live, [Effect::Hold])
+}
+
+/// Only what nobody needs at the moment goes, and never what somebody wants kept.
+fn clear(mut live: Live, now: Timestamp) -> Result<Answer, Refusal> {
+    let Runs::Off { release, since, why, cleared } = live.runs else { return Err(Refusal::NotOff) };
+    if live.deploying != Deploying::No {
+        return Err(Refusal::Deploying);
+    }
+    if live.pinned || live.kept_until.is_some_and(|until| now < until) {
+        return Err(Refusal::Pinned);
+    }
+    if cleared {
+        return Ok(Answer::AlreadySo);
+    }
+    live.runs = Runs::Off { release, since, why, cleared: true };
+    done(live, [Effect::Clear { release }])
 }
 
 fn sleep(mut live: Live, depth: Depth, now: Timestamp) -> Result<Answer, Refusal> {
@@ -208,7 +256,7 @@ fn off(mut live: Live, why: WhyOff, now: Timestamp) -> Result<Answer, Refusal> {
             _ => Ok(Answer::AlreadySo),
         };
     };
-    live.runs = Runs::Off { release, since: now, why };
+    live.runs = off_for(release, why, now);
     done(live, [Effect::Hold, Effect::Stop { release }])
 }
 
@@ -231,7 +279,7 @@ fn died(mut live: Live, release: ReleaseNumber, now: Timestamp) -> Result<Answer
             done(live, [Effect::Hold, Effect::Start { release }])
         }
         Runs::Awake { release: ours, .. } | Runs::Asleep { release: ours, .. } if ours == release => {
-            live.runs = Runs::Off { release, since: now, why: WhyOff::Crashed };
+            live.runs = off_for(release, WhyOff::Crashed, now);
             done(live, [Effect::Hold])
         }
         _ => Ok(Answer::AlreadySo),
@@ -268,9 +316,11 @@ fn after_the_end(ending: Option<ReleaseNumber>, event: &Event) -> Result<Answer,
         // The store forgets what has been removed. What it still knows has not been removed whole.
         Event::DaemonStarted { .. } => over(&[Effect::Unroute, Effect::Remove]),
         Event::Deploy { .. }
+        | Event::Visit
         | Event::Wake
         | Event::Sleep { .. }
         | Event::Off
+        | Event::Clear
         | Event::Restart
         | Event::Pin
         | Event::Unpin
@@ -279,6 +329,7 @@ fn after_the_end(ending: Option<ReleaseNumber>, event: &Event) -> Result<Answer,
         | Event::DeployFailed { .. }
         | Event::Woke { .. }
         | Event::WakeFailed { .. }
+        | Event::BuildFailed { .. }
         | Event::SleepFailed { .. }
         | Event::Died { .. }
         | Event::Used { .. }
@@ -351,7 +402,7 @@ fn daemon_started(mut live: Live, rebooted: bool, now: Timestamp) -> Result<Answ
                 effects.push(Effect::Start { release });
                 live.runs = Runs::Waking { release, since: now };
             } else {
-                live.runs = Runs::Off { release, since: now, why: WhyOff::Rebooted };
+                live.runs = off_for(release, WhyOff::Rebooted, now);
             }
         }
         Runs::Awake { release, .. } => effects.push(Effect::Route { release }),
@@ -377,7 +428,7 @@ fn reconcile(mut live: Live, found: Found, now: Timestamp) -> Result<Answer, Ref
             Runs::Awake { release, .. } | Runs::Asleep { release, .. } | Runs::Off { release, why: WhyOff::Crashed, .. },
             Found::Over(excess),
         ) => {
-            live.runs = Runs::Off { release, since: now, why: WhyOff::Over(excess) };
+            live.runs = off_for(release, WhyOff::Over(excess), now);
             done(live, [Effect::Hold, Effect::Report { release, excess }])
         }
         (Runs::Awake { release, .. }, Found::Stopped | Found::Gone) => {
@@ -390,10 +441,13 @@ fn reconcile(mut live: Live, found: Found, now: Timestamp) -> Result<Answer, Ref
         }
         (Runs::Asleep { release, depth, .. }, Found::Running) => done(live, put_to_sleep(release, depth)),
         (Runs::Asleep { release, .. }, Found::Stopped | Found::Gone) => {
-            live.runs = Runs::Off { release, since: now, why: WhyOff::Crashed };
+            live.runs = off_for(release, WhyOff::Crashed, now);
             done(live, [Effect::Hold])
         }
         (Runs::Off { release, .. }, Found::Running | Found::Frozen) => done(live, [Effect::Stop { release }]),
+        (Runs::Off { release, cleared: true, .. }, Found::Stopped | Found::Over(_)) => {
+            done(live, [Effect::Clear { release }])
+        }
         (Runs::Awake { .. }, Found::Running)
         | (Runs::Asleep { .. }, Found::Frozen)
         | (Runs::Off { .. }, Found::Stopped | Found::Gone | Found::Over(_))

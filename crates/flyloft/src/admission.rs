@@ -105,6 +105,11 @@ impl Admission {
         known.insert(id, Known { conductor, host, memory });
     }
 
+    /// Who speaks for an environment.
+    pub fn conductor(&self, id: EnvId) -> Option<Conductor> {
+        self.lock().get(&id).map(|known| known.conductor.clone())
+    }
+
     /// Lets somebody in at once, if there is room and nobody waits.
     pub fn enter_now(&self, id: EnvId, need: u64) -> Option<Place> {
         let _turn = self.turn.try_lock().ok()?;

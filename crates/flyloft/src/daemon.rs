@@ -121,6 +121,7 @@ pub async fn serve(start: Start) -> Result<Option<Successor>> {
         builder,
         repositories,
         tally,
+        making_room: tokio::sync::Mutex::default(),
         settings,
     };
     let loft = Arc::new(Loft::new(Arc::new(parts)));

@@ -27,6 +27,8 @@ pub struct Parts {
     pub builder: Builder,
     pub repositories: Repositories,
     pub tally: Tally,
+    /// Held by whoever makes room on the disk.
+    pub making_room: tokio::sync::Mutex<()>,
     pub settings: Settings,
 }
 

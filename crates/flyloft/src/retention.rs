@@ -2,14 +2,18 @@
 //!
 //! | what | what stays | `[disk]` |
 //! |---|---|---|
-//! | releases | the newest that served and the newest that failed, of each environment | `releases` |
-//! | output of deploys | that of the releases that stay | |
-//! | layers | those that a release needs, and more while there is room | `layers`, `floor` |
 //! | package caches | the last used, while there is room | `caches`, `floor` |
+//! | layers | those that a release needs, and more while there is room | `layers`, `floor` |
+//! | releases | the newest that served and the newest that failed, of each environment | `releases`, `floor` |
+//! | environments that are off | all, while there is room | `floor` |
+//! | output of deploys | that of the releases that stay | |
 //! | repositories | what branches and releases hold; the rest for a day or two | |
 //! | events | the newest 10,000; `store/events.rs` sees to it | |
 //!
-//! What serves, sleeps, is off or is being deployed needs its release, and so nothing of it is ever among what goes.
+//! What serves, sleeps or is being deployed needs its release, and so nothing of it is ever among what goes. Of what is
+//! off the image and the disk go last ([`room`]): it is built anew when it is visited.
+
+mod room;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,6 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::room::make_room;
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
 use crate::store::EnvId;
@@ -42,8 +47,7 @@ pub async fn collect(parts: &Parts) {
     // Releases first, since they keep the others.
     told("releases", collect_releases(parts).await);
     told("output of deploys", collect_transcripts(parts).await);
-    told("package caches", collect_caches(parts).await);
-    told("layers", collect_layers(parts).await);
+    told("layers and package caches", room::collect(parts).await);
 }
 
 fn told(what: &str, collected: Result<()>) {
@@ -94,22 +98,6 @@ fn transcripts(parts: &Parts) -> io::Result<Vec<Said>> {
         all.push(Said { env: EnvId(env), dir: entry.path(), files });
     }
     Ok(all)
-}
-
-async fn collect_caches(parts: &Parts) -> Result<()> {
-    for cache in parts.builder.collect_caches(&parts.settings.disk).await? {
-        tracing::info!(%cache, "removed a package cache that there is no room for");
-    }
-    Ok(())
-}
-
-/// Forgets the layers that no release needs, as far as there is no room for them.
-async fn collect_layers(parts: &Parts) -> Result<()> {
-    let in_use = async { parts.store.layers_in_use().await.or_failed(|| "failed to see which layers are in use") };
-    for layer in parts.builder.collect::<Error>(in_use, &parts.settings.disk).await? {
-        tracing::info!(%layer, "forgot a layer that nothing needs");
-    }
-    Ok(())
 }
 
 /// Once a day.

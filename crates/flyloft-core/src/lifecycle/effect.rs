@@ -1,6 +1,7 @@
 //! What [`step`](super::step) answers: what is to be done, or why it is not.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -44,11 +45,14 @@ pub enum Effect {
     Offload { release: ReleaseNumber, depth: Depth },
     /// Thaw the container and wait until it answers. Ends as `Woke` or `WakeFailed`.
     Thaw { release: ReleaseNumber },
-    /// Start the container, whatever state it is in and made anew if it is gone, and wait until it answers.
-    /// Ends as `Woke` or `WakeFailed`.
+    /// Start the container, whatever state it is in and made anew if it is gone, its image too, and wait until it
+    /// answers. Ends as `Woke`, `WakeFailed` or `BuildFailed`.
     Start { release: ReleaseNumber },
     /// Stop the container and keep its disk, when no request is under way to it any more.
     Stop { release: ReleaseNumber },
+
+    /// Remove the container with its disk. Its image goes once nobody else needs its layers.
+    Clear { release: ReleaseNumber },
 
     /// Let people know that the release was stopped, and for what.
     Report { release: ReleaseNumber, excess: Excess },
@@ -80,6 +84,12 @@ pub enum Refusal {
     Waking,
     #[error("it is off, and so not even asleep")]
     Off,
+    #[error("it is not off")]
+    NotOff,
+    #[error("something is being deployed to it")]
+    Deploying,
+    #[error("it could not be built anew a moment ago; visits wait {} s for the next attempt", wait.as_secs())]
+    Unbuilt { wait: Duration },
     #[error("it was stopped: {0}")]
     Over(Excess),
     #[error("it is pinned")]
@@ -99,7 +109,8 @@ impl Refusal {
             Refusal::Waking => Some("try again when it is awake, at most half a minute from now"),
             Refusal::Over(_) => Some("`flyloft restart` starts it with a fresh disk"),
             Refusal::Pinned => Some("`flyloft unpin` it first, or destroy it by hand"),
-            Refusal::Off | Refusal::NotNewer { .. } => None,
+            Refusal::Unbuilt { .. } => Some("`flyloft wake` tries again at once"),
+            Refusal::Off | Refusal::NotOff | Refusal::Deploying | Refusal::NotNewer { .. } => None,
         }
     }
 }
@@ -120,6 +131,7 @@ impl fmt::Display for Effect {
             Effect::Thaw { release } => write!(f, "thaw {release}"),
             Effect::Start { release } => write!(f, "start {release}"),
             Effect::Stop { release } => write!(f, "stop {release}"),
+            Effect::Clear { release } => write!(f, "clear {release}"),
             Effect::Report { release, excess } => write!(f, "report that {release} was stopped: {excess}"),
             Effect::Retire { release } => write!(f, "retire {release}"),
             Effect::Farewell { release } => write!(f, "farewell of {release}"),

@@ -19,18 +19,24 @@ pub enum Event {
     /// The deploy has ended without a healthy release and has undone what it made. A cancelled one ends so too.
     DeployFailed { release: ReleaseNumber },
 
-    /// A visit to its URL, or `flyloft wake`.
+    /// Somebody has come to its URL.
+    Visit,
+    /// `flyloft wake`, and other commands that need it awake.
     Wake,
     /// A thaw or a start ended with an app that answers.
     Woke { release: ReleaseNumber },
     /// A thaw or a start was given up.
     WakeFailed { release: ReleaseNumber },
+    /// What was to be started had to be built anew before, and could not be.
+    BuildFailed { release: ReleaseNumber },
     /// `flyloft sleep [--deep]`, or room is needed for another.
     Sleep { depth: Depth },
     /// The kernel cannot hold it where it is: it runs on.
     SleepFailed { release: ReleaseNumber },
     /// `flyloft off`.
     Off,
+    /// The disk is short of room.
+    Clear,
     /// `flyloft restart`.
     Restart,
     /// The container of this release ended by itself.
@@ -78,6 +84,7 @@ impl Event {
             | Event::DeploySucceeded { .. }
             | Event::DeployFailed { .. }
             | Event::Off
+            | Event::Clear
             | Event::Restart
             | Event::Pin
             | Event::Unpin
@@ -86,9 +93,11 @@ impl Event {
             | Event::SourceGone
             | Event::Destroy
             | Event::DaemonStarted { .. } => true,
-            Event::Wake
+            Event::Visit
+            | Event::Wake
             | Event::Woke { .. }
             | Event::WakeFailed { .. }
+            | Event::BuildFailed { .. }
             | Event::Sleep { .. }
             | Event::SleepFailed { .. }
             | Event::Died { .. }
@@ -104,13 +113,16 @@ impl fmt::Display for Event {
             Event::Deploy { release } => write!(f, "deploy {release}"),
             Event::DeploySucceeded { release } => write!(f, "deploy of {release} succeeded"),
             Event::DeployFailed { release } => write!(f, "deploy of {release} failed"),
+            Event::Visit => f.write_str("visit"),
             Event::Wake => f.write_str("wake"),
             Event::Woke { release } => write!(f, "{release} woke"),
             Event::WakeFailed { release } => write!(f, "{release} failed to wake"),
+            Event::BuildFailed { release } => write!(f, "build of {release} failed"),
             Event::Sleep { depth: Depth::Shallow } => f.write_str("sleep"),
             Event::Sleep { depth: Depth::Deep } => f.write_str("sleep deep"),
             Event::SleepFailed { release } => write!(f, "{release} failed to sleep"),
             Event::Off => f.write_str("off"),
+            Event::Clear => f.write_str("clear"),
             Event::Restart => f.write_str("restart"),
             Event::Died { release } => write!(f, "{release} died"),
             Event::Used { .. } => f.write_str("used"),

@@ -54,11 +54,14 @@ pub enum Runs {
         since: Timestamp,
         depth: Depth,
     },
-    /// Stopped, its disk kept.
+    /// Stopped, its disk kept as long as there is room for it.
     Off {
         release: ReleaseNumber,
         since: Timestamp,
         why: WhyOff,
+        /// Its image and its disk were given up to make room: it is built anew before it starts.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cleared: bool,
     },
     /// Being thawed or started, until it answers or fails to.
     Waking {
@@ -86,6 +89,10 @@ pub enum WhyOff {
     /// It died, or did not answer when it was woken.
     Crashed,
     Rebooted,
+    /// Its image was gone, and could not be built anew. No visit tries that again before `until`.
+    Unbuilt {
+        until: Timestamp,
+    },
     /// The engine stopped it. It would only be stopped again, so that nothing wakes it: it needs a fresh disk.
     Over(Excess),
 }
@@ -132,6 +139,16 @@ impl State {
     }
 }
 
+impl State {
+    /// Until when no visit has it built anew, where that failed.
+    pub fn unbuilt_until(&self) -> Option<Timestamp> {
+        match self {
+            State::Live(Live { runs: Runs::Off { why: WhyOff::Unbuilt { until }, .. }, .. }) => Some(*until),
+            _ => None,
+        }
+    }
+}
+
 impl Live {
     /// The highest release that it knows of.
     pub fn newest(&self) -> Option<ReleaseNumber> {
@@ -161,6 +178,11 @@ impl Runs {
             Runs::Off { why: WhyOff::Over(excess), .. } => Some(excess),
             _ => None,
         }
+    }
+
+    /// Whether it is to be built anew.
+    pub fn is_cleared(self) -> bool {
+        matches!(self, Runs::Off { cleared: true, .. })
     }
 
     pub(super) fn is_waking(self, which: ReleaseNumber) -> bool {
@@ -218,7 +240,9 @@ impl fmt::Display for Runs {
             Runs::Awake { release, .. } => write!(f, "awake {release}"),
             Runs::Asleep { release, depth: Depth::Shallow, .. } => write!(f, "asleep {release}"),
             Runs::Asleep { release, depth: Depth::Deep, .. } => write!(f, "deep asleep {release}"),
-            Runs::Off { release, why: WhyOff::Crashed, .. } => write!(f, "off {release} (crashed)"),
+            Runs::Off { release, why: WhyOff::Unbuilt { .. }, .. } => {
+                write!(f, "off {release} (could not be built anew)")
+            }
             Runs::Off { release, why: WhyOff::Over(Excess::Disk), .. } => {
                 write!(f, "off {release} (over its disk limit)")
             }
@@ -228,6 +252,8 @@ impl fmt::Display for Runs {
             Runs::Off { release, why: WhyOff::Over(Excess::Floor), .. } => {
                 write!(f, "off {release} (wrote to a nearly full disk)")
             }
+            Runs::Off { release, cleared: true, .. } => write!(f, "off {release} (to be built anew)"),
+            Runs::Off { release, why: WhyOff::Crashed, .. } => write!(f, "off {release} (crashed)"),
             Runs::Off { release, .. } => write!(f, "off {release}"),
             Runs::Waking { release, .. } => write!(f, "waking {release}"),
         }

@@ -43,9 +43,11 @@ fn all_runs() -> Vec<Runs> {
         Runs::Awake { release, since },
         Runs::Asleep { release, since, depth: Depth::Shallow },
         Runs::Asleep { release, since, depth: Depth::Deep },
-        Runs::Off { release, since, why: WhyOff::Asked },
-        Runs::Off { release, since, why: WhyOff::Crashed },
-        Runs::Off { release, since, why: WhyOff::Over(Excess::Disk) },
+        Runs::Off { release, since, why: WhyOff::Asked, cleared: false },
+        Runs::Off { release, since, why: WhyOff::Asked, cleared: true },
+        Runs::Off { release, since, why: WhyOff::Crashed, cleared: false },
+        Runs::Off { release, since, why: WhyOff::Unbuilt { until: Timestamp(2 * MINUTE) }, cleared: false },
+        Runs::Off { release, since, why: WhyOff::Over(Excess::Disk), cleared: false },
         Runs::Waking { release, since },
     ]
 }
@@ -71,13 +73,16 @@ fn all_events() -> Vec<(String, u64, Event)> {
         Event::Deploy { release: v(4) },
         Event::DeploySucceeded { release: v(2) },
         Event::DeployFailed { release: v(2) },
+        Event::Visit,
         Event::Wake,
         Event::Woke { release: v(1) },
         Event::WakeFailed { release: v(1) },
+        Event::BuildFailed { release: v(1) },
         Event::Sleep { depth: Depth::Shallow },
         Event::Sleep { depth: Depth::Deep },
         Event::SleepFailed { release: v(1) },
         Event::Off,
+        Event::Clear,
         Event::Restart,
         Event::Died { release: v(1) },
         Event::Used { at: Timestamp(MINUTE) },
@@ -197,6 +202,42 @@ fn what_outgrew_its_disk_is_told_of_once_and_a_restart_starts_it() {
 }
 
 #[test]
+fn what_could_not_be_built_anew_is_not_built_for_each_who_comes_and_somebody_who_asks_need_not_wait() {
+    let (state, _) = done(&awake(1), Event::Off, 1);
+    let (state, effects) = done(&state, Event::Clear, 2);
+    assert_eq!(
+        (state.to_string().as_str(), effects),
+        ("off v1 (to be built anew)", vec![Effect::Clear { release: v(1) }])
+    );
+    let (state, effects) = done(&state, Event::Visit, 1000);
+    assert_eq!(effects, [Effect::Start { release: v(1) }]);
+    // It took a minute and is left alone for nine.
+    let (state, effects) = done(&state, Event::BuildFailed { release: v(1) }, MINUTE + 1000);
+    assert_eq!((state.to_string().as_str(), effects), ("off v1 (could not be built anew)", vec![Effect::Hold]));
+    let at = |event, at| step(&state, &event, Timestamp(at), &Policy::default());
+    let wait = Duration::from_millis(1);
+    assert_eq!(at(Event::Visit, 10 * MINUTE + 999), Err(Refusal::Unbuilt { wait }));
+    for (event, at) in [(Event::Visit, 10 * MINUTE + 1000), (Event::Wake, MINUTE + 1001)] {
+        assert_eq!(done(&state, event, at).1, [Effect::Start { release: v(1) }]);
+    }
+}
+
+#[test]
+fn only_what_is_off_and_that_nobody_wants_kept_is_taken_off_the_disk() {
+    let (off, _) = done(&awake(1), Event::Off, 1);
+    let clear = |state: &State, at| step(state, &Event::Clear, Timestamp(at), &Policy::default());
+    let asleep = done(&awake(1), Event::Sleep { depth: Depth::Deep }, 1).0;
+    assert_eq!((clear(&awake(1), 2), clear(&asleep, 2)), (Err(Refusal::NotOff), Err(Refusal::NotOff)));
+    assert_eq!(clear(&done(&off, Event::Pin, 2).0, 3), Err(Refusal::Pinned));
+    assert_eq!(clear(&done(&off, Event::Deploy { release: v(2) }, 2).0, 3), Err(Refusal::Deploying));
+    let (extended, _) = done(&off, Event::Extend { until: Timestamp(DAY) }, 2);
+    assert_eq!(clear(&extended, DAY - 1), Err(Refusal::Pinned));
+    let (cleared, _) = done(&extended, Event::Clear, DAY);
+    // Its removal did not come to its end.
+    assert_eq!(done(&cleared, Event::Found(Found::Stopped), DAY).1, [Effect::Clear { release: v(1) }]);
+}
+
+#[test]
 fn nothing_steps_down_while_a_deploy_is_under_way() {
     let (state, _) = done(&awake(1), Event::Deploy { release: v(2) }, 1);
     assert_eq!(next_rung(&state, &Policy::default()), None);
@@ -250,9 +291,11 @@ fn any_event() -> impl Strategy<Value = Event> {
         3 => release.clone().prop_map(|release| Event::DeployFailed { release }),
         2 => release.clone().prop_map(|release| Event::Woke { release }),
         1 => release.clone().prop_map(|release| Event::WakeFailed { release }),
+        1 => release.clone().prop_map(|release| Event::BuildFailed { release }),
         1 => release.clone().prop_map(|release| Event::SleepFailed { release }),
         1 => release.prop_map(|release| Event::Died { release }),
-        2 => Just(Event::Wake),
+        2 => prop::sample::select(vec![Event::Visit, Event::Wake]),
+        1 => Just(Event::Clear),
         1 => prop::sample::select(vec![Depth::Shallow, Depth::Deep]).prop_map(|depth| Event::Sleep { depth }),
         1 => prop::sample::select(vec![Event::Off, Event::Restart, Event::Pin, Event::Unpin]),
         1 => (0..20 * DAY).prop_map(|at| Event::Used { at: Timestamp(at) }),
@@ -318,7 +361,8 @@ impl World {
             Effect::Freeze { release } | Effect::Stop { release } => {
                 assert_ne!(self.route, Some(release), "requests go to what is frozen or stopped");
             }
-            Effect::Retire { release } => {
+            Effect::Start { release } if !self.containers.contains(&release) => self.containers.push(release),
+            Effect::Retire { release } | Effect::Clear { release } => {
                 assert_ne!(self.route, Some(release), "requests go to what is retired");
                 self.containers.retain(|container| *container != release);
             }
@@ -352,7 +396,8 @@ proptest! {
             match &state {
                 State::Live(live) => {
                     prop_assert_eq!(world.deploy, live.deploying.release());
-                    prop_assert_eq!(Vec::from_iter(live.runs.release()), world.containers.clone());
+                    let there = live.runs.release().filter(|_| !live.runs.is_cleared());
+                    prop_assert_eq!(Vec::from_iter(there), world.containers.clone());
                     let routed = match live.runs { Runs::Awake { release, .. } => Some(release), _ => None };
                     prop_assert_eq!(world.route, routed, "what is awake has the route, and nothing else");
                 }

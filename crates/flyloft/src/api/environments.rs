@@ -44,6 +44,9 @@ struct EnvItem {
     /// Bytes of memory that it holds now, and that it held before it was last put to rest.
     memory: Option<u64>,
     memory_awake: Option<u64>,
+    /// Its image and its disk were given up to make room: a visit builds it anew.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    to_be_built: bool,
     /// What the engine stopped it for and what can be done, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     stopped: Option<String>,
@@ -125,6 +128,9 @@ impl Reply for Shown {
     fn text(&self) -> String {
         let mut lines = vec![("url", self.env.url.clone()), ("state", self.env.said.clone())];
         lines.extend(self.env.stopped.iter().map(|why| ("stopped", why.clone())));
+        if self.env.to_be_built {
+            lines.push(("disk", "given up to make room; a visit builds it anew".to_owned()));
+        }
         lines.push(("follows", followed(&self.env.follows)));
         lines.extend(self.source.iter().map(|source| ("", source.said())));
         lines.push(("age", age(self.env.created_at, store::now())));
@@ -243,9 +249,9 @@ impl Api {
     fn item(&self, row: &EnvRow, memory: Option<u64>) -> EnvItem {
         let state = serde_json::from_str::<State>(&row.state).ok();
         let said = state.as_ref().map_or_else(|| "unknown".to_owned(), State::to_string);
-        let excess = match &state {
-            Some(State::Live(live)) => live.runs.excess(),
-            _ => None,
+        let (excess, to_be_built) = match &state {
+            Some(State::Live(live)) => (live.runs.excess(), live.runs.is_cleared()),
+            _ => (None, false),
         };
         let remedy = |excess| conductor::remedy(row, excess, &self.loft.parts.settings);
         let (state, serves, deploying) = match state {
@@ -269,6 +275,7 @@ impl Api {
             created_at: row.created_at,
             memory,
             memory_awake: row.memory.awake,
+            to_be_built,
             stopped: excess.map(|excess| format!("{excess}; {}", remedy(excess))),
             said,
         }

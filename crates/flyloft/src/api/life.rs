@@ -31,6 +31,9 @@ impl Api {
 
     pub(super) async fn wake(&self, call: &mut Call<'_>, name: EnvRef) -> Result<Ending> {
         let conductor = self.theirs(call, &name).await?;
+        if matches!(conductor.state(), State::Live(live) if live.runs.is_cleared()) {
+            call.say("-----> Building it anew\n").await?;
+        }
         let text = match conductor.wake(call.by()).await? {
             Told::Done => format!("`{name}` is awake"),
             Told::AlreadySo => format!("`{name}` is awake already"),
@@ -85,6 +88,11 @@ impl Api {
 pub(super) async fn awake(name: &EnvRef, conductor: &Conductor) -> Result<()> {
     match conductor.settled().await {
         State::Live(live) if matches!(live.runs, Runs::Awake { .. }) => Ok(()),
+        state @ State::Live(_) if state.unbuilt_until().is_some() => {
+            Err(Error::failed(format!("`{name}` was not kept, and could not be built anew"))
+                .hint(format!("`flyloft events {name}` says why"))
+                .hint(format!("`flyloft logs {name} --build` shows what the build said")))
+        }
         State::Live(_) => Err(Error::failed(format!("`{name}` did not wake up"))
             .hint(format!("`flyloft logs {name}` shows what its processes printed"))),
         State::Destroyed { .. } => Err(Error::not_found(format!("`{name}` has just been destroyed"))),

@@ -1,11 +1,10 @@
 //! What people read, with an engine in memory.
 
-use flyloft_core::name::{BranchName, CommitId};
+use flyloft_core::name::BranchName;
 use tokio::io::{AsyncReadExt, DuplexStream, duplex};
 
 use super::*;
 use crate::door::Backend;
-use crate::exec::Cmd;
 use crate::loft::stage::Stage;
 use crate::source::{BranchUpdate, Push, Turn};
 
@@ -57,27 +56,12 @@ async fn written(mut reader: DuplexStream) -> String {
     text
 }
 
-/// The app's repository has the branch, and no environment came of it.
-async fn make_branch(desk: &Desk, app: &AppName, branch: &BranchName) -> CommitId {
-    desk.stage.loft.parts.repositories.ensure(app).await.unwrap();
-    let git = async |args: &[&str]| {
-        let git = Cmd::new("git").arg("--git-dir").arg(desk.stage.repository(app)).args(args);
-        let git = ["AUTHOR", "COMMITTER"].into_iter().fold(git, |git, who| {
-            git.env(format!("GIT_{who}_NAME"), "Ada").env(format!("GIT_{who}_EMAIL"), "ada@example.com")
-        });
-        String::from_utf8(git.run().await.unwrap().stdout).unwrap().trim().to_owned()
-    };
-    let tree = git(&["hash-object", "-w", "-t", "tree", "/dev/null"]).await;
-    let commit = git(&["commit-tree", "-m", "x", &tree]).await;
-    git(&["update-ref", &format!("refs/heads/{branch}"), &commit]).await;
-    CommitId::parse(&commit).unwrap()
-}
-
 #[tokio::test]
 async fn the_deletion_of_a_branch_says_so_where_no_environment_goes_with_it() {
     let desk = Desk::new().await;
     let (app, branch) = (AppName::parse("shop").unwrap(), BranchName::parse("feature/login").unwrap());
-    let old = Some(make_branch(&desk, &app, &branch).await);
+    // No environment came of it.
+    let old = Some(desk.stage.commit("feature/login", &[]).await);
     let push = Push { updates: vec![BranchUpdate { branch, old, new: None }], quarantine: None, turn: Turn::default() };
     let (output, reader) = duplex(ROOM);
     desk.api.push(&desk.ada, &app, push, Box::new(output)).await.unwrap();

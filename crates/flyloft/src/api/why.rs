@@ -142,7 +142,7 @@ impl Seen {
             Runs::None => because.push("nothing of it has been deployed yet".to_owned()),
             Runs::Waking { .. } => because.push("it is awake when its processes run and answer".to_owned()),
             Runs::Asleep { .. } => because.push("nobody uses it; a visit wakes it".to_owned()),
-            Runs::Off { why, .. } => because.push(self.why_off(why)),
+            Runs::Off { why, cleared, .. } => because.push(self.why_off(why, cleared)),
             Runs::Awake { .. } => because.extend(self.uses(live)),
         }
         if live.pinned {
@@ -154,16 +154,24 @@ impl Seen {
         because
     }
 
-    fn why_off(&self, why: WhyOff) -> String {
+    fn why_off(&self, why: WhyOff, cleared: bool) -> String {
+        let name = &self.name;
         let what = match why {
             WhyOff::Asked => "somebody turned it off",
             WhyOff::Unused => "nobody used it for its `ttl`",
             WhyOff::Rebooted => "the machine has been started anew",
+            WhyOff::Crashed if cleared => "it had ended, or did not answer when it was woken",
             WhyOff::Crashed => {
-                let name = &self.name;
                 return format!(
                     "it ended, or did not answer when it was woken; a visit tries again, and `flyloft logs {name}` \
                      shows what it printed"
+                );
+            }
+            WhyOff::Unbuilt { until } => {
+                let left = age(self.now.0 as i64, until.0 as i64);
+                return format!(
+                    "it was not kept, and could not be built anew; a visit tries again in {left}, `flyloft wake {name}` at \
+                     once, and `flyloft events {name}` says why"
                 );
             }
             WhyOff::Over(excess) => {
@@ -173,7 +181,10 @@ impl Seen {
                 };
             }
         };
-        format!("{what}; a visit starts it")
+        match cleared {
+            false => format!("{what}; a visit starts it"),
+            true => format!("{what}; its disk was given up to make room, and a visit builds it anew"),
+        }
     }
 
     fn uses(&self, live: &Live) -> Vec<String> {

@@ -10,8 +10,8 @@
 
 mod checkout;
 mod error;
-mod garbage;
 mod hold;
+mod kept;
 mod layering;
 mod packages;
 mod surroundings;
@@ -24,8 +24,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use flyloft_core::app_json::AppJson;
 use flyloft_core::name::AppName;
@@ -35,18 +35,18 @@ use tokio::sync::RwLock;
 
 pub use self::error::BuildError;
 pub use self::hold::Hold;
-pub use self::layering::Trust;
+pub use self::kept::timestamp;
+pub use self::layering::{Trust, owner as cache_owner};
 
 use self::checkout::Checkout;
-use self::garbage::{Known, Room};
 use self::hold::Holds;
 use self::layering::{Commands, Content, Inputs, Layer};
 use self::surroundings::Surroundings;
 use crate::config;
-use crate::engine::{CacheFacts, CacheId, Derivation, EngineError, Image, LayerId, Reach, Recipe, Run, SharedEngine};
+use crate::engine::{Derivation, Image, LayerId, Reach, Recipe, Run, SharedEngine};
 use crate::transcript::Transcript;
 
-/// Builds images, and collects the layers that nobody needs any more.
+/// Builds images, and knows what builds have left.
 pub struct Builder {
     engine: SharedEngine,
     config: config::Build,
@@ -56,8 +56,7 @@ pub struct Builder {
     /// Repositories are read one at a time: what is made of a file while it is understood can take a hundred times its
     /// size.
     reading: Arc<tokio::sync::Mutex<()>>,
-    /// When layers were last seen in use, as far as this process knows.
-    used: Mutex<BTreeMap<LayerId, SystemTime>>,
+    used: kept::Seen,
 }
 
 /// What to build.
@@ -108,7 +107,7 @@ impl Builder {
             holds: Holds::default(),
             looking: RwLock::default(),
             reading: Arc::default(),
-            used: Mutex::default(),
+            used: kept::Seen::default(),
         }
     }
 
@@ -169,106 +168,6 @@ impl Builder {
         let there = self.engine.layers().await.map_err(|source| BuildError::engine("list the layers", source))?;
         let hold = self.holds.hold(image.clone());
         Ok(image.iter().all(|layer| there.contains(layer)).then_some(hold))
-    }
-
-    /// Removes package caches that there is no room for, and gives them.
-    pub async fn collect_caches(&self, disk: &config::Disk) -> Result<Vec<CacheId>, BuildError> {
-        let caches = self.engine.caches().await;
-        let caches = caches.map_err(|source| BuildError::engine("look at the package caches", source))?;
-        let mut removed = Vec::new();
-        for cache in garbage::surplus_caches(caches, self.room(disk.caches, disk)?) {
-            match self.engine.forget_cache(&cache).await {
-                Err(EngineError::CacheInUse(_)) => continue,
-                forgot => forgot.map_err(|source| BuildError::engine("remove a package cache", source))?,
-            }
-            removed.push(cache);
-        }
-        Ok(removed)
-    }
-
-    /// Removes an app's package caches, which nobody else's builds may find. None of its builds goes on.
-    pub async fn forget_caches_of(&self, app: &AppName) -> Result<(), BuildError> {
-        let caches = self.engine.caches().await;
-        let caches = caches.map_err(|source| BuildError::engine("look at the package caches", source))?;
-        for CacheFacts { id, .. } in caches {
-            if layering::owner(&id).as_ref() == Some(app) {
-                let forgot = self.engine.forget_cache(&id).await;
-                forgot.map_err(|source| BuildError::engine("remove a package cache", source))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Forgets layers that there is no room for, and gives them. `releases` reads those that are on record as in use.
-    pub async fn collect<E: From<BuildError>>(
-        &self,
-        releases: impl Future<Output = Result<Vec<LayerId>, E>>,
-        disk: &config::Disk,
-    ) -> Result<Vec<LayerId>, E> {
-        // In this order, or a release that goes on record meanwhile would be in neither.
-        let mut in_use = self.holds.held();
-        in_use.extend(releases.await?);
-        Ok(self.collect_but(in_use, disk).await?)
-    }
-
-    async fn collect_but(
-        &self,
-        mut in_use: BTreeSet<LayerId>,
-        disk: &config::Disk,
-    ) -> Result<Vec<LayerId>, BuildError> {
-        let containers = self.engine.observe().await;
-        let containers = containers.map_err(|source| BuildError::engine("look at the containers", source))?;
-        in_use.extend(containers.into_iter().flat_map(|container| container.image));
-        let layers = self.known(&in_use).await?;
-        let mut forgotten = Vec::new();
-        for layer in garbage::surplus(&layers, &in_use, self.room(disk.layers, disk)?) {
-            let _looking = self.looking.write().await;
-            if self.holds.held().contains(&layer) {
-                continue;
-            }
-            match self.engine.forget(&layer).await {
-                // A container was made of it meanwhile.
-                Err(EngineError::LayerInUse(_)) => continue,
-                forgot => forgot.map_err(|source| BuildError::engine("forget a layer", source))?,
-            }
-            self.used.lock().expect("nothing panics while it notes").remove(&layer);
-            forgotten.push(layer);
-        }
-        Ok(forgotten)
-    }
-
-    /// All layers, with when they were last used: now, when this process last saw it, or when they were made.
-    async fn known(&self, in_use: &BTreeSet<LayerId>) -> Result<Vec<Known>, BuildError> {
-        let now = SystemTime::now();
-        let mut known = Vec::new();
-        for id in self.engine.layers().await.map_err(|source| BuildError::engine("list the layers", source))? {
-            let facts = match self.engine.layer(&id).await {
-                Err(EngineError::NoLayer(_)) => continue,
-                facts => facts.map_err(|source| BuildError::engine("look at a layer", source))?,
-            };
-            let mut used = self.used.lock().expect("nothing panics while it notes");
-            if in_use.contains(&id) {
-                used.insert(id.clone(), now);
-            }
-            let used = used.get(&id).copied().unwrap_or(facts.made).max(facts.made);
-            known.push(Known { id, on: facts.on, bytes: facts.bytes, used });
-        }
-        Ok(known)
-    }
-
-    /// For so many bytes of what nothing uses.
-    fn room(&self, unused: u64, disk: &config::Disk) -> Result<Room, BuildError> {
-        Ok(Room { unused, missing: disk.floor.saturating_sub(self.free()?) })
-    }
-
-    /// Bytes that are free where the layers are.
-    fn free(&self) -> Result<u64, BuildError> {
-        let dir = self.engine.staging().dir;
-        let space = nix::sys::statvfs::statvfs(&dir).map_err(|error| BuildError::Io {
-            doing: format!("see how much space is free in `{}`", dir.display()),
-            source: error.into(),
-        })?;
-        Ok(space.blocks_available() * space.fragment_size())
     }
 
     /// Reads what decides about the build, off the async threads.

@@ -13,7 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::*;
 use crate::engine::lxc::net::NetConfig;
 use crate::engine::lxc::{LxcConfig, LxcEngine};
-use crate::engine::{ContainerId, ContainerSpec, Engine, Process};
+use crate::engine::{ContainerId, ContainerSpec, Engine, EngineError, Process};
 use crate::exec::Cmd;
 use flyloft_core::policy::Limits;
 

@@ -13,8 +13,8 @@ use futures_util::FutureExt;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::wake::{self, Call};
-use super::{Accepted, End, Message, Running, Task, cancelled};
+use super::wake::{self, Call, Woken};
+use super::{Accepted, End, Message, Outcome, Running, Task, cancelled};
 use crate::deploy::{self, Deployed, Job, spec};
 use crate::edge::{Route, Target};
 use crate::engine::{ContainerId, EngineError, Observed};
@@ -28,6 +28,9 @@ const DRAIN: Duration = Duration::from_secs(30);
 const SETTLED: Duration = Duration::from_secs(1);
 /// What processes have between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// What visitors read whose environment is not there.
+const UNBUILT: &str = "It is not kept on this server at the moment, and could not be built anew";
 
 /// How a container takes no processor time.
 enum Rest {
@@ -50,13 +53,14 @@ impl Task {
             Effect::SkipDeploy { release, cause } => self.skip_deploy(release, cause).await?,
             Effect::AbandonDeploy { release } => self.abandon_deploy(release).await?,
             Effect::Route { .. } => self.route().await?,
-            Effect::Hold => self.set_route(closed(&self.state)).await?,
+            Effect::Hold => self.close().await?,
             Effect::Report { release, excess } => self.report(release, excess).await?,
             Effect::Unroute => {
                 self.parts.edge.remove(&self.env.host).await.or_failed(|| "failed to remove the route")?
             }
             Effect::Freeze { release } => self.rest(release, Rest::Frozen),
             Effect::Stop { release } => self.rest(release, Rest::Stopped),
+            Effect::Clear { .. } => self.clear(),
             Effect::Offload { depth, .. } => self.offload(depth),
             Effect::Thaw { release } => self.wake(release, true),
             Effect::Start { release } => self.wake(release, false),
@@ -135,9 +139,22 @@ impl Task {
         }
     }
 
-    /// Answers those who wait for it to wake. The next visit tries again.
-    pub(super) async fn turn_away(&self, why: String) -> Result<()> {
-        self.set_route(Target::Held { failure: Some(why) }).await
+    /// Answers those who wait for it to wake.
+    pub(super) async fn turn_away(&self, why: &str) -> Result<()> {
+        self.set_route(Target::Held { failure: Some(format!("{why}. The next visit tries again.")) }).await
+    }
+
+    /// What does not serve now holds its visitors, or says why it does not.
+    pub(super) async fn close(&self) -> Result<()> {
+        let target = match (closed(&self.state), self.state.unbuilt_until(), &self.unbuilt) {
+            (Target::Held { .. }, Some(until), Some(why)) => {
+                let again = self.parts.clock.until(until).as_secs().div_ceil(60).max(1);
+                let failure = format!("{UNBUILT}: {why}. Visits try again in {again} min.");
+                Target::Held { failure: Some(failure) }
+            }
+            (target, ..) => target,
+        };
+        self.set_route(target).await
     }
 
     async fn set_route(&self, target: Target) -> Result<()> {
@@ -192,6 +209,18 @@ impl Task {
         });
     }
 
+    /// Takes it off the disk.
+    fn clear(&self) {
+        let Some(live) = self.env.live.clone() else { return };
+        let (parts, env) = (self.parts.clone(), self.env.name.clone());
+        self.hands.give(async move {
+            // What stays is found by the reconciliation.
+            if let Err(error) = parts.engine.remove(&live.container).await {
+                tracing::warn!(%env, %error, "failed to take an environment off the disk");
+            }
+        });
+    }
+
     /// Moves the memory of what is frozen out of the way, until somebody comes.
     fn offload(&mut self, depth: Depth) {
         let Some(live) = self.env.live.clone() else { return };
@@ -225,14 +254,18 @@ impl Task {
         let (parts, env) = (self.parts.clone(), self.env.clone());
         let call = self.call.take().unwrap_or_else(|| Call::new("flyloft", Runs::None, Duration::ZERO));
         let place = self.place.take();
+        let given_up = CancellationToken::new();
+        self.given_up = given_up.clone();
         self.hands.give(async move {
-            let woken = AssertUnwindSafe(wake::wake(&parts, &env, live, frozen, call)).catch_unwind().await;
-            let (live, wake) = match woken {
-                Ok(woken) => (woken.live, Some(woken.wake)),
-                Err(_) => (Err(Error::failed("the wake failed in a way that is a bug")), None),
+            let woken = AssertUnwindSafe(wake::wake(&parts, &env, live, frozen, call, &given_up)).catch_unwind().await;
+            let (outcome, wake) = match woken {
+                Ok(Woken { outcome, wake }) => (outcome, Some(wake)),
+                Err(_) => {
+                    tracing::error!(env = %env.name, "a wake failed in a way that is a bug");
+                    (Outcome::Dead, None)
+                }
             };
-            let live = live.inspect_err(|error| tracing::warn!(env = %env.name, %error, "failed to wake")).ok();
-            let end = End::Woke { release, live };
+            let end = End::Woke { release, outcome };
             let _ = myself.send(Message::Ended { end, heard: oneshot::channel().0 }).await;
             // By then the kernel sees what it has taken.
             tokio::spawn(async move {
@@ -319,8 +352,10 @@ pub fn closed(state: &State) -> Target {
             Target::Unavailable { why: format!("This environment was stopped: {excess}.") }
         }
         Runs::Off { why: WhyOff::Crashed, .. } => {
-            Target::Held { failure: Some("It ended, or did not answer when it was woken.".to_owned()) }
+            let why = "It ended, or did not answer when it was woken. The next visit tries again.";
+            Target::Held { failure: Some(why.to_owned()) }
         }
+        Runs::Off { why: WhyOff::Unbuilt { .. }, .. } => Target::Held { failure: Some(format!("{UNBUILT}.")) },
         Runs::Awake { .. } | Runs::Asleep { .. } | Runs::Off { .. } | Runs::Waking { .. } => {
             Target::Held { failure: None }
         }

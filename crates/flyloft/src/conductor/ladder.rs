@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use flyloft_core::lifecycle::{self, Event, Live, Runs, State, Timestamp};
+use flyloft_core::lifecycle::{self, Event, Live, Refusal, Runs, State, Timestamp};
 use flyloft_core::policy::Policy;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -26,6 +26,10 @@ impl Task {
         self.callers.extend(answer);
         if self.entering {
             return;
+        }
+        // Nobody falls asleep for somebody who is not let in anyway.
+        if lifecycle::step(&self.state, &self.wish(), self.parts.clock.now(), &self.policy()).is_err() {
+            return self.wake_for(by, None).await;
         }
         let (id, need) = (self.env.id, self.memory.bytes());
         if !self.rests() {
@@ -50,7 +54,7 @@ impl Task {
             Err(error) => {
                 tracing::warn!(env = %self.env.name, %error, "no room to wake");
                 if self.rests()
-                    && let Err(error) = self.turn_away(error.brief()).await
+                    && let Err(error) = self.turn_away(&error.brief()).await
                 {
                     tracing::warn!(env = %self.env.name, %error, "failed to turn visitors away");
                 }
@@ -68,12 +72,29 @@ impl Task {
             self.disturb.cancel();
         }
         self.place = place;
-        let told = self.step(&Event::Wake, None).await;
+        let told = self.step(&self.wish(), None).await;
         (self.call, self.place) = (None, None);
+        // Whoever waits must not do so in vain.
+        let turned_away = match &told {
+            Ok(Err(Refusal::Unbuilt { .. })) => self.close().await,
+            Err(error) if self.rests() => {
+                tracing::warn!(env = %self.env.name, %error, "failed to wake");
+                self.turn_away(&error.brief()).await
+            }
+            _ => Ok(()),
+        };
+        if let Err(error) = turned_away {
+            tracing::warn!(env = %self.env.name, %error, "failed to turn visitors away");
+        }
         let told = told.and_then(|told| told.map_err(|refusal| self.refused(refusal)));
         for caller in self.callers.drain(..) {
             let _ = caller.send(told.clone());
         }
+    }
+
+    /// Who asks by a command has a reason. Visitors come by themselves.
+    fn wish(&self) -> Event {
+        if self.callers.is_empty() { Event::Visit } else { Event::Wake }
     }
 
     fn rests(&self) -> bool {

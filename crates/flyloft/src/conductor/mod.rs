@@ -14,23 +14,26 @@
 //! wake, letting requests end) goes on beside it, and its end comes back as a message.
 
 mod effect;
+mod end;
 mod handle;
 mod hands;
 mod ladder;
 mod later;
+mod rebuild;
 mod uses;
 mod wake;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 
-use flyloft_core::lifecycle::{self, Answer, Cause, Deploying, Event, Found, Refusal, Runs, State, Timestamp};
+use flyloft_core::lifecycle::{self, Answer, Cause, Deploying, Event, Found, Live, Refusal, Runs, State, Timestamp};
 use flyloft_core::name::{EnvRef, ReleaseNumber};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::effect::{closed, remedy};
+pub use self::end::{End, Outcome};
 pub use self::handle::Conductor;
 use self::hands::Hands;
 use self::uses::Uses;
@@ -40,7 +43,7 @@ use crate::deploy::{Deployed, Job, Work};
 use crate::engine::{ContainerId, ContainerState, Observed};
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
-use crate::store::{self, EnvRow, EventKind, LiveRow, NewRelease};
+use crate::store::{self, EnvRow, LiveRow, NewRelease, StoreError};
 use crate::transcript::{Reading, Transcript};
 
 /// A deploy that was accepted.
@@ -106,16 +109,6 @@ pub enum Message {
     },
 }
 
-/// How something has ended. It is told once, and must not be lost, or the environment would be at it for ever.
-pub enum End {
-    /// A deploy, which has undone what it made. `unwanted` if whoever asked for it has gone away.
-    Failed { release: ReleaseNumber, why: String, unwanted: bool },
-    /// A wake: what was thawed or started answers now, or was given up.
-    Woke { release: ReleaseNumber, live: Option<LiveRow> },
-    /// A sleep that could not be.
-    Restless { release: ReleaseNumber, why: String },
-}
-
 impl Conductor {
     pub fn start(parts: Arc<Parts>, env: EnvRow) -> Result<Self> {
         let state =
@@ -139,6 +132,8 @@ impl Conductor {
             hands: Hands::default(),
             disturb: CancellationToken::new(),
             call: None,
+            given_up: CancellationToken::new(),
+            unbuilt: None,
             place: None,
             memory: memory.clone(),
             callers: Vec::new(),
@@ -180,6 +175,10 @@ struct Task {
     /// Who woke it, until that has begun, and the memory that it was promised.
     call: Option<Call>,
     place: Option<Place>,
+    /// Cancelled when what is waking is not wanted any more.
+    given_up: CancellationToken,
+    /// Why it could not be built anew.
+    unbuilt: Option<String>,
     /// What it holds when it is awake.
     memory: Weight,
     /// Those who wait for it to be let in.
@@ -285,43 +284,6 @@ impl Task {
         }
     }
 
-    async fn record(&mut self, end: End) {
-        let recorded = match &end {
-            End::Failed { release, why, unwanted } => self.failed(*release, why, *unwanted).await,
-            End::Woke { release, live } => {
-                let release = *release;
-                let event = if live.is_some() { Event::Woke { release } } else { Event::WakeFailed { release } };
-                self.step(&event, live.as_ref()).await.map(drop)
-            }
-            End::Restless { release, why } => {
-                let EnvRef { app, env } = &self.env.name;
-                let text = format!("{release} stays awake: {why}");
-                let told =
-                    self.parts.store.tell(app, Some(env), EventKind::SleepFailed, "flyloft", &text, store::now());
-                if let Err(error) = told.await {
-                    tracing::warn!(env = %self.env.name, %error, "failed to record an event");
-                }
-                self.step(&Event::SleepFailed { release: *release }, None).await.map(drop)
-            }
-        };
-        if let Err(error) = recorded {
-            tracing::error!(env = %self.env.name, %error, "failed to record how something ended; trying again soon");
-            self.unrecorded.push(end);
-        }
-    }
-
-    async fn failed(&mut self, release: ReleaseNumber, why: &str, unwanted: bool) -> Result<()> {
-        self.fail_release(release, why).await?;
-        self.step(&Event::DeployFailed { release }, None).await?.ok();
-        // A push that was broken off is as if it had never been made, its environment included.
-        let untouched = matches!(&self.state, State::Live(live)
-            if live.runs == Runs::None && live.deploying == Deploying::No);
-        if unwanted && untouched && release == ReleaseNumber(1) {
-            self.step(&Event::Destroy, None).await?.ok();
-        }
-        Ok(())
-    }
-
     /// Numbers the release, and starts its deploy or lets it wait for its turn.
     async fn accept(&mut self, work: Work) -> Result<Ticket> {
         let name = self.env.name.clone();
@@ -399,13 +361,23 @@ impl Task {
         // A start of the daemon changes nothing for most.
         if state != self.state || live.is_some() {
             let text = serde_json::to_string(&state).or_failed(|| "failed to write a state")?;
-            let recorded = match event.outlives_a_power_cut() || live.is_some() {
+            let lasting = event.outlives_a_power_cut() || live.is_some_and(|live| self.env.live.as_ref() != Some(live));
+            let recorded = match lasting {
                 true => self.parts.store.set_state(self.env.id, &text, live, store::now()).await,
                 false => self.parts.store.note_state(self.env.id, &text).await,
             };
-            recorded.or_failed(|| format!("failed to record the state of `{}`", self.env.name))?;
+            match recorded {
+                // It is as if a power cut had taken the note, and nobody has to sleep on for want of a few bytes.
+                Err(StoreError::Full) if !lasting => {
+                    tracing::warn!(env = %self.env.name, %event, "the disk is full: a state is not on record");
+                }
+                recorded => recorded.or_failed(|| format!("failed to record the state of `{}`", self.env.name))?,
+            }
         }
         self.pass(&state, now);
+        if !is_waking(&state) {
+            self.given_up.cancel();
+        }
         self.seen.send_replace(state.clone());
         self.state = state;
         if let Some(live) = live {
@@ -490,6 +462,10 @@ fn found(container: &Observed) -> Found {
         (None, ContainerState::Running) => Found::Running,
         (None, ContainerState::Frozen) => Found::Frozen,
     }
+}
+
+fn is_waking(state: &State) -> bool {
+    matches!(state, State::Live(Live { runs: Runs::Waking { .. }, .. }))
 }
 
 fn serves(state: &State) -> Option<ReleaseNumber> {

@@ -1,16 +1,21 @@
-//! A wake: what is frozen is thawed, what is off is started, and what serves answers again.
+//! A wake: what is frozen is thawed, what is off is started, built anew before that if need be, and what serves answers
+//! again.
 
 use std::time::{Duration, Instant};
 
 use flyloft_core::lifecycle::{Depth, Runs};
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
-use crate::deploy::{probe, spec};
+use super::Outcome;
+use super::rebuild::{self, Before};
+use crate::build::Hold;
+use crate::deploy::{image, probe, spec};
 use crate::engine::EngineError;
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
-use crate::store::{self, EnvRow, LiveRow, WakeRow};
+use crate::store::{self, Content, EnvRow, LiveRow, ReleaseRow, WakeRow};
 use crate::transcript::Transcript;
 
 /// Many may want to start at once. Each has the machine to itself and a few others.
@@ -28,7 +33,7 @@ pub struct Call {
 
 /// What came of it.
 pub struct Woken {
-    pub live: Result<LiveRow>,
+    pub outcome: Outcome,
     pub wake: WakeRow,
 }
 
@@ -59,21 +64,88 @@ impl Watch {
     }
 }
 
-/// Wakes what serves. `frozen` if it need only be thawed.
-pub async fn wake(parts: &Parts, env: &EnvRow, live: LiveRow, frozen: bool, call: Call) -> Woken {
+/// Wakes what serves. `frozen` if it need only be thawed. A build is broken off when the wake is `given_up`.
+pub async fn wake(
+    parts: &Parts,
+    env: &EnvRow,
+    live: LiveRow,
+    frozen: bool,
+    call: Call,
+    given_up: &CancellationToken,
+) -> Woken {
     let zero = Duration::ZERO;
     let mut watch = Watch { last: call.asked, queued: zero, started: zero, answered: zero };
-    let live = match frozen && thawed(parts, env, &live, &mut watch).await {
+    let woken = match frozen && thawed(parts, env, &live, &mut watch).await {
         // It answered before it was frozen. To ask it whether it does would only keep the visitor waiting.
         true => Ok(live),
-        false => start(parts, env, live, &mut watch).await,
+        false => match content(parts, env, &live, &call.by, given_up).await {
+            Ok(content) => start(parts, env, live, content, &mut watch).await.map_err(Failure::Dead),
+            Err(failure) => Err(failure),
+        },
     };
     let Watch { queued, started, answered, .. } = watch;
-    let failure = live.as_ref().err().map(Error::brief);
+    let failure = woken.as_ref().err().map(|failure| failure.error().brief());
+    if let Err(failure) = &woken {
+        tracing::warn!(env = %env.name, error = %failure.error(), "failed to wake");
+    }
+    let outcome = match woken {
+        Ok(live) => Outcome::Awake(live),
+        Err(Failure::Dead(_)) => Outcome::Dead,
+        Err(Failure::Unbuilt(error)) => Outcome::Unbuilt { why: error.brief() },
+    };
     let Call { by, was, at, asked, slept } = call;
     let (was, total) = (was.to_owned(), asked.elapsed());
     let wake = WakeRow { at, by, was, queued, started, answered, total, failure, slept };
-    Woken { live, wake }
+    Woken { outcome, wake }
+}
+
+/// Why something does not wake.
+enum Failure {
+    Dead(Error),
+    /// It had to be built before, and was not.
+    Unbuilt(Error),
+}
+
+impl Failure {
+    fn error(&self) -> &Error {
+        let (Failure::Dead(error) | Failure::Unbuilt(error)) = self;
+        error
+    }
+}
+
+/// What is started, whose layers stay for as long as this lives.
+struct Whole {
+    release: ReleaseRow,
+    content: Content,
+    _hold: Hold,
+}
+
+/// What the release that serves is started from: as it was built, or built anew where it is not kept any more.
+async fn content(
+    parts: &Parts,
+    env: &EnvRow,
+    live: &LiveRow,
+    by: &str,
+    given_up: &CancellationToken,
+) -> Result<Whole, Failure> {
+    let failed = || format!("failed to wake `{}`", env.name);
+    let look = async {
+        let release = parts.store.release(env.id, live.release).await.or_failed(failed)?;
+        let mut release = release.ok_or_else(|| Error::failed(format!("`{}` has no {}", env.name, live.release)))?;
+        let content = release.content.take();
+        let content = content.ok_or_else(|| Error::failed(format!("{} was never built", live.release)))?;
+        let kept = image::kept(parts, &content).await?;
+        Ok::<_, Error>((release, content, kept))
+    };
+    let (release, content, kept) = look.await.map_err(Failure::Dead)?;
+    let (content, hold) = match kept {
+        Some(hold) => (content, hold),
+        None => {
+            let before = Before { env, release: &release, content: &content };
+            rebuild::rebuild(parts, before, by, given_up).await.map_err(Failure::Unbuilt)?
+        }
+    };
+    Ok(Whole { release, content, _hold: hold })
 }
 
 /// Thaws it. Not so where it is not frozen any more, but gone: then it has to be started.
@@ -92,13 +164,16 @@ async fn thawed(parts: &Parts, env: &EnvRow, live: &LiveRow, watch: &mut Watch) 
 }
 
 /// Starts it, made anew if it is gone, and waits until it answers.
-async fn start(parts: &Parts, env: &EnvRow, live: LiveRow, watch: &mut Watch) -> Result<LiveRow> {
+async fn start(parts: &Parts, env: &EnvRow, live: LiveRow, whole: Whole, watch: &mut Watch) -> Result<LiveRow> {
     let failed = || format!("failed to wake `{}`", env.name);
-    let release = parts.store.release(env.id, live.release).await.or_failed(failed)?;
-    let release = release.ok_or_else(|| Error::failed(format!("`{}` has no {}", env.name, live.release)))?;
-    let content = release.content.ok_or_else(|| Error::failed(format!("{} was never built", live.release)))?;
+    let Whole { release, content, .. } = &whole;
     let version = spec::Version { release: live.release, commit: release.commit.as_ref() };
-    let container = spec::container(parts, env, version, &content, &live.container);
+    let container = spec::container(parts, env, version, content, &live.container);
+    let found = parts.engine.find(&live.container).await.or_failed(failed)?;
+    // It came out otherwise than it was, and what was written over that would not fit.
+    if found.is_some_and(|found| found.image != content.image) {
+        parts.engine.remove(&live.container).await.or_failed(failed)?;
+    }
     match parts.engine.create(&container).await {
         // The server's configuration has changed since; what was deployed then goes on as it is.
         Ok(_) | Err(EngineError::Exists(_)) => {}
@@ -113,7 +188,7 @@ async fn start(parts: &Parts, env: &EnvRow, live: LiveRow, watch: &mut Watch) ->
     parts.engine.thaw(&live.container).await.or_failed(failed)?;
     let started = watch.lap();
     watch.started += started;
-    let started = probe::Started { env, content: &content, container: &live.container, at };
+    let started = probe::Started { env, content, container: &live.container, at };
     let upstream = probe::probe(parts, started, &Transcript::discard()).await;
     watch.answered = watch.lap();
     Ok(LiveRow { upstream: upstream?, ..live })

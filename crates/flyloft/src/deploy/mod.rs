@@ -4,6 +4,7 @@
 //! newer push, anywhere before the end undoes what was done; the old release has served all the while. The last step
 //! hands the new release to the [conductor](crate::conductor), which moves the host name and retires the old one.
 
+pub mod image;
 pub mod probe;
 pub mod spec;
 mod together;
@@ -13,17 +14,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use flyloft_core::lifecycle::Cause;
-use flyloft_core::name::{CommitId, Origin, ReleaseNumber};
+use flyloft_core::name::{CommitId, ReleaseNumber};
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::admission::{Place, Weight};
-use crate::build::{BuildError, Built, Hold, Request, Trust};
 use crate::conductor::{self, Message};
-use crate::engine::{ContainerId, EngineError};
+use crate::engine::ContainerId;
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
-use crate::source::{Checkout, Push, Quarantine};
+use crate::source::{Push, Quarantine};
 use crate::store::{self, Content, EnvRow, EventKind, LiveRow};
 use crate::transcript::Transcript;
 use probe::Started;
@@ -161,8 +161,8 @@ pub async fn deploy(job: &Job, called_off: impl Future<Output = Error>) -> Resul
 
 /// All that can be done beside the old release.
 async fn prepare(job: &Job, undo: &mut Undo) -> Result<LiveRow> {
-    let tree = job.step("source", source(job, undo)).await?;
-    let built = job.step("build", build(job, tree)).await?;
+    let tree = job.step("source", image::source(job, undo)).await?;
+    let built = job.step("build", image::build(job, tree)).await?;
     let content = job.step("services", spec::content(job, built)).await?;
     let _place = room(job).await?;
     let container = job.step("launch", launch(job, &content, undo)).await?;
@@ -202,100 +202,6 @@ impl Job {
             tracing::error!(%env, %error, "failed to record an event");
         }
     }
-}
-
-/// Puts the code into the engine's staging directory. There is none where an earlier release is launched again.
-async fn source(job: &Job, undo: &mut Undo) -> Result<Option<PathBuf>> {
-    let dir = match &job.work.source {
-        Source::Again { .. } => return Ok(None),
-        Source::Tree { dir } => dir.0.clone(),
-        Source::Commit { .. } => job.parts.engine.staging().dir.join(format!("{}-{}", job.env.id.0, job.release)),
-    };
-    let leftover = dir.clone();
-    undo.push("remove the checked-out tree", async move {
-        match tokio::fs::remove_dir_all(&leftover).await {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(EngineError::Io { doing: format!("remove `{}`", leftover.display()), source: error })
-            }
-            _ => Ok(()),
-        }
-    });
-    if let Source::Commit { commit, quarantine } = &job.work.source {
-        let app = &job.env.name.app;
-        let (remote, credentials) = job.parts.remote(app).await?.unzip();
-        let checkout = Checkout {
-            commit,
-            quarantine: quarantine.as_ref(),
-            remote: remote.as_ref(),
-            credentials: match job.env.origin {
-                // A stranger's pull request chooses which submodules are fetched.
-                Origin::PullRequest(_) => &[],
-                _ => credentials.as_deref().unwrap_or_default(),
-            },
-        };
-        job.parts.repositories.checkout(app, &checkout, &dir).await?;
-    }
-    Ok(Some(dir))
-}
-
-/// What a build gives, or what the earlier release has of it. Either holds on to its layers.
-enum Made {
-    Now(Box<Built>),
-    Before { content: Box<Content>, _hold: Hold },
-}
-
-async fn build(job: &Job, tree: Option<PathBuf>) -> Result<Made> {
-    let tree = match (&job.work.source, tree) {
-        (Source::Again { content, again, .. }, _) => {
-            // Something newer may serve by now than when this was asked for.
-            let serving = if *again == Again::Rollback { None } else { serving(job).await? };
-            let content = serving.map(Box::new).or_else(|| content.clone()).ok_or_else(|| {
-                Error::conflict(format!("`{}` has no release that serves", job.env.name)).hint("push to it first")
-            })?;
-            return before(job, content).await;
-        }
-        (_, Some(tree)) => tree,
-        (_, None) => return Err(Error::failed("there is no source to build")),
-    };
-    let failed = || format!("failed to build {} of `{}`", job.release, job.env.name);
-    let app = &job.env.name.app;
-    let request = Request {
-        app: app.clone(),
-        tree,
-        tree_id: job.work.commit().map_or_else(|| crate::random::hex(32), |commit| commit.to_string()),
-        trust: match job.env.origin {
-            Origin::PullRequest(number) => Trust::Fork(number),
-            Origin::Branch(_) | Origin::Commit(_) | Origin::Directory => Trust::Own,
-        },
-        variables: spec::config(job).await?,
-        generation: job.parts.store.generation(app, job.work.no_cache).await.or_failed(failed)?,
-    };
-    let built = job.parts.builder.build(request, &job.transcript).await;
-    let built = built.map_err(|error| match &error {
-        BuildError::Unset { name, .. } => {
-            let hint = format!("flyloft config set {} {name}=VALUE", job.env.name);
-            Error::from(error).hint(hint)
-        }
-        _ => error.into(),
-    });
-    Ok(Made::Now(Box::new(built?)))
-}
-
-/// What was built before, if nothing of it is gone.
-async fn before(job: &Job, content: Box<Content>) -> Result<Made> {
-    let hold = job.parts.builder.keep(&content.image).await?;
-    let hold = hold.ok_or_else(|| {
-        Error::conflict(format!("what `{}` was to be launched from is not kept any more", job.env.name))
-            .hint("push or `up` its commit again, which builds it anew")
-    })?;
-    Ok(Made::Before { content, _hold: hold })
-}
-
-async fn serving(job: &Job) -> Result<Option<Content>> {
-    let store = &job.parts.store;
-    let failed = || format!("failed to look up what serves `{}`", job.env.name);
-    let Some(env) = store.environment(&job.env.name).await.or_failed(failed)? else { return Ok(None) };
-    Ok(store.live_release(&env).await.or_failed(failed)?.and_then(|release| release.content))
 }
 
 /// Waits until there is memory for one more container.

@@ -7,13 +7,14 @@ use flyloft_core::name::{CommitId, EnvRef, Origin, ReleaseNumber};
 use flyloft_core::procfile::ProcessType;
 use tokio::io::AsyncReadExt;
 
+use super::image::Made;
 use super::probe::PORT;
-use super::{Again, Job, Made, Source};
+use super::{Again, Job, Source};
 use crate::build::Built;
 use crate::engine::{ContainerId, ContainerSpec, EngineError, ExecSpec, Process, Reach, SharedEngine};
 use crate::error::{OrFailed, Result};
 use crate::parts::Parts;
-use crate::store::{Content, EnvRow};
+use crate::store::{BuildInputs, Content, EnvRow};
 use crate::transcript::Transcript;
 
 /// Collects all that the release needs to be launched, now and after a rollback, and records it.
@@ -24,10 +25,10 @@ pub(super) async fn content(job: &Job, made: Made) -> Result<Content> {
             Content::clone(content)
         }
         Made::Before { ref content, .. } => {
-            let config = with_defaults(config(job).await?, &content.defaults);
+            let config = with_defaults(config(&job.parts, &job.env).await?, &content.defaults);
             Content { config, ..Content::clone(content) }
         }
-        Made::Now(ref built) => from_build(job, built).await?,
+        Made::Now { ref built, ref inputs } => from_build(job, built, inputs).await?,
     };
     let failed = || format!("failed to record {} of `{}`", job.release, job.env.name);
     job.parts.store.set_content(job.env.id, job.release, &content).await.or_failed(failed)?;
@@ -35,13 +36,13 @@ pub(super) async fn content(job: &Job, made: Made) -> Result<Content> {
 }
 
 /// The release's content after a build: what the repository asks for, and what was set.
-async fn from_build(job: &Job, built: &Built) -> Result<Content> {
+async fn from_build(job: &Job, built: &Built, inputs: &BuildInputs) -> Result<Content> {
     let manifest = match (&job.env.origin, &built.app_json) {
         (_, None) => Manifest::default(),
         (Origin::PullRequest(_), Some(app_json)) => app_json.for_review(),
         (_, Some(app_json)) => app_json.manifest.clone(),
     };
-    let mut config = config(job).await?;
+    let mut config = config(&job.parts, &job.env).await?;
     let wanted = manifest.secrets().map(ToString::to_string).chain(built.secrets.iter().cloned());
     config.extend(secrets(job, wanted.collect(), &config).await?);
     let defaults = manifest.defaults().map(|(name, value)| (name.to_string(), value.to_owned())).collect();
@@ -55,6 +56,7 @@ async fn from_build(job: &Job, built: &Built) -> Result<Content> {
         formation: manifest.formation.iter().map(|(name, count)| (name.to_string(), *count)).collect(),
         health: health_path(&manifest),
         settings: manifest.settings.clone(),
+        inputs: Some(inputs.clone()),
     })
 }
 
@@ -95,15 +97,14 @@ async fn secrets(
 
 /// The variables that are set. A pull request has only its own: it may be a stranger's, and those of the app may be
 /// secrets.
-pub(super) async fn config(job: &Job) -> Result<BTreeMap<String, String>> {
-    let store = &job.parts.store;
-    let app = &job.env.name.app;
-    let failed = || format!("failed to read the variables of `{}`", job.env.name);
-    let mut all = match job.env.origin {
+pub(super) async fn config(parts: &Parts, env: &EnvRow) -> Result<BTreeMap<String, String>> {
+    let (store, app) = (&parts.store, &env.name.app);
+    let failed = || format!("failed to read the variables of `{}`", env.name);
+    let mut all = match env.origin {
         Origin::PullRequest(_) => BTreeMap::new(),
         _ => store.variables(app, None).await.or_failed(failed)?,
     };
-    all.extend(store.variables(app, Some(job.env.id)).await.or_failed(failed)?);
+    all.extend(store.variables(app, Some(env.id)).await.or_failed(failed)?);
     Ok(all)
 }
 

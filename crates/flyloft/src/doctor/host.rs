@@ -144,8 +144,12 @@ fn space(storage: &Storage, config: &Config) -> Check {
     if storage.free < floor {
         Check::problem(
             "disk",
-            format!("{free} are free, and {} must stay free: nothing is built", bytes(floor)),
-            "make room, or lower disk.floor in the configuration",
+            format!(
+                "{free} are free, and {} must stay free: caches, old releases and what is off go, and as long as that is \
+                 not enough nothing is built",
+                bytes(floor)
+            ),
+            "make room, destroy what nobody needs, or lower disk.floor in the configuration",
         )
     } else if storage.free < floor + (3 << 30) {
         Check::warning("disk", format!("{free} are free: that is one stack and a few apps"), "make room soon")

@@ -166,8 +166,8 @@ fn everything_that_is_wrong_says_how_to_mend_it() {
              → flyloft setup
     problem  state directory: nothing can be written to `/var/lib/flyloft`: Read-only file system (os error 30)
              → mend that, or choose another with state_dir in the configuration
-    problem  disk: 1 MiB are free, and 2 GiB must stay free: nothing is built
-             → make room, or lower disk.floor in the configuration
+    problem  disk: 1 MiB are free, and 2 GiB must stay free: caches, old releases and what is off go, and as long as that is not enough nothing is built
+             → make room, destroy what nobody needs, or lower disk.floor in the configuration
     problem  ports: HTTP at [::]:80 is taken by `nginx` (process 612)
              → stop it, or set http.listen in the configuration
     ok       ports: SSH at [::]:2222 is flyloft's

@@ -21,7 +21,7 @@ pub enum Target {
     /// An app that answers at this address, found by the probe.
     Upstream(SocketAddr),
     /// It wakes when somebody visits: the first request is told as a [`Visit`], once for each call of [`Edge::set`] with
-    /// this. Those that wait already are answered with the `failure` where there is one, and the next visit tries again.
+    /// this. Those that wait already are answered with the `failure` where there is one, a sentence or two for visitors.
     Held { failure: Option<String> },
     /// Nothing runs: the page says why, in a sentence for a visitor.
     Unavailable { why: String },
@@ -33,6 +33,9 @@ pub trait Edge: Send + Sync {
     async fn set(&self, host: &str, route: Route) -> Result<(), EdgeError>;
 
     async fn remove(&self, host: &str) -> Result<(), EdgeError>;
+
+    /// Says to those who wait for `host` what takes so long, in a sentence. Until it is set anew.
+    fn explain(&self, host: &str, doing: &str);
 
     /// How long ago somebody last used `host`; no time at all while somebody does, and `None` if nobody has since it was
     /// first routed.

@@ -235,7 +235,7 @@ impl Engine for Fake {
                 }
             }
         }
-        let facts = LayerFacts { on: derivation.on, bytes: 4096, made: SystemTime::now() };
+        let facts = LayerFacts { on: derivation.on, bytes: 2 << 20, made: SystemTime::now() };
         memory.layers.insert(derivation.id, facts);
         Ok(())
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use flyloft_core::host::Domain;
 use flyloft_core::lifecycle::State;
-use flyloft_core::name::{AppName, BranchName, EnvRef, Origin, ReleaseNumber};
+use flyloft_core::name::{AppName, BranchName, CommitId, EnvRef, Origin, ReleaseNumber};
 use flyloft_core::policy::{self, Policy, Span};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
@@ -25,6 +25,7 @@ use crate::edge::{Edge, EdgeError, Route, Target};
 use crate::engine::fake::{self, Fake};
 use crate::engine::{ContainerState, Engine, Image};
 use crate::error::Result;
+use crate::exec::Cmd;
 use crate::metrics::Tally;
 use crate::parts::{Parts, Settings};
 use crate::source::{Repositories, SourceLimits};
@@ -41,6 +42,8 @@ pub struct Doorman {
     routes: Mutex<HashMap<String, Route>>,
     pub busy: watch::Sender<bool>,
     pub unused_for: Mutex<Option<Duration>>,
+    /// What those who waited were told, in order.
+    pub explained: Mutex<Vec<String>>,
 }
 
 #[async_trait]
@@ -53,6 +56,10 @@ impl Edge for Doorman {
     async fn remove(&self, host: &str) -> Result<(), EdgeError> {
         self.routes.lock().unwrap().remove(host);
         Ok(())
+    }
+
+    fn explain(&self, _host: &str, doing: &str) {
+        self.explained.lock().unwrap().push(doing.to_owned());
     }
 
     fn unused_for(&self, host: &str) -> Option<Duration> {
@@ -107,6 +114,7 @@ impl Stage {
             routes: Mutex::default(),
             busy: watch::Sender::new(false),
             unused_for: Mutex::default(),
+            explained: Mutex::default(),
         });
         let user = nix::unistd::geteuid().as_raw();
         let (clock, machine) = (Clock::of_the_wall(), Arc::new(Mutex::new((1 << 40, false))));
@@ -124,6 +132,7 @@ impl Stage {
                 .unwrap()
                 .with_plain_http_on_loopback(),
             tally: Tally::default(),
+            making_room: tokio::sync::Mutex::default(),
             settings: Settings {
                 domain: Domain::parse("localhost").unwrap(),
                 port: None,
@@ -175,8 +184,12 @@ impl Stage {
     }
 
     pub async fn launch_in(&self, conductor: &Conductor, again: Again, content: Content) -> Result<Deployed> {
+        self.work(conductor, Source::Again { commit: None, content: Some(Box::new(content)), again }).await
+    }
+
+    pub async fn work(&self, conductor: &Conductor, source: Source) -> Result<Deployed> {
         let work = Work {
-            source: Source::Again { commit: None, content: Some(Box::new(content)), again },
+            source,
             reason: "a test".to_owned(),
             by: "tester".to_owned(),
             no_cache: false,
@@ -208,6 +221,31 @@ impl Stage {
 
     pub fn repository(&self, app: &AppName) -> PathBuf {
         self.dir.path().join(format!("repos/apps/{app}.git"))
+    }
+
+    /// A commit of these files, which a branch of the app leads to.
+    pub async fn commit(&self, branch: &str, files: &[(&str, &str)]) -> CommitId {
+        let app = AppName::parse("shop").unwrap();
+        self.loft.parts.repositories.ensure(&app).await.unwrap();
+        let git = async |args: &[&str], stdin: &str| {
+            let git = Cmd::new("git").arg("--git-dir").arg(self.repository(&app)).args(["-c", "user.name=Tester"]);
+            let git = git.args(["-c", "user.email=tester@example.org"]).args(args).stdin(stdin);
+            String::from_utf8(git.run().await.unwrap().stdout).unwrap().trim().to_owned()
+        };
+        let mut tree = String::new();
+        for (name, content) in files {
+            let file = git(&["hash-object", "-w", "--stdin"], content).await;
+            tree += &format!("100644 blob {file}\t{name}\n");
+        }
+        let tree = git(&["mktree"], &tree).await;
+        let commit = git(&["commit-tree", "-m", "Change", &tree], "").await;
+        git(&["update-ref", &format!("refs/heads/{branch}"), &commit], "").await;
+        CommitId::parse(&commit).unwrap()
+    }
+
+    /// Deploys a commit, as a push does.
+    pub async fn build(&self, conductor: &Conductor, commit: &CommitId) -> Result<Deployed> {
+        self.work(conductor, Source::Commit { commit: commit.clone(), quarantine: None }).await
     }
 
     /// What the deploy of a release has said.

@@ -107,6 +107,7 @@ pub async fn page(loft: &Loft) -> Result<String> {
     environments(&mut text, &rows, &held);
     requests(&mut text, loft, &rows);
     events(&mut text, loft);
+    disk(&mut text, loft);
     machine(&mut text, &Load::look());
     Ok(text.finish())
 }
@@ -181,6 +182,18 @@ fn events(text: &mut Text, loft: &Loft) {
         text.sample("flyloft_wake_seconds_bucket", &[("app", app), ("le", "+Inf")], counts.woken);
         text.sample("flyloft_wake_seconds_sum", &[("app", app)], counts.waking);
         text.sample("flyloft_wake_seconds_count", &[("app", app)], counts.woken);
+    }
+}
+
+fn disk(text: &mut Text, loft: &Loft) {
+    if let Ok(free) = loft.parts.builder.free() {
+        text.gauge("flyloft_disk_free_bytes", "What is free on the disk of the state directory.", free);
+    }
+    text.gauge("flyloft_disk_floor_bytes", "What is kept free there.", loft.parts.settings.disk.floor);
+    let name = "flyloft_dropped_total";
+    text.family(name, Kind::Counter, "What was removed to keep the disk within bounds, by what it was.");
+    for (kind, count) in loft.parts.tally.all_dropped() {
+        text.sample(name, &[("kind", kind)], count);
     }
 }
 

@@ -10,7 +10,11 @@ use flyloft_core::name::AppName;
 pub const BOUNDS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 
 #[derive(Default)]
-pub struct Tally(Mutex<BTreeMap<AppName, Counts>>);
+pub struct Tally {
+    apps: Mutex<BTreeMap<AppName, Counts>>,
+    /// What was removed to keep within bounds, by what it was.
+    dropped: Mutex<BTreeMap<&'static str, u64>>,
+}
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Counts {
@@ -46,11 +50,19 @@ impl Tally {
     }
 
     pub fn counts(&self) -> BTreeMap<AppName, Counts> {
-        self.0.lock().expect("not poisoned").clone()
+        self.apps.lock().expect("not poisoned").clone()
+    }
+
+    pub fn dropped(&self, kind: &'static str) {
+        *self.dropped.lock().expect("not poisoned").entry(kind).or_default() += 1;
+    }
+
+    pub fn all_dropped(&self) -> BTreeMap<&'static str, u64> {
+        self.dropped.lock().expect("not poisoned").clone()
     }
 
     fn count(&self, app: &AppName, change: impl FnOnce(&mut Counts)) {
-        change(self.0.lock().expect("not poisoned").entry(app.clone()).or_default());
+        change(self.apps.lock().expect("not poisoned").entry(app.clone()).or_default());
     }
 }
 

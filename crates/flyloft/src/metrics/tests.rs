@@ -56,6 +56,9 @@ async fn what_happens_is_counted_and_what_is_held_is_measured() {
     assert_eq!(before[r#"flyloft_deploys_total{app="shop",result="failed"}"#], 1.0);
     assert_eq!(before[r#"flyloft_requests_total{app="shop",env="main",class="2xx"}"#], 7.0);
     assert!(!before.contains_key(r#"flyloft_requests_total{app="shop",env="main",class="5xx"}"#));
+    assert!(before["flyloft_disk_free_bytes"] > 0.0 && before["flyloft_disk_floor_bytes"] == f64::from(1 << 30) * 2.0);
+    stage.loft.parts.tally.dropped("layer");
+    assert_eq!(page().await[r#"flyloft_dropped_total{kind="layer"}"#], 1.0);
     assert!(before["process_resident_memory_bytes"] > 1e6 && before["flyloft_machine_memory_available_bytes"] > 1e6);
 
     conductor.tell(Event::Sleep { depth: Depth::Deep }).await.unwrap();

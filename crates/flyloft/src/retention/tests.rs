@@ -1,14 +1,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use flyloft_core::lifecycle::Event;
+use flyloft_core::lifecycle::{Depth, Event};
+use flyloft_core::name::CommitId;
 use flyloft_core::policy::Limits;
 
 use super::*;
+use crate::conductor::Conductor;
 use crate::config::Disk;
-use crate::deploy::Again;
+use crate::deploy::{Again, Source};
 use crate::engine::{CacheId, ContainerState, Derivation, Engine, Image, LayerId, Reach, Recipe, Run};
-use crate::loft::stage::Stage;
+use crate::loft::stage::{Stage, content};
+use crate::store::Content;
 use crate::transcript::Transcript;
 
 /// Nothing that is not needed.
@@ -108,4 +111,103 @@ async fn package_caches_go_when_they_are_too_large_and_the_one_that_was_used_las
     collect(&stage.loft.parts).await;
     let left = stage.engine.caches().await.unwrap();
     assert_eq!(left.into_iter().map(|cache| cache.id.0).collect::<Vec<_>>(), ["shop-pip"]);
+}
+
+/// A branch that was deployed from the commit, with this image.
+async fn deployed(stage: &Stage, branch: &str, commit: &CommitId, image: Image) -> Conductor {
+    let (_, conductor) = stage.branch(branch).await;
+    let content = Some(Box::new(Content { image, ..content(&[("web", "serve")]) }));
+    let source = Source::Again { commit: Some(commit.clone()), content, again: Again::Rollback };
+    stage.work(&conductor, source).await.unwrap();
+    stage.loft.parts.clock.advance(Duration::from_secs(60));
+    conductor
+}
+
+#[tokio::test]
+async fn a_full_disk_takes_what_costs_least_first_and_of_what_is_off_the_longest_and_its_people_are_told() {
+    let full = Disk { floor: u64::MAX, layers: u64::MAX, caches: u64::MAX, logs: 0, releases: 9 };
+    let stage = Stage::keeping(full).await;
+    let (app, commit) = ("shop".parse().unwrap(), stage.commit("main", &[]).await);
+    let mut images = Vec::new();
+    for name in ["old", "main", "next", "pinned", "asleep", "lost"] {
+        images.push(vec![derive(&stage, name, &Image::new(), &[]).await]);
+    }
+    derive(&stage, "spare", &Image::new(), &["shop-python"]).await;
+    let [old, main, next, pinned, asleep, lost] = images.try_into().unwrap();
+    deployed(&stage, "main", &commit, old).await;
+    let next = deployed(&stage, "next", &commit, next).await;
+    let main = deployed(&stage, "main", &commit, main).await;
+    let pinned = deployed(&stage, "pinned", &commit, pinned).await;
+    let asleep = deployed(&stage, "asleep", &commit, asleep).await;
+    let lost = deployed(&stage, "lost", &CommitId::parse(&"f".repeat(40)).unwrap(), lost).await;
+    for conductor in [&lost, &pinned, &main, &next] {
+        conductor.tell(Event::Off).await.unwrap();
+        conductor.at_rest().await.unwrap();
+        stage.loft.parts.clock.advance(Duration::from_secs(600));
+    }
+    pinned.tell(Event::Pin).await.unwrap();
+    asleep.tell(Event::Sleep { depth: Depth::Deep }).await.unwrap();
+    asleep.at_rest().await.unwrap();
+    stage.wait_until("what was replaced is gone", async || stage.containers().await.len() == 5).await;
+    let before = stage.engine.calls().len();
+    collect(&stage.loft.parts).await;
+
+    let calls = stage.engine.calls().split_off(before);
+    let removed: Vec<&str> = calls.iter().map(String::as_str).filter(|call| !call.starts_with("stop")).collect();
+    assert_eq!(
+        removed,
+        [
+            "forget cache shop-python",
+            "forget spare",
+            "forget old",
+            "remove shop-main-1-2",
+            "forget main",
+            "remove shop-next-2-1",
+            "forget next",
+        ]
+    );
+    let states = [&main, &next, &pinned, &asleep, &lost].map(|conductor| conductor.state().to_string());
+    let expected =
+        ["off v2 (to be built anew)", "off v1 (to be built anew)", "off v1, pinned", "deep asleep v1", "off v1"];
+    assert_eq!(states, expected);
+    let events = stage.store().events(Some(&app), None, 0, 100).await.unwrap();
+    let dropped = ["cache-dropped", "release-dropped", "cleared"];
+    let events = events.iter().filter(|event| dropped.contains(&event.kind.as_str()));
+    let told: Vec<_> = events.map(|event| (event.env.as_ref().map(|env| env.as_str()), event.text.as_str())).collect();
+    let [(None, cache), (Some("main"), release), (Some("main"), cleared), (Some("next"), _)] = told[..] else {
+        panic!("{told:?}")
+    };
+    assert!(cache.starts_with("package cache `shop-python` (4.0 KiB) was removed: the disk had "), "{cache}");
+    assert!(release.starts_with("v1 cannot be rolled back to any more: the disk had "), "{release}");
+    let off = "its image and its disk are given up, it was off for 20m: the disk had ";
+    assert!(cleared.starts_with(off) && cleared.ends_with("are kept free; a visit builds it anew"), "{cleared}");
+    let dropped = stage.loft.parts.tally.all_dropped();
+    assert_eq!(
+        dropped.into_iter().collect::<Vec<_>>(),
+        [("cache", 1), ("environment", 2), ("layer", 4), ("release", 1)]
+    );
+
+    // Nothing is left that could go, and what sleeps wakes.
+    let before = stage.engine.calls().len();
+    collect(&stage.loft.parts).await;
+    assert_eq!(stage.engine.calls().split_off(before), [""; 0]);
+    asleep.wake("alice").await.unwrap();
+    assert_eq!(asleep.settled().await.to_string(), "awake v1");
+}
+
+#[tokio::test]
+async fn nothing_is_built_on_a_full_disk_and_what_to_do_is_said() {
+    let stage = Stage::keeping(Disk { floor: u64::MAX, ..Disk::default() }).await;
+    let (_, conductor) = stage.env().await;
+    let commit = stage.commit("main", &[("Procfile", "web: serve")]).await;
+    let error = stage.build(&conductor, &commit).await.unwrap_err();
+    assert!(
+        error.what.starts_with("the disk is full: ") && error.what.ends_with("kept free; nothing is built"),
+        "{error}"
+    );
+    assert!(error.hints[0].starts_with("destroy environments that nobody needs"), "{error:?}");
+    assert_eq!((stage.calls("derive"), stage.containers().await), (0, vec![]));
+    // What is there can be launched again: that takes next to nothing.
+    stage.launch(Again::Rollback).await.unwrap();
+    assert_eq!(stage.state().await, "awake v2");
 }

@@ -158,6 +158,23 @@ impl Repositories {
         look.run().await.is_ok()
     }
 
+    /// Whether a repository of the app has the commit and keeps it, since a branch or a release of a fetched one leads
+    /// to it.
+    pub async fn holds(&self, app: &AppName, commit: &CommitId) -> bool {
+        for repository in [self.fetched(app), self.repository(app)] {
+            if !repository.join("HEAD").exists() {
+                continue;
+            }
+            let look = self.git().within(&repository).command("for-each-ref");
+            let look = look.args(["--count=1", "--format=%(refname)", "--contains", commit.as_str()]);
+            // Of a commit that is not there git says that it is malformed.
+            if look.run().await.is_ok_and(|found| !found.stdout.is_empty()) {
+                return true;
+            }
+        }
+        false
+    }
+
     pub(super) fn fetched(&self, app: &AppName) -> PathBuf {
         self.dir.join("fetched").join(format!("{app}.git"))
     }

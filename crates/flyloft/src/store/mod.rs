@@ -32,7 +32,7 @@ pub use environments::{EnvId, EnvRow, LiveRow, MemoryRow};
 pub use events::{EventKind, EventRow};
 pub use follows::{FollowRow, MissingRow};
 pub use keys::KeyRow;
-pub use releases::{Content, NewRelease, ReleaseRow, ReleaseStatus, StepRow};
+pub use releases::{BuildInputs, Content, ImageRow, NewRelease, ReleaseRow, ReleaseStatus, StepRow};
 pub use wakes::WakeRow;
 
 /// What makes each version of the schema out of the one before it, the first out of an empty file. What has been

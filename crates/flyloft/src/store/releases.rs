@@ -8,7 +8,7 @@ use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
 
 use super::{EnvId, Store, StoreError, name, parse, print};
-use crate::engine::{Image, LayerId};
+use crate::engine::Image;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewRelease {
@@ -60,6 +60,30 @@ pub struct Content {
     /// What `app.json` asks for.
     #[serde(default)]
     pub settings: Settings,
+    /// What the image was built with beside its commit; none where it was built before that was noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<BuildInputs>,
+}
+
+/// Without these the same commit may come to another image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildInputs {
+    pub variables: BTreeMap<String, String>,
+    /// How often the app had been built without its layers.
+    pub generation: u64,
+}
+
+/// See [`Store::images`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageRow {
+    pub env: EnvId,
+    pub number: ReleaseNumber,
+    pub has_commit: bool,
+    /// When its deploy ended, or began.
+    pub at: i64,
+    pub image: Image,
+    /// It does not serve any more, and a newer one is on record.
+    pub old: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -267,20 +291,48 @@ impl Store {
         .await
     }
 
-    /// The layers of all releases that may be launched: what serves or is about to, and what may be rolled back to.
-    pub async fn layers_in_use(&self) -> Result<Vec<LayerId>, StoreError> {
+    /// The images of all releases that may be launched: what serves or is about to, and what may be rolled back to.
+    pub async fn images(&self) -> Result<Vec<ImageRow>, StoreError> {
         self.call(move |t| {
-            let mut query =
-                t.prepare("SELECT content FROM releases WHERE content IS NOT NULL AND status <> 'failed'")?;
-            let mut layers = Vec::new();
-            for content in query.query_map([], |row| row.get::<_, String>(0))? {
-                layers.extend(parse::<Content>("content", &content?)?.image);
+            let mut query = t.prepare(
+                "SELECT environment, number, commit_id IS NOT NULL, coalesce(ended_at, created_at), content ->> 'image',
+                     status = 'retired' AND number < (SELECT max(number) FROM releases AS of WHERE of.environment =
+                     releases.environment)
+                 FROM releases WHERE content IS NOT NULL AND status <> 'failed'",
+            )?;
+            let mut rows = query.query([])?;
+            let mut images = Vec::new();
+            while let Some(row) = rows.next()? {
+                images.push(ImageRow {
+                    env: EnvId(row.get(0)?),
+                    number: ReleaseNumber(row.get(1)?),
+                    has_commit: row.get(2)?,
+                    at: row.get(3)?,
+                    image: parse("image", &row.get::<_, String>(4)?)?,
+                    old: row.get(5)?,
+                });
             }
-            layers.sort();
-            layers.dedup();
-            Ok(layers)
+            Ok(images)
         })
         .await
+    }
+
+    /// Forgets a release that [`ImageRow::old`] calls so, and says whether it was there.
+    pub async fn forget_release(&self, id: EnvId, number: ReleaseNumber) -> Result<bool, StoreError> {
+        self.call(move |t| {
+            let sql = "DELETE FROM releases WHERE environment = ?1 AND number = ?2 AND status = 'retired'";
+            Ok(t.execute(sql, params![id.0, number.0])? > 0)
+        })
+        .await
+    }
+}
+
+impl Content {
+    /// The variables without those that `app.json` gave it.
+    pub fn set_by_people(&self) -> BTreeMap<String, String> {
+        let given = |name: &String, value: &String| self.defaults.get(name) == Some(value);
+        let set = self.config.iter().filter(|(name, value)| !given(name, value));
+        set.map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 }
 

@@ -226,12 +226,17 @@ async fn layers_of_releases_that_may_be_launched_again_are_in_use() {
     for (layer, well) in [("oldest", true), ("old", true), ("serving", true), ("failed", false)] {
         f.ended(&env, layer, well).await;
     }
-    let used = || async { f.store.layers_in_use().await.unwrap().into_iter().map(|id| id.0).collect::<Vec<_>>() };
-    assert_eq!(used().await, ["base", "old", "oldest", "serving"]);
+    let used = async || {
+        let images = f.store.images().await.unwrap();
+        images.into_iter().map(|row| (row.image.last().unwrap().0.clone(), row.old)).collect::<Vec<_>>()
+    };
+    let expected = [("oldest", true), ("old", true), ("serving", false)];
+    assert_eq!(used().await, expected.map(|(layer, old)| (layer.to_owned(), old)));
     f.store.forget_releases(1).await.unwrap();
-    assert_eq!(used().await, ["base", "old", "serving"]);
-    f.store.forget_releases(0).await.unwrap();
-    assert_eq!(used().await, ["base", "serving"]);
+    assert_eq!(used().await, [("old".to_owned(), true), ("serving".to_owned(), false)]);
+    assert!(f.store.forget_release(env.id, ReleaseNumber(2)).await.unwrap());
+    assert!(!f.store.forget_release(env.id, ReleaseNumber(3)).await.unwrap(), "it serves");
+    assert_eq!(used().await, [("serving".to_owned(), false)]);
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 
 /// Outside of the build directory, which may lie where git's unprivileged user cannot go.
-const HOME: &str = "/var/lib/flyloft-test";
+pub const HOME: &str = "/var/lib/flyloft-test";
 
 /// Long enough for a stack to be made for the first time on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(600);

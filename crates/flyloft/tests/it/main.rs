@@ -7,6 +7,7 @@
 mod backup;
 mod bad_input;
 mod crash;
+mod disk;
 mod doors;
 mod follow;
 mod githost;

@@ -199,3 +199,19 @@ async fn a_thousand_sleepers_are_listed_without_asking_the_engine_about_one() {
     assert_eq!((code, said.lines().filter(|line| line.contains("deep asleep v1  1.0 MiB")).count()), (0, 1000));
     assert_eq!(desk.stage.engine.looks(), looks);
 }
+
+#[tokio::test]
+async fn what_was_taken_off_the_disk_says_so_everywhere() {
+    let (desk, conductor) = Desk::deployed().await;
+    conductor.tell(Event::Off).await.unwrap();
+    conductor.tell(Event::Clear).await.unwrap();
+    conductor.at_rest().await.unwrap();
+    let why = desk.why().await;
+    assert!(why.contains("  state      off v1 (to be built anew), for "), "{why}");
+    let because = "somebody turned it off; its disk was given up to make room, and a visit builds it anew";
+    assert!(why.contains(because), "{why}");
+    let (_, shown) = desk.command(&["show", "shop/main"]).await;
+    assert!(shown.contains("  disk       given up to make room; a visit builds it anew\n"), "{shown}");
+    assert!(desk.command(&["ls"]).await.1.contains("off v1 (to be built anew)"));
+    assert!(desk.command(&["ls", "--json"]).await.1.contains("\"to_be_built\": true"));
+}

@@ -181,7 +181,7 @@ fn waking(env: EnvRef, sleep: &Sleep, page: bool) -> Notice {
     if page {
         sleep.browser_gets_page();
     }
-    Notice::Waking { env, waking_for: sleep.waking_for(), comes_back: page }
+    Notice::Waking { env, waking_for: sleep.waking_for(), doing: sleep.doing(), comes_back: page }
 }
 
 fn failed(place: &Place, why: &str) -> Notice {

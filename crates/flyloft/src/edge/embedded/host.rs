@@ -49,6 +49,8 @@ pub struct Sleep {
     failure: Option<Failure>,
     /// Since when its daemon knows that somebody waits.
     told: OnceLock<Instant>,
+    /// What it takes so long for.
+    doing: OnceLock<Arc<str>>,
     /// Browsers that show the page which says that it wakes, as far as is known.
     pages: AtomicUsize,
 }
@@ -71,6 +73,15 @@ impl Sleep {
     /// Whether this is the first to say that somebody waits.
     pub fn tell(&self) -> bool {
         self.told.set(Instant::now()).is_ok()
+    }
+
+    /// The first to say so is believed.
+    pub fn explain(&self, doing: &str) {
+        let _ = self.doing.set(doing.into());
+    }
+
+    pub fn doing(&self) -> Option<Arc<str>> {
+        self.doing.get().cloned()
     }
 
     /// How long it has been waking.

@@ -219,6 +219,10 @@ impl Edge for Embedded {
         Ok(())
     }
 
+    fn explain(&self, host: &str, doing: &str) {
+        self.routes.explain(host, doing);
+    }
+
     fn unused_for(&self, host: &str) -> Option<Duration> {
         self.routes.unused_for(host)
     }

@@ -3,6 +3,7 @@
 //! A browser gets HTML without anything to fetch, other clients plain text. Text from outside is escaped, and the
 //! headers forbid scripts besides.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,6 +42,8 @@ pub enum Notice {
     Waking {
         env: EnvRef,
         waking_for: Duration,
+        /// What takes so long, where that is known.
+        doing: Option<Arc<str>>,
         comes_back: bool,
     },
     /// It did not wake.
@@ -138,14 +141,13 @@ impl Notice {
             Notice::Busy => "As many requests are under way as this machine takes. Try again.".to_owned(),
             Notice::NotServed { what } => format!("{what}."),
             Notice::Unavailable { why, .. } => why.clone(),
-            Notice::Waking { waking_for, comes_back, .. } => format!(
-                "Nobody had visited it for a while. It has been waking for {} s. {}",
+            Notice::Waking { waking_for, doing, comes_back, .. } => format!(
+                "{} It has been waking for {} s. {}",
+                doing.as_deref().unwrap_or("Nobody had visited it for a while."),
                 waking_for.as_secs(),
                 again(*comes_back),
             ),
-            Notice::Failed { why, .. } => {
-                format!("{} The next visit tries again.", why.trim_end_matches('.').to_owned() + ".")
-            }
+            Notice::Failed { why, .. } => format!("{}.", why.trim_end_matches('.')),
             Notice::Asleep { .. } => "Crawlers, link previews and monitors do not wake it. A visitor does.".to_owned(),
             Notice::Crowded { comes_back, .. } => {
                 format!("No more requests are kept until it is awake. {}", again(*comes_back))

@@ -63,6 +63,14 @@ impl Routes {
         self.table.store(Arc::new(next));
     }
 
+    pub fn explain(&self, host: &str, doing: &str) {
+        self.of(host, |host| {
+            if let Aim::Held(sleep) = &host.place().aim {
+                sleep.explain(doing);
+            }
+        });
+    }
+
     pub fn remove(&self, host: &str) {
         let _writer = self.lock();
         let mut next = Table::clone(&self.table.load());

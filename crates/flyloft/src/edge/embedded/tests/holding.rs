@@ -83,10 +83,10 @@ async fn a_wake_that_fails_is_told_to_those_who_wait_and_tried_again_for_the_nex
     content-security-policy: default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'
     retry-after: 5
     x-robots-tag: noindex
-    content-length: 109
+    content-length: 81
 
     shop/main did not wake
-    It did not answer within 60 s. The next visit tries again.
+    It did not answer within 60 s.
 
         flyloft why shop/main
     ");
@@ -156,10 +156,23 @@ async fn a_page_that_comes_back_after_a_failure_says_so_and_the_next_visit_tries
     visitors.recv().await.unwrap();
     stage.hold("shop.test", Some("Its web process ended")).await;
     let answer = stage.ask(BROWSE).await;
-    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Its web process ended. The next"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Its web process ended."), "{answer}");
     assert!(!answer.contains("refresh") && visitors.try_recv().is_err(), "{answer}");
     assert!(stage.ask(BROWSE).await.contains("comes back by itself"));
     visitors.recv().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_wake_takes_so_long_for_is_said_on_the_page_and_to_other_clients() {
+    let (stage, mut visitors) = Stage::asleep(soon).await;
+    assert!(stage.ask(BROWSE).await.contains("Nobody had visited it for a while."));
+    visitors.recv().await.unwrap();
+    stage.edge.explain("Shop.test", "It is being built anew from <i>commit</i> 0123456.");
+    let page = stage.ask(BROWSE).await;
+    let said = "It is being built anew from &lt;i&gt;commit&lt;/i&gt; 0123456. It has been waking for ";
+    assert!(page.contains(said) && page.contains("This page comes back by itself."), "{page}");
+    stage.hold("shop.test", None).await;
+    assert!(stage.ask(BROWSE).await.contains("Nobody had visited it for a while."), "that was another wake");
 }
 
 #[tokio::test]

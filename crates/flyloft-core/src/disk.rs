@@ -1,0 +1,238 @@
+//! What goes when the disk is short of room, or when more is kept than is wanted, and in which order.
+//!
+//! ```text
+//!   package caches ─► layers that nothing needs ─► releases kept for a rollback ─► environments that are off
+//!        the longest unused first, and no more than has to
+//! ```
+//!
+//! What must hold: nothing goes that something needs which stays; what costs its people most goes last; and who would
+//! give back next to nothing keeps what it has.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::lifecycle::Timestamp;
+
+/// An environment that would give back less than this is not worth that somebody waits until it is built anew.
+const LEAST: u64 = 1 << 20;
+
+/// What is kept and could go.
+#[derive(Clone, Debug)]
+pub struct Stock<C, L, R, E> {
+    pub caches: Vec<Cache<C>>,
+    pub layers: Vec<Layer<L>>,
+    /// The layers of all that stays in any case.
+    pub needed: BTreeSet<L>,
+    pub releases: Vec<Release<R, L>>,
+    pub off: Vec<Off<E, R, L>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Cache<C> {
+    pub id: C,
+    pub bytes: u64,
+    pub used: Timestamp,
+}
+
+#[derive(Clone, Debug)]
+pub struct Layer<L> {
+    pub id: L,
+    /// What it was made on.
+    pub on: Vec<L>,
+    pub bytes: u64,
+    /// When something last used it, or when it was made.
+    pub used: Timestamp,
+}
+
+/// One that does not serve any more.
+#[derive(Clone, Debug)]
+pub struct Release<R, L> {
+    pub id: R,
+    pub image: Vec<L>,
+    pub since: Timestamp,
+}
+
+/// An environment that can be built anew.
+#[derive(Clone, Debug)]
+pub struct Off<E, R, L> {
+    pub id: E,
+    pub image: Vec<L>,
+    /// Bytes of its writable layer.
+    pub disk: u64,
+    /// Its releases that do not serve any more: without it they are not kept either.
+    pub releases: Vec<R>,
+    pub since: Timestamp,
+}
+
+/// Bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// For package caches, and for layers that nothing needs.
+    pub caches: u64,
+    pub layers: u64,
+    /// That have to become free, whatever there is room for.
+    pub missing: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Victim<C, L, R, E> {
+    Cache(C),
+    Layer(L),
+    Release(R),
+    Environment(E),
+}
+
+/// How much has to become free once less than `floor` is: a quarter more than that, or the next build would begin it anew.
+pub fn missing(free: u64, floor: u64) -> u64 {
+    if free < floor { floor.saturating_add(floor / 4) - free } else { 0 }
+}
+
+/// What goes, in the order in which to do it. No layer goes before what was made on it.
+pub fn victims<C: Clone, L: Clone + Ord, R: Clone + Ord, E: Clone>(
+    stock: &Stock<C, L, R, E>,
+    room: Room,
+) -> Vec<Victim<C, L, R, E>> {
+    let mut plan = Plan::of(stock, room);
+    plan.caches();
+    plan.unused_layers();
+    plan.releases();
+    plan.environments();
+    plan.victims
+}
+
+struct Plan<'a, C, L, R, E> {
+    stock: &'a Stock<C, L, R, E>,
+    room: Room,
+    layers: BTreeMap<&'a L, &'a Layer<L>>,
+    /// How many of those that could go use each layer.
+    uses: BTreeMap<&'a L, usize>,
+    gone: BTreeSet<&'a R>,
+    freed: u64,
+    victims: Vec<Victim<C, L, R, E>>,
+}
+
+impl<'a, C: Clone, L: Clone + Ord, R: Clone + Ord, E: Clone> Plan<'a, C, L, R, E> {
+    fn of(stock: &'a Stock<C, L, R, E>, room: Room) -> Self {
+        let mut uses = BTreeMap::new();
+        let images = stock.releases.iter().map(|old| &old.image).chain(stock.off.iter().map(|off| &off.image));
+        for layer in images.flatten() {
+            *uses.entry(layer).or_default() += 1;
+        }
+        let layers = stock.layers.iter().map(|layer| (&layer.id, layer)).collect();
+        Self { stock, room, layers, uses, gone: BTreeSet::new(), freed: 0, victims: Vec::new() }
+    }
+
+    fn is_short(&self) -> bool {
+        self.freed < self.room.missing
+    }
+
+    fn caches(&mut self) {
+        let mut caches: Vec<_> = self.stock.caches.iter().collect();
+        caches.sort_by_key(|cache| cache.used);
+        let mut kept: u64 = caches.iter().map(|cache| cache.bytes).sum();
+        for cache in caches {
+            if kept <= self.room.caches && !self.is_short() {
+                return;
+            }
+            kept -= cache.bytes;
+            self.freed += cache.bytes;
+            self.victims.push(Victim::Cache(cache.id.clone()));
+        }
+    }
+
+    fn unused_layers(&mut self) {
+        let used = self.effective_use();
+        let is_used = |layer: &Layer<L>| self.stock.needed.contains(&layer.id) || self.uses.contains_key(&layer.id);
+        let mut unused: Vec<_> = self.stock.layers.iter().filter(|layer| !is_used(layer)).collect();
+        // Among those of the same age the highest go first.
+        unused.sort_by_key(|layer| (used[&layer.id], std::cmp::Reverse(layer.on.len())));
+        let mut kept: u64 = unused.iter().map(|layer| layer.bytes).sum();
+        for layer in unused {
+            if kept <= self.room.layers && !self.is_short() {
+                return;
+            }
+            kept -= layer.bytes;
+            self.remove(layer);
+        }
+    }
+
+    /// A layer counts as used whenever one that was made on it is: without it, that could not be made again.
+    fn effective_use(&self) -> BTreeMap<&'a L, Timestamp> {
+        let mut used: BTreeMap<_, _> = self.stock.layers.iter().map(|layer| (&layer.id, layer.used)).collect();
+        for layer in &self.stock.layers {
+            for below in &layer.on {
+                if let Some(time) = used.get_mut(below) {
+                    *time = (*time).max(layer.used);
+                }
+            }
+        }
+        used
+    }
+
+    fn releases(&mut self) {
+        let mut releases: Vec<_> = self.stock.releases.iter().collect();
+        releases.sort_by_key(|old| old.since);
+        for old in releases {
+            if !self.is_short() {
+                return;
+            }
+            // Of one that shares everything with what stays nothing would be gained.
+            if self.held_by(&old.image) > 0 {
+                self.victims.push(Victim::Release(old.id.clone()));
+                self.forget(old);
+            }
+        }
+    }
+
+    fn environments(&mut self) {
+        let mut off: Vec<_> = self.stock.off.iter().collect();
+        off.sort_by_key(|off| off.since);
+        for off in off {
+            if !self.is_short() {
+                return;
+            }
+            if off.disk + self.held_by(&off.image) < LEAST {
+                continue;
+            }
+            self.victims.push(Victim::Environment(off.id.clone()));
+            self.freed += off.disk;
+            for old in self.stock.releases.iter().filter(|old| off.releases.contains(&old.id)) {
+                self.forget(old);
+            }
+            self.drop_image(&off.image);
+        }
+    }
+
+    /// Bytes of layers that are there only for those that could go.
+    fn held_by(&self, image: &[L]) -> u64 {
+        let own = image.iter().filter(|layer| !self.stock.needed.contains(layer));
+        own.filter_map(|layer| Some(self.layers.get(layer)?.bytes)).sum()
+    }
+
+    fn forget(&mut self, old: &'a Release<R, L>) {
+        if self.gone.insert(&old.id) {
+            self.drop_image(&old.image);
+        }
+    }
+
+    /// The layers that nobody else uses go, the highest first.
+    fn drop_image(&mut self, image: &'a [L]) {
+        let mut unused = Vec::new();
+        for layer in image {
+            let Some(uses) = self.uses.get_mut(layer) else { continue };
+            *uses -= 1;
+            if *uses == 0 && !self.stock.needed.contains(layer) {
+                unused.extend(self.layers.get(layer).copied());
+            }
+        }
+        unused.sort_by_key(|layer| std::cmp::Reverse(layer.on.len()));
+        unused.into_iter().for_each(|layer| self.remove(layer));
+    }
+
+    fn remove(&mut self, layer: &'a Layer<L>) {
+        self.freed += layer.bytes;
+        self.victims.push(Victim::Layer(layer.id.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests;

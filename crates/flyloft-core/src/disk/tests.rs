@@ -1,0 +1,180 @@
+use proptest::prelude::*;
+
+use super::*;
+
+type Test = Stock<&'static str, &'static str, u32, &'static str>;
+
+const MIB: u64 = 1 << 20;
+
+/// Each layer with what it was made on, its MiB, and when it was used.
+fn stock(layers: &[(&'static str, &[&'static str], u64, u64)]) -> Test {
+    let layers = layers.iter().map(|&(id, on, mib, used)| Layer {
+        id,
+        on: on.to_vec(),
+        bytes: mib * MIB,
+        used: Timestamp(used),
+    });
+    Stock { caches: vec![], layers: layers.collect(), needed: BTreeSet::new(), releases: vec![], off: vec![] }
+}
+
+fn cache(id: &'static str, used: u64) -> Cache<&'static str> {
+    Cache { id, bytes: 100 * MIB, used: Timestamp(used) }
+}
+
+fn old(id: u32, image: &[&'static str], since: u64) -> Release<u32, &'static str> {
+    Release { id, image: image.to_vec(), since: Timestamp(since) }
+}
+
+fn off(id: &'static str, image: &[&'static str], mib: u64, since: u64) -> Off<&'static str, u32, &'static str> {
+    Off { id, image: image.to_vec(), disk: mib * MIB, releases: vec![], since: Timestamp(since) }
+}
+
+fn plenty(missing: u64) -> Room {
+    Room { caches: u64::MAX, layers: u64::MAX, missing: missing * MIB }
+}
+
+/// What goes, as one reads it.
+fn goes(stock: &Test, room: Room) -> String {
+    let said = victims(stock, room).into_iter().map(|victim| match victim {
+        Victim::Cache(id) => format!("cache {id}"),
+        Victim::Layer(id) => id.to_owned(),
+        Victim::Release(number) => format!("v{number}"),
+        Victim::Environment(id) => format!("env {id}"),
+    });
+    said.collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn what_is_needed_stays_even_when_the_disk_is_full() {
+    let mut stock = stock(&[("base", &[], 100, 0), ("app", &["base"], 10, 0)]);
+    stock.needed = ["base", "app"].into();
+    assert_eq!(goes(&stock, Room { caches: 0, layers: 0, missing: u64::MAX }), "");
+}
+
+#[test]
+fn what_nothing_needs_stays_while_there_is_room_and_of_more_the_longest_unused_go_and_no_more_than_has_to() {
+    let stock = stock(&[("new", &[], 100, 9), ("old", &[], 100, 1), ("middle", &[], 100, 5)]);
+    let bound = |layers| Room { layers: layers * MIB, ..plenty(0) };
+    assert_eq!(goes(&stock, bound(300)), "");
+    assert_eq!(goes(&stock, bound(250)), "old");
+    assert_eq!(goes(&stock, bound(150)), "old, middle");
+    assert_eq!(goes(&stock, plenty(150)), "old, middle", "a full disk takes layers that there would be room for");
+}
+
+#[test]
+fn a_layer_goes_after_those_that_were_made_on_it_and_is_used_as_long_as_they_are() {
+    let layers = [("base", &[] as &[_], 10, 1), ("build", &["base"], 10, 1), ("deps", &["base", "build"], 10, 7)];
+    let none = Room { layers: 0, ..plenty(0) };
+    assert_eq!(goes(&stock(&layers), none), "deps, build, base");
+    let mut stock = stock(&[("compilers", &[], 10, 1), ("deps", &["compilers"], 10, 9), ("old", &[], 10, 5)]);
+    stock.needed = ["deps"].into();
+    assert_eq!(goes(&stock, Room { layers: 10 * MIB, ..plenty(0) }), "old");
+}
+
+#[test]
+fn of_package_caches_the_longest_unused_goes_first_and_no_more_than_has_to() {
+    let mut stock = stock(&[]);
+    stock.caches = vec![cache("new", 9), cache("old", 1), cache("middle", 5)];
+    let bound = |mib, missing| Room { caches: mib * MIB, ..plenty(missing) };
+    assert_eq!(goes(&stock, bound(300, 0)), "");
+    assert_eq!(goes(&stock, bound(250, 0)), "cache old");
+    assert_eq!(goes(&stock, bound(300, 150)), "cache old, cache middle");
+}
+
+/// Two environments of an app that are off, one with a release to roll back to, beside one that is awake.
+fn shop() -> Test {
+    let mut stock = stock(&[
+        ("base", &[], 400, 9),
+        ("deps", &["base"], 50, 9),
+        ("olddeps", &["base"], 60, 9),
+        ("v1", &["base"], 2, 9),
+        ("v2", &["base"], 2, 9),
+        ("next", &["base"], 2, 9),
+        ("spare", &["base"], 5, 9),
+    ]);
+    stock.caches = vec![cache("pip", 9)];
+    stock.needed = ["base"].into();
+    stock.releases = vec![old(1, &["base", "olddeps", "v1"], 3)];
+    stock.off = vec![off("next", &["base", "deps", "next"], 7, 20), off("main", &["base", "deps", "v2"], 30, 10)];
+    stock
+}
+
+#[test]
+fn caches_go_before_layers_and_they_before_old_releases_and_they_before_what_is_off_for_longest() {
+    for (missing, expected) in [
+        (0, ""),
+        (1, "cache pip"),
+        (101, "cache pip, spare"),
+        (106, "cache pip, spare, v1, olddeps, v1"),
+        (168, "cache pip, spare, v1, olddeps, v1, env main, v2"),
+        // What both use goes with the last of them.
+        (200, "cache pip, spare, v1, olddeps, v1, env main, v2, env next, deps, next"),
+        (9999, "cache pip, spare, v1, olddeps, v1, env main, v2, env next, deps, next"),
+    ] {
+        assert_eq!(goes(&shop(), plenty(missing)), expected, "{missing} MiB");
+    }
+}
+
+#[test]
+fn a_release_and_an_environment_that_would_give_back_next_to_nothing_keep_what_they_have() {
+    let mut stock = stock(&[("base", &[], 400, 9), ("app", &["base"], 2, 9)]);
+    stock.needed = ["base", "app"].into();
+    stock.releases = vec![old(1, &["base", "app"], 1)];
+    stock.off = vec![off("main", &["base", "app"], 0, 1)];
+    assert_eq!(goes(&stock, plenty(9999)), "");
+    stock.off[0].disk = MIB;
+    assert_eq!(goes(&stock, plenty(9999)), "env main");
+}
+
+#[test]
+fn releases_that_share_everything_with_their_environment_go_with_it() {
+    let mut stock = stock(&[("base", &[], 400, 9), ("app", &["base"], 2, 9)]);
+    stock.needed = ["base"].into();
+    // As after a restart, which is a release of the same image.
+    stock.releases = vec![old(1, &["base", "app"], 1)];
+    stock.off = vec![Off { releases: vec![1], ..off("main", &["base", "app"], 1, 1) }];
+    assert_eq!(goes(&stock, plenty(9999)), "v1, env main, app");
+}
+
+#[test]
+fn room_is_made_for_a_quarter_more_than_the_floor_and_only_below_it() {
+    assert_eq!([missing(100, 100), missing(99, 100), missing(0, 100), missing(0, 0)], [0, 26, 125, 0]);
+    assert_eq!(missing(1, u64::MAX), u64::MAX - 1);
+}
+
+proptest! {
+    #[test]
+    fn nothing_that_stays_loses_a_layer_and_nothing_goes_twice(
+        images in prop::collection::vec((prop::collection::btree_set(0..12u32, 1..5), 0..3u8, 0..50u64), 0..12),
+        missing in 0..2000u64,
+    ) {
+        let layer = |id| Layer { id, on: vec![], bytes: u64::from(id + 1) * MIB, used: Timestamp(u64::from(id)) };
+        let mut stock: Stock<u32, u32, usize, usize> =
+            Stock { caches: vec![], layers: (0..12).map(layer).collect(), needed: BTreeSet::new(), releases: vec![], off: vec![] };
+        for (id, (image, kind, since)) in images.iter().enumerate() {
+            let (image, since) = (image.iter().copied().collect::<Vec<_>>(), Timestamp(*since));
+            match kind {
+                0 => stock.needed.extend(image),
+                1 => stock.releases.push(Release { id, image, since }),
+                _ => stock.off.push(Off { id, image, disk: MIB, releases: vec![], since }),
+            }
+        }
+        let (mut layers, mut gone) = (BTreeSet::new(), BTreeSet::new());
+        let victims = victims(&stock, plenty(missing));
+        for victim in &victims {
+            match *victim {
+                Victim::Layer(id) => prop_assert!(layers.insert(id)),
+                Victim::Release(id) | Victim::Environment(id) => prop_assert!(gone.insert(id)),
+                Victim::Cache(_) => prop_assert!(false),
+            }
+        }
+        for (id, (image, kind, _)) in images.iter().enumerate() {
+            prop_assert!(*kind > 0 && gone.contains(&id) || image.is_disjoint(&layers), "{id} lost a layer");
+        }
+        // It is enough, unless everything has gone that could.
+        let freed = layers.iter().map(|id| u64::from(id + 1)).sum::<u64>()
+            + victims.iter().filter(|victim| matches!(victim, Victim::Environment(_))).count() as u64;
+        let all_gone = stock.off.iter().all(|off| gone.contains(&off.id));
+        prop_assert!(freed >= missing || all_gone, "{freed} of {missing} MiB");
+    }
+}

@@ -1,0 +1,75 @@
+//! The ends of what a conductor has begun, and what is made of them.
+
+use flyloft_core::lifecycle::{Deploying, Event, Runs, State};
+use flyloft_core::name::{EnvRef, ReleaseNumber};
+
+use super::Task;
+use crate::error::Result;
+use crate::store::{self, EventKind, LiveRow};
+
+/// How something has ended. It is told once, and must not be lost, or the environment would be at it for ever.
+pub enum End {
+    /// A deploy, which has undone what it made. `unwanted` if whoever asked for it has gone away.
+    Failed { release: ReleaseNumber, why: String, unwanted: bool },
+    /// A wake: what was thawed or started answers now, or was given up.
+    Woke { release: ReleaseNumber, outcome: Outcome },
+    /// A sleep that could not be.
+    Restless { release: ReleaseNumber, why: String },
+}
+
+/// What a wake came to.
+pub enum Outcome {
+    Awake(LiveRow),
+    Dead,
+    /// It had to be built anew before, and this is why it could not be.
+    Unbuilt {
+        why: String,
+    },
+}
+
+impl Task {
+    pub(super) async fn record(&mut self, end: End) {
+        let recorded = match &end {
+            End::Failed { release, why, unwanted } => self.failed(*release, why, *unwanted).await,
+            End::Woke { release, outcome } => self.woke(*release, outcome).await,
+            End::Restless { release, why } => {
+                let EnvRef { app, env } = &self.env.name;
+                let text = format!("{release} stays awake: {why}");
+                let told =
+                    self.parts.store.tell(app, Some(env), EventKind::SleepFailed, "flyloft", &text, store::now());
+                if let Err(error) = told.await {
+                    tracing::warn!(env = %self.env.name, %error, "failed to record an event");
+                }
+                self.step(&Event::SleepFailed { release: *release }, None).await.map(drop)
+            }
+        };
+        if let Err(error) = recorded {
+            tracing::error!(env = %self.env.name, %error, "failed to record how something ended; trying again soon");
+            self.unrecorded.push(end);
+        }
+    }
+
+    async fn woke(&mut self, release: ReleaseNumber, outcome: &Outcome) -> Result<()> {
+        let (event, live) = match outcome {
+            Outcome::Awake(live) => (Event::Woke { release }, Some(live)),
+            Outcome::Dead => (Event::WakeFailed { release }, None),
+            Outcome::Unbuilt { why } => {
+                self.unbuilt = Some(why.clone());
+                (Event::BuildFailed { release }, None)
+            }
+        };
+        self.step(&event, live).await.map(drop)
+    }
+
+    async fn failed(&mut self, release: ReleaseNumber, why: &str, unwanted: bool) -> Result<()> {
+        self.fail_release(release, why).await?;
+        self.step(&Event::DeployFailed { release }, None).await?.ok();
+        // A push that was broken off is as if it had never been made, its environment included.
+        let untouched = matches!(&self.state, State::Live(live)
+            if live.runs == Runs::None && live.deploying == Deploying::No);
+        if unwanted && untouched && release == ReleaseNumber(1) {
+            self.step(&Event::Destroy, None).await?.ok();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,187 @@
+//! From code to an image: built now, taken as it was built before, or built anew because it is not kept any more.
+
+use std::path::{Path, PathBuf};
+
+use flyloft_core::name::{CommitId, Origin};
+use flyloft_core::policy::Size;
+
+use super::undo::Undo;
+use super::{Again, Job, Leftover, Source, spec};
+use crate::build::{BuildError, Built, Hold, Request, Trust};
+use crate::engine::EngineError;
+use crate::error::{Error, OrFailed, Result};
+use crate::parts::Parts;
+use crate::retention;
+use crate::source::{Checkout, Quarantine};
+use crate::store::{BuildInputs, Content, EnvRow};
+use crate::transcript::Transcript;
+
+/// What a build gives, or what the earlier release has of it. Either holds on to its layers.
+pub(super) enum Made {
+    Now { built: Box<Built>, inputs: BuildInputs },
+    Before { content: Box<Content>, _hold: Hold },
+}
+
+/// A release of which something is to be launched again.
+#[derive(Clone, Copy)]
+pub struct Before<'a> {
+    pub env: &'a EnvRow,
+    pub commit: Option<&'a CommitId>,
+    pub content: &'a Content,
+}
+
+/// Puts the code into the engine's staging directory. There is none where an earlier release is launched again.
+pub(super) async fn source(job: &Job, undo: &mut Undo) -> Result<Option<PathBuf>> {
+    let dir = match &job.work.source {
+        Source::Again { .. } => return Ok(None),
+        Source::Tree { dir } => dir.0.clone(),
+        Source::Commit { .. } => job.parts.engine.staging().dir.join(format!("{}-{}", job.env.id.0, job.release)),
+    };
+    let leftover = dir.clone();
+    undo.push("remove the checked-out tree", async move {
+        match tokio::fs::remove_dir_all(&leftover).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(EngineError::Io { doing: format!("remove `{}`", leftover.display()), source: error })
+            }
+            _ => Ok(()),
+        }
+    });
+    check_space(&job.parts).await?;
+    if let Source::Commit { commit, quarantine } = &job.work.source {
+        checkout(&job.parts, &job.env, commit, quarantine.as_ref(), &dir).await?;
+    }
+    Ok(Some(dir))
+}
+
+/// Nothing is built that there is no room for, once what can go has gone.
+async fn check_space(parts: &Parts) -> Result<()> {
+    retention::make_room(parts).await;
+    let (free, floor) = (parts.builder.free()?, parts.settings.disk.floor);
+    if free >= floor {
+        return Ok(());
+    }
+    let (free, floor) = (Size(free).about(), Size(floor).about());
+    Err(Error::failed(format!("the disk is full: {free} are free, and {floor} are kept free; nothing is built"))
+        .hint("destroy environments that nobody needs, or make room on the server's disk beside them")
+        .hint("`floor` in `[disk]` of the server's configuration says how much is kept free"))
+}
+
+async fn checkout(
+    parts: &Parts,
+    env: &EnvRow,
+    commit: &CommitId,
+    quarantine: Option<&Quarantine>,
+    dir: &Path,
+) -> Result<()> {
+    let app = &env.name.app;
+    let (remote, credentials) = parts.remote(app).await?.unzip();
+    let checkout = Checkout {
+        commit,
+        quarantine,
+        remote: remote.as_ref(),
+        credentials: match env.origin {
+            // A stranger's pull request chooses which submodules are fetched.
+            Origin::PullRequest(_) => &[],
+            _ => credentials.as_deref().unwrap_or_default(),
+        },
+    };
+    Ok(parts.repositories.checkout(app, &checkout, dir).await?)
+}
+
+pub(super) async fn build(job: &Job, tree: Option<PathBuf>) -> Result<Made> {
+    let tree = match (&job.work.source, tree) {
+        (Source::Again { content, again, .. }, _) => {
+            // Something newer may serve by now than when this was asked for.
+            let serving = if *again == Again::Rollback { None } else { serving(job).await? };
+            let content = serving.map(Box::new).or_else(|| content.clone()).ok_or_else(|| {
+                Error::conflict(format!("`{}` has no release that serves", job.env.name)).hint("push to it first")
+            })?;
+            return before(job, content).await;
+        }
+        (_, Some(tree)) => tree,
+        (_, None) => return Err(Error::failed("there is no source to build")),
+    };
+    let app = &job.env.name.app;
+    let generation = job.parts.store.generation(app, job.work.no_cache).await;
+    let inputs = BuildInputs {
+        variables: spec::config(&job.parts, &job.env).await?,
+        generation: generation.or_failed(|| format!("failed to build {} of `{}`", job.release, job.env.name))?,
+    };
+    let request = request(&job.env, tree, job.work.commit(), inputs.clone());
+    let built = run(&job.parts, &job.env, request, &job.transcript).await?;
+    Ok(Made::Now { built: Box::new(built), inputs })
+}
+
+fn request(env: &EnvRow, tree: PathBuf, commit: Option<&CommitId>, inputs: BuildInputs) -> Request {
+    Request {
+        app: env.name.app.clone(),
+        tree,
+        tree_id: commit.map_or_else(|| crate::random::hex(32), |commit| commit.to_string()),
+        trust: match env.origin {
+            Origin::PullRequest(number) => Trust::Fork(number),
+            Origin::Branch(_) | Origin::Commit(_) | Origin::Directory => Trust::Own,
+        },
+        variables: inputs.variables,
+        generation: inputs.generation,
+    }
+}
+
+async fn run(parts: &Parts, env: &EnvRow, request: Request, transcript: &Transcript) -> Result<Built> {
+    let built = parts.builder.build(request, transcript).await;
+    built.map_err(|error| match &error {
+        BuildError::Unset { name, .. } => {
+            let hint = format!("flyloft config set {} {name}=VALUE", env.name);
+            Error::from(error).hint(hint)
+        }
+        _ => error.into(),
+    })
+}
+
+/// What was built before, anew if something of it is gone.
+async fn before(job: &Job, content: Box<Content>) -> Result<Made> {
+    let before = Before { env: &job.env, commit: job.work.commit(), content: &content };
+    if let Some(hold) = kept(&job.parts, &content).await? {
+        return Ok(Made::Before { content, _hold: hold });
+    }
+    job.transcript.step("Building it anew: its image is not kept any more");
+    let (content, hold) = anew(&job.parts, before, &job.transcript).await?;
+    Ok(Made::Before { content: Box::new(content), _hold: hold })
+}
+
+/// Holds on to what was built before, if it is whole.
+pub async fn kept(parts: &Parts, content: &Content) -> Result<Option<Hold>> {
+    Ok(parts.builder.keep(&content.image).await?)
+}
+
+/// Builds what was built before once more, from the same commit with the same variables. As long as this server builds
+/// as it did then, it comes out as the same layers.
+pub async fn anew(parts: &Parts, before: Before<'_>, transcript: &Transcript) -> Result<(Content, Hold)> {
+    let Before { env, commit, content } = before;
+    let commit = commit.ok_or_else(|| {
+        Error::conflict(format!("what `{}` was to be launched from is not kept any more", env.name))
+            .hint("it was a directory: `flyloft up` it again")
+    })?;
+    check_space(parts).await?;
+    let failed = || format!("failed to build `{}` anew", env.name);
+    let inputs = match &content.inputs {
+        Some(inputs) => inputs.clone(),
+        None => BuildInputs {
+            variables: content.set_by_people(),
+            generation: parts.store.generation(&env.name.app, false).await.or_failed(failed)?,
+        },
+    };
+    let dir = parts.engine.staging().dir.join(format!("anew-{}-{}", env.id.0, crate::random::hex(8)));
+    let leftover = Leftover(dir.clone());
+    checkout(parts, env, commit, None, &dir).await?;
+    let request = request(env, dir, Some(commit), inputs.clone());
+    let Built { image, env: vars, hold, .. } = run(parts, env, request, transcript).await?;
+    drop(leftover);
+    Ok((Content { image, env: vars, inputs: Some(inputs), ..content.clone() }, hold))
+}
+
+async fn serving(job: &Job) -> Result<Option<Content>> {
+    let store = &job.parts.store;
+    let failed = || format!("failed to look up what serves `{}`", job.env.name);
+    let Some(env) = store.environment(&job.env.name).await.or_failed(failed)? else { return Ok(None) };
+    Ok(store.live_release(&env).await.or_failed(failed)?.and_then(|release| release.content))
+}

@@ -1,0 +1,242 @@
+//! Room on the disk: what [`flyloft_core::disk`] says goes, goes here, and its people are told.
+//!
+//! What is there is looked at once; after each step the disk is asked whether that was enough. Nothing is believed for
+//! longer than a step: a layer is looked for anew before it goes, and an environment's conductor has the last word.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use flyloft_core::disk::{self, Cache, Layer, Off, Release, Room, Victim};
+use flyloft_core::lifecycle::{Deploying, Event, Live, Runs, State, Timestamp};
+use flyloft_core::name::{CommitId, ReleaseNumber};
+use flyloft_core::policy::{Size, Span};
+
+use crate::build::{cache_owner, timestamp};
+use crate::conductor::Told;
+use crate::deploy::spec;
+use crate::engine::{CacheId, LayerId};
+use crate::error::{Error, OrFailed, Result};
+use crate::parts::Parts;
+use crate::store::{self, EnvId, EnvRow, EventKind, ImageRow};
+
+type ReleaseId = (EnvId, ReleaseNumber);
+type Stock = disk::Stock<CacheId, LayerId, ReleaseId, EnvId>;
+
+/// Makes room if less than the floor is free, as far as something can go. What hinders it is told in the log: whoever
+/// needs the room looks whether there is some.
+pub async fn make_room(parts: &Parts) {
+    let short = parts.builder.free().map(|free| disk::missing(free, parts.settings.disk.floor) > 0);
+    let made = match short {
+        Ok(false) => return,
+        Ok(true) => collect(parts).await,
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = made {
+        tracing::warn!(%error, "failed to make room on the disk");
+    }
+}
+
+/// Removes what there is no room for.
+pub(super) async fn collect(parts: &Parts) -> Result<()> {
+    let _turn = parts.making_room.lock().await;
+    let bounds = &parts.settings.disk;
+    let free = parts.builder.free()?;
+    let missing = disk::missing(free, bounds.floor);
+    let seen = Seen::look(parts, missing > 0).await?;
+    let room = Room { caches: bounds.caches, layers: bounds.layers, missing };
+    let why = Why { free, floor: bounds.floor };
+    for victim in disk::victims(&seen.stock, room) {
+        // What was reckoned to become free may be more by now, and everything beyond is kept.
+        if missing > 0 && parts.builder.free()? >= free.saturating_add(missing) {
+            break;
+        }
+        why.remove(parts, &seen, victim).await?;
+    }
+    if missing > 0 {
+        let now = parts.builder.free()?;
+        let (free, now, floor) = (Size(free).about(), Size(now).about(), Size(bounds.floor).about());
+        tracing::warn!(free, now, floor, "the disk was short of room");
+    }
+    Ok(())
+}
+
+/// What is on the disk, and whose it is.
+struct Seen {
+    stock: Stock,
+    rows: BTreeMap<EnvId, EnvRow>,
+    commits: BTreeMap<EnvId, CommitId>,
+}
+
+impl Seen {
+    /// Where the disk is not `short`, nothing is asked about old releases and what is off: they stay.
+    async fn look(parts: &Parts, short: bool) -> Result<Self> {
+        let failed = || "failed to see what is kept on the disk";
+        // In this order, or what goes on record meanwhile would be in neither.
+        let mut needed = parts.builder.held();
+        let images = images(parts).await?;
+        let rows = parts.store.environments(None).await.or_failed(failed)?;
+        let rows: BTreeMap<_, _> = rows.into_iter().map(|row| (row.id, row)).collect();
+        let containers = parts.engine.observe().await.or_failed(failed)?;
+
+        let (mut off, mut commits, mut releases) = (Vec::new(), BTreeMap::new(), Vec::new());
+        if short {
+            let old = images.iter().filter(|row| row.old);
+            let old = old.map(|row| Release {
+                id: (row.env, row.number),
+                image: row.image.clone(),
+                since: Timestamp(row.at as u64),
+            });
+            releases.extend(old);
+            for row in rows.values() {
+                let Some((since, commit)) = can_go(parts, row).await? else { continue };
+                off.push(resting(parts, row, since, &images).await);
+                commits.insert(row.id, commit);
+            }
+        }
+        let goes = |row: &ImageRow| short && row.old || commits.contains_key(&row.env);
+        needed.extend(images.iter().filter(|row| !goes(row)).flat_map(|row| row.image.clone()));
+        let stay = containers.into_iter().filter(|container| {
+            let owner = spec::owner(&container.id).map(EnvId);
+            owner.is_none_or(|owner| !commits.contains_key(&owner))
+        });
+        needed.extend(stay.flat_map(|container| container.image));
+
+        // Also those that could go are in use until then.
+        let in_use: BTreeSet<_> = needed.iter().cloned().chain(images.into_iter().flat_map(|row| row.image)).collect();
+        let layers: Vec<Layer<LayerId>> = parts.builder.layers(&in_use).await?;
+        let caches = parts.builder.caches().await?.into_iter();
+        let caches = caches.map(|cache| Cache { id: cache.id, bytes: cache.bytes, used: timestamp(cache.used) });
+        let stock = Stock { caches: caches.collect(), layers, needed, releases, off };
+        Ok(Self { stock, rows, commits })
+    }
+}
+
+/// Those that keep their layers: what was given up to make room does not.
+async fn images(parts: &Parts) -> Result<Vec<ImageRow>> {
+    let failed = || "failed to see which layers are in use";
+    let rows = parts.store.environments(None).await.or_failed(failed)?;
+    let is_cleared = |row: &EnvRow| matches!(serde_json::from_str(&row.state), Ok(State::Live(Live { runs, .. })) if runs.is_cleared());
+    let cleared: BTreeSet<_> = rows.iter().filter(|row| is_cleared(row)).map(|row| row.id).collect();
+    // After that: what has been built anew since then keeps them as well.
+    let mut images = parts.store.images().await.or_failed(failed)?;
+    images.retain(|row| !cleared.contains(&row.env));
+    Ok(images)
+}
+
+/// Since when an environment has been off that can be built anew, and from which commit. Its conductor looks again
+/// before it goes.
+async fn can_go(parts: &Parts, row: &EnvRow) -> Result<Option<(Timestamp, CommitId)>> {
+    let Ok(State::Live(live)) = serde_json::from_str(&row.state) else { return Ok(None) };
+    let kept = live.pinned || live.kept_until.is_some_and(|until| parts.clock.now() < until);
+    let Runs::Off { since, cleared: false, .. } = live.runs else { return Ok(None) };
+    if kept || live.deploying != Deploying::No {
+        return Ok(None);
+    }
+    let release = parts.store.live_release(row).await.or_failed(|| format!("failed to look up `{}`", row.name))?;
+    Ok(release.and_then(|release| release.commit).map(|commit| (since, commit)))
+}
+
+async fn resting(parts: &Parts, row: &EnvRow, since: Timestamp, images: &[ImageRow]) -> Off<EnvId, ReleaseId, LayerId> {
+    let own = || images.iter().filter(|image| image.env == row.id);
+    let serves = row.live.as_ref().map(|live| live.release);
+    Off {
+        id: row.id,
+        image: own().find(|image| Some(image.number) == serves).map(|image| image.image.clone()).unwrap_or_default(),
+        disk: parts.stats(row).await.map_or(0, |stats| stats.disk),
+        releases: own().filter(|image| image.old).map(|image| (image.env, image.number)).collect(),
+        since,
+    }
+}
+
+/// Why something goes: how much was free, and how much is to be.
+struct Why {
+    free: u64,
+    floor: u64,
+}
+
+impl Why {
+    async fn remove(
+        &self,
+        parts: &Parts,
+        seen: &Seen,
+        victim: Victim<CacheId, LayerId, ReleaseId, EnvId>,
+    ) -> Result<()> {
+        match victim {
+            Victim::Cache(cache) => self.remove_cache(parts, seen, &cache).await,
+            Victim::Layer(layer) => self.remove_layer(parts, &layer).await,
+            Victim::Release((env, number)) => self.remove_release(parts, seen, env, number).await,
+            Victim::Environment(env) => self.clear(parts, seen, env).await,
+        }
+    }
+
+    async fn remove_cache(&self, parts: &Parts, seen: &Seen, cache: &CacheId) -> Result<()> {
+        if !parts.builder.forget_cache(cache).await? {
+            return Ok(());
+        }
+        parts.tally.dropped("cache");
+        tracing::info!(%cache, "removed a package cache that there is no room for");
+        let Some(app) = cache_owner(cache) else { return Ok(()) };
+        let bytes = seen.stock.caches.iter().find(|known| known.id == *cache).map_or(0, |known| known.bytes);
+        let text = format!("package cache `{cache}` ({}) was removed: {}", Size(bytes).about(), self.said());
+        let told = parts.store.tell(&app, None, EventKind::CacheDropped, "flyloft", &text, store::now()).await;
+        told.or_failed(|| "failed to record that a package cache was removed")
+    }
+
+    async fn remove_layer(&self, parts: &Parts, layer: &LayerId) -> Result<()> {
+        let needed = async { Ok::<_, Error>(images(parts).await?.iter().any(|row| row.image.contains(layer))) };
+        if parts.builder.forget(layer, needed).await? {
+            parts.tally.dropped("layer");
+            tracing::info!(%layer, "forgot a layer that nothing needs");
+        }
+        Ok(())
+    }
+
+    async fn remove_release(&self, parts: &Parts, seen: &Seen, env: EnvId, number: ReleaseNumber) -> Result<()> {
+        let failed = || format!("failed to forget {number}");
+        if !parts.store.forget_release(env, number).await.or_failed(failed)? {
+            return Ok(());
+        }
+        parts.tally.dropped("release");
+        let Some(row) = seen.rows.get(&env) else { return Ok(()) };
+        let text = format!("{number} cannot be rolled back to any more: {}", self.said());
+        self.tell(parts, row, EventKind::ReleaseDropped, &text).await
+    }
+
+    /// Takes what is off from the disk, if it can be built anew.
+    async fn clear(&self, parts: &Parts, seen: &Seen, env: EnvId) -> Result<()> {
+        let (Some(row), Some(commit)) = (seen.rows.get(&env), seen.commits.get(&env)) else { return Ok(()) };
+        let Some(conductor) = parts.admission.conductor(env) else { return Ok(()) };
+        if !parts.repositories.holds(&row.name.app, commit).await {
+            tracing::info!(env = %row.name, %commit, "stays on the disk: its commit is in no repository any more");
+            return Ok(());
+        }
+        let since = seen.stock.off.iter().find(|off| off.id == env).map_or(Timestamp(0), |off| off.since);
+        match conductor.tell(Event::Clear).await {
+            Ok(Told::Done) => conductor.at_rest().await?,
+            // Somebody came.
+            Ok(Told::AlreadySo) | Err(_) => return Ok(()),
+        }
+        parts.tally.dropped("environment");
+        let minutes = parts.clock.now().since(since).as_secs() / 60;
+        let off = Span(Some(Duration::from_secs(minutes * 60)));
+        let why = self.said();
+        let text = format!("its image and its disk are given up, it was off for {off}: {why}; a visit builds it anew");
+        self.tell(parts, row, EventKind::Cleared, &text).await
+    }
+
+    async fn tell(&self, parts: &Parts, row: &EnvRow, kind: EventKind, text: &str) -> Result<()> {
+        tracing::info!(env = %row.name, text, "made room on the disk");
+        let told = parts.store.tell(&row.name.app, Some(&row.name.env), kind, "flyloft", text, store::now()).await;
+        told.or_failed(|| format!("failed to record what room was made by for `{}`", row.name))
+    }
+
+    fn said(&self) -> String {
+        match disk::missing(self.free, self.floor) {
+            0 => "there is more than is kept".to_owned(),
+            _ => {
+                let (free, floor) = (Size(self.free).about(), Size(self.floor).about());
+                format!("the disk had {free} free, and {floor} are kept free")
+            }
+        }
+    }
+}
