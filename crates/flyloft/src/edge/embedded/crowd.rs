@@ -9,21 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-/// What a client's connection takes, while its head is read and while its request waits.
-pub const SPOT: usize = 16 << 10;
 use super::lines::Lines;
 use super::pace::Paces;
-
-/// What a client's connection may hold of the daemon's memory, beside requests: the most of a head, and what HTTP/2
-/// lets a client send ahead ([`WINDOW`](super::worker)) with all of its streams.
-const MEMORY_OF_ONE: usize = 24 << 10;
-const MEMORY_OF_HTTP2: usize = 384 << 10;
-
-/// What a request may hold beside what is lent to it: its head as it is sent to the app, and small pieces of bodies.
-const MEMORY_OF_REQUEST: usize = 40 << 10;
+use super::room::{MEMORY_OF_HTTP2, MEMORY_OF_ONE, MEMORY_OF_REQUEST, Room};
+use super::seldom::Seldom;
 
 /// A look for idle connections that found none is not repeated sooner: it costs as much as there are connections.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -31,69 +22,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Less is not worth giving back to the system.
 const SHRUNK_BY: usize = 2 << 20;
 
-/// A trouble that strangers can make at any rate is not logged more often.
-const LOG_EVERY: Duration = Duration::from_secs(60);
-
 /// How long a client that is sent away may take to read the answer it was sent last.
 pub const FAREWELL: Duration = Duration::from_secs(1);
-
-/// What there is for all threads of the edge together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
-    /// Connections of clients, and requests that are under way.
-    pub connections: usize,
-    /// Those of one client address.
-    pub of_one: usize,
-    /// Bytes that connections of clients may hold. Those of one client address may hold a quarter of them.
-    pub memory: usize,
-    /// Connections to apps, idle ones included.
-    pub lines: usize,
-    /// Spots for requests that wait until an environment is awake, each of [`SPOT`] bytes: a request takes one, and as
-    /// many more as the edge may have to keep of it meanwhile.
-    pub held: usize,
-    /// Those for one host name.
-    pub held_for_one: usize,
-    /// Those to one app.
-    pub lines_of_one: usize,
-    /// Bytes that are lent for large answers.
-    pub lent: usize,
-}
-
-/// What waits for one host name goes on at once when it wakes. More than this many do not fit into the queue in which a
-/// server keeps new connections (listen(2)).
-const HELD_FOR_ONE: usize = 1024;
-
-impl Room {
-    /// Of the descriptors that this process may have and the memory of this machine.
-    pub fn here() -> Self {
-        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-        let memory = nix::sys::sysinfo::sysinfo().map_or(512 << 20, |info| info.ram_total());
-        Self::of(descriptors, memory)
-    }
-
-    /// A quarter of the descriptors for clients and one for apps, so that half of them is left to the rest of the
-    /// daemon. Of the memory a sixteenth for connections, at most two for requests, and half of one to lend: all of it
-    /// together is less than a quarter.
-    fn of(descriptors: u64, memory: u64) -> Self {
-        let memory = (memory / 16).max(16 * MEMORY_OF_ONE as u64) as usize;
-        let connections = ((descriptors / 4).max(16) as usize).min(memory / MEMORY_OF_ONE);
-        Self {
-            connections,
-            of_one: connections / 4,
-            memory,
-            lines: connections,
-            lines_of_one: connections / 4,
-            lent: memory / 2,
-            held: connections / 2,
-            held_for_one: (connections / 8).clamp(2, HELD_FOR_ONE),
-        }
-    }
-
-    /// Connections that may still be closing beside those that are open.
-    fn leaving(&self) -> usize {
-        self.connections / 8 + 1
-    }
-}
 
 /// All who are inside.
 pub struct Crowd {
@@ -425,21 +355,6 @@ impl Drop for Visit {
     }
 }
 
-/// Says when it is time to log something again.
-#[derive(Default)]
-pub struct Seldom(Mutex<Option<Instant>>);
-
-impl Seldom {
-    pub fn now(&self) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = last.is_none_or(|last| last.elapsed() >= LOG_EVERY);
-        if due {
-            *last = Some(Instant::now());
-        }
-        due
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -457,32 +372,6 @@ mod tests {
 
     fn is_expelled(guest: &Guest) -> bool {
         guest.seat.visits.load(Ordering::SeqCst) == EXPELLED
-    }
-
-    #[test]
-    fn half_of_the_descriptors_and_most_of_the_memory_are_left_to_others() {
-        let gib = 1 << 30;
-        let memory = 32 << 20;
-        let small = Room {
-            connections: 1_365,
-            of_one: 341,
-            memory,
-            lines: 1_365,
-            lines_of_one: 341,
-            lent: memory / 2,
-            held: 682,
-            held_for_one: 170,
-        };
-        assert_eq!(Room::of(1_048_576, gib / 2), small);
-        assert_eq!(Room::of(1_048_576, 24 * gib).held_for_one, HELD_FOR_ONE);
-        for (descriptors, memory) in [(256, 64), (1_024, 1), (20_000, 64), (65_536, 4), (1_048_576, 1)] {
-            let room = Room::of(descriptors, memory * gib);
-            // One that waits may need a second descriptor.
-            let taken = room.connections + room.leaving() + room.lines + room.held;
-            assert!(taken as u64 <= descriptors * 2 / 3, "{descriptors}: {room:?}");
-            let held = room.memory + room.connections * MEMORY_OF_REQUEST + room.held * SPOT + room.lent;
-            assert!(held as u64 <= memory * gib / 4, "{memory} GiB: {room:?}");
-        }
     }
 
     #[test]
@@ -597,13 +486,5 @@ mod tests {
         assert_ne!(of("2001:db8:1:2::3"), of("2001:db8:1:3::3"));
         assert_eq!(of("192.0.2.1"), of("::ffff:192.0.2.1"));
         assert_ne!(of("::ffff:192.0.2.1"), of("::ffff:192.0.2.2"));
-    }
-
-    #[test]
-    fn a_trouble_is_logged_once_a_minute() {
-        let seldom = Seldom::default();
-        assert_eq!([seldom.now(), seldom.now()], [true, false]);
-        *seldom.0.lock().unwrap() = Instant::now().checked_sub(LOG_EVERY);
-        assert!(seldom.now());
     }
 }

@@ -23,11 +23,11 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::crowd::SPOT;
 use super::exchange::Client;
 use super::headers;
 use super::host::{Aim, Host, Pass, Place, Sleep};
 use super::page::{Form, Notice};
+use super::room::SPOT;
 use super::routes::Admission;
 use super::waiting::{Joined, Ticket, Verdict};
 use super::worker::{WINDOW, Worker};

@@ -28,7 +28,9 @@ mod opening;
 mod pace;
 mod page;
 mod quiet;
+mod room;
 mod routes;
+mod seldom;
 mod stream;
 mod switch;
 #[cfg(test)]
@@ -50,11 +52,11 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use self::crowd::Crowd;
-pub use self::crowd::Room;
 use self::halt::Halt;
 use self::listener::Listener;
 use self::pace::Paces;
 use self::quiet::Quiet;
+pub use self::room::Room;
 use self::routes::Routes;
 pub use self::usage::Usage;
 pub use self::worker::Limits;
