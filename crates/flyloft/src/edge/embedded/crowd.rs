@@ -292,6 +292,11 @@ impl Guest {
         if self.seat.served.load(Ordering::Relaxed) { FAREWELL } else { Duration::ZERO }
     }
 
+    /// Whether a request of his is under way.
+    pub fn is_asking(&self) -> bool {
+        !matches!(self.seat.visits.load(Ordering::SeqCst), 0 | EXPELLED)
+    }
+
     /// Begins a request. None where its household or all together have too many under way, or the client is on its way
     /// out.
     pub fn visit(self: &Arc<Self>) -> Option<Visit> {

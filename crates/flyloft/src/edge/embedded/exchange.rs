@@ -14,6 +14,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::body::{Answer, Relayed, Stream};
 use super::crowd::{Guest, Visit};
 use super::framing::{Encoder, Framing};
+use super::half_closed::Asked;
 use super::headers::{self, Authority, Visitor};
 use super::hold::{Wish, hold};
 use super::host::{Host, Pass, Place};
@@ -40,6 +41,7 @@ const STREAM_READ_MAX: usize = 32 << 10;
 pub struct Client {
     pub visitor: Visitor,
     pub manner: Manner,
+    pub asked: Asked,
     pub socket: RawFd,
     pub busy: Busy,
     pub guest: Arc<Guest>,
@@ -55,6 +57,7 @@ pub async fn answer(client: Arc<Client>, request: Request<Incoming>) -> Result<R
         Some(visit) => find(&client, &request).map(|(authority, way)| (authority, way, visit)),
         None => Err(Notice::Busy),
     };
+    client.asked.begin();
     let answer = match found {
         Ok((authority, Way::Open(pass), visit)) => relay(&client, request, authority, pass, visit).await,
         // It has a box of its own, so that all the others do not carry what it takes.

@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::exchange::Client;
+use super::half_closed;
 use super::headers;
 use super::host::{Aim, Host, Pass, Place, Sleep};
 use super::page::{Form, Notice};
@@ -47,13 +48,19 @@ pub struct Wish {
     spots: u32,
     /// The socket on which the end of its client shows. hyper sees it only where nothing of the client is left to read.
     socket: Option<RawFd>,
+    /// How long it waits on when its client has ended, which may only have shut its sending side.
+    lingers: Duration,
 }
 
 impl Wish {
     pub fn of(client: &Client, request: &Request<Incoming>) -> Self {
         // A stream of HTTP/2 is watched by hyper, and has no socket of its own.
         let socket = (request.version() != Version::HTTP_2).then_some(client.socket);
-        Self { by: told(client, request), page: is_of_a_page(request), spots: spots(request), socket }
+        let lingers = match half_closed::is_whole(request) {
+            true => client.worker.shared.limits.half_closed,
+            false => Duration::ZERO,
+        };
+        Self { by: told(client, request), page: is_of_a_page(request), spots: spots(request), socket, lingers }
     }
 }
 
@@ -100,7 +107,7 @@ pub async fn hold(
     };
     let patience = if wish.page { shared.limits.page } else { shared.limits.held };
     let mut end = End { at: Instant::now() + patience, brought_forward: false };
-    let mut gone = std::pin::pin!(gone(wish.socket));
+    let mut gone = std::pin::pin!(gone(wish.socket, wish.lingers));
     let mut known = false;
     loop {
         if let Aim::Held(sleep) = &place.aim {
@@ -160,8 +167,9 @@ async fn waited(mut ticket: Ticket, worker: &Worker, end: &mut End) -> Option<Ve
     }
 }
 
-/// Resolves when the client has closed its side of the connection. It does not read: what has come stays where it is.
-async fn gone(socket: Option<RawFd>) {
+/// Resolves when the client has closed its side of the connection, and `lingers` has passed since. It does not read: what
+/// has come stays where it is.
+async fn gone(socket: Option<RawFd>, lingers: Duration) {
     let Some(socket) = socket else { return std::future::pending().await };
     // SAFETY: whoever waits for this is the service of the connection that the socket belongs to, which closes it only
     // after it has dropped its service.
@@ -170,7 +178,7 @@ async fn gone(socket: Option<RawFd>) {
     let Ok(watched) = watched else { return std::future::pending().await };
     while let Ok(ready) = watched.ready(Interest::READABLE).await {
         if ready.is_read_closed() {
-            return;
+            return tokio::time::sleep(lingers).await;
         }
         // Bytes have come. From here on the next event counts.
         let _ = watched.try_io(Interest::READABLE, || Err::<(), _>(std::io::ErrorKind::WouldBlock.into()));

@@ -17,6 +17,7 @@ mod body;
 mod crowd;
 mod exchange;
 mod framing;
+mod half_closed;
 mod halt;
 mod headers;
 mod hold;

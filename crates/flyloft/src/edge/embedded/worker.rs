@@ -18,6 +18,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::crowd::{Crowd, Guest};
 use super::exchange::{self, Client};
+use super::half_closed::{Asked, HalfClosed};
 use super::halt::Halt;
 use super::headers::Visitor;
 use super::host::Sleep;
@@ -90,6 +91,8 @@ pub struct Limits {
     pub page: Duration,
     /// For an environment to wake, where another client waits.
     pub held: Duration,
+    /// For an answer to a client that has shut its sending side, which may have gone as well.
+    pub half_closed: Duration,
 }
 
 impl Default for Limits {
@@ -101,6 +104,7 @@ impl Default for Limits {
             take: Duration::from_secs(60),
             page: Duration::from_millis(1500),
             held: Duration::from_secs(30),
+            half_closed: Duration::from_secs(10),
         }
     }
 }
@@ -186,21 +190,27 @@ impl Worker {
         if protocol == Protocol::Http2 && !guest.speaks_http2() {
             return;
         }
-        let head_limit = self.shared.limits.head;
+        let Limits { head: head_limit, half_closed, .. } = self.shared.limits;
         let pace = self.shared.crowd.paces.taker();
+        let asked = Asked::default();
         let client = Arc::new(Client {
             visitor: Visitor::new(peer.ip()),
             manner: Manner::default(),
+            asked: asked.clone(),
             socket: stream.as_raw_fd(),
             busy: pace.busy(),
             guest: guest.clone(),
             held: Mutex::new(Some(held)),
             worker: self,
         });
-        let service = service_fn(move |request| exchange::answer(client.clone(), request));
-        let io = TokioIo::new(Paced::new(stream, pace));
+        let service = service_fn(move |request| {
+            client.asked.note(&request);
+            exchange::answer(client.clone(), request)
+        });
+        let stream = Paced::new(stream, pace);
         let ended = match protocol {
             Protocol::Http1 => {
+                let io = TokioIo::new(HalfClosed::new(stream, guest.clone(), asked, half_closed));
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(head_limit)
@@ -224,7 +234,7 @@ impl Worker {
                     .initial_connection_window_size(4 * WINDOW)
                     .max_concurrent_streams(STREAMS)
                     .max_send_buf_size(SEND_AHEAD)
-                    .serve_connection(io, service);
+                    .serve_connection(TokioIo::new(stream), service);
                 conduct(connection, http2::Connection::graceful_shutdown, &guest, stop.cancelled()).await
             }
         };

@@ -15,7 +15,7 @@ async fn a_client_that_leaves_ends_its_request_at_the_app() {
     let ended = Arc::new(AtomicUsize::new(0));
     let begun = Arc::new(AtomicUsize::new(0));
     let (end, begin) = (ended.clone(), begun.clone());
-    let stage = Stage::new()
+    let stage = Stage::with(|config| config.limits.half_closed = Duration::from_millis(50))
         .app(move |mut peer: Peer| {
             let (end, begin) = (end.clone(), begin.clone());
             async move {
@@ -31,6 +31,44 @@ async fn a_client_that_leaves_ends_its_request_at_the_app() {
     eventually("the request reaches the app", || begun.load(Ordering::SeqCst) == 1).await;
     drop(client);
     eventually("the app sees the end", || ended.load(Ordering::SeqCst) == 1).await;
+}
+
+#[tokio::test]
+async fn a_client_that_only_shuts_its_sending_side_gets_its_answer() {
+    const SIZE: usize = 8 << 20;
+    let (stage, mut arrival) = Stage::new().patient_app().await;
+    let large = App::start(async |mut peer: Peer| {
+        peer.read_head().await;
+        peer.say(&format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n")).await;
+        peer.stream.write_all(&vec![b'x'; SIZE]).await.unwrap();
+        peer.read_to_end().await;
+    })
+    .await;
+    stage.route("large.test", large.address).await;
+    let ask = async |host: &str| {
+        let mut client = stage.connect().await;
+        client.say(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        client.stream.shutdown().await.unwrap();
+        client
+    };
+    let mut client = ask("shop.test").await;
+    arrival.recv().await.unwrap().send(()).unwrap();
+    let answer = client.read_to_end().await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("hello"), "{answer}");
+    let answer = ask("large.test").await.read_to_end().await;
+    let body = answer.split_once("\r\n\r\n").unwrap().1;
+    assert_eq!(body.len(), SIZE);
+    // A page of the edge itself. Often the end comes with the request.
+    for _ in 0..50 {
+        assert!(ask("nobody.test").await.read_to_end().await.starts_with("HTTP/1.1 404 "));
+    }
+    // And an answer that is not the last one of its connection.
+    let mut client = stage.connect().await;
+    client.say("GET / HTTP/1.1\r\nHost: nobody.test\r\n\r\nGET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
+    client.stream.shutdown().await.unwrap();
+    arrival.recv().await.unwrap().send(()).unwrap();
+    let answers = client.read_to_end().await;
+    assert!(answers.starts_with("HTTP/1.1 404 ") && answers.ends_with("hello"), "{answers}");
 }
 
 #[tokio::test]

@@ -136,8 +136,21 @@ async fn requests_of_http_2_wait_beside_each_other() {
 }
 
 #[tokio::test]
+async fn a_client_that_only_shuts_its_sending_side_waits_on() {
+    let (stage, mut visitors) = Stage::asleep(|_| {}).await;
+    let mut client = stage.connect().await;
+    client.say(ASK).await;
+    client.stream.shutdown().await.unwrap();
+    visitors.recv().await.unwrap();
+    stage.waiting(1).await;
+    let app = App::start(echo_head).await;
+    stage.route("shop.test", app.address).await;
+    assert!(client.read_to_end().await.starts_with("HTTP/1.1 200 OK\r\n"));
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_frees_its_place() {
-    let (stage, _visitors) = Stage::asleep(|_| {}).await;
+    let (stage, _visitors) = Stage::asleep(|config| config.limits.half_closed = Duration::from_millis(50)).await;
     let pipelined = format!("{ASK}{ASK}");
     for request in [
         ASK,
