@@ -1,15 +1,19 @@
 //! `flyloft up`, and what all deploys that somebody waits for have in common.
 
+use std::pin::pin;
+use std::sync::Arc;
+
 use flyloft_core::name::{AppName, EnvName, EnvRef, Origin};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Notify;
 
 use super::archive::Unpacking;
 use super::reply::Reply;
 use super::{Api, Call, Ending};
 use crate::command::Up;
 use crate::conductor::{Conductor, Ticket};
-use crate::deploy::{Deployed, Leftover, Source, Work};
+use crate::deploy::{Deployed, FETCHES_WAIT, Leftover, Source, Work};
 use crate::error::{Error, Kind, OrFailed, Result};
 use crate::source::Want;
 use crate::store::EnvRow;
@@ -87,7 +91,17 @@ impl Api {
             Error::conflict(format!("app `{app}` has no repository to fetch from"))
                 .hint(format!("flyloft apps create {app} --git URL"))
         })?;
-        let fetched = parts.repositories.fetch(app, &url, &want, &credentials).await?;
+        let waits = Arc::new(Notify::new());
+        let noticed = waits.clone();
+        let repositories = parts.repositories.noticing(move || noticed.notify_one());
+        let mut fetching = pin!(repositories.fetch(app, &url, &want, &credentials));
+        let fetched = loop {
+            tokio::select! {
+                biased;
+                () = waits.notified() => call.say(&format!("       {FETCHES_WAIT}\n")).await?,
+                fetched = &mut fetching => break fetched?,
+            }
+        };
         let what = fetched.reference.as_deref().unwrap_or("the commit");
         call.say(&format!("-----> Fetched {what}: {}\n", fetched.commit)).await?;
         Ok(Source::Commit { commit: fetched.commit, quarantine: None })

@@ -71,6 +71,9 @@ pub enum Again {
     Scale,
 }
 
+/// What a person is told whose fetch is not begun yet.
+pub const FETCHES_WAIT: &str = "Waiting: other repositories are being fetched";
+
 /// A directory that goes with whoever has it.
 pub struct Leftover(pub PathBuf);
 

@@ -193,7 +193,7 @@ impl Repositories {
         at: &[IpAddr],
         credentials: &[Credential],
     ) -> Result<Line, SourceError> {
-        let place = room.enter().await;
+        let place = room.enter_noticed(&self.waits).await;
         let protocol = match url.scheme {
             Scheme::Https => "https",
             Scheme::Http => "http",

@@ -44,6 +44,7 @@ pub use look::Look;
 pub use push::{BranchUpdate, Push, Turn};
 pub use refusal::Refusal;
 pub use remote::{RemoteUrl, UrlError};
+use room::Notice;
 pub use room::{Place, Room};
 
 /// Everything below one directory:
@@ -70,6 +71,8 @@ pub struct Repositories {
     pushing: Room,
     fetching: Room,
     asking: Room,
+    /// Who wants to know that a fetch waits for its place.
+    waits: Notice,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -234,6 +237,7 @@ impl Repositories {
             pushing: room(),
             fetching: room(),
             asking: room(),
+            waits: Notice::default(),
         };
         repositories.lay_out().map_err(|source| SourceError::Io {
             doing: format!("prepare the directory of repositories `{}`", dir.display()),
@@ -282,6 +286,11 @@ impl Repositories {
             self.outward.extend(value.map(|(_, value)| (name, value.clone())));
         }
         self
+    }
+
+    /// The same ones, for somebody who is to know when a fetch has to wait for others.
+    pub fn noticing(&self, waits: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { waits: Notice::by(waits), ..self.clone() }
     }
 
     /// For tests: repositories at `http://127.0.0.1:PORT/…` may be fetched from, too.

@@ -95,3 +95,27 @@ async fn a_look_goes_where_it_was_sent_and_takes_the_token_nowhere_else() {
     assert!(matches!(error, SourceError::Remote { why: Refusal::Moved, .. }), "{error:?}");
     assert_eq!(thief.seen(), []);
 }
+
+#[tokio::test]
+async fn who_waits_for_other_fetches_gets_to_know_that() {
+    let shelf = Shelf::new();
+    let copy = shelf.copy("project").await;
+    let commit = copy.commit().await;
+    let host = shelf.host("project", &copy, Manner::Open).await;
+    let (tell, told) = std::sync::mpsc::channel();
+    let repositories = shelf.repositories.noticing(move || tell.send(()).unwrap());
+    let want = Want::Commit(commit.clone());
+    let others: Vec<_> = std::iter::from_fn(|| shelf.repositories.fetching.find()).collect();
+    assert!(!others.is_empty());
+    let app = app();
+    let mut fetching = std::pin::pin!(repositories.fetch(&app, &host.url, &want, &[]));
+    let waits = std::future::poll_fn(|cx| match fetching.as_mut().poll(cx) {
+        std::task::Poll::Pending if told.try_recv().is_err() => std::task::Poll::Pending,
+        std::task::Poll::Pending => std::task::Poll::Ready(true),
+        std::task::Poll::Ready(_) => std::task::Poll::Ready(false),
+    });
+    assert!(waits.await, "it was fetched though there was no place");
+    drop(others);
+    assert_eq!(fetching.await.unwrap().commit, commit);
+    assert!(told.try_recv().is_err(), "it was told twice");
+}
