@@ -83,14 +83,14 @@ impl Drop for Place {
 }
 
 impl Admission {
-    /// For this machine, a twentieth of which stays free.
-    pub fn new(clock: Clock, edge: SharedEdge) -> Self {
-        let total = crate::machine::Memory::look().total;
+    /// For this machine, of which `reserve` bytes stay free: a twentieth where nobody says how many.
+    pub fn new(clock: Clock, edge: SharedEdge, reserve: Option<u64>) -> Self {
+        let reserve = reserve.unwrap_or_else(|| (crate::machine::Memory::look().total / 20).max(64 << 20));
         let look = || {
             let load = Load::look();
             (load.available, load.pressure.is_some_and(|pressure| pressure.some > PRESSED))
         };
-        Self::with(clock, edge, Box::new(look), (total / 20).max(64 << 20), PATIENCE)
+        Self::with(clock, edge, Box::new(look), reserve, PATIENCE)
     }
 
     pub fn with(clock: Clock, edge: SharedEdge, look: Look, reserve: u64, patience: Duration) -> Self {
@@ -118,8 +118,10 @@ impl Admission {
 
     /// Waits for room, and has others make it.
     pub async fn enter(&self, id: EnvId, need: u64) -> Result<Place> {
-        let _turn = self.turn.lock().await;
+        // From here on: who has waited in vain for its turn has nobody left who waits for it.
         let begun = Instant::now();
+        let turn = tokio::time::timeout(self.patience, self.turn.lock()).await;
+        let _turn = turn.map_err(|_| full(need))?;
         let mut asked = false;
         loop {
             let (decision, known) = self.decide(id, need);

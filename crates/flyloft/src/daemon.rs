@@ -111,7 +111,7 @@ pub async fn serve(start: Start) -> Result<Option<Successor>> {
         configuration: file,
     };
     let tally = Tally::default();
-    let admission = Admission::new(state.clock.clone(), edge.clone());
+    let admission = Admission::new(state.clock.clone(), edge.clone(), config.memory.reserve);
     let parts = Parts {
         store,
         engine,

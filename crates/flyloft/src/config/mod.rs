@@ -48,6 +48,7 @@ pub struct Config {
     /// What holds for environments where neither app nor environment say otherwise.
     pub defaults: Settings,
     pub network: Network,
+    pub memory: Memory,
     pub disk: Disk,
     pub follow: Follow,
     pub metrics: Metrics,
@@ -121,6 +122,15 @@ pub struct Network {
     pub ipv6: Ipv6Prefix,
     /// Resolvers for containers; empty: the host's own.
     pub dns: Vec<IpAddr>,
+}
+
+/// How much of the machine's memory environments may have together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Memory {
+    /// Bytes that stay available for everything else; none: a twentieth of it, and 64 MiB at least.
+    #[serde(deserialize_with = "value::size_or_auto")]
+    pub reserve: Option<u64>,
 }
 
 /// How much is kept. What is in use is kept in any case.
@@ -299,6 +309,7 @@ impl Default for Config {
             build: Build::default(),
             defaults: Settings::default(),
             network: Network::default(),
+            memory: Memory::default(),
             disk: Disk::default(),
             follow: Follow::default(),
             metrics: Metrics::default(),

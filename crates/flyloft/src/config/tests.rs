@@ -45,7 +45,7 @@ fn every_value_in_the_example_is_the_default() {
 #[test]
 fn every_key_is_in_the_example() {
     let mut accepted: BTreeSet<String> = Key::ALL.iter().map(|key| format!("defaults.{key}")).collect();
-    for table in ["", "http", "ssh", "edge", "build", "network", "disk", "follow", "metrics"] {
+    for table in ["", "http", "ssh", "edge", "build", "network", "memory", "disk", "follow", "metrics"] {
         let header = if table.is_empty() { String::new() } else { format!("[{table}]\n") };
         let message = refusal(&format!("{header}no-such-key = 1"));
         let known = message.split_once("expected ").expect(&message).1;

@@ -64,6 +64,14 @@ pub(super) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> 
     Size::deserialize(from).map(|size| size.0)
 }
 
+/// `None` for `auto`.
+pub(super) fn size_or_auto<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    judged(from, |text| match text {
+        "auto" => Ok(None),
+        text => Size::parse(text).map(|size| Some(size.0)).map_err(|error| format!("{error}; or say `auto`")),
+    })
+}
+
 /// Parts of user agents. An empty one would be a part of every one.
 pub(super) fn agents<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     let agents = Vec::<String>::deserialize(from)?;
