@@ -80,6 +80,11 @@ fn swap(memory: &Memory) -> Check {
     let asleep = format!("about {} small apps asleep", (zram + disk) / TYPICAL_APP);
     let keeps = format!("asleep an environment keeps {ratio} % of its memory, compressed, and wakes in about 10 ms");
     let (size, on_disk) = (bytes(zram), bytes(disk));
+    let used: u64 = memory.swaps.iter().map(|swap| swap.used).sum();
+    if zram + disk > 0 && (zram + disk).saturating_sub(used) < (zram + disk) / 20 {
+        let what = format!("of {} nearly all is in use: what falls asleep now keeps its memory", bytes(zram + disk));
+        return Check::warning("swap", what, "add swap, or `flyloft off` what nobody needs");
+    }
     match (zram, disk) {
         (0, 0) => {
             Check::warning("swap", "there is none: an environment that sleeps keeps all of its memory", "flyloft setup")

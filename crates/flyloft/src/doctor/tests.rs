@@ -215,6 +215,9 @@ fn everything_that_is_wrong_says_how_to_mend_it() {
 fn swap_is_judged_by_where_pages_would_go() {
     assert!(broken(|machine| machine.memory.swaps.clear()).contains("keeps all of its memory"));
     assert!(broken(|machine| machine.memory.zswap = Zswap::Off).contains("on disk alone"));
+    assert!(
+        broken(|machine| machine.memory.swaps[0].used = 1000 * MIB).contains("what falls asleep now keeps its memory")
+    );
     let mut disk_alone = healthy();
     (disk_alone.memory.zswap, disk_alone.memory.zram) = (Zswap::Missing, Zram::Missing);
     assert_eq!(report(&disk_alone).worst(), Verdict::Ok, "nothing can be done about it");
