@@ -26,13 +26,18 @@ pub enum Answer {
 
 pub struct Relayed {
     /// Until it is given back.
-    line: Option<Line>,
+    line: Option<Box<Line>>,
     /// What is left of the request's body goes on beside the answer, and ends with it.
     upload: Option<AbortHandle>,
     pass: Pass,
     thread: usize,
-    visit: Arc<Visit>,
-    stream: Option<Box<Stream>>,
+    over: Over,
+}
+
+/// What an answer goes over to its client. The request is under way until this has gone.
+pub enum Over {
+    Connection(#[allow(dead_code, reason = "it is held, not looked at")] Visit),
+    Stream(Box<Stream>),
 }
 
 /// The stream of HTTP/2 that an answer goes over, and how it moves there: it stands still when its client opens no
@@ -42,27 +47,24 @@ pub struct Stream {
     pace: Pace,
     /// How many bytes were given last.
     given: usize,
+    visit: Arc<Visit>,
 }
 
 impl Stream {
-    pub fn new(end: CancellationToken, pace: Pace) -> Self {
-        Self { end, pace, given: 0 }
+    pub fn new(end: CancellationToken, pace: Pace, visit: Visit) -> Self {
+        Self { end, pace, given: 0, visit: Arc::new(visit) }
     }
 }
 
 impl Relayed {
-    pub fn new(line: Line, upload: Option<AbortHandle>, pass: Pass, thread: usize, visit: Visit) -> Self {
-        Self { line: Some(line), upload, pass, thread, visit: Arc::new(visit), stream: None }
-    }
-
-    pub fn over(mut self, stream: Option<Stream>) -> Self {
-        self.stream = stream.map(Box::new);
-        self
+    pub fn new(line: Box<Line>, upload: Option<AbortHandle>, pass: Pass, thread: usize, over: Over) -> Self {
+        Self { line: Some(line), upload, pass, thread, over }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let Some(line) = &mut self.line else { return Poll::Ready(None) };
-        let Some(Stream { end, pace, given }) = self.stream.as_deref_mut() else { return line.poll_frame(cx) };
+        let Over::Stream(stream) = &mut self.over else { return line.poll_frame(cx) };
+        let Stream { end, pace, given, visit } = &mut **stream;
         // hyper asks for more when there is room for it.
         pace.moved(std::mem::take(given));
         let frame = ready!(line.poll_frame(cx));
@@ -71,11 +73,11 @@ impl Relayed {
         }
         pace.wait_or_cancel(end);
         // What has been given may lie in the stream for long, and the request is not over before that is gone.
-        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(|data| lines::held(data, self.visit.clone())))))
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(|data| lines::held(data, visit.clone())))))
     }
 
     fn left(&self) -> Option<u64> {
-        self.line.as_ref().map_or(Some(0), Line::left)
+        self.line.as_deref().map_or(Some(0), Line::left)
     }
 }
 

@@ -11,7 +11,7 @@ use hyper::header::{CONNECTION, EXPECT, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::body::{Answer, Relayed, Stream};
+use super::body::{Answer, Over, Relayed, Stream};
 use super::crowd::{Guest, Visit};
 use super::framing::{Encoder, Framing};
 use super::half_closed::Asked;
@@ -162,8 +162,8 @@ async fn relay(
     let upgrade = headers::upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11);
     let switch = upgrade.as_ref().map(|protocol| Switch::of(client, &mut request, protocol));
     let (head, body) = request.into_parts();
-    let (framing, pace) = (framing(&body), client.worker.shared.crowd.paces.sender(upstream.address));
-    let (stream, address) = (stream::current(), upstream.address);
+    let (framing, stream, address) = (framing(&body), stream::current(), upstream.address);
+    let upload = |encoder| Upload::new(body, encoder, client.worker.shared.crowd.paces.sender(address));
     if stream.is_none() {
         client.busy.with(address);
     }
@@ -172,10 +172,8 @@ async fn relay(
         method: head.method,
         upload: match framing {
             Framing::Empty => None,
-            Framing::Length(length) => Some(Upload::new(body, Encoder::Length(length), pace)),
-            Framing::Chunked | Framing::ToEnd => {
-                Some(Upload::new(body, Encoder::Chunked(headers::trailers(&head.headers)), pace))
-            }
+            Framing::Length(length) => Some(upload(Encoder::Length(length))),
+            Framing::Chunked | Framing::ToEnd => Some(upload(Encoder::Chunked(headers::trailers(&head.headers)))),
         },
         most: if stream.is_some() { STREAM_READ_MAX } else { READ_MAX },
     };
@@ -200,17 +198,20 @@ async fn relay(
         }
     }
     let upload = question.upload.filter(|upload| !upload.is_over()).and_then(|upload| line.part(upload));
-    let stream = stream.map(|end| {
-        let pace = client.worker.shared.crowd.paces.taker();
-        pace.busy().with(address);
-        Stream::new(end, pace)
-    });
-    let relayed = |pass| Relayed::new(line, upload, pass, client.worker.thread, visit).over(stream);
-    Ok(response.map(|()| Answer::Relayed(relayed(pass))))
+    let over = match stream {
+        Some(end) => {
+            let pace = client.worker.shared.crowd.paces.taker();
+            pace.busy().with(address);
+            Over::Stream(Box::new(Stream::new(end, pace, visit)))
+        }
+        None => Over::Connection(visit),
+    };
+    let relayed = Relayed::new(line, upload, pass, client.worker.thread, over);
+    Ok(response.map(|()| Answer::Relayed(relayed)))
 }
 
 /// Opens a connection to an app. Where there are too many, idle ones make way, and then the slowest.
-async fn connect(worker: &Worker, upstream: &Upstream) -> Result<Line, LineError> {
+async fn connect(worker: &Worker, upstream: &Upstream) -> Result<Box<Line>, LineError> {
     let (lines, address) = (&worker.shared.crowd.lines, upstream.address);
     let permit = lines.permit(address).or_else(|full| {
         match full {
@@ -246,11 +247,11 @@ fn framing(body: &Incoming) -> Framing {
 /// body) and not a byte of an answer has come.
 async fn ask(
     worker: &Worker,
-    mut line: Line,
+    mut line: Box<Line>,
     upstream: &Upstream,
     question: &mut Question,
     repeatable: bool,
-) -> Result<(Response<()>, Line), LineError> {
+) -> Result<(Response<()>, Box<Line>), LineError> {
     match line.ask(question).await {
         Ok(response) => return Ok((response, line)),
         Err(LineError::Lost { unsent, unheard, .. }) if line.used && (unsent || (unheard && repeatable)) => {}

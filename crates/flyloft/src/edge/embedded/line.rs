@@ -37,7 +37,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const READ_MIN: usize = 8 << 10;
 pub const READ_MAX: usize = 512 << 10;
 
-/// A connection to an upstream.
+/// A connection to an upstream. It is handed around boxed, since it goes through many hands for each request.
 pub struct Line {
     read: OwnedReadHalf,
     /// Gone once an upload that outlasts the beginning of its answer has taken it.
@@ -98,14 +98,14 @@ pub struct Question {
 }
 
 impl Line {
-    pub async fn connect(address: SocketAddr, permit: Permit) -> Result<Self, LineError> {
+    pub async fn connect(address: SocketAddr, permit: Permit) -> Result<Box<Self>, LineError> {
         let stream = match tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await {
             Ok(stream) => stream.map_err(LineError::Connect)?,
             Err(_) => return Err(LineError::ConnectLimit),
         };
         stream.set_nodelay(true).map_err(LineError::Connect)?;
         let (read, write) = stream.into_split();
-        Ok(Self {
+        Ok(Box::new(Self {
             read,
             write: Some(write),
             buffer: BytesMut::new(),
@@ -118,7 +118,7 @@ impl Line {
             used: false,
             idle_since: Instant::now(),
             permit,
-        })
+        }))
     }
 
     /// Sends a request and gives the head of its answer, which may come before all of the request has been sent.
@@ -283,9 +283,9 @@ impl Line {
     }
 
     /// The bare connection after an answer of 101, what has come over it since, and what it may be open with.
-    pub fn switched(self) -> Option<(TcpStream, Bytes, Permit)> {
-        let stream = self.read.reunite(self.write?).ok()?;
-        Some((stream, self.buffer.freeze(), self.permit))
+    pub fn switched(self: Box<Self>) -> Option<(TcpStream, Bytes, Permit)> {
+        let Self { read, write, buffer, permit, .. } = *self;
+        Some((read.reunite(write?).ok()?, buffer.freeze(), permit))
     }
 
     /// Whether it is open, with nothing under way. It costs no call of the kernel unless something has come.
@@ -297,11 +297,12 @@ impl Line {
 
 /// The idle connections of one thread to one upstream, the one used last on top.
 #[derive(Default)]
-pub struct Pool(Mutex<Vec<Line>>);
+#[allow(clippy::vec_box, reason = "a line stays where it is")]
+pub struct Pool(Mutex<Vec<Box<Line>>>);
 
 impl Pool {
     /// A connection that was used within the last `age`.
-    pub fn take(&self, age: Duration) -> Option<Line> {
+    pub fn take(&self, age: Duration) -> Option<Box<Line>> {
         let mut lines = self.lock();
         while lines.last()?.idle_since.elapsed() <= age {
             let line = lines.pop()?;
@@ -313,7 +314,7 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request if it can take one; closes it otherwise.
-    pub fn give_back(&self, mut line: Line) {
+    pub fn give_back(&self, mut line: Box<Line>) {
         if !line.is_idle() {
             return;
         }
@@ -332,7 +333,8 @@ impl Pool {
         self.lock().retain(|line| line.idle_since.elapsed() < limit && line.is_idle());
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Line>> {
+    #[allow(clippy::vec_box, reason = "a line stays where it is")]
+    fn lock(&self) -> MutexGuard<'_, Vec<Box<Line>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

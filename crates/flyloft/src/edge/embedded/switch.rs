@@ -45,7 +45,7 @@ impl Switch {
     }
 
     /// The app agrees.
-    pub fn go(self, line: Line, mut pass: Pass, visit: Visit) {
+    pub fn go(self, line: Box<Line>, mut pass: Pass, visit: Visit) {
         pass.detach();
         line.keep_watch();
         // On the thread of the edge, with which it ends.
@@ -56,7 +56,7 @@ impl Switch {
         });
     }
 
-    async fn join(self, line: Line, pass: Pass) -> io::Result<()> {
+    async fn join(self, line: Box<Line>, pass: Pass) -> io::Result<()> {
         let Self { client_side, frames, by, worker } = self;
         let (mut upstream_side, early, _permit) = line.switched().ok_or(io::ErrorKind::NotConnected)?;
         let client_side = TokioIo::new(client_side.await.map_err(io::Error::other)?);
