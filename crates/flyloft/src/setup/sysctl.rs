@@ -37,6 +37,8 @@ fn parameters(network: &Network) -> Vec<Parameter> {
             "What all environments together may watch counts against root, who made their namespaces.",
         ),
         ("fs.inotify.max_user_watches", "1048576", ""),
+        ("kernel.pty.max", "65536", "Each environment has a terminal, to which LXC attaches its output."),
+        ("kernel.pid_max", "4194304", "Each has some processes, asleep too."),
         ("vm.page-cluster", "0", "Pages in compressed memory are read one by one: there is no seek to save."),
     ];
     let mut parameters: Vec<Parameter> = Vec::new();
@@ -143,6 +145,12 @@ mod tests {
         # What all environments together may watch counts against root, who made their namespaces.
         -fs.inotify.max_user_instances = 65536
         -fs.inotify.max_user_watches = 1048576
+
+        # Each environment has a terminal, to which LXC attaches its output.
+        -kernel.pty.max = 65536
+
+        # Each has some processes, asleep too.
+        -kernel.pid_max = 4194304
 
         # Pages in compressed memory are read one by one: there is no seek to save.
         -vm.page-cluster = 0
