@@ -41,11 +41,16 @@ impl Flyloft {
 
     /// With a state directory of its own, which may be new.
     pub fn start_in(state: &str) -> Self {
-        fs::create_dir_all(HOME).unwrap();
-        let lock = File::create(Path::new(HOME).join("lock")).unwrap();
+        Self::start_at(Path::new(HOME), state)
+    }
+
+    /// The same, beside whatever goes on in another home.
+    pub fn start_at(home: &Path, state: &str) -> Self {
+        fs::create_dir_all(home).unwrap();
+        let lock = File::create(home.join("lock")).unwrap();
         let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
         let work = tempfile::tempdir().unwrap();
-        let state = Path::new(HOME).join(state);
+        let state = home.join(state);
         let mut flyloft = Self {
             child: None,
             http: 0,
@@ -128,6 +133,8 @@ impl Flyloft {
             .env("FLYLOFT_INIT", init())
             .env("FLYLOFT_LOG", "flyloft=debug")
             .env("FLYLOFT_HTTP_ON_LOOPBACK", "1")
+            // Ctrl-C is for whoever started it, who may still need it.
+            .process_group(0)
             .stdin(Stdio::null())
             .stderr(File::create(&log).unwrap());
         match self.fault.take() {
@@ -163,6 +170,12 @@ impl Flyloft {
         let mut child = self.child.take().expect("a daemon runs");
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
         child.wait().unwrap();
+    }
+
+    /// Whether a daemon runs that was not told to end.
+    pub fn runs(&mut self) -> bool {
+        self.child.take_if(|child| !matches!(child.try_wait(), Ok(None)));
+        self.child.is_some()
     }
 
     /// Waits until the daemon has died of its fault.
