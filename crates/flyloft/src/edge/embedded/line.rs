@@ -283,8 +283,8 @@ impl Line {
     }
 
     /// The bare connection after an answer of 101, what has come over it since, and what it may be open with.
-    pub fn switched(self: Box<Self>) -> Option<(TcpStream, Bytes, Permit)> {
-        let Self { read, write, buffer, permit, .. } = *self;
+    pub fn switched(self) -> Option<(TcpStream, Bytes, Permit)> {
+        let Self { read, write, buffer, permit, .. } = self;
         Some((read.reunite(write?).ok()?, buffer.freeze(), permit))
     }
 
