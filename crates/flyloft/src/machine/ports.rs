@@ -73,7 +73,8 @@ fn parse_ip(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// The process that has the socket open. Another user's is found by root only.
+/// The process that has the socket open. Another user's is found by root only. systemd keeps copies of a service's
+/// sockets, so of several it is the one that has least to do with it.
 fn holder(inode: u64) -> Holder {
     let wanted = format!("socket:[{inode}]");
     let has = |pid: &u32| {
@@ -81,7 +82,8 @@ fn holder(inode: u64) -> Holder {
         open.filter_map(|fd| std::fs::read_link(fd.path()).ok()).any(|target| target.as_os_str() == wanted.as_str())
     };
     let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pid = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(has);
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let pid = pids.filter(has).max_by_key(|pid| (*pid != 1, std::cmp::Reverse(*pid)));
     let name = pid.map(|pid| read(format!("/proc/{pid}/comm")).trim().to_owned());
     Holder { pid: pid.unwrap_or(0), name: name.unwrap_or_else(|| "a process that only root can see".to_owned()) }
 }
