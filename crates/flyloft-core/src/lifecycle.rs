@@ -435,16 +435,20 @@ fn reconcile(mut live: Live, found: Found, now: Timestamp) -> Result<Answer, Ref
             live.runs = Runs::Waking { release, since: now };
             done(live, [Effect::Hold, Effect::Start { release }])
         }
-        (Runs::Awake { release, .. }, Found::Frozen) => {
+        (Runs::Awake { release, .. }, Found::Frozen | Found::Resident) => {
             live.runs = Runs::Waking { release, since: now };
             done(live, [Effect::Hold, Effect::Thaw { release }])
         }
         (Runs::Asleep { release, depth, .. }, Found::Running) => done(live, put_to_sleep(release, depth)),
+        // A daemon died before it had moved all of it, or swap was turned off or on meanwhile.
+        (Runs::Asleep { release, depth, .. }, Found::Resident) => done(live, [Effect::Offload { release, depth }]),
         (Runs::Asleep { release, .. }, Found::Stopped | Found::Gone) => {
             live.runs = off_for(release, WhyOff::Crashed, now);
             done(live, [Effect::Hold])
         }
-        (Runs::Off { release, .. }, Found::Running | Found::Frozen) => done(live, [Effect::Stop { release }]),
+        (Runs::Off { release, .. }, Found::Running | Found::Frozen | Found::Resident) => {
+            done(live, [Effect::Stop { release }])
+        }
         (Runs::Off { release, cleared: true, .. }, Found::Stopped | Found::Over(_)) => {
             done(live, [Effect::Clear { release }])
         }

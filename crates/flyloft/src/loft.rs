@@ -2,6 +2,7 @@
 //! be.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::edge::{Route, Target, Visit};
 use crate::engine::Observed;
 use crate::error::{Error, OrFailed, Result};
 use crate::follow;
+use crate::machine::SwapWatch;
 use crate::parts::Parts;
 use crate::store::{self, EnvId, EnvRow, Store};
 
@@ -26,11 +28,18 @@ pub struct Loft {
     pub parts: Arc<Parts>,
     pub follows: follow::Memory,
     conductors: Mutex<HashMap<EnvId, Conductor>>,
+    /// What swap the machine had when that was last looked at.
+    swaps: std::sync::Mutex<Option<Vec<PathBuf>>>,
 }
 
 impl Loft {
     pub fn new(parts: Arc<Parts>) -> Self {
-        Self { parts, follows: follow::Memory::default(), conductors: Mutex::default() }
+        Self {
+            parts,
+            follows: follow::Memory::default(),
+            conductors: Mutex::default(),
+            swaps: std::sync::Mutex::default(),
+        }
     }
 
     /// Takes up every environment where the last daemon left it. `rebooted` when nothing can run any more.
@@ -74,12 +83,17 @@ impl Loft {
     }
 
     pub async fn reconcile_for_ever(&self) {
+        let swap = SwapWatch::open();
         loop {
             if let Err(error) = self.parts.store.ballast().renew() {
                 tracing::warn!(%error, "failed to keep a reserve on the disk");
             }
-            // Whoever visits what the engine has just stopped is told so, and not that nobody answers.
-            let _ = tokio::time::timeout(RECONCILE, self.parts.engine.excess()).await;
+            tokio::select! {
+                () = tokio::time::sleep(RECONCILE) => {}
+                // Whoever visits what the engine has just stopped is told so, and not that nobody answers.
+                () = self.parts.engine.excess() => {}
+                () = swap.changed() => {}
+            }
             if let Err(error) = self.reconcile().await {
                 tracing::warn!(%error, "failed to compare what is with what should be");
             }
@@ -88,6 +102,14 @@ impl Loft {
 
     /// Compares what the engine has with what the store says, both ways.
     pub async fn reconcile(&self) -> Result<()> {
+        self.reconcile_on(crate::machine::memory::swaps_now()).await
+    }
+
+    /// The same, where the machine has these swaps.
+    async fn reconcile_on(&self, swaps: Vec<PathBuf>) -> Result<()> {
+        let before = self.swaps.lock().expect("not poisoned").replace(swaps.clone());
+        // What was in one that was turned off is in memory again, and what stayed there has a place to go to now.
+        let swap_changed = before.is_some_and(|before| before != swaps);
         let failed = || "failed to list what there is";
         // Observed first: what is made after that is in nobody's list of leftovers.
         let observed = self.parts.engine.observe().await.or_failed(failed)?;
@@ -96,7 +118,7 @@ impl Loft {
         for env in &envs {
             let own = observed.remove(&Some(env.id)).unwrap_or_default();
             match self.conductor(env.id).await {
-                Ok(Some(conductor)) => conductor.reconcile(own).await,
+                Ok(Some(conductor)) => conductor.reconcile(own, swap_changed).await,
                 // It was destroyed since the list was made.
                 Ok(None) => {}
                 Err(error) => tracing::error!(env = %env.name, %error, "failed to take up an environment"),

@@ -71,7 +71,10 @@ pub enum Found {
     Gone,
     Stopped,
     Running,
+    /// With its memory out of the way, as far as it can be.
     Frozen,
+    /// Frozen, with its memory where it was: nobody has moved it, or it has come back.
+    Resident,
     /// Stopped by the engine itself.
     Over(Excess),
 }
@@ -138,6 +141,7 @@ impl fmt::Display for Event {
             Event::Found(Found::Stopped) => f.write_str("found stopped"),
             Event::Found(Found::Running) => f.write_str("found running"),
             Event::Found(Found::Frozen) => f.write_str("found frozen"),
+            Event::Found(Found::Resident) => f.write_str("found frozen with its memory"),
             Event::Found(Found::Over(Excess::Disk)) => f.write_str("found over its disk"),
             Event::Found(Found::Over(Excess::Inodes)) => f.write_str("found over its files"),
             Event::Found(Found::Over(Excess::Floor)) => f.write_str("found below the floor"),

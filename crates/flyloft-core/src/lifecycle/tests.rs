@@ -97,6 +97,7 @@ fn all_events() -> Vec<(String, u64, Event)> {
         Event::Found(Found::Stopped),
         Event::Found(Found::Running),
         Event::Found(Found::Frozen),
+        Event::Found(Found::Resident),
         Event::Found(Found::Over(Excess::Disk)),
         Event::Found(Found::Over(Excess::Inodes)),
         Event::Found(Found::Over(Excess::Floor)),
@@ -283,7 +284,7 @@ fn without_limits_nothing_ever_steps_down() {
 fn any_event() -> impl Strategy<Value = Event> {
     let release = (1..8u32).prop_map(v);
     let over = [Excess::Disk, Excess::Inodes, Excess::Floor].map(Found::Over);
-    let found = [Found::Gone, Found::Stopped, Found::Running, Found::Frozen].into_iter().chain(over);
+    let found = [Found::Gone, Found::Stopped, Found::Running, Found::Frozen, Found::Resident].into_iter().chain(over);
     let found = prop::sample::select(found.collect::<Vec<_>>());
     prop_oneof![
         4 => release.clone().prop_map(|release| Event::Deploy { release }),

@@ -38,6 +38,16 @@ enum Rest {
     Stopped,
 }
 
+impl Rest {
+    /// Where a test has the daemon die.
+    fn places(&self) -> [&'static str; 2] {
+        match self {
+            Rest::Frozen => ["freeze.begun", "freeze.done"],
+            Rest::Stopped => ["off.begun", "off.done"],
+        }
+    }
+}
+
 impl Task {
     pub(super) async fn act(&mut self, effect: Effect) {
         let text = effect.to_string();
@@ -175,7 +185,7 @@ impl Task {
         let (Some(live), Some(myself)) = (self.env.live.clone(), self.myself.upgrade()) else { return };
         let (parts, disturbed) = (self.parts.clone(), CancellationToken::new());
         self.disturb = disturbed.clone();
-        let (env, parted, memory) = (self.env.id, self.parted.take(), self.memory.clone());
+        let (env, parted, memory, moved) = (self.env.id, self.parted.take(), self.memory.clone(), self.moved.clone());
         self.hands.give(async move {
             if let Some(upstream) = live.upstream {
                 tokio::select! {
@@ -183,18 +193,30 @@ impl Task {
                     () = disturbed.cancelled() => return,
                 }
             }
-            if let Some(at) = parted {
-                let awake = parts.engine.stats(&live.container).await.ok().map(|stats| stats.memory + stats.swap);
-                awake.inspect(|bytes| memory.set(*bytes));
-                if let Err(error) = parts.store.note_rest(env, awake, at).await {
-                    tracing::warn!(container = %live.container, %error, "failed to note what it held");
+            let noted = match parted {
+                Some(at) => {
+                    let awake = parts.engine.stats(&live.container).await.ok().map(|stats| stats.memory + stats.swap);
+                    awake.inspect(|bytes| memory.set(*bytes));
+                    parts.store.note_rest(env, awake, at).await
                 }
+                None => parts.store.note_held(env, None).await,
+            };
+            if let Err(error) = noted {
+                tracing::warn!(container = %live.container, %error, "failed to note what it held");
             }
+            if disturbed.is_cancelled() {
+                return;
+            }
+            let [begun, done] = rest.places();
+            crate::fault::point(begun);
             let rested = match rest {
-                _ if disturbed.is_cancelled() => return,
-                Rest::Frozen => parts.engine.freeze(&live.container).await,
+                Rest::Frozen => {
+                    moved.forget();
+                    parts.engine.freeze(&live.container).await
+                }
                 Rest::Stopped => parts.engine.stop(&live.container, GRACE).await,
             };
+            crate::fault::point(done);
             match rested {
                 // It is being destroyed, or a newer release has taken its place.
                 Ok(()) | Err(EngineError::NoContainer(_)) => {}
@@ -224,21 +246,33 @@ impl Task {
     /// Moves the memory of what is frozen out of the way, until somebody comes.
     fn offload(&mut self, depth: Depth) {
         let Some(live) = self.env.live.clone() else { return };
-        let (parts, disturbed) = (self.parts.clone(), self.disturb.clone());
-        let (id, env) = (self.env.id, self.env.name.clone());
+        let (parts, disturbed, moved) = (self.parts.clone(), self.disturb.clone(), self.moved.clone());
+        let (id, env, release) = (self.env.id, self.env.name.clone(), live.release);
         self.hands.give(async move {
             if disturbed.is_cancelled() {
                 return;
             }
+            // Whoever takes this up after a crash is to know that it had not come to its end.
+            moved.forget();
+            if let Err(error) = parts.store.note_held(id, None).await {
+                tracing::warn!(%env, %error, "failed to note that its memory is being moved");
+            }
+            crate::fault::point("offload.begun");
             let offloaded = tokio::select! {
                 offloaded = parts.engine.offload(&live.container, depth) => offloaded,
                 () = disturbed.cancelled() => return,
             };
             match offloaded {
                 Ok(held) => {
+                    crate::fault::point("offload.done");
                     tracing::debug!(%env, ?held, "asleep");
-                    if let Err(error) = parts.store.note_held(id, held).await {
+                    if let Err(error) = parts.store.note_held(id, Some(held)).await {
                         tracing::warn!(%env, %error, "failed to note what it holds");
+                    }
+                    if let Some(kept) = moved.note(depth, &held) {
+                        let kept_mib = held.resident.div_ceil(1 << 20);
+                        let text = format!("{release} sleeps and keeps {kept_mib} MiB of memory: {kept}");
+                        tell(&parts, &env, EventKind::MemoryKept, &text).await;
                     }
                 }
                 Err(EngineError::NoContainer(_) | EngineError::NotFrozen(_) | EngineError::NotRunning(_)) => {}
@@ -256,6 +290,7 @@ impl Task {
         let place = self.place.take();
         let given_up = CancellationToken::new();
         self.given_up = given_up.clone();
+        crate::fault::point(if frozen { "thaw.begun" } else { "start.begun" });
         self.hands.give(async move {
             let woken = AssertUnwindSafe(wake::wake(&parts, &env, live, frozen, call, &given_up)).catch_unwind().await;
             let (outcome, wake) = match woken {
@@ -265,6 +300,10 @@ impl Task {
                     (Outcome::Dead, None)
                 }
             };
+            crate::fault::point(if frozen { "thaw.done" } else { "start.done" });
+            if let (Outcome::Dead, Some(why)) = (&outcome, wake.as_ref().and_then(|wake| wake.failure.as_ref())) {
+                tell(&parts, &env.name, EventKind::WakeFailed, &format!("{release}: {why}")).await;
+            }
             let end = End::Woke { release, outcome };
             let _ = myself.send(Message::Ended { end, heard: oneshot::channel().0 }).await;
             // By then the kernel sees what it has taken.
@@ -323,6 +362,7 @@ impl Task {
     }
 
     async fn remove(&mut self) -> Result<()> {
+        crate::fault::point("remove.begun");
         self.env.live = None;
         self.sweep().await?;
         let failed = || format!("failed to forget `{}`", self.env.name);
@@ -338,6 +378,13 @@ impl Task {
         self.parts.store.remove_environment(self.env.id).await.or_failed(failed)?;
         self.removed = true;
         Ok(())
+    }
+}
+
+/// Lets its people know what became of an environment.
+pub(super) async fn tell(parts: &Parts, env: &EnvRef, kind: EventKind, text: &str) {
+    if let Err(error) = parts.store.tell(&env.app, Some(&env.env), kind, "flyloft", text, store::now()).await {
+        tracing::warn!(%env, %error, "failed to record an event");
     }
 }
 

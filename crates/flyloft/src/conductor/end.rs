@@ -1,11 +1,11 @@
 //! The ends of what a conductor has begun, and what is made of them.
 
 use flyloft_core::lifecycle::{Deploying, Event, Runs, State};
-use flyloft_core::name::{EnvRef, ReleaseNumber};
+use flyloft_core::name::ReleaseNumber;
 
-use super::Task;
+use super::{Task, effect};
 use crate::error::Result;
-use crate::store::{self, EventKind, LiveRow};
+use crate::store::{EventKind, LiveRow};
 
 /// How something has ended. It is told once, and must not be lost, or the environment would be at it for ever.
 pub enum End {
@@ -33,13 +33,8 @@ impl Task {
             End::Failed { release, why, unwanted } => self.failed(*release, why, *unwanted).await,
             End::Woke { release, outcome } => self.woke(*release, outcome).await,
             End::Restless { release, why } => {
-                let EnvRef { app, env } = &self.env.name;
                 let text = format!("{release} stays awake: {why}");
-                let told =
-                    self.parts.store.tell(app, Some(env), EventKind::SleepFailed, "flyloft", &text, store::now());
-                if let Err(error) = told.await {
-                    tracing::warn!(env = %self.env.name, %error, "failed to record an event");
-                }
+                effect::tell(&self.parts, &self.env.name, EventKind::SleepFailed, &text).await;
                 self.step(&Event::SleepFailed { release: *release }, None).await.map(drop)
             }
         };

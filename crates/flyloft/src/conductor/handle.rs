@@ -114,9 +114,9 @@ impl Conductor {
     }
 
     /// Hands over what the engine has of this environment, to be compared with what should be.
-    pub async fn reconcile(&self, observed: Vec<Observed>) {
+    pub async fn reconcile(&self, observed: Vec<Observed>, swap_changed: bool) {
         // One that is gone has nothing to compare.
-        let _ = self.mailbox.send(Message::Reconcile { observed }).await;
+        let _ = self.mailbox.send(Message::Reconcile { observed, swap_changed }).await;
     }
 
     async fn ask<T>(&self, message: Message, wait: oneshot::Receiver<T>) -> Result<T> {

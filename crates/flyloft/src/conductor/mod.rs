@@ -19,14 +19,16 @@ mod handle;
 mod hands;
 mod ladder;
 mod later;
+mod moved;
 mod rebuild;
+mod reconcile;
 mod uses;
 mod wake;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 
-use flyloft_core::lifecycle::{self, Answer, Cause, Deploying, Event, Found, Live, Refusal, Runs, State, Timestamp};
+use flyloft_core::lifecycle::{self, Answer, Cause, Event, Live, Refusal, Runs, State, Timestamp};
 use flyloft_core::name::{EnvRef, ReleaseNumber};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -36,11 +38,12 @@ pub use self::effect::{closed, remedy};
 pub use self::end::{End, Outcome};
 pub use self::handle::Conductor;
 use self::hands::Hands;
+use self::moved::Moved;
 use self::uses::Uses;
 use self::wake::Call;
 use crate::admission::{Place, Weight};
 use crate::deploy::{Deployed, Job, Work};
-use crate::engine::{ContainerId, ContainerState, Observed};
+use crate::engine::{ContainerId, Observed};
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
 use crate::store::{self, EnvRow, LiveRow, NewRelease, StoreError};
@@ -90,6 +93,8 @@ pub enum Message {
     },
     Reconcile {
         observed: Vec<Observed>,
+        /// Swap has been turned on or off since the last time.
+        swap_changed: bool,
     },
     /// What does the newest deploy of this daemon's say?
     Transcript {
@@ -118,6 +123,7 @@ impl Conductor {
         let uses = Uses::new(parts.clock.clone());
         let (name, down) = (env.name.clone(), env.memory.down_since);
         let (id, host, memory) = (env.id, env.host.clone(), Weight::new(env.memory.awake));
+        let moved = Moved::taken_up(&state, env.memory.asleep);
         let known = parts.clone();
         let task = Task {
             parts,
@@ -140,6 +146,7 @@ impl Conductor {
             entering: false,
             down,
             parted: None,
+            moved,
             uses: uses.clone(),
             rested: Instant::now(),
             unrecorded: Vec::new(),
@@ -188,6 +195,8 @@ struct Task {
     down: Option<Timestamp>,
     /// The same, from the step that brought it about until it is put to rest for it.
     parted: Option<Timestamp>,
+    /// What of it is out of the way, while it sleeps.
+    moved: Moved,
     uses: Uses,
     /// Time is looked at again only after this.
     rested: Instant,
@@ -249,7 +258,10 @@ impl Task {
             Message::AtRest { answer } => self.hands.give(async move {
                 let _ = answer.send(());
             }),
-            Message::Reconcile { observed } => {
+            Message::Reconcile { observed, swap_changed } => {
+                if swap_changed {
+                    self.moved.forget();
+                }
                 if let Err(error) = self.reconcile(&observed).await {
                     tracing::warn!(env = %self.env.name, %error, "failed to reconcile");
                 }
@@ -390,45 +402,6 @@ impl Task {
         Ok(Ok(Told::Done))
     }
 
-    async fn reconcile(&mut self, observed: &[Observed]) -> Result<()> {
-        if matches!(self.state, State::Destroyed { .. }) {
-            // Its removal did not come to its end: it is taken up as after a restart.
-            self.step(&Event::DaemonStarted { rebooted: false }, None).await?.ok();
-            return Ok(());
-        }
-        let found = match &self.env.live {
-            None => Found::Gone,
-            Some(live) => match observed.iter().find(|container| container.id == live.container).map(found) {
-                Some(Found::Running) => Found::Running,
-                // The list is a little old: what was launched or woken since is not in it.
-                _ => {
-                    let now = self.parts.engine.find(&live.container).await;
-                    let now = now.or_failed(|| format!("failed to look at `{}`", live.container))?;
-                    now.as_ref().map_or(Found::Gone, found)
-                }
-            },
-        };
-        self.step(&Event::Found(found), None).await?.ok();
-        self.settle().await?;
-        // Seldom so. To look each time would be a look at all containers for each environment.
-        if observed.iter().any(|container| effect::is_leftover(&container.id, &self.env)) {
-            self.tidy().await;
-        }
-        Ok(())
-    }
-
-    /// Releases that are on record and that nobody deploys: the daemon died, or the store failed, before they began.
-    async fn settle(&self) -> Result<()> {
-        let State::Live(live) = &self.state else { return Ok(()) };
-        let under_way = match live.deploying {
-            Deploying::No => vec![],
-            Deploying::Yes { release, newest } => std::iter::once(release).chain(newest).collect(),
-        };
-        let under_way = under_way.into_iter().chain(self.later).collect();
-        let settled = self.parts.store.fail_all_but(self.env.id, under_way, "it never began", store::now()).await;
-        settled.or_failed(|| format!("failed to settle the releases of `{}`", self.env.name))
-    }
-
     fn forget_running(&mut self, release: ReleaseNumber) {
         if self.running.as_ref().is_some_and(|running| running.release == release) {
             self.running = None;
@@ -452,15 +425,6 @@ impl Task {
             Some(hint) => error.hint(hint),
             None => error,
         }
-    }
-}
-
-fn found(container: &Observed) -> Found {
-    match (container.excess, container.state) {
-        (Some(excess), _) => Found::Over(excess),
-        (None, ContainerState::Stopped) => Found::Stopped,
-        (None, ContainerState::Running) => Found::Running,
-        (None, ContainerState::Frozen) => Found::Frozen,
     }
 }
 

@@ -1,3 +1,4 @@
+use flyloft_core::lifecycle::Depth;
 use flyloft_core::name::{CommitId, ReleaseNumber};
 use flyloft_core::policy::Excess;
 
@@ -5,7 +6,7 @@ use super::stage::{self, Stage, content, in_time};
 use super::*;
 use crate::conductor::{Ticket, Told};
 use crate::deploy::{Again, Source, Work};
-use crate::engine::ContainerState;
+use crate::engine::{ContainerState, Kept};
 use crate::error::Kind;
 use crate::store::{NewRelease, ReleaseStatus};
 
@@ -51,6 +52,79 @@ async fn a_wake_whose_end_cannot_be_stored_ends_when_the_store_works_again() {
     stage.mend_store();
     stage.loft.reconcile().await.unwrap();
     stage.wait_for_state("awake v1").await;
+}
+
+#[tokio::test]
+async fn a_wake_that_cannot_be_stored_is_told_to_who_waits_and_the_next_visit_tries_again() {
+    let stage = Stage::new().await;
+    stage.deploy().await.unwrap();
+    let (env, conductor) = stage.env().await;
+    conductor.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+    conductor.at_rest().await.unwrap();
+    stage.sql(
+        "CREATE TRIGGER broken BEFORE UPDATE OF state ON environments WHEN new.state LIKE '%\"waking\"%'
+         BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
+    );
+    conductor.visit("GET /".to_owned()).await;
+    let why = || match stage.door.target(&env.host) {
+        Some(Target::Held { failure: Some(why) }) => why,
+        _ => String::new(),
+    };
+    let told = async || why().starts_with("failed to record the state of `shop/main`");
+    stage.wait_until("who waits is told", told).await;
+    assert_eq!((stage.state().await.as_str(), stage.calls("thaw")), ("asleep v1", 0));
+    stage.mend_store();
+    conductor.visit("GET /".to_owned()).await;
+    stage.wait_for_state("awake v1").await;
+}
+
+#[tokio::test]
+async fn what_a_daemon_had_not_moved_when_it_died_the_next_one_moves_and_nothing_else() {
+    let stage = Stage::new().await;
+    stage.deploy().await.unwrap();
+    let (env, conductor) = stage.env().await;
+    conductor.tell(Event::Sleep { depth: Depth::Deep }).await.unwrap();
+    conductor.at_rest().await.unwrap();
+    Loft::new(stage.loft.parts.clone()).start(false).await.unwrap();
+    assert_eq!(stage.calls("offload"), 1, "it was out of the way already");
+    stage.store().note_held(env.id, None).await.unwrap();
+    let next = Loft::new(stage.loft.parts.clone());
+    next.start(false).await.unwrap();
+    stage.wait_until("it is moved again", async || stage.calls("offload") == 2).await;
+    let noted = async || stage.env().await.0.memory.asleep.is_some();
+    stage.wait_until("that is noted", noted).await;
+    next.reconcile().await.unwrap();
+    next.find(&env.name).await.unwrap().1.at_rest().await.unwrap();
+    assert_eq!(stage.calls("offload"), 2);
+}
+
+#[tokio::test]
+async fn where_swap_is_turned_off_and_on_sleepers_follow_and_their_people_are_told_once() {
+    let stage = Stage::new().await;
+    stage.deploy().await.unwrap();
+    let (env, conductor) = stage.env().await;
+    conductor.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+    conductor.at_rest().await.unwrap();
+    let told = async || {
+        let events = stage.store().events(Some(&env.name.app), Some(&env.name.env), 0, 10).await.unwrap();
+        events.into_iter().filter(|event| event.kind == "memory-kept").map(|event| event.text).collect::<Vec<_>>()
+    };
+    let on = || vec![PathBuf::from("/swap")];
+    for (swaps, kept, moves) in [
+        (on(), None, 1),
+        (vec![], Some(Kept::NoSwap), 2),
+        (vec![], Some(Kept::NoSwap), 2),
+        (on(), None, 3),
+        (vec![], Some(Kept::NoSwap), 4),
+    ] {
+        stage.engine.keep(kept);
+        stage.loft.reconcile_on(swaps).await.unwrap();
+        stage.wait_until("it is moved", async || stage.calls("offload") == moves).await;
+        conductor.at_rest().await.unwrap();
+    }
+    let text = "v1 sleeps and keeps 32 MiB of memory: this machine has no swap";
+    stage.wait_until("its people are told", async || told().await.len() == 2).await;
+    assert_eq!(told().await, [text, text]);
 }
 
 #[tokio::test]

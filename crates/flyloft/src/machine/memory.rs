@@ -166,6 +166,11 @@ fn pressure(text: &str) -> Option<Pressure> {
     Some(Pressure { some: average("some")?, full: average("full")? })
 }
 
+/// Where the machine swaps to at the moment.
+pub fn swaps_now() -> Vec<PathBuf> {
+    swaps(&read("/proc/swaps")).into_iter().map(|swap| swap.path).collect()
+}
+
 /// A line of `/proc/meminfo`.
 fn bytes(meminfo: &str, name: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;

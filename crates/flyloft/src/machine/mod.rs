@@ -16,6 +16,7 @@ pub mod memory;
 pub mod network;
 pub mod ports;
 pub mod storage;
+pub mod swaps;
 pub mod tools;
 
 pub use cgroups::Cgroups;
@@ -25,6 +26,7 @@ pub use memory::Memory;
 pub use network::Network;
 pub use ports::Port;
 pub use storage::Storage;
+pub use swaps::SwapWatch;
 pub use tools::Tool;
 
 #[derive(Clone, Debug)]

@@ -173,18 +173,19 @@ impl Store {
     /// Notes what it held when it stopped being awake, and when that was.
     pub async fn note_rest(&self, id: EnvId, awake: Option<u64>, at: Timestamp) -> Result<(), StoreError> {
         self.note(move |t| {
-            let sql =
-                "UPDATE environments SET memory_awake = coalesce(?2, memory_awake), down_since = ?3 WHERE id = ?1";
+            let sql = "UPDATE environments SET memory_awake = coalesce(?2, memory_awake), memory_asleep = NULL,
+                       down_since = ?3 WHERE id = ?1";
             t.execute(sql, params![id.0, awake.map(|bytes| bytes as i64), at.0 as i64])?;
             Ok(())
         })
         .await
     }
 
-    /// Notes what is left of it asleep.
-    pub async fn note_held(&self, id: EnvId, held: Held) -> Result<(), StoreError> {
+    /// Notes what is left of it asleep; none while that changes.
+    pub async fn note_held(&self, id: EnvId, held: Option<Held>) -> Result<(), StoreError> {
         self.note(move |t| {
-            t.execute("UPDATE environments SET memory_asleep = ?2 WHERE id = ?1", params![id.0, print(&held)])?;
+            let held = held.map(|held| print(&held));
+            t.execute("UPDATE environments SET memory_asleep = ?2 WHERE id = ?1", params![id.0, held])?;
             Ok(())
         })
         .await

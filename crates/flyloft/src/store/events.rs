@@ -24,6 +24,9 @@ pub enum EventKind {
     /// What was kept for later was given up to make room.
     ReleaseDropped,
     CacheDropped,
+    /// It sleeps, and its memory could not be moved, or not all of it.
+    MemoryKept,
+    WakeFailed,
     Destroyed,
     HostChanged,
     HostTaken,
@@ -147,6 +150,8 @@ impl EventKind {
             EventKind::RebuildFailed => "rebuild-failed",
             EventKind::ReleaseDropped => "release-dropped",
             EventKind::CacheDropped => "cache-dropped",
+            EventKind::MemoryKept => "memory-kept",
+            EventKind::WakeFailed => "wake-failed",
             EventKind::Destroyed => "destroyed",
             EventKind::HostChanged => "host-changed",
             EventKind::HostTaken => "host-taken",

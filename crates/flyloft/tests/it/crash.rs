@@ -9,7 +9,7 @@ use crate::harness::{Flyloft, run, wait_for};
 use crate::push::{app, borrowed};
 
 /// What the daemon has made on the machine, one line each.
-fn traces(flyloft: &Flyloft) -> BTreeSet<String> {
+pub fn traces(flyloft: &Flyloft) -> BTreeSet<String> {
     let state = &flyloft.state;
     let instance = fs::read_to_string(state.join("instance")).unwrap();
     let mine = |text: &str| text.contains(&instance) || text.contains(state.to_str().unwrap());
@@ -113,20 +113,22 @@ fn a_daemon_that_dies_at_any_step_of_a_deploy_comes_back_with_one_release_servin
 fn a_daemon_that_dies_in_the_middle_of_a_destroy_destroys_to_the_end_when_it_comes_back() {
     let mut flyloft = Flyloft::start();
     let empty = traces(&flyloft);
-    flyloft.repository("it-gone", &borrowed(&app("hello"))).pushed(&["main"]);
-    let said = flyloft.state.join("transcripts");
-    let before = entries(&said).count();
-    flyloft.kill();
-    flyloft.fault("remove.swept");
-    flyloft.serve();
-    assert!(!flyloft.cli(&["destroy", "it-gone/main", "--yes"]).status.success());
-    flyloft.died();
-    flyloft.serve();
-    wait_for("the end", || (flyloft.cli(&["show", "it-gone/main"]).status.code() == Some(20)).then_some(()));
-    assert_eq!(flyloft.get("it-gone/main", "/").status, 404);
-    assert_eq!(entries(&said).count(), before - 1, "what it said is gone too");
-    let left: Vec<_> = traces(&flyloft).difference(&empty).cloned().collect();
-    assert!(left.is_empty(), "{left:#?}");
+    for place in ["remove.begun", "off.half", "remove.swept"] {
+        flyloft.repository("it-gone", &borrowed(&app(place))).pushed(&["main"]);
+        let said = flyloft.state.join("transcripts");
+        let before = entries(&said).count();
+        flyloft.kill();
+        flyloft.fault(place);
+        flyloft.serve();
+        assert!(!flyloft.cli(&["destroy", "it-gone/main", "--yes"]).status.success());
+        flyloft.died();
+        flyloft.serve();
+        wait_for("the end", || (flyloft.cli(&["show", "it-gone/main"]).status.code() == Some(20)).then_some(()));
+        assert_eq!(flyloft.get("it-gone/main", "/").status, 404);
+        assert_eq!(entries(&said).count(), before - 1, "what it said is gone too");
+        let left: Vec<_> = traces(&flyloft).difference(&empty).cloned().collect();
+        assert!(left.is_empty(), "after {place}: {left:#?}");
+    }
     // The name is free.
     flyloft.repository("it-gone", &borrowed(&app("again"))).pushed(&["main"]);
     assert_eq!(flyloft.get("it-gone/main", "/").body, "again");

@@ -278,6 +278,31 @@ impl Flyloft {
         self.child.as_ref().expect("a daemon runs").id()
     }
 
+    /// What `flyloft why` says of an environment.
+    pub fn why(&self, env: &str) -> serde_json::Value {
+        serde_json::from_str(&self.ok(&["why", env, "--json"])).unwrap()
+    }
+
+    /// Its events of one kind, as text.
+    pub fn told(&self, env: &str, kind: &str) -> Vec<String> {
+        let told: serde_json::Value = serde_json::from_str(&self.ok(&["events", env, "--json"])).unwrap();
+        let of_kind = told["events"].as_array().unwrap().iter().filter(|event| event["kind"] == kind);
+        of_kind.map(|event| event["text"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The processes of what serves, as the host numbers them: LXC's own, and PID 1.
+    pub fn processes(&self, env: &str) -> (i32, i32) {
+        let shown: serde_json::Value = serde_json::from_str(&self.ok(&["show", env, "--json"])).unwrap();
+        let container = shown["container"].as_str().unwrap();
+        let instance = fs::read_to_string(self.state.join("instance")).unwrap();
+        let name = format!("fl-{instance}-{container}.c");
+        let init = run(Command::new("lxc-info").args(["-P", "/run/flyloft-lxc", "-pHn", &name]));
+        let init: i32 = init.trim().parse().unwrap();
+        let status = fs::read_to_string(format!("/proc/{init}/status")).unwrap();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
+        (parent.trim().parse().unwrap(), init)
+    }
+
     /// GET, by host name, over IPv4.
     pub fn get(&self, env: &str, path: &str) -> Response {
         self.get_from(SocketAddr::from(([127, 0, 0, 1], self.http)), env, path)
@@ -288,9 +313,19 @@ impl Flyloft {
         self.get_at(address, &host, path)
     }
 
+    /// From somebody more patient than others.
+    pub fn get_within(&self, env: &str, limit: Duration) -> Response {
+        let host = format!("{}.localhost", env.replace('/', "-"));
+        self.get_as(SocketAddr::from(([127, 0, 0, 1], self.http)), &host, "/", limit)
+    }
+
     pub fn get_at(&self, address: SocketAddr, host: &str, path: &str) -> Response {
+        self.get_as(address, host, path, Duration::from_secs(20))
+    }
+
+    fn get_as(&self, address: SocketAddr, host: &str, path: &str, limit: Duration) -> Response {
         let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(limit)).unwrap();
         let port = self.http;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n").unwrap();
         let mut text = String::new();
@@ -416,6 +451,13 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(started.elapsed() < Duration::from_secs(60), "waited a minute for {what}");
         std::thread::sleep(Duration::from_millis(3));
     }
+}
+
+/// Bytes of memory that new work can have.
+pub fn available() -> u64 {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap();
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 10
 }
 
 /// `flyloft-init`, which script/test builds static.

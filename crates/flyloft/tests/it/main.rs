@@ -7,8 +7,10 @@
 mod backup;
 mod bad_input;
 mod crash;
+mod crowds;
 mod disk;
 mod doors;
+mod faults;
 mod follow;
 mod githost;
 #[allow(dead_code, reason = "the benchmarks use the rest")]

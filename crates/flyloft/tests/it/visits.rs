@@ -13,7 +13,7 @@ fn state(flyloft: &Flyloft) -> String {
 }
 
 fn why(flyloft: &Flyloft) -> serde_json::Value {
-    serde_json::from_str(&flyloft.ok(&["why", "it-visits/main", "--json"])).unwrap()
+    flyloft.why("it-visits/main")
 }
 
 /// The whole answer to a request of this client.

@@ -100,6 +100,7 @@ impl LxcEngine {
         let (mounted, admitted) = tokio::join!(mounted, admitted);
         mounted?;
         admitted?;
+        crate::fault::point("start.half");
         let started = attach::tool("lxc-start", home)
             .arg("--daemon")
             .args(["--logpriority", "WARN", "--logfile"])
@@ -132,6 +133,7 @@ impl LxcEngine {
             let home = home.clone();
             move || {
                 container::halt(&home, layout, grace)?;
+                crate::fault::point("off.half");
                 mounts::dissolve(&home)
             }
         });

@@ -168,6 +168,7 @@ fn page_out(groups: &Groups, renew: bool, wanted: &Wanted) -> io::Result<u64> {
                 for piece in pagemap::pieces(ranges, PIECE) {
                     wanted.check()?;
                     process.advise(Advice::PageOut, &piece)?;
+                    crate::fault::point("offload.half");
                 }
             }
             let in_common = pagemap::addresses(runs, |place| place == Place::Shared);

@@ -17,7 +17,7 @@ use flyloft_core::lifecycle::Depth;
 use super::cgroup::Groups;
 use super::offload::{Past, Wanted, offload};
 use super::places::Home;
-use super::{LxcEngine, blocking, touched};
+use super::{LxcEngine, blocking, container, touched};
 use crate::engine::{ContainerId, EngineError, Held, Kept};
 use crate::machine::Memory;
 
@@ -53,13 +53,20 @@ impl LxcEngine {
             let home = home.clone();
             move || if home.asleep().exists() { touched::prefetch(&home) } else { Ok(()) }
         });
-        let thawed = blocking(format!("thaw container `{id}`"), move || {
-            let _turn = turn;
-            let groups = running.groups(layout)?;
-            groups.thaw()?;
-            Ok(groups)
+        let thawed = blocking(format!("thaw container `{id}`"), {
+            let home = home.clone();
+            move || {
+                let _turn = turn;
+                let groups = running.groups(layout)?;
+                if is_killed(running.init)? {
+                    container::halt(&home, layout, Duration::ZERO)?;
+                    return Ok(None);
+                }
+                groups.thaw()?;
+                Ok(Some(groups))
+            }
         });
-        let groups = thawed.await?;
+        let Some(groups) = thawed.await? else { return Err(EngineError::NotRunning(id.clone())) };
         tokio::spawn(async move {
             if let Ok(Err(error)) = prefetched.await {
                 tracing::debug!(container = home.name, %error, "what it touched when it last woke was not brought in");
@@ -106,6 +113,17 @@ fn stuck(groups: &Groups) -> io::Result<(i32, String)> {
     let waits = |pid: &i32| matches!(state(*pid), Some(('D', _)));
     let pid = processes.find(waits).unwrap_or_default();
     Ok((pid, state(pid).map(|(_, name)| name).unwrap_or_default()))
+}
+
+/// Whether a process has been killed and has yet to die of it, which on version 1 it does when it is thawed
+/// (proc_pid_status(5)).
+fn is_killed(pid: i32) -> io::Result<bool> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let pending = |line: &str| {
+        let mask = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    };
+    Ok(status.lines().filter_map(pending).any(|mask| mask & 1 << (libc::SIGKILL - 1) != 0))
 }
 
 /// A process's state and its name (proc_pid_stat(5)). The name may contain anything.

@@ -189,6 +189,18 @@ async fn a_container_that_was_killed_asleep_starts_like_any_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_killed_while_it_was_frozen_is_not_thawed_but_found_to_have_ended() {
+    let bench = Bench::open().await;
+    let id = forked(&bench).await;
+    bench.engine.freeze(&id).await.unwrap();
+    let running = container::Running::find(&bench.engine.home(&id)).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(running.init), nix::sys::signal::Signal::SIGKILL).unwrap();
+    assert!(matches!(bench.engine.thaw(&id).await, Err(EngineError::NotRunning(_))));
+    bench.engine.start(&id).await.unwrap();
+    assert_eq!(bench.engine.find(&id).await.unwrap().unwrap().state, ContainerState::Running);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_is_to_wake_is_not_moved_to_the_end() {
     demand_swap();
     let bench = Bench::open().await;
