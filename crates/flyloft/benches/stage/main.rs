@@ -13,12 +13,15 @@ mod floor;
 #[path = "../../tests/it/harness.rs"]
 mod harness;
 mod load;
+#[allow(dead_code, reason = "another benchmark uses the rest")]
+#[path = "../report.rs"]
+mod report;
 
 use std::time::{Duration, Instant};
 
 use harness::{Flyloft, Repository, wait_for};
 use load::Load;
-use serde_json::json;
+use report::{Row, median};
 
 const APP: &str = "bench-flask";
 
@@ -27,37 +30,14 @@ struct Effort {
     environments: usize,
 }
 
-/// One promise, and what was measured.
-struct Row {
-    name: &'static str,
-    measured: String,
-    promised: &'static str,
-    kept: bool,
-    value: f64,
-}
-
 fn main() {
-    // Cargo adds `--bench` to what the user wrote.
-    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
-    let quick = args.iter().any(|arg| arg == "--quick");
-    let file = args.iter().position(|arg| arg == "--json").and_then(|at| args.get(at + 1));
+    let (quick, file) = report::arguments();
     let effort = if quick { Effort { rounds: 3, environments: 10 } } else { Effort { rounds: 10, environments: 50 } };
     let mut rows = measure(&effort);
     if !quick {
         rows.push(from_nothing());
     }
-    println!("{:<58} {:>16}   {:<18} kept", "what", "measured", "promised");
-    for row in &rows {
-        let kept = if row.kept { "yes" } else { "NO" };
-        println!("{:<58} {:>16}   {:<18} {kept}", row.name, row.measured, row.promised);
-    }
-    if let Some(file) = file {
-        let rows = rows.iter().map(|row| {
-            json!({"what": row.name, "value": row.value, "measured": row.measured, "promised": row.promised, "kept": row.kept})
-        });
-        let text = serde_json::to_string_pretty(&rows.collect::<Vec<_>>()).unwrap();
-        std::fs::write(file, text).unwrap();
-    }
+    report::print(&rows, file);
 }
 
 fn measure(effort: &Effort) -> Vec<Row> {
@@ -194,10 +174,4 @@ fn memory_with(flyloft: &Flyloft, repository: &Repository, count: usize) -> f64 
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     let kib: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
     kib * 1024.0 / 1e6
-}
-
-fn median(times: &[Duration]) -> Duration {
-    let mut sorted = times.to_vec();
-    sorted.sort();
-    sorted[sorted.len() / 2]
 }
