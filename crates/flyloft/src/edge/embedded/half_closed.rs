@@ -2,7 +2,8 @@
 //!
 //! On the wire that looks just like a client that has closed its connection and gone: the difference shows when
 //! something is sent to it. So where a whole request is under way, its end is kept to itself for a while. Whoever has
-//! really gone is noticed then, or when the answer begins.
+//! really gone is noticed then, or when the answer begins. hyper drops what it has not sent yet when a client ends, so
+//! the end has to wait for that, too.
 
 use std::io;
 use std::pin::Pin;
@@ -55,18 +56,21 @@ pub struct HalfClosed<S> {
     guest: Arc<Guest>,
     asked: Asked,
     patience: Duration,
+    /// Something is written, and not all of it is sent.
+    owes: bool,
     /// It has ended, and this is what is left of the patience.
     ended: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> HalfClosed<S> {
     pub fn new(stream: S, guest: Arc<Guest>, asked: Asked, patience: Duration) -> Self {
-        Self { stream, guest, asked, patience, ended: None }
+        Self { stream, guest, asked, patience, owes: false, ended: None }
     }
 
     fn is_asking(&self) -> bool {
         let Newest { whole, begun } = &*self.asked.0;
-        whole.load(Ordering::Relaxed) && (!begun.load(Ordering::Relaxed) || self.guest.is_asking())
+        let under_way = || !begun.load(Ordering::Relaxed) || self.guest.is_asking() || self.owes;
+        whole.load(Ordering::Relaxed) && under_way()
     }
 }
 
@@ -90,6 +94,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for HalfClosed<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for HalfClosed<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.owes = true;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -98,6 +103,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HalfClosed<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.owes = true;
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
@@ -105,7 +111,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HalfClosed<S> {
         self.stream.is_write_vectored()
     }
 
+    /// Whoever writes flushes when all of it is written.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.owes = false;
+        if self.ended.is_some() && !self.is_asking() {
+            // Nobody reads after an answer without a reason to.
+            cx.waker().wake_by_ref();
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
