@@ -6,7 +6,7 @@ use flyloft_core::name::{CommitId, Origin};
 use flyloft_core::policy::Size;
 
 use super::undo::Undo;
-use super::{Again, Job, Leftover, Source, spec};
+use super::{Again, FETCHES_WAIT, Job, Leftover, Source, spec};
 use crate::build::{BuildError, Built, Hold, Request, Trust};
 use crate::engine::EngineError;
 use crate::error::{Error, OrFailed, Result};
@@ -48,7 +48,7 @@ pub(super) async fn source(job: &Job, undo: &mut Undo) -> Result<Option<PathBuf>
     });
     check_space(&job.parts).await?;
     if let Source::Commit { commit, quarantine } = &job.work.source {
-        checkout(&job.parts, &job.env, commit, quarantine.as_ref(), &dir).await?;
+        checkout(&job.parts, &job.env, (commit, quarantine.as_ref()), &dir, &job.transcript).await?;
     }
     Ok(Some(dir))
 }
@@ -69,9 +69,9 @@ async fn check_space(parts: &Parts) -> Result<()> {
 async fn checkout(
     parts: &Parts,
     env: &EnvRow,
-    commit: &CommitId,
-    quarantine: Option<&Quarantine>,
+    (commit, quarantine): (&CommitId, Option<&Quarantine>),
     dir: &Path,
+    transcript: &Transcript,
 ) -> Result<()> {
     let app = &env.name.app;
     let (remote, credentials) = parts.remote(app).await?.unzip();
@@ -85,7 +85,9 @@ async fn checkout(
             _ => credentials.as_deref().unwrap_or_default(),
         },
     };
-    Ok(parts.repositories.checkout(app, &checkout, dir).await?)
+    let told = transcript.clone();
+    let repositories = parts.repositories.noticing(move || told.detail(FETCHES_WAIT));
+    Ok(repositories.checkout(app, &checkout, dir).await?)
 }
 
 pub(super) async fn build(job: &Job, tree: Option<PathBuf>) -> Result<Made> {
@@ -172,7 +174,7 @@ pub async fn anew(parts: &Parts, before: Before<'_>, transcript: &Transcript) ->
     };
     let dir = parts.engine.staging().dir.join(format!("anew-{}-{}", env.id.0, crate::random::hex(8)));
     let leftover = Leftover(dir.clone());
-    checkout(parts, env, commit, None, &dir).await?;
+    checkout(parts, env, (commit, None), &dir, transcript).await?;
     let request = request(env, dir, Some(commit), inputs.clone());
     let Built { image, env: vars, hold, .. } = run(parts, env, request, transcript).await?;
     drop(leftover);
