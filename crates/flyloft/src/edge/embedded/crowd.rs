@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use super::clock;
 use super::lines::Lines;
 use super::pace::Paces;
 use super::room::{MEMORY_OF_HTTP2, MEMORY_OF_ONE, MEMORY_OF_REQUEST, Room};
@@ -35,7 +36,6 @@ pub struct Crowd {
     visits: AtomicUsize,
     /// The most that clients may have held since memory was last given back.
     peak: AtomicUsize,
-    since: Instant,
     inside: Mutex<Inside>,
     full: Seldom,
     pub troubled: Seldom,
@@ -87,9 +87,11 @@ struct Seat {
     of_household: Arc<AtomicUsize>,
     /// Requests under way, or [`EXPELLED`] when none may begin any more.
     visits: AtomicUsize,
-    /// When the last request ended, or the client came: milliseconds since the crowd's beginning.
+    /// When the last request ended, or the client came, by [`clock`].
     idle_since: AtomicU64,
     served: AtomicBool,
+    /// Its room is for somebody else.
+    hurried: AtomicBool,
     leave: Notify,
 }
 
@@ -152,9 +154,11 @@ impl Group {
 
     fn expel_known(&mut self) -> Option<Arc<Seat>> {
         while let Some((since, seat)) = self.idle.pop() {
+            seat.hurried.store(true, Ordering::Relaxed);
             if seat.expel(since) {
                 return Some(seat);
             }
+            seat.hurried.store(false, Ordering::Relaxed);
         }
         None
     }
@@ -203,7 +207,6 @@ impl Crowd {
             paces,
             visits: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
-            since: Instant::now(),
             inside: Mutex::default(),
             full: Seldom::default(),
             troubled: Seldom::default(),
@@ -233,8 +236,9 @@ impl Crowd {
             memory: AtomicUsize::new(MEMORY_OF_ONE),
             of_household: group.visits.clone(),
             visits: AtomicUsize::new(0),
-            idle_since: AtomicU64::new(self.now()),
+            idle_since: AtomicU64::new(clock::now()),
             served: AtomicBool::new(false),
+            hurried: AtomicBool::new(false),
             leave: Notify::new(),
         });
         group.insert(seat.clone());
@@ -243,6 +247,21 @@ impl Crowd {
         drop(inside);
         self.peak.fetch_max(self.with(held), Ordering::Relaxed);
         Some(Guest { crowd: self.clone(), seat })
+    }
+
+    /// Tells all to leave who have asked for nothing for so long, heads that never end included.
+    pub fn sweep(&self, limit: Duration) {
+        let now = clock::now();
+        let is_over = |since| u128::from(now.saturating_sub(since)) >= limit.as_millis();
+        let mut inside = self.lock();
+        let idle = |seat: &Arc<Seat>| Some((seat.idle().filter(|since| is_over(*since))?, seat.clone()));
+        let idle: Vec<_> = inside.everybody.seats.values().filter_map(idle).collect();
+        for (since, seat) in idle {
+            if seat.expel(since) {
+                inside.remove(&seat);
+                inside.leaving += 1;
+            }
+        }
     }
 
     /// What clients may hold, in bytes, where their connections may hold so much.
@@ -266,10 +285,6 @@ impl Crowd {
         self.held.clone().try_acquire_many_owned(count).ok()
     }
 
-    fn now(&self) -> u64 {
-        self.since.elapsed().as_millis() as u64
-    }
-
     fn lock(&self) -> MutexGuard<'_, Inside> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -287,9 +302,14 @@ impl Guest {
         self.seat.leave.notified().await;
     }
 
-    /// How long it may take to go: the end of an answer may still be on its way.
+    /// How long it may take to go: the end of an answer may still be on its way, and is given up only for somebody who
+    /// needs the room.
     pub fn farewell(&self) -> Duration {
-        if self.seat.served.load(Ordering::Relaxed) { FAREWELL } else { Duration::ZERO }
+        match self.seat.served.load(Ordering::Relaxed) {
+            true if self.seat.hurried.load(Ordering::Relaxed) => FAREWELL,
+            true => Duration::MAX,
+            false => Duration::ZERO,
+        }
     }
 
     /// Whether a request of his is under way.
@@ -353,7 +373,7 @@ impl Drop for Visit {
     fn drop(&mut self) {
         let Guest { crowd, seat } = &*self.0;
         seat.served.store(true, Ordering::Relaxed);
-        seat.idle_since.store(crowd.now(), Ordering::SeqCst);
+        seat.idle_since.store(clock::now(), Ordering::SeqCst);
         crowd.visits.fetch_sub(1, Ordering::Relaxed);
         seat.of_household.fetch_sub(1, Ordering::SeqCst);
         seat.visits.fetch_sub(1, Ordering::SeqCst);
@@ -365,10 +385,9 @@ mod tests {
     use super::*;
 
     fn crowd(connections: usize, of_one: usize) -> Arc<Crowd> {
-        let since = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
         let room = Room { connections, of_one, held: 1, held_for_one: 1, ..Room::of(1_024, 1 << 30) };
         let paces = Paces::new(Duration::from_secs(30), Duration::from_secs(60));
-        Arc::new(Crowd { since, ..Crowd::new(room, paces) })
+        Arc::new(Crowd::new(room, paces))
     }
 
     fn address(last: u8) -> IpAddr {
@@ -392,6 +411,23 @@ mod tests {
         assert_eq!(guests.iter().map(|guest| is_expelled(guest)).collect::<Vec<_>>(), [false, true, false]);
         assert!(guests[1].visit().is_none(), "a request began on a connection that closes");
         assert!(!is_expelled(&newcomer));
+    }
+
+    #[test]
+    fn who_asks_for_nothing_for_too_long_is_told_to_leave_and_who_waits_for_an_answer_is_not() {
+        let crowd = crowd(4, 4);
+        let guests: Vec<_> = (1..=4).map(|last| Arc::new(crowd.admit(address(last)).unwrap())).collect();
+        let visit = guests[0].visit().unwrap();
+        drop(guests[1].visit());
+        for guest in &guests[..3] {
+            guest.seat.idle_since.store(clock::now() - 5_000, Ordering::SeqCst);
+        }
+        crowd.sweep(Duration::from_secs(5));
+        assert_eq!(guests.iter().map(|guest| is_expelled(guest)).collect::<Vec<_>>(), [false, true, true, false]);
+        assert_eq!([1, 2].map(|guest: usize| guests[guest].farewell()), [Duration::MAX, Duration::ZERO]);
+        assert_eq!(crowd.lock().leaving, 2);
+        drop((visit, guests));
+        assert_eq!(crowd.lock().leaving, 0);
     }
 
     #[test]

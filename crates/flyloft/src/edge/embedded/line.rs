@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hyper::body::Frame;
@@ -22,6 +22,7 @@ use tokio::task::AbortHandle;
 use tokio_util::io::poll_read_buf;
 
 use super::answer;
+use super::clock;
 use super::framing::{Decoder, Framing, Malformed};
 use super::lines::{self, Loan, Permit};
 use super::upload::Upload;
@@ -58,7 +59,8 @@ pub struct Line {
     keep: bool,
     /// It has been used for an earlier request.
     pub used: bool,
-    idle_since: Instant,
+    /// By [`clock`].
+    idle_since: u64,
     /// Of the connections that the edge may have.
     permit: Permit,
 }
@@ -116,7 +118,7 @@ impl Line {
             heard: false,
             keep: true,
             used: false,
-            idle_since: Instant::now(),
+            idle_since: clock::now(),
             permit,
         }))
     }
@@ -288,6 +290,10 @@ impl Line {
         Some((read.reunite(write?).ok()?, buffer.freeze(), permit))
     }
 
+    fn idle_for(&self) -> Duration {
+        Duration::from_millis(clock::now().saturating_sub(self.idle_since))
+    }
+
     /// Whether it is open, with nothing under way. It costs no call of the kernel unless something has come.
     fn is_idle(&self) -> bool {
         let quiet = || matches!(self.read.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
@@ -304,7 +310,7 @@ impl Pool {
     /// A connection that was used within the last `age`.
     pub fn take(&self, age: Duration) -> Option<Box<Line>> {
         let mut lines = self.lock();
-        while lines.last()?.idle_since.elapsed() <= age {
+        while lines.last()?.idle_for() <= age {
             let line = lines.pop()?;
             if line.is_idle() {
                 return Some(line);
@@ -322,7 +328,7 @@ impl Pool {
             line.buffer = BytesMut::new();
         }
         line.used = true;
-        line.idle_since = Instant::now();
+        line.idle_since = clock::now();
         let mut lines = self.lock();
         if lines.len() < IDLE_MAX {
             lines.push(line);
@@ -330,7 +336,7 @@ impl Pool {
     }
 
     pub fn sweep(&self, limit: Duration) {
-        self.lock().retain(|line| line.idle_since.elapsed() < limit && line.is_idle());
+        self.lock().retain(|line| line.idle_for() < limit && line.is_idle());
     }
 
     #[allow(clippy::vec_box, reason = "a line stays where it is")]

@@ -14,6 +14,7 @@
 
 mod answer;
 mod body;
+mod clock;
 mod crowd;
 mod exchange;
 mod framing;

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
+use super::clock::now;
 
 /// How a host name has been used since it was first routed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct Usage {
 pub struct Counters {
     /// Requests that count as use, from their arrival to the end of their answer.
     under_way: AtomicUsize,
-    /// When it was last used, in milliseconds of [`now`]; 0 before the first time.
+    /// When it was last used, by [`clock`](super::clock); 0 before the first time.
     last: AtomicU64,
     answers: [AtomicU64; 5],
 }
@@ -60,14 +60,6 @@ impl Counters {
     pub fn answers(&self) -> [u64; 5] {
         std::array::from_fn(|class| self.answers[class].load(Ordering::Relaxed))
     }
-}
-
-/// Milliseconds of a clock that nobody sets, and that costs a memory access or two: it is as exact as the kernel's tick,
-/// 1 to 10 ms (clock_getres(2)).
-fn now() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).expect("Linux has had this clock since 2.6.32");
-    // 0 stands for never.
-    (now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000).max(1)
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use flyloft_core::name::EnvRef;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -79,7 +81,8 @@ pub struct Shared {
 /// How long the edge waits for whom.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// For a client's next head, the first one included. So it is also how long an idle connection stays open.
+    /// For a client's next head, the first one included. So it is also how long an idle connection stays open. Up to
+    /// [`SWEEP_EVERY`] longer.
     pub head: Duration,
     /// How long an idle connection to an upstream is kept.
     pub idle: Duration,
@@ -179,18 +182,17 @@ impl Worker {
     async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, guest: Guest, stay: Stay) {
         let Stay { stop, held } = stay;
         let guest = Arc::new(guest);
-        let opening = tokio::time::timeout(self.shared.limits.head, Opened::read(stream));
-        let mut opening = std::pin::pin!(opening);
+        let mut opening = std::pin::pin!(Opened::read(stream));
         let opened = tokio::select! {
-            opened = opening.as_mut() => opened,
-            () = guest.expelled() => return,
-            () = stop.cancelled() => tokio::time::timeout(LAST_CALL, opening).await.unwrap_or_else(Err),
+            opened = opening.as_mut() => opened.ok(),
+            () = guest.expelled() => None,
+            () = stop.cancelled() => tokio::time::timeout(LAST_CALL, opening).await.ok().and_then(Result::ok),
         };
-        let Ok(Ok((protocol, stream))) = opened else { return };
+        let Some((protocol, stream)) = opened else { return };
         if protocol == Protocol::Http2 && !guest.speaks_http2() {
             return;
         }
-        let Limits { head: head_limit, half_closed, .. } = self.shared.limits;
+        let half_closed = self.shared.limits.half_closed;
         let pace = self.shared.crowd.paces.taker();
         let asked = Asked::default();
         let client = Arc::new(Client {
@@ -212,8 +214,8 @@ impl Worker {
             Protocol::Http1 => {
                 let io = TokioIo::new(HalfClosed::new(stream, guest.clone(), asked, half_closed));
                 let connection = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(head_limit)
+                    // The crowd sees to it. A timer for each head costs more than reading it.
+                    .header_read_timeout(None)
                     .max_header_size(HEAD_MAX)
                     .max_buf_size(HEAD_MAX)
                     .serve_connection(io, service)
@@ -245,11 +247,12 @@ impl Worker {
 
     async fn sweep(self: Arc<Self>) {
         loop {
-            let Limits { idle, send, take, .. } = self.shared.limits;
-            tokio::time::sleep(SWEEP_EVERY.min(idle).min(send).min(take)).await;
+            let Limits { head, idle, send, take, .. } = self.shared.limits;
+            tokio::time::sleep(SWEEP_EVERY.min(head).min(idle).min(send).min(take)).await;
             self.shared.routes.sweep(self.thread, idle);
             // What the threads share is for one of them.
             if self.thread == 0 {
+                self.shared.crowd.sweep(head);
                 self.shared.crowd.paces.sweep();
                 if self.shared.crowd.has_shrunk() {
                     tokio::task::spawn_blocking(crate::memory::give_back);
@@ -267,19 +270,22 @@ async fn conduct<C: Future<Output = hyper::Result<()>>>(
     guest: &Guest,
     stop: impl Future<Output = ()>,
 ) -> hyper::Result<()> {
+    let told = async {
+        tokio::select! {
+            () = stop => Duration::MAX,
+            () = guest.expelled() => guest.farewell(),
+        }
+    };
+    // It is looked at only when it has something to say, and not with every step of the connection.
+    let mut told = std::pin::pin!(FuturesUnordered::from_iter([told]));
     let mut connection = std::pin::pin!(connection);
-    tokio::select! {
+    let farewell = tokio::select! {
         biased;
-        ended = connection.as_mut() => ended,
-        () = stop => {
-            close(connection.as_mut());
-            connection.await
-        }
-        () = guest.expelled() => {
-            close(connection.as_mut());
-            tokio::time::timeout(guest.farewell(), connection).await.unwrap_or(Ok(()))
-        }
-    }
+        farewell = told.next() => farewell.unwrap_or(Duration::MAX),
+        ended = connection.as_mut() => return ended,
+    };
+    close(connection.as_mut());
+    tokio::time::timeout(farewell, connection).await.unwrap_or(Ok(()))
 }
 
 /// accept(2): errors that are already pending on the new connection are passed on by Linux as errors of accept.
