@@ -146,7 +146,7 @@ impl LxcEngine {
         let engine =
             blocking("open the engine's state".to_owned(), move || Self::take_over(config, bounds, layout, network));
         let mut engine = engine.await?;
-        engine.renew_network().await?;
+        engine.renew_network(None).await?;
         engine.dismiss_the_gone().await?;
         engine._watch = Some(Arc::new(Background(tokio::spawn(engine.clone().watch()))));
         Ok(engine)

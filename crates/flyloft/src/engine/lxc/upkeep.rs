@@ -56,21 +56,24 @@ impl LxcEngine {
                 }
                 Err(_round) => {}
             }
-            if let Err(error) = self.renew_network().await {
+            if let Err(error) = self.renew_network(removals.as_ref()).await {
                 tracing::error!(%error, "failed to renew the firewall's table");
             }
         }
     }
 
     /// Puts the table in place, with the containers in it that run and no others.
-    pub(super) async fn renew_network(&self) -> Result<(), EngineError> {
-        self.network.install().await?;
-        let admitted = self.network.observe().await?;
+    pub(super) async fn renew_network(&self, removals: Option<&Removals>) -> Result<(), EngineError> {
+        let admitted = self.network.renew(removals).await?;
+        // As a rule. LXC makes a link when a container starts, and the kernel takes it away with the last process.
+        if self.network.links().map_err(EngineError::io("list the links of containers"))? == admitted {
+            return Ok(());
+        }
         for container in self.observe().await? {
             // Nobody starts or stops it meanwhile.
             let _turn = self.turns.take(&container.id.0).await;
             let Ok((home, record)) = self.known(&container.id) else { continue };
-            let known = admitted.contains_key(&self.network.link(record.slot));
+            let known = admitted.contains(&self.network.link(record.slot));
             match Running::find(&home) {
                 Some(_) if !known => self.network.admit(record.slot, &record.addresses, &record.spec.reach).await?,
                 None if known => self.network.dismiss(record.slot).await?,

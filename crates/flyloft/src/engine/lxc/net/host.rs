@@ -11,6 +11,9 @@ use super::NetError;
 const PROC_NET: &str = "/proc/thread-self/net";
 const SYSCTL: &str = "/proc/sys/net";
 
+/// A directory of each link.
+pub const LINKS: &str = "/sys/class/net";
+
 /// Addresses that containers may get, from the first on.
 const RANGE: u32 = 4352;
 
@@ -109,7 +112,7 @@ pub fn has_ipv6() -> bool {
 pub fn uplink_mtu() -> Option<u32> {
     let routes = routes4(&fs::read_to_string(format!("{PROC_NET}/route")).ok()?);
     let uplink = routes.into_iter().find(|route| route.to.length == 0)?.link;
-    let mtu: u32 = fs::read_to_string(format!("/sys/class/net/{uplink}/mtu")).ok()?.trim().parse().ok()?;
+    let mtu: u32 = fs::read_to_string(format!("{LINKS}/{uplink}/mtu")).ok()?.trim().parse().ok()?;
     (1280..1500).contains(&mtu).then_some(mtu)
 }
 

@@ -61,10 +61,16 @@ pub struct Network {
     wanted: AtomicBool,
     /// What the kernel has, as far as this daemon knows. Held while it is changed.
     admitted: Mutex<BTreeMap<String, Admitted>>,
-    /// What each container has of the kernel's table of connections, once the rules say so.
-    share: Mutex<Option<Share>>,
+    /// What was last put in place.
+    in_place: Mutex<Option<InPlace>>,
     /// Only where resolvers cannot be reached by address translation.
     forwarder: Mutex<Option<Forwarder>>,
+}
+
+/// The rules of the kernel's table, with what each container has of the kernel's table of connections by them.
+struct InPlace {
+    share: Share,
+    rules: String,
 }
 
 #[derive(Debug, Error)]
@@ -139,7 +145,7 @@ impl Network {
             config,
             wanted: AtomicBool::new(false),
             admitted: Mutex::default(),
-            share: Mutex::default(),
+            in_place: Mutex::default(),
             forwarder: Mutex::default(),
         }
     }
@@ -188,9 +194,21 @@ impl Network {
         }
     }
 
-    /// Makes the host a router and puts the table in place, with whatever is admitted left as it is. Repeated when the
-    /// host's addresses or resolvers may have changed.
+    /// Makes the host a router and puts the table in place, with whatever is admitted left as it is.
     pub async fn install(&self) -> Result<(), NetError> {
+        self.put(None).await
+    }
+
+    /// The same, repeated since the host's addresses or resolvers may have changed. Gives the links that are admitted.
+    ///
+    /// The table is left alone, and not looked at, where it is to be what it was and `removals` have heard of no change:
+    /// both take time that grows with the number of containers.
+    pub async fn renew(&self, removals: Option<&Removals>) -> Result<BTreeSet<String>, NetError> {
+        self.put(removals).await?;
+        Ok(self.admitted.lock().await.keys().cloned().collect())
+    }
+
+    async fn put(&self, removals: Option<&Removals>) -> Result<(), NetError> {
         let host = Host::observe()?;
         self.check_collision(&host)?;
         let resolvers = if self.config.dns.is_empty() { &host.resolvers } else { &self.config.dns };
@@ -202,24 +220,24 @@ impl Network {
         host::route(&host)?;
         self.wanted.store(true, Ordering::SeqCst);
         let mut admitted = self.admitted.lock().await;
-        self.put_in_place(ruleset::Ruleset {
-            table: &self.table(),
+        let table = self.table();
+        let mut ruleset = ruleset::Ruleset {
+            table: &table,
             links: &self.prefix(),
             resolving,
             containers: Slot::ends().map(|slot| slot.addresses(&self.config)),
             edge_ports: &self.config.edge_ports,
             on_link: &host.on_link(&self.prefix()),
             share: Share::observe(),
-            new_share: true,
-        })
-        .await?;
-        *admitted = nft::admitted(&self.table()).await?;
-        Ok(())
-    }
-
-    async fn put_in_place(&self, mut ruleset: ruleset::Ruleset<'_>) -> Result<(), NetError> {
-        let mut share = self.share.lock().await;
-        ruleset.new_share = *share != Some(ruleset.share);
+            new_share: false,
+        };
+        let mut in_place = self.in_place.lock().await;
+        let is_new = |before: &InPlace| before.rules != ruleset.render();
+        if removals.is_some_and(|removals| !removals.has_changed(&table)) && !in_place.as_ref().is_none_or(is_new) {
+            return Ok(());
+        }
+        let before = in_place.take();
+        ruleset.new_share = before.is_none_or(|before| before.share != ruleset.share);
         nft::apply(&ruleset.render()).await?;
         // By now the kernel has loaded what these rules need, and with it the settings.
         tracking::widen();
@@ -228,7 +246,12 @@ impl Network {
             (ruleset.share, ruleset.new_share) = (widened, true);
             nft::apply(&ruleset.render()).await?;
         }
-        *share = Some(widened);
+        ruleset.new_share = false;
+        *in_place = Some(InPlace { share: widened, rules: ruleset.render() });
+        if let Some(removals) = removals {
+            removals.expect(&table);
+        }
+        *admitted = nft::admitted(&table).await?;
         Ok(())
     }
 
@@ -275,6 +298,13 @@ impl Network {
         Ok(())
     }
 
+    /// The links that containers have, whether they are admitted or not.
+    pub fn links(&self) -> io::Result<BTreeSet<String>> {
+        let names = std::fs::read_dir(host::LINKS)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+        let ours = names.filter_map(|name: io::Result<_>| name.transpose());
+        ours.filter(|name| name.as_ref().map_or(true, |name| name.starts_with(&self.prefix()))).collect()
+    }
+
     /// The links that are admitted, with what they may reach beside the internet.
     pub async fn observe(&self) -> Result<BTreeMap<String, BTreeSet<SocketAddr>>, NetError> {
         let mut admitted = self.admitted.lock().await;
@@ -288,6 +318,7 @@ impl Network {
         let mut admitted = self.admitted.lock().await;
         // Added first, since deleting what is not there is an error.
         nft::apply(&format!("add table inet {0}\ndelete table inet {0}\n", self.table())).await?;
+        *self.in_place.lock().await = None;
         admitted.clear();
         Ok(())
     }

@@ -1,28 +1,45 @@
-//! Hears of tables that are removed, by whomever: `nft flush ruleset`, or a restart of the host's own firewall.
+//! Hears of what becomes of a table, by whomever: that it is removed, by `nft flush ruleset` or a restart of the host's
+//! own firewall, and that something in it is changed. As long as nothing is heard it is as it was, and nobody has to look.
 //!
 //! The kernel tells everybody who listens on a netlink socket. Message types and attributes are from
 //! `linux/netfilter/nf_tables.h` and `nfnetlink.h`.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
 use tokio::io::unix::AsyncFd;
 
 /// `NFNLGRP_NFTABLES`, as a bit.
 const GROUP: u32 = 1 << (7 - 1);
 
-/// `NFNL_SUBSYS_NFTABLES` and `NFT_MSG_DELTABLE`.
-const TABLE_REMOVED: u16 = 10 << 8 | 2;
+/// `NFNL_SUBSYS_NFTABLES`, as the upper half of a message's type, and `NFT_MSG_DELTABLE`.
+const SUBSYSTEM: u16 = 10;
+const TABLE_REMOVED: u16 = SUBSYSTEM << 8 | 2;
 
-/// `NFTA_TABLE_NAME`
+/// `NFTA_TABLE_NAME`, and the same number in messages about what is in a table: `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE`,
+/// `NFTA_SET_TABLE`, `NFTA_SET_ELEM_LIST_TABLE`.
 const NAME: u16 = 1;
 
 /// `struct nlmsghdr` and, in a message, `struct nfgenmsg` behind it.
 const HEADER: usize = 16;
 const GENERIC: usize = 4;
 
-pub struct Removals(AsyncFd<OwnedFd>);
+/// What became of a table, the worst last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Heard {
+    #[default]
+    Nothing,
+    Changed,
+    Removed,
+}
+
+pub struct Removals {
+    socket: AsyncFd<OwnedFd>,
+    heard: Mutex<Heard>,
+}
 
 impl Removals {
     pub fn listen() -> io::Result<Self> {
@@ -30,34 +47,74 @@ impl Removals {
         let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, GROUP))?;
         // SAFETY: an `OwnedFd` is the same open file until it is dropped.
-        Ok(Self(unsafe { AsyncFd::register(socket) }?))
+        Ok(Self { socket: unsafe { AsyncFd::register(socket) }?, heard: Mutex::default() })
     }
 
     /// Returns when this table has been removed, or may have been.
     pub async fn of(&self, table: &str) -> io::Result<()> {
-        let mut buffer = vec![0; 64 << 10];
         loop {
-            let mut guard = self.0.readable().await?;
-            match guard.try_io(|socket| Ok(recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?)) {
-                Ok(Ok(length)) if removes(&buffer[..length], table) => return Ok(()),
-                Ok(Ok(_)) | Err(_) => {}
-                // More has happened than the socket holds.
-                Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(()),
-                Ok(Err(error)) => return Err(error),
+            if *self.heard() == Heard::Removed {
+                // It is not yet as it was.
+                *self.heard() = Heard::Changed;
+                return Ok(());
+            }
+            let mut guard = self.socket.readable().await?;
+            if let Ok(heard) = guard.try_io(|_| self.hear(table)) {
+                heard?;
             }
         }
     }
+
+    /// Whether this table may be another one than it was when this was last asked.
+    pub fn has_changed(&self, table: &str) -> bool {
+        let heard = self.hear(table);
+        std::mem::take(&mut *self.heard()) != Heard::Nothing || heard.is_err_and(|error| !is_over(&error))
+    }
+
+    /// This daemon has changed the table: what is said of that is no news. A removal is, in any case.
+    pub fn expect(&self, table: &str) {
+        // An error comes again when the table is next asked for.
+        let _ = self.hear(table);
+        let mut heard = self.heard();
+        if *heard == Heard::Changed {
+            *heard = Heard::Nothing;
+        }
+    }
+
+    /// Reads until there is nothing more to read, which is an error as well.
+    fn hear(&self, table: &str) -> io::Result<()> {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let news = match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(length) => heard(&buffer[..length], table),
+                // More has happened than the socket holds.
+                Err(Errno::ENOBUFS) => Heard::Removed,
+                Err(error) => return Err(error.into()),
+            };
+            let mut heard = self.heard();
+            *heard = news.max(*heard);
+        }
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// Whether one of the messages says that the table is gone.
-fn removes(mut messages: &[u8], table: &str) -> bool {
+fn is_over(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
+
+/// The worst of what the messages say about the table.
+fn heard(mut messages: &[u8], table: &str) -> Heard {
+    let mut worst = Heard::Nothing;
     while let Some((kind, content, rest)) = message(messages) {
-        if kind == TABLE_REMOVED && name(content.get(GENERIC..).unwrap_or_default()) == Some(table.as_bytes()) {
-            return true;
+        if kind >> 8 == SUBSYSTEM && name(content.get(GENERIC..).unwrap_or_default()) == Some(table.as_bytes()) {
+            worst = worst.max(if kind == TABLE_REMOVED { Heard::Removed } else { Heard::Changed });
         }
         messages = rest;
     }
-    false
+    worst
 }
 
 /// The first message's type and content, and what follows it.
@@ -98,20 +155,24 @@ mod tests {
     }
 
     #[test]
-    fn the_removal_of_this_table_is_found_among_others() {
-        let made = about(10 << 8, "flyloft_1f3a9c");
+    fn what_becomes_of_this_table_is_found_among_what_becomes_of_others() {
+        let heard = |messages: &[&[u8]]| heard(&messages.concat(), "flyloft_1f3a9c");
+        // `NFT_MSG_NEWSETELEM`, and a message of another part of netfilter.
+        let changed = about(SUBSYSTEM << 8 | 12, "flyloft_1f3a9c");
+        let elsewhere = about(1 << 8 | 2, "flyloft_1f3a9c");
         let another = about(TABLE_REMOVED, "flyloft_1f3a9");
         let removed = about(TABLE_REMOVED, "flyloft_1f3a9c");
-        assert!(!removes(&[made.clone(), another.clone()].concat(), "flyloft_1f3a9c"));
-        assert!(removes(&[made, another, removed].concat(), "flyloft_1f3a9c"));
+        assert_eq!(heard(&[&another, &elsewhere]), Heard::Nothing);
+        assert_eq!(heard(&[&another, &changed]), Heard::Changed);
+        assert_eq!(heard(&[&another, &removed, &changed]), Heard::Removed);
     }
 
     #[test]
     fn what_is_cut_short_or_nonsense_says_nothing() {
         let removed = about(TABLE_REMOVED, "flyloft_1f3a9c");
         for end in 0..removed.len() {
-            assert!(!removes(&removed[..end], "flyloft_1f3a9c"));
+            assert_eq!(heard(&removed[..end], "flyloft_1f3a9c"), Heard::Nothing);
         }
-        assert!(!removes(&[0; 64], "flyloft_1f3a9c"));
+        assert_eq!(heard(&[0; 64], "flyloft_1f3a9c"), Heard::Nothing);
     }
 }
