@@ -42,7 +42,7 @@ use crate::loft::{self, Loft};
 use crate::machine::Memory;
 use crate::metrics::{self, Tally};
 use crate::parts::{Parts, Settings};
-use crate::retention;
+use crate::retention::{self, LookedThrough};
 use crate::sockets::{Sockets, Use};
 use crate::source::{Repositories, SourceLimits};
 use crate::store::{self, Ballast, Store};
@@ -122,6 +122,7 @@ pub async fn serve(start: Start) -> Result<Option<Successor>> {
         repositories,
         tally,
         making_room: tokio::sync::Mutex::default(),
+        looked_through: LookedThrough::default(),
         settings,
     };
     let loft = Arc::new(Loft::new(Arc::new(parts)));

@@ -15,6 +15,7 @@ use crate::edge::SharedEdge;
 use crate::engine::{SharedEngine, Stats};
 use crate::error::{OrFailed, Result};
 use crate::metrics::Tally;
+use crate::retention::LookedThrough;
 use crate::source::{Credential, RemoteUrl, Repositories, Secret};
 use crate::store::{CredentialKind, EnvId, EnvRow, Store};
 
@@ -29,6 +30,7 @@ pub struct Parts {
     pub tally: Tally,
     /// Held by whoever makes room on the disk.
     pub making_room: tokio::sync::Mutex<()>,
+    pub looked_through: LookedThrough,
     pub settings: Settings,
 }
 

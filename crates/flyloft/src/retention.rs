@@ -19,8 +19,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 pub use self::room::make_room;
 use crate::error::{Error, OrFailed, Result};
@@ -29,10 +29,34 @@ use crate::store::EnvId;
 
 const PERIOD: Duration = Duration::from_secs(60);
 
+/// How long everything is left alone where nothing is known to have become superfluous.
+const ROUND: Duration = Duration::from_secs(3600);
+
+/// When everything was last looked through; never, if something has ended since then that leaves something over: a
+/// deploy, a build, an environment. To look through it takes time that grows with the number of environments.
+#[derive(Debug, Default)]
+pub struct LookedThrough(Mutex<Option<Instant>>);
+
+impl LookedThrough {
+    /// Something may have become superfluous.
+    pub fn forget(&self) {
+        self.set(None);
+    }
+
+    fn set(&self, at: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_none_or(|last| now.duration_since(last) >= ROUND)
+    }
+}
+
 pub async fn keep_for_ever(parts: Arc<Parts>) {
     loop {
         tokio::time::sleep(PERIOD).await;
-        collect(&parts).await;
+        keep(&parts).await;
         match parts.repositories.tidy_is_due() {
             // Beside the rest: git takes its time.
             Ok(true) => drop(tokio::spawn(tidy_repositories(parts.clone()))),
@@ -42,17 +66,28 @@ pub async fn keep_for_ever(parts: Arc<Parts>) {
     }
 }
 
+/// Collects what can go, if there may be something.
+pub async fn keep(parts: &Parts) {
+    let now = Instant::now();
+    // Whoever cannot be asked may be short of room.
+    if room::is_short(parts).unwrap_or(true) || parts.looked_through.is_due(now) {
+        parts.looked_through.set(Some(now));
+        collect(parts).await;
+    }
+}
+
 /// Each kind on its own: where one cannot be collected the others are, all the more on a disk that is full.
 pub async fn collect(parts: &Parts) {
     // Releases first, since they keep the others.
-    told("releases", collect_releases(parts).await);
-    told("output of deploys", collect_transcripts(parts).await);
-    told("layers and package caches", room::collect(parts).await);
+    told(parts, "releases", collect_releases(parts).await);
+    told(parts, "output of deploys", collect_transcripts(parts).await);
+    told(parts, "layers and package caches", room::collect(parts).await);
 }
 
-fn told(what: &str, collected: Result<()>) {
+fn told(parts: &Parts, what: &str, collected: Result<()>) {
     if let Err(error) = collected {
         tracing::warn!(what, %error, "failed to make room");
+        parts.looked_through.forget();
     }
 }
 
@@ -67,11 +102,12 @@ async fn collect_transcripts(parts: &Parts) -> Result<()> {
     // Listed before the store is asked: a release is on record before its deploy says anything.
     let said = transcripts(parts).or_failed(failed)?;
     let releases = parts.store.all_releases().await.or_failed(failed)?;
-    let envs = parts.store.environments(None).await.or_failed(failed)?;
+    let envs = parts.store.environment_ids().await.or_failed(failed)?;
+    let envs = envs.into_iter().collect::<BTreeSet<_>>();
     let kept: BTreeSet<PathBuf> = releases.iter().map(|(env, release)| settings.transcript(*env, *release)).collect();
     for Said { env, dir, files } in said {
         // Nobody writes there again, since ids are never given twice.
-        if !envs.iter().any(|row| row.id == env) {
+        if !envs.contains(&env) {
             fs::remove_dir_all(dir).or_failed(failed)?;
             continue;
         }

@@ -101,6 +101,7 @@ impl Task {
                     let _ = wait.await;
                 }
             }
+            job.parts.looked_through.forget();
             let _ = ended.send(result);
         });
     }
@@ -376,6 +377,7 @@ impl Task {
         }
         // Last, since what the store does not know any more is removed by nobody.
         self.parts.store.remove_environment(self.env.id).await.or_failed(failed)?;
+        self.parts.looked_through.forget();
         self.removed = true;
         Ok(())
     }

@@ -51,6 +51,7 @@ pub async fn rebuild(
         }
         built = build(parts, before) => built,
     };
+    parts.looked_through.forget();
     let (kind, text) = match &built {
         Ok((content, _)) => (EventKind::Rebuilt, said(number, begun.elapsed(), before.content, content)),
         Err(error) => (EventKind::RebuildFailed, format!("{number}: {}", error.brief())),

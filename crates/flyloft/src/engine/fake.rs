@@ -43,7 +43,7 @@ struct Memory {
     listening: Vec<SocketAddr>,
     /// Why offloading moves nothing.
     kept: Option<Kept>,
-    /// How often it was asked what a container holds.
+    /// How often a container was looked at: what it is, or what it holds.
     looks: usize,
     /// Whether containers have a process that the kernel cannot hold.
     unfreezable: bool,
@@ -111,7 +111,7 @@ impl Fake {
         self.memory().unfreezable = unfreezable;
     }
 
-    /// How often it was asked what a container holds.
+    /// How often a container was looked at: what it is, or what it holds.
     pub fn looks(&self) -> usize {
         self.memory().looks
     }
@@ -193,11 +193,15 @@ impl Engine for Fake {
     }
 
     async fn observe(&self) -> Result<Vec<Observed>, EngineError> {
-        Ok(self.memory().containers.values().map(Container::observed).collect())
+        let mut memory = self.memory();
+        memory.looks += memory.containers.len();
+        Ok(memory.containers.values().map(Container::observed).collect())
     }
 
     async fn find(&self, id: &ContainerId) -> Result<Option<Observed>, EngineError> {
-        Ok(self.memory().containers.get(id).map(Container::observed))
+        let mut memory = self.memory();
+        memory.looks += 1;
+        Ok(memory.containers.get(id).map(Container::observed))
     }
 
     async fn excess(&self) {

@@ -28,6 +28,7 @@ use crate::error::Result;
 use crate::exec::Cmd;
 use crate::metrics::Tally;
 use crate::parts::{Parts, Settings};
+use crate::retention::LookedThrough;
 use crate::source::{Repositories, SourceLimits};
 use crate::store::{Content, EnvRow, Store};
 
@@ -133,6 +134,7 @@ impl Stage {
                 .with_plain_http_on_loopback(),
             tally: Tally::default(),
             making_room: tokio::sync::Mutex::default(),
+            looked_through: LookedThrough::default(),
             settings: Settings {
                 domain: Domain::parse("localhost").unwrap(),
                 port: None,

@@ -25,15 +25,19 @@ type Stock = disk::Stock<CacheId, LayerId, ReleaseId, EnvId>;
 /// Makes room if less than the floor is free, as far as something can go. What hinders it is told in the log: whoever
 /// needs the room looks whether there is some.
 pub async fn make_room(parts: &Parts) {
-    let short = parts.builder.free().map(|free| disk::missing(free, parts.settings.disk.floor) > 0);
-    let made = match short {
+    let made = match is_short(parts) {
         Ok(false) => return,
         Ok(true) => collect(parts).await,
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     };
     if let Err(error) = made {
         tracing::warn!(%error, "failed to make room on the disk");
     }
+}
+
+/// Whether less than the floor is free.
+pub(super) fn is_short(parts: &Parts) -> Result<bool> {
+    Ok(disk::missing(parts.builder.free()?, parts.settings.disk.floor) > 0)
 }
 
 /// Removes what there is no room for.

@@ -211,3 +211,33 @@ async fn nothing_is_built_on_a_full_disk_and_what_to_do_is_said() {
     stage.launch(Again::Rollback).await.unwrap();
     assert_eq!(stage.state().await, "awake v2");
 }
+
+#[tokio::test]
+async fn what_is_kept_is_looked_through_when_something_has_ended_and_otherwise_once_in_an_hour() {
+    let stage = Stage::keeping(LEAST).await;
+    let parts = &stage.loft.parts;
+    let looked = async || {
+        let before = stage.engine.looks();
+        keep(parts).await;
+        stage.engine.looks() > before
+    };
+    stage.deploy().await.unwrap();
+    assert_eq!([looked().await, looked().await], [true, false]);
+    stage.deploy().await.unwrap();
+    assert_eq!([looked().await, looked().await], [true, false], "a deploy has ended");
+    // Something is to be left when it is gone.
+    let (_, other) = stage.branch("other").await;
+    stage.launch_in(&other, Again::Rollback, content(&[("web", "serve")])).await.unwrap();
+    assert_eq!([looked().await, looked().await], [true, false], "there is another environment");
+    other.tell(Event::Destroy).await.unwrap();
+    other.gone().await;
+    assert_eq!([looked().await, looked().await], [true, false], "it was destroyed");
+
+    stage.sql("ALTER TABLE releases RENAME TO elsewhere");
+    parts.looked_through.forget();
+    keep(parts).await;
+    stage.sql("ALTER TABLE elsewhere RENAME TO releases");
+    assert!(looked().await, "the last look has failed");
+    let now = Instant::now();
+    assert!(!parts.looked_through.is_due(now) && parts.looked_through.is_due(now + ROUND));
+}

@@ -132,6 +132,16 @@ impl Store {
         .await
     }
 
+    /// All of them by their ids alone.
+    pub async fn environment_ids(&self) -> Result<Vec<EnvId>, StoreError> {
+        self.call(|t| {
+            let mut query = t.prepare("SELECT id FROM environments ORDER BY id")?;
+            let rows = query.query_map([], |row| Ok(EnvId(row.get(0)?)))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
     /// Records the life cycle's state and, where the event came to that, what serves from here on: the moment at which
     /// a deploy has happened. The release that served until now is retired in the same transaction.
     pub async fn set_state(&self, id: EnvId, state: &str, live: Option<&LiveRow>, now: i64) -> Result<(), StoreError> {
