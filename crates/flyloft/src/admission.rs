@@ -100,9 +100,12 @@ impl Admission {
 
     /// Makes an environment known, which may be asked to make room from then on.
     pub fn know(&self, id: EnvId, conductor: Conductor, host: String, memory: Weight) {
-        let mut known = self.lock();
-        known.retain(|_, known| !known.conductor.is_gone());
-        known.insert(id, Known { conductor, host, memory });
+        self.lock().insert(id, Known { conductor, host, memory });
+    }
+
+    /// Forgets those that have been destroyed. Now and then is enough: they are nothing but in the way.
+    pub fn forget_the_gone(&self) {
+        self.lock().retain(|_, known| !known.conductor.is_gone());
     }
 
     /// Who speaks for an environment.

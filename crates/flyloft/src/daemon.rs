@@ -239,7 +239,7 @@ fn open_repositories(config: &Config, state: &State, user: u32) -> Result<Reposi
 
 /// Without containers there is nothing that the daemon's rules protect, and none of them is left on the machine.
 async fn take_down(lxc: &LxcEngine) {
-    let gone = match lxc.observe().await {
+    let gone = match lxc.containers().await {
         Ok(containers) if containers.is_empty() => lxc.uninstall().await,
         Ok(_) => Ok(()),
         Err(error) => Err(error),

@@ -1,20 +1,20 @@
 //! All environments of this daemon: finds or starts the conductor of each, and keeps what is in line with what should
 //! be.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use flyloft_core::host::HostName;
-use flyloft_core::lifecycle::{Event, Runs, State};
+use flyloft_core::lifecycle::{Event, Runs, State, Timestamp};
 use flyloft_core::name::{AppName, EnvRef, Origin};
 use tokio::sync::{Mutex, mpsc};
 
 use crate::conductor::{self, Conductor};
 use crate::deploy::spec;
 use crate::edge::{Route, Target, Visit};
-use crate::engine::Observed;
+use crate::engine::ContainerId;
 use crate::error::{Error, OrFailed, Result};
 use crate::follow;
 use crate::machine::SwapWatch;
@@ -24,10 +24,20 @@ use crate::store::{self, EnvId, EnvRow, Store};
 /// How often what is gets compared with what should be.
 const RECONCILE: Duration = Duration::from_secs(60);
 
+/// How many of those that rest are looked at each time, so that many of them cost no more than some. Nothing happens to
+/// one by itself, and whoever visits it finds out what has.
+const SHARE: usize = 100;
+
+/// How long those that have come to rest are looked at like those that are awake: what was to be done for it may have
+/// failed.
+const SETTLING: Duration = Duration::from_secs(120);
+
 pub struct Loft {
     pub parts: Arc<Parts>,
     pub follows: follow::Memory,
     conductors: Mutex<HashMap<EnvId, Conductor>>,
+    /// The last of those that rest that was looked at.
+    looked_at: std::sync::Mutex<EnvId>,
     /// What swap the machine had when that was last looked at.
     swaps: std::sync::Mutex<Option<Vec<PathBuf>>>,
 }
@@ -38,24 +48,19 @@ impl Loft {
             parts,
             follows: follow::Memory::default(),
             conductors: Mutex::default(),
+            looked_at: EnvId(0).into(),
             swaps: std::sync::Mutex::default(),
         }
     }
 
     /// Takes up every environment where the last daemon left it. `rebooted` when nothing can run any more.
     pub async fn start(&self, rebooted: bool) -> Result<()> {
-        for env in self.parts.store.environments(None).await.or_failed(|| "failed to list environments")? {
-            let conductor = match self.conductor(env.id).await {
-                Ok(Some(conductor)) => conductor,
-                Ok(None) => continue,
-                Err(error) => {
-                    tracing::error!(env = %env.name, %error, "failed to take up an environment");
-                    continue;
-                }
-            };
-            conductor.tell(Event::DaemonStarted { rebooted }).await.ok();
+        for id in self.parts.store.environment_ids().await.or_failed(|| "failed to list environments")? {
+            if let Some(conductor) = self.taken_up(id).await {
+                conductor.tell(Event::DaemonStarted { rebooted }).await.ok();
+            }
         }
-        self.reconcile().await
+        self.reconcile_on(crate::machine::memory::swaps_now(), usize::MAX).await
     }
 
     /// Comes back when no deploy is under way.
@@ -88,50 +93,63 @@ impl Loft {
             if let Err(error) = self.parts.store.ballast().renew() {
                 tracing::warn!(%error, "failed to keep a reserve on the disk");
             }
-            tokio::select! {
-                () = tokio::time::sleep(RECONCILE) => {}
+            let share = tokio::select! {
+                () = tokio::time::sleep(RECONCILE) => SHARE,
                 // Whoever visits what the engine has just stopped is told so, and not that nobody answers.
-                () = self.parts.engine.excess() => {}
-                () = swap.changed() => {}
-            }
-            if let Err(error) = self.reconcile().await {
+                () = self.parts.engine.excess() => usize::MAX,
+                () = swap.changed() => usize::MAX,
+            };
+            if let Err(error) = self.reconcile_on(crate::machine::memory::swaps_now(), share).await {
                 tracing::warn!(%error, "failed to compare what is with what should be");
             }
         }
     }
 
-    /// Compares what the engine has with what the store says, both ways.
+    /// Compares what the engine has with what the store says, both ways. Those that rest take turns.
+    #[cfg(test)]
     pub async fn reconcile(&self) -> Result<()> {
-        self.reconcile_on(crate::machine::memory::swaps_now()).await
+        self.reconcile_on(crate::machine::memory::swaps_now(), SHARE).await
     }
 
-    /// The same, where the machine has these swaps.
-    async fn reconcile_on(&self, swaps: Vec<PathBuf>) -> Result<()> {
+    /// The same, where the machine has these swaps, with so many of those that rest.
+    async fn reconcile_on(&self, swaps: Vec<PathBuf>, share: usize) -> Result<()> {
+        self.conductors.lock().await.retain(|_, conductor| !conductor.is_gone());
+        self.parts.admission.forget_the_gone();
         let before = self.swaps.lock().expect("not poisoned").replace(swaps.clone());
         // What was in one that was turned off is in memory again, and what stayed there has a place to go to now.
         let swap_changed = before.is_some_and(|before| before != swaps);
+        let share = if swap_changed { usize::MAX } else { share };
         let failed = || "failed to list what there is";
-        // Observed first: what is made after that is in nobody's list of leftovers.
-        let observed = self.parts.engine.observe().await.or_failed(failed)?;
-        let envs = self.parts.store.environments(None).await.or_failed(failed)?;
-        let mut observed = by_owner(observed);
-        for env in &envs {
-            let own = observed.remove(&Some(env.id)).unwrap_or_default();
-            match self.conductor(env.id).await {
-                Ok(Some(conductor)) => conductor.reconcile(own, swap_changed).await,
-                // It was destroyed since the list was made.
-                Ok(None) => {}
-                Err(error) => tracing::error!(env = %env.name, %error, "failed to take up an environment"),
+        // Listed first: what is made after that is in nobody's list of leftovers.
+        let listed = self.parts.engine.containers().await.or_failed(failed)?;
+        let envs = self.parts.store.environment_ids().await.or_failed(failed)?;
+        let mut listed = by_owner(listed);
+        let mut resting = BTreeMap::new();
+        for env in envs {
+            let own = listed.remove(&Some(env)).unwrap_or_default();
+            // It may have been destroyed since the list was made.
+            let Some(conductor) = self.taken_up(env).await else { continue };
+            // Of several one is left over.
+            if self.has_settled(&conductor) && own.len() < 2 {
+                resting.insert(env, (conductor, own));
+            } else {
+                self.look_at(&conductor, &own, swap_changed).await;
             }
         }
-        for (owner, orphans) in observed {
+        let last = *self.looked_at.lock().expect("not poisoned");
+        for env in turn(resting.keys().copied().collect(), last, share) {
+            let (conductor, own) = &resting[&env];
+            self.look_at(conductor, own, swap_changed).await;
+            *self.looked_at.lock().expect("not poisoned") = env;
+        }
+        for (owner, orphans) in listed {
             // It may be an environment that was made after the list.
             if let Some(owner) = owner
                 && self.parts.store.environment_of(owner).await.or_failed(failed)?.is_some()
             {
                 continue;
             }
-            for Observed { id, .. } in orphans {
+            for id in orphans {
                 tracing::info!(container = %id, "removing a container that no environment has");
                 if let Err(error) = self.parts.engine.remove(&id).await {
                     tracing::warn!(container = %id, %error, "failed to remove a container that no environment has");
@@ -139,6 +157,30 @@ impl Loft {
             }
         }
         Ok(())
+    }
+
+    /// Whether it rests, and has done so for a while.
+    fn has_settled(&self, conductor: &Conductor) -> bool {
+        let for_long = |since: Timestamp| self.parts.clock.now().since(since) >= SETTLING;
+        conductor.rests_since().is_some_and(for_long)
+    }
+
+    /// Hands over what the engine has of an environment.
+    async fn look_at(&self, conductor: &Conductor, own: &[ContainerId], swap_changed: bool) {
+        let mut observed = Vec::new();
+        for id in own {
+            match self.parts.engine.find(id).await {
+                Ok(found) => observed.extend(found),
+                Err(error) => return tracing::warn!(container = %id, %error, "failed to look at a container"),
+            }
+        }
+        conductor.reconcile(observed, swap_changed).await;
+    }
+
+    /// The conductor of one that is on record.
+    async fn taken_up(&self, env: EnvId) -> Option<Conductor> {
+        let conductor = self.conductor(env).await;
+        conductor.inspect_err(|error| tracing::error!(env = env.0, %error, "failed to take up an environment")).ok()?
     }
 
     /// The environment and its conductor.
@@ -189,8 +231,7 @@ impl Loft {
     /// forgotten the environment, and its id is never given again: so a destroyed one does not get another conductor.
     async fn conductor(&self, id: EnvId) -> Result<Option<Conductor>> {
         let mut conductors = self.conductors.lock().await;
-        conductors.retain(|_, conductor| !conductor.is_gone());
-        if let Some(conductor) = conductors.get(&id) {
+        if let Some(conductor) = conductors.get(&id).filter(|conductor| !conductor.is_gone()) {
             return Ok(Some(conductor.clone()));
         }
         let env = self.parts.store.environment_of(id).await.or_failed(|| "failed to look up an environment")?;
@@ -216,12 +257,21 @@ pub async fn routes(store: &Store, rebooted: bool) -> Result<Vec<(String, Route)
 }
 
 /// The containers of each environment, and those of none.
-fn by_owner(observed: Vec<Observed>) -> HashMap<Option<EnvId>, Vec<Observed>> {
+fn by_owner(listed: Vec<ContainerId>) -> HashMap<Option<EnvId>, Vec<ContainerId>> {
     let mut owners = HashMap::<_, Vec<_>>::new();
-    for container in observed {
-        owners.entry(spec::owner(&container.id).map(EnvId)).or_default().push(container);
+    for id in listed {
+        owners.entry(spec::owner(&id).map(EnvId)).or_default().push(id);
     }
     owners
+}
+
+/// Whose turn it is: those that come after the last one, from the front again after the end, but nobody twice.
+fn turn(mut resting: Vec<EnvId>, last: EnvId, share: usize) -> Vec<EnvId> {
+    resting.sort();
+    let next = resting.partition_point(|env| *env <= last);
+    resting.rotate_left(next);
+    resting.truncate(share);
+    resting
 }
 
 fn collision(name: &EnvRef, host: &str, taken: &EnvRow) -> Error {
@@ -249,6 +299,8 @@ fn was_awake(env: &EnvRow) -> bool {
     matches!(state_of(env), State::Live(live) if matches!(live.runs, Runs::Awake { .. }))
 }
 
+#[cfg(test)]
+mod resting;
 #[cfg(test)]
 pub mod stage;
 #[cfg(test)]

@@ -60,7 +60,7 @@ pub enum Event {
 
     /// The first event after a start of the daemon. `rebooted` when the machine has started since.
     DaemonStarted { rebooted: bool },
-    /// What the engine has of the release that should run. At start and every minute.
+    /// What the engine has of the release that should run. At start, every minute, and of what rests now and then.
     Found(Found),
 }
 

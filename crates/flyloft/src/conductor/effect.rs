@@ -1,7 +1,7 @@
 //! Carrying out what the life cycle decided. Thin: nothing is decided here.
 //!
-//! An effect that fails is told and left: the state says what should be, and the reconciliation, every minute, finds
-//! containers that are not as they should be, and removals that did not come to their end.
+//! An effect that fails is told and left: the state says what should be, and the reconciliation finds containers that
+//! are not as they should be, and removals that did not come to their end.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use super::wake::{self, Call, Woken};
 use super::{Accepted, End, Message, Outcome, Running, Task, cancelled};
 use crate::deploy::{self, Deployed, Job, spec};
 use crate::edge::{Route, Target};
-use crate::engine::{ContainerId, EngineError, Observed};
+use crate::engine::{ContainerId, EngineError};
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::{Parts, Settings};
 use crate::store::{self, EnvRow, EventKind};
@@ -329,17 +329,17 @@ impl Task {
         let upstream = self.previous.take().and_then(|previous| previous.upstream);
         for old in others(&self.parts, &self.env).await? {
             let (parts, retiring) = (self.parts.clone(), self.retiring.clone());
-            if !retiring.lock().expect("not poisoned").insert(old.id.clone()) {
+            if !retiring.lock().expect("not poisoned").insert(old.clone()) {
                 continue;
             }
             tokio::spawn(async move {
                 if let Some(upstream) = upstream {
                     parts.edge.drained(upstream, DRAIN).await;
                 }
-                if let Err(error) = remove_container(&parts, &old.id).await {
-                    tracing::warn!(container = %old.id, %error, "failed to retire a container");
+                if let Err(error) = remove_container(&parts, &old).await {
+                    tracing::warn!(container = %old, %error, "failed to retire a container");
                 }
-                retiring.lock().expect("not poisoned").remove(&old.id);
+                retiring.lock().expect("not poisoned").remove(&old);
             });
         }
         Ok(())
@@ -357,7 +357,7 @@ impl Task {
 
     async fn sweep(&self) -> Result<()> {
         for leftover in others(&self.parts, &self.env).await? {
-            remove_container(&self.parts, &leftover.id).await?;
+            remove_container(&self.parts, &leftover).await?;
         }
         Ok(())
     }
@@ -438,9 +438,9 @@ async fn called_off(
 }
 
 /// The environment's containers but the one that serves.
-async fn others(parts: &Parts, env: &EnvRow) -> Result<Vec<Observed>> {
-    let mut found = parts.engine.observe().await.or_failed(|| "failed to list containers")?;
-    found.retain(|observed| is_leftover(&observed.id, env));
+async fn others(parts: &Parts, env: &EnvRow) -> Result<Vec<ContainerId>> {
+    let mut found = parts.engine.containers().await.or_failed(|| "failed to list containers")?;
+    found.retain(|id| is_leftover(id, env));
     Ok(found)
 }
 

@@ -28,6 +28,13 @@ pub enum Outcome {
 }
 
 impl Task {
+    /// With every message, and every minute without one.
+    pub(super) async fn record_again(&mut self) {
+        for end in std::mem::take(&mut self.unrecorded) {
+            self.record(end).await;
+        }
+    }
+
     pub(super) async fn record(&mut self, end: End) {
         let recorded = match &end {
             End::Failed { release, why, unwanted } => self.failed(*release, why, *unwanted).await,

@@ -1,6 +1,6 @@
 //! How everybody else reaches an environment's conductor.
 
-use flyloft_core::lifecycle::{Deploying, Event, Runs, State, Timestamp};
+use flyloft_core::lifecycle::{Deploying, Event, Live, Runs, State, Timestamp};
 use flyloft_core::name::EnvRef;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -117,6 +117,18 @@ impl Conductor {
     pub async fn reconcile(&self, observed: Vec<Observed>, swap_changed: bool) {
         // One that is gone has nothing to compare.
         let _ = self.mailbox.send(Message::Reconcile { observed, swap_changed }).await;
+    }
+
+    /// Since when it takes no processor time, if it does not and nobody is about to change that.
+    pub fn rests_since(&self) -> Option<Timestamp> {
+        match &*self.state.borrow() {
+            State::Live(Live { runs: Runs::Asleep { since, .. } | Runs::Off { since, .. }, deploying, .. })
+                if *deploying == Deploying::No =>
+            {
+                Some(*since)
+            }
+            _ => None,
+        }
     }
 
     async fn ask<T>(&self, message: Message, wait: oneshot::Receiver<T>) -> Result<T> {

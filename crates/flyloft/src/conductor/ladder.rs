@@ -104,13 +104,15 @@ impl Task {
     /// When time brings about the next step down, if nobody comes.
     pub(super) fn due(&self) -> Instant {
         let next = lifecycle::next_rung(&self.state, &self.policy());
-        let due = next.map_or(FAR, |(due, _)| self.parts.clock.until(due).min(FAR));
+        let far = if self.unrecorded.is_empty() { FAR } else { RETRY };
+        let due = next.map_or(far, |(due, _)| self.parts.clock.until(due).min(far));
         (Instant::now() + due).max(self.rested)
     }
 
     pub(super) async fn tick(&mut self) {
         // Even if it cannot be stored that it steps down, this must not turn in a circle.
         self.rested = Instant::now() + PACE;
+        self.record_again().await;
         let unused = self.parts.edge.unused_for(&self.env.host).map(|unused| self.parts.clock.now().minus(unused));
         let mut events = Vec::from_iter(unused.max(self.uses.last()).map(|at| Event::Used { at }));
         events.push(Event::Clock);

@@ -235,10 +235,7 @@ impl Task {
     }
 
     async fn take(&mut self, message: Message) {
-        // Tried again with every message: the reconciliation sends one a minute.
-        for end in std::mem::take(&mut self.unrecorded) {
-            self.record(end).await;
-        }
+        self.record_again().await;
         if self.removed {
             return;
         }

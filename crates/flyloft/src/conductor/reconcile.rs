@@ -1,7 +1,7 @@
-//! Comparing an environment with what the engine has of it, at the start and every minute. What a difference leads to is
-//! decided by [`flyloft_core::lifecycle`].
+//! Comparing an environment with what the engine has of it, at the start, every minute, and while it rests in its turn. What
+//! a difference leads to is decided by [`flyloft_core::lifecycle`].
 
-use flyloft_core::lifecycle::{Deploying, Event, Found, State};
+use flyloft_core::lifecycle::{self, Answer, Deploying, Event, Found, State};
 
 use super::Task;
 use super::effect::is_leftover;
@@ -16,29 +16,40 @@ impl Task {
             self.step(&Event::DaemonStarted { rebooted: false }, None).await?.ok();
             return Ok(());
         }
-        let found = match &self.env.live {
-            None => Found::Gone,
-            Some(live) => match observed.iter().find(|container| container.id == live.container).map(found) {
-                Some(Found::Running) => Found::Running,
-                // The list is a little old: what was launched or woken since is not in it.
-                _ => {
-                    let now = self.parts.engine.find(&live.container).await;
-                    let now = now.or_failed(|| format!("failed to look at `{}`", live.container))?;
-                    now.as_ref().map_or(Found::Gone, found)
-                }
-            },
-        };
-        let found = match found {
-            Found::Frozen if !self.moved.is_as_deep_as(&self.state) => Found::Resident,
-            found => found,
-        };
-        self.step(&Event::Found(found), None).await?.ok();
+        if let Some(live) = &self.env.live {
+            let listed = self.found(observed.iter().find(|container| container.id == live.container));
+            // The list is a little old: what was launched or woken since is not in it.
+            if !self.is_as_it_should_be(&listed) {
+                let now = self.parts.engine.find(&live.container).await;
+                let now = now.or_failed(|| format!("failed to look at `{}`", live.container))?;
+                self.step(&self.found(now.as_ref()), None).await?.ok();
+            }
+        }
         self.settle().await?;
         // Seldom so. To look each time would be a look at all containers for each environment.
         if observed.iter().any(|container| is_leftover(&container.id, &self.env)) {
             self.tidy().await;
         }
         Ok(())
+    }
+
+    /// What it means that the engine has this of what serves.
+    fn found(&self, container: Option<&Observed>) -> Event {
+        Event::Found(match container {
+            None => Found::Gone,
+            Some(Observed { excess: Some(excess), .. }) => Found::Over(*excess),
+            Some(Observed { state: ContainerState::Stopped, .. }) => Found::Stopped,
+            Some(Observed { state: ContainerState::Running, .. }) => Found::Running,
+            Some(Observed { state: ContainerState::Frozen, .. }) if !self.moved.is_as_deep_as(&self.state) => {
+                Found::Resident
+            }
+            Some(Observed { state: ContainerState::Frozen, .. }) => Found::Frozen,
+        })
+    }
+
+    fn is_as_it_should_be(&self, found: &Event) -> bool {
+        let decided = lifecycle::step(&self.state, found, self.parts.clock.now(), &self.policy());
+        matches!(decided, Ok(Answer::AlreadySo))
     }
 
     /// Releases that are on record and that nobody deploys: the daemon died, or the store failed, before they began.
@@ -51,14 +62,5 @@ impl Task {
         let under_way = under_way.into_iter().chain(self.later).collect();
         let settled = self.parts.store.fail_all_but(self.env.id, under_way, "it never began", store::now()).await;
         settled.or_failed(|| format!("failed to settle the releases of `{}`", self.env.name))
-    }
-}
-
-fn found(container: &Observed) -> Found {
-    match (container.excess, container.state) {
-        (Some(excess), _) => Found::Over(excess),
-        (None, ContainerState::Stopped) => Found::Stopped,
-        (None, ContainerState::Running) => Found::Running,
-        (None, ContainerState::Frozen) => Found::Frozen,
     }
 }

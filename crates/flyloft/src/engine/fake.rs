@@ -116,6 +116,18 @@ impl Fake {
         self.memory().looks
     }
 
+    /// Makes others like a container, without that any verb was called.
+    pub fn copy(&self, original: &ContainerId, copies: impl Iterator<Item = ContainerId>) {
+        let mut memory = self.memory();
+        for id in copies {
+            let Container { spec, state, excess, asleep, addresses, .. } = &memory.containers[original];
+            let spec = ContainerSpec { id: id.clone(), ..spec.clone() };
+            let (state, excess, asleep, addresses) = (*state, *excess, *asleep, *addresses);
+            let (log, followers) = Default::default();
+            memory.containers.insert(id, Container { spec, state, excess, asleep, addresses, log, followers });
+        }
+    }
+
     /// What a container was made to be allowed.
     pub fn limits(&self, id: &ContainerId) -> Limits {
         self.memory().containers[id].spec.limits.clone()
@@ -196,6 +208,10 @@ impl Engine for Fake {
         let mut memory = self.memory();
         memory.looks += memory.containers.len();
         Ok(memory.containers.values().map(Container::observed).collect())
+    }
+
+    async fn containers(&self) -> Result<Vec<ContainerId>, EngineError> {
+        Ok(self.memory().containers.keys().cloned().collect())
     }
 
     async fn find(&self, id: &ContainerId) -> Result<Option<Observed>, EngineError> {

@@ -237,8 +237,11 @@ pub trait Engine: Send + Sync {
     /// they must be made as. Emptied when the engine is opened.
     fn staging(&self) -> Staging;
 
-    /// Everything that this engine made and still has.
+    /// Everything that this engine made and still has. Looks at each of them.
     async fn observe(&self) -> Result<Vec<Observed>, EngineError>;
+
+    /// The names of all that it has, without a look at any: one that is half made or half gone may be among them.
+    async fn containers(&self) -> Result<Vec<ContainerId>, EngineError>;
 
     /// One of these, if there is such a container.
     async fn find(&self, id: &ContainerId) -> Result<Option<Observed>, EngineError>;

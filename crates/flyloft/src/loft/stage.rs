@@ -153,6 +153,25 @@ impl Stage {
         Self { loft: Arc::new(Loft::new(Arc::new(parts))), engine: fake, door, machine, dir }
     }
 
+    /// Makes copies of the app's environment, until there are so many. No conductor has taken them up.
+    pub async fn multiply(&self, count: usize) {
+        self.sql(&format!(
+            "WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
+             INSERT INTO environments (app, name, host, origin, state, created_at, live, container, upstream,
+                memory_asleep)
+             SELECT app, 'e' || i, 'e' || i, origin, state, created_at, live, container, upstream, memory_asleep
+             FROM environments, n;
+             UPDATE environments SET container = app || '-' || name || '-' || id || '-1' WHERE name <> 'main';
+             INSERT INTO releases (environment, number, reason, by, status, content, created_at)
+             SELECT id, 1, reason, by, status, content, releases.created_at FROM environments, releases
+             WHERE name <> 'main'",
+        ));
+        let envs = self.store().environments(None).await.unwrap();
+        let mut containers = envs.into_iter().filter_map(|env| env.live).map(|live| live.container);
+        let original = self.env().await.0.live.unwrap().container;
+        self.engine.copy(&original, containers.by_ref().filter(|container| *container != original));
+    }
+
     pub fn store(&self) -> &Store {
         &self.loft.parts.store
     }

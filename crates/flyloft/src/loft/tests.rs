@@ -118,7 +118,7 @@ async fn where_swap_is_turned_off_and_on_sleepers_follow_and_their_people_are_to
         (vec![], Some(Kept::NoSwap), 4),
     ] {
         stage.engine.keep(kept);
-        stage.loft.reconcile_on(swaps).await.unwrap();
+        stage.loft.reconcile_on(swaps, 0).await.unwrap();
         stage.wait_until("it is moved", async || stage.calls("offload") == moves).await;
         conductor.at_rest().await.unwrap();
     }

@@ -186,14 +186,7 @@ async fn a_thousand_sleepers_are_listed_without_asking_the_engine_about_one() {
     let (desk, conductor) = Desk::deployed().await;
     conductor.tell(Event::Sleep { depth: Depth::Deep }).await.unwrap();
     conductor.at_rest().await.unwrap();
-    desk.stage.sql(
-        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 999)
-         INSERT INTO environments (app, name, host, origin, state, created_at, live, container, memory_asleep)
-         SELECT app, 'e' || i, 'e' || i, origin, state, created_at, live, container, memory_asleep FROM environments, n;
-         INSERT INTO releases (environment, number, reason, by, status, content, created_at)
-         SELECT id, 1, reason, by, status, content, releases.created_at FROM environments, releases
-         WHERE name <> 'main'",
-    );
+    desk.stage.multiply(1000).await;
     let looks = desk.stage.engine.looks();
     let (code, said) = desk.command(&["ls"]).await;
     assert_eq!((code, said.lines().filter(|line| line.contains("deep asleep v1  1.0 MiB")).count()), (0, 1000));

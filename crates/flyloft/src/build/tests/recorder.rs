@@ -81,6 +81,10 @@ impl Engine for Recorder {
         Ok(Vec::new())
     }
 
+    async fn containers(&self) -> Result<Vec<ContainerId>, EngineError> {
+        Ok(Vec::new())
+    }
+
     async fn find(&self, _id: &ContainerId) -> Result<Option<Observed>, EngineError> {
         Ok(None)
     }

@@ -72,8 +72,10 @@ impl Record {
 
 /// Makes the home's directory and gives it a slot.
 pub fn settle(home: &Home, slots: &Slots) -> io::Result<Slot> {
-    // What is left of an attempt that was cut short is in the way.
-    erase(home)?;
+    // What is left of an attempt that was cut short is in the way. The directory goes last.
+    if home.dir.try_exists()? {
+        erase(home)?;
+    }
     fs::DirBuilder::new().mode(0o700).create(&home.dir)?;
     slots.take(&home.dir)
 }

@@ -84,6 +84,7 @@ impl LxcEngine {
 
     async fn try_launch(&self, home: &Home, record: &Record, mut binds: Vec<Bind>) -> Result<(), EngineError> {
         let lower = self.lower(&record.spec.image)?;
+        self.frozen().remove(&record.spec.id);
         binds.push(Bind { source: home.init(), target: "flyloft".into(), access: Access::ReadOnly, uid_base: None });
         let uid_base = record.slot.uid_base();
         let mounted = blocking(format!("mount the file system of container `{}`", home.name), {
@@ -129,6 +130,7 @@ impl LxcEngine {
     /// Ends what runs, and takes mounts and rules away.
     pub(super) async fn halt(&self, home: &Home, record: &Record, grace: Duration) -> Result<(), EngineError> {
         let layout = self.layout;
+        self.frozen().remove(&record.spec.id);
         let halted = blocking(format!("stop container `{}`", record.spec.id), {
             let home = home.clone();
             move || {

@@ -55,12 +55,13 @@ mod zswap;
 #[cfg(test)]
 pub use self::bench::Bench;
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::chown;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -120,6 +121,8 @@ pub struct LxcEngine {
     sizes: Arc<Sizes>,
     /// Told when a container was stopped unasked.
     excess: Arc<Notify>,
+    /// Those that were frozen and have not been thawed, since when: what they take of the disk changes no more.
+    frozen: Arc<Mutex<HashMap<ContainerId, Instant>>>,
     /// Ends with the last handle that users of the engine have.
     _watch: Option<Arc<Background>>,
 }
@@ -147,7 +150,7 @@ impl LxcEngine {
             blocking("open the engine's state".to_owned(), move || Self::take_over(config, bounds, layout, network));
         let mut engine = engine.await?;
         engine.renew_network(None).await?;
-        engine.dismiss_the_gone().await?;
+        engine.take_stock().await?;
         engine._watch = Some(Arc::new(Background(tokio::spawn(engine.clone().watch()))));
         Ok(engine)
     }
@@ -185,6 +188,7 @@ impl LxcEngine {
             bounds,
             sizes: Arc::default(),
             excess: Arc::default(),
+            frozen: Arc::default(),
             _watch: None,
             places,
         };
@@ -199,9 +203,8 @@ impl LxcEngine {
                 container::erase(&self.build_home(&LayerId(id)))?;
             }
         }
-        for entry in fs::read_dir(&self.places.containers)? {
-            let Ok(id) = entry?.file_name().into_string() else { continue };
-            let home = self.home(&ContainerId(id));
+        for id in self.ids()? {
+            let home = self.home(&id);
             match Record::read(&home)? {
                 None => container::erase(&home)?,
                 Some(record) if self.slots.hold(record.slot, &home.dir)? => container::renew_init(&home, &self.init)?,
@@ -229,6 +232,19 @@ impl LxcEngine {
             Some(record) => Ok((home, record)),
             None => Err(EngineError::NoContainer(id.clone())),
         }
+    }
+
+    /// The names of all containers, in their order.
+    fn ids(&self) -> io::Result<Vec<ContainerId>> {
+        let names = fs::read_dir(&self.places.containers)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+        let ids = names.filter_map(|name| name.transpose()).map(|name| name.map(ContainerId));
+        let mut ids = ids.collect::<io::Result<Vec<_>>>()?;
+        ids.sort();
+        Ok(ids)
+    }
+
+    fn frozen(&self) -> MutexGuard<'_, HashMap<ContainerId, Instant>> {
+        self.frozen.lock().expect("nothing panics while it notes")
     }
 
     fn running(&self, id: &ContainerId) -> Result<(Home, Running), EngineError> {
@@ -275,18 +291,16 @@ impl Engine for LxcEngine {
     }
 
     async fn observe(&self) -> Result<Vec<Observed>, EngineError> {
-        let (places, instance, layout) = (self.places.clone(), self.instance.clone(), self.layout);
+        let engine = self.clone();
         blocking("look at the containers".to_owned(), move || {
-            let mut found = Vec::new();
-            for entry in fs::read_dir(&places.containers)? {
-                let Ok(id) = entry?.file_name().into_string() else { continue };
-                let home = Home { dir: places.containers.join(&id), name: format!("fl-{instance}-{id}.c") };
-                found.extend(container::observe(&home, layout)?);
-            }
-            found.sort_by(|a, b| a.id.cmp(&b.id));
-            Ok(found)
+            let homes = engine.ids()?.into_iter().map(|id| engine.home(&id));
+            homes.filter_map(|home| container::observe(&home, engine.layout).transpose()).collect()
         })
         .await
+    }
+
+    async fn containers(&self) -> Result<Vec<ContainerId>, EngineError> {
+        self.ids().map_err(EngineError::io("list the containers"))
     }
 
     async fn find(&self, id: &ContainerId) -> Result<Option<Observed>, EngineError> {
@@ -403,7 +417,7 @@ impl Engine for LxcEngine {
         blocking(format!("measure container `{id}`"), move || {
             let disk = sizes.known(&known, Instant::now()).unwrap_or_else(|| {
                 let bytes = tree::measure(&home.upper()).map_or(0, |usage| usage.bytes);
-                sizes.note(&known, bytes, Instant::now());
+                sizes.note([(&known, bytes)], Instant::now());
                 bytes
             });
             let Some(running) = Running::find(&home) else { return Ok(Stats { disk, ..Stats::default() }) };

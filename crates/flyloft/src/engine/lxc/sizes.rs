@@ -1,5 +1,6 @@
 //! What writable layers took when they were last measured. To measure one is to walk it, and whoever asks for the numbers
-//! of a thousand containers must not walk a thousand trees: the watch measures all that run once a minute anyway.
+//! of a thousand containers must not walk a thousand trees: the watch measures all that run once a minute anyway, and those that are
+//! frozen once.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -14,11 +15,11 @@ const FRESH: Duration = Duration::from_secs(150);
 pub struct Sizes(Mutex<HashMap<ContainerId, (Instant, u64)>>);
 
 impl Sizes {
-    pub fn note(&self, id: &ContainerId, bytes: u64, now: Instant) {
+    pub fn note<'a>(&self, measured: impl IntoIterator<Item = (&'a ContainerId, u64)>, now: Instant) {
         let mut sizes = self.0.lock().expect("not poisoned");
         // Those that are gone go from here, too.
         sizes.retain(|_, (at, _)| now.duration_since(*at) < FRESH);
-        sizes.insert(id.clone(), (now, bytes));
+        sizes.extend(measured.into_iter().map(|(id, bytes)| (id.clone(), (now, bytes))));
     }
 
     /// Bytes, if it was measured not long ago.
@@ -41,10 +42,10 @@ mod tests {
     fn a_size_is_known_until_it_is_old_or_the_container_is_removed() {
         let (sizes, now) = (Sizes::default(), Instant::now());
         let [web, worker] = ["web", "worker"].map(|id| ContainerId(id.to_owned()));
-        sizes.note(&web, 4096, now);
+        sizes.note([(&web, 4096)], now);
         assert_eq!((sizes.known(&web, now), sizes.known(&worker, now)), (Some(4096), None));
         assert_eq!(sizes.known(&web, now + FRESH), None);
-        sizes.note(&worker, 1, now + FRESH);
+        sizes.note([(&worker, 1)], now + FRESH);
         assert_eq!(sizes.0.lock().unwrap().len(), 1, "what is old is not kept");
         sizes.forget(&worker);
         assert_eq!(sizes.known(&worker, now + FRESH), None);

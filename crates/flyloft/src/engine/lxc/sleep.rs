@@ -9,7 +9,7 @@ mod tests;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flyloft_core::harmless::{self, Colours};
 use flyloft_core::lifecycle::Depth;
@@ -28,15 +28,18 @@ impl LxcEngine {
     pub(super) async fn freeze_container(&self, id: &ContainerId) -> Result<(), EngineError> {
         let turn = self.turns.take(&id.0).await;
         let (home, running) = self.running(id)?;
-        let layout = self.layout;
+        let (engine, frozen) = (self.clone(), id.clone());
         let stuck = blocking(format!("freeze container `{id}`"), move || {
             let _turn = turn;
-            let groups = running.groups(layout)?;
-            if groups.frozen()? {
-                return Ok(None);
+            let groups = running.groups(engine.layout)?;
+            if !groups.frozen()? {
+                put_aside(&home)?;
+                if !groups.freeze(PATIENCE)? {
+                    return Ok(Some(stuck(&groups)?));
+                }
             }
-            put_aside(&home)?;
-            Ok(if groups.freeze(PATIENCE)? { None } else { Some(stuck(&groups)?) })
+            engine.frozen().insert(frozen, Instant::now());
+            Ok(None)
         });
         match stuck.await? {
             None => Ok(()),
@@ -47,26 +50,27 @@ impl LxcEngine {
     pub(super) async fn thaw_container(&self, id: &ContainerId) -> Result<(), EngineError> {
         let turn = self.turns.take(&id.0).await;
         let (home, running) = self.running(id)?;
-        let layout = self.layout;
+        let (engine, thawed) = (self.clone(), id.clone());
         // Beside the thawing, so that neither waits for the other.
         let prefetched = tokio::task::spawn_blocking({
             let home = home.clone();
             move || if home.asleep().exists() { touched::prefetch(&home) } else { Ok(()) }
         });
-        let thawed = blocking(format!("thaw container `{id}`"), {
+        let groups = blocking(format!("thaw container `{id}`"), {
             let home = home.clone();
             move || {
                 let _turn = turn;
-                let groups = running.groups(layout)?;
+                engine.frozen().remove(&thawed);
+                let groups = running.groups(engine.layout)?;
                 if is_killed(running.init)? {
-                    container::halt(&home, layout, Duration::ZERO)?;
+                    container::halt(&home, engine.layout, Duration::ZERO)?;
                     return Ok(None);
                 }
                 groups.thaw()?;
                 Ok(Some(groups))
             }
         });
-        let Some(groups) = thawed.await? else { return Err(EngineError::NotRunning(id.clone())) };
+        let Some(groups) = groups.await? else { return Err(EngineError::NotRunning(id.clone())) };
         tokio::spawn(async move {
             if let Ok(Err(error)) = prefetched.await {
                 tracing::debug!(container = home.name, %error, "what it touched when it last woke was not brought in");

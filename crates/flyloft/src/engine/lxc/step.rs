@@ -147,7 +147,7 @@ async fn measure(home: &Home, groups: Option<&Groups>, look: bool) -> io::Result
     let measured = tokio::task::spawn_blocking(move || {
         let named = tree::measure(&home.upper())?;
         let held = groups.filter(|_| look).and_then(|groups| held::measure(&home, &groups).ok());
-        Ok(Taken { named, held })
+        Ok(Taken { named, held, frozen: None })
     });
     measured.await.map_err(io::Error::other)?
 }

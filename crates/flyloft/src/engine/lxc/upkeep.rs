@@ -3,8 +3,9 @@
 //! Whoever reloads `/etc/nftables.conf` flushes everybody's tables. Until ours is back, containers reach what they like:
 //! so the kernel is asked to tell of it, and the table is back within milliseconds.
 
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::LxcEngine;
 use super::attach::PATH;
@@ -12,7 +13,7 @@ use super::container::{Record, Running};
 use super::net::Removals;
 use super::slots::Slot;
 use super::watch::Watch;
-use crate::engine::{Engine, EngineError};
+use crate::engine::{ContainerState, Engine, EngineError};
 use crate::exec::Cmd;
 
 /// How often the free space is looked at: a system call.
@@ -83,11 +84,20 @@ impl LxcEngine {
         Ok(())
     }
 
-    /// Takes out of the table whoever does not run. Not while there are builds: they are not observed.
-    pub(super) async fn dismiss_the_gone(&self) -> Result<(), EngineError> {
-        let homes = self.observe().await?.into_iter().filter_map(|container| self.known(&container.id).ok());
-        let running = homes.filter(|(home, _)| Running::find(home).is_some()).map(|(_, record)| record.slot);
-        Ok(self.network.dismiss_all_but(&running.collect()).await?)
+    /// Takes out of the table whoever does not run, and notes who is frozen. Not while there are builds, which are not
+    /// observed, or anybody who could thaw what was found frozen.
+    pub(super) async fn take_stock(&self) -> Result<(), EngineError> {
+        let mut running = BTreeSet::new();
+        for container in self.observe().await? {
+            let Ok((_, record)) = self.known(&container.id) else { continue };
+            if container.state != ContainerState::Stopped {
+                running.insert(record.slot);
+            }
+            if container.state == ContainerState::Frozen {
+                self.frozen().insert(container.id, Instant::now());
+            }
+        }
+        Ok(self.network.dismiss_all_but(&running).await?)
     }
 
     pub(super) async fn admit(&self, record: &Record) -> Result<(), EngineError> {

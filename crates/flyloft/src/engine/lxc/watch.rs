@@ -19,7 +19,7 @@ use super::container::{self, Record, Running};
 use super::held;
 use super::places::Home;
 use super::tree::{self, Usage};
-use crate::engine::{ContainerId, ContainerState, Engine, EngineError};
+use crate::engine::{ContainerId, Engine, EngineError};
 
 /// How much of the disk the engine may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,8 @@ pub struct Taken {
     pub named: Usage,
     /// Of files without a name; `None` if nobody has looked.
     pub held: Option<Usage>,
+    /// Since when the container was frozen, if it was: for as long as that is so, this is true.
+    pub frozen: Option<Instant>,
 }
 
 impl Taken {
@@ -136,7 +138,7 @@ fn last_words(at: OffsetDateTime, excess: Excess, limits: &Limits) -> String {
 }
 
 /// What the containers that run took when they were last measured.
-type Measured = BTreeMap<ContainerId, Taken>;
+pub(super) type Measured = BTreeMap<ContainerId, Taken>;
 
 /// What the watch remembers from one look to the next.
 pub struct Watch {
@@ -169,6 +171,10 @@ impl Watch {
         }
         let before = std::mem::replace(&mut self.measured, measured);
         for (id, taken) in &self.measured {
+            // It has been judged by that.
+            if taken.frozen.is_some() && before.get(id) == Some(taken) {
+                continue;
+            }
             // Removed meanwhile, it needs no stopping.
             let Ok((home, record)) = engine.known(id) else { continue };
             if let Some(excess) = verdict(before.get(id).copied(), *taken, &record.spec.limits, below_floor) {
@@ -198,32 +204,30 @@ impl LxcEngine {
         })
     }
 
-    /// Measures every container that runs. What they hold of deleted files is looked for where something is known to be
-    /// held, or everywhere.
-    async fn measure_all(&self, known: &Measured, everywhere: bool) -> Result<Measured, EngineError> {
+    /// Measures every container that runs, and one that is frozen once, since nobody writes there and there may be a
+    /// thousand. What they hold of deleted files is looked for where something is known to be held, or everywhere.
+    pub(super) async fn measure_all(&self, known: &Measured, everywhere: bool) -> Result<Measured, EngineError> {
         let mut measured = BTreeMap::new();
-        for container in self.observe().await? {
-            // Removed meanwhile, it needs no watching.
-            let Ok((home, _)) = self.known(&container.id) else { continue };
-            // What is frozen writes nothing, and there may be a thousand.
-            if let Some(taken) = known.get(&container.id).filter(|_| container.state == ContainerState::Frozen) {
-                self.sizes.note(&container.id, taken.named.bytes, Instant::now());
-                measured.insert(container.id, *taken);
+        for id in self.containers().await? {
+            let (before, frozen) = (known.get(&id).copied(), self.frozen().get(&id).copied());
+            let still = before.filter(|taken| frozen.is_some() && taken.frozen == frozen);
+            if let Some(taken) = still.filter(|taken| taken.held.is_some() || !everywhere) {
+                measured.insert(id, taken);
                 continue;
             }
-            let look = everywhere || known.get(&container.id).is_some_and(|taken| taken.holds());
+            let home = self.home(&id);
+            let look = everywhere || before.is_some_and(Taken::holds);
             let layout = self.layout;
-            let taken = super::blocking(format!("measure container `{}`", container.id), move || {
+            let taken = super::blocking(format!("measure container `{id}`"), move || {
                 let Some(running) = Running::find(&home) else { return Ok(None) };
                 let named = tree::measure(&home.upper())?;
                 // One that ends just now holds nothing any more.
                 let held = look.then(|| running.groups(layout).and_then(|groups| held::measure(&home, &groups)).ok());
-                Ok(Some(Taken { named, held: held.flatten() }))
+                Ok(Some(Taken { named, held: held.flatten(), frozen }))
             });
-            let Some(taken) = taken.await? else { continue };
-            self.sizes.note(&container.id, taken.named.bytes, Instant::now());
-            measured.insert(container.id, taken);
+            measured.extend(taken.await?.map(|taken| (id, taken)));
         }
+        self.sizes.note(measured.iter().map(|(id, taken)| (id, taken.named.bytes)), Instant::now());
         Ok(measured)
     }
 
@@ -253,7 +257,7 @@ mod tests {
     }
 
     fn named(megabytes: u64, inodes: u64) -> Taken {
-        Taken { named: usage(megabytes, inodes), held: None }
+        Taken { named: usage(megabytes, inodes), ..Taken::default() }
     }
 
     #[test]

@@ -73,6 +73,31 @@ async fn what_processes_have_in_common_goes_too_and_comes_back_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_frozen_is_not_measured_until_it_is_thawed_also_by_the_next_daemon() {
+    let mut bench = Bench::open().await;
+    let web = spec(&bench, "web", "sleep 1000");
+    bench.engine.create(&web).await.unwrap();
+    bench.engine.start(&web.id).await.unwrap();
+    bench.engine.freeze(&web.id).await.unwrap();
+    let written = bench.dir.path().join("engine/containers/web/upper/written");
+    let measure = async |bench: &Bench, known| bench.engine.measure_all(&known, false).await.unwrap();
+    for _ in 0..2 {
+        let _ = std::fs::remove_file(&written);
+        let first = measure(&bench, BTreeMap::new()).await;
+        // Nobody in the container could.
+        std::fs::write(&written, vec![1; 1 << 20]).unwrap();
+        assert_eq!(measure(&bench, first.clone()).await, first);
+        bench.reopen().await;
+    }
+    bench.engine.thaw(&web.id).await.unwrap();
+    let awake = measure(&bench, BTreeMap::new()).await;
+    assert!(awake[&web.id].named.bytes >= MIB, "{awake:?}");
+    std::fs::write(&written, []).unwrap();
+    let next = measure(&bench, awake).await;
+    assert!(next[&web.id].named.bytes < MIB, "{next:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_sibling_reads_stays_in_memory_when_another_falls_asleep() {
     demand_swap();
     let bench = Bench::open().await;
