@@ -22,7 +22,9 @@ pub fn traces(flyloft: &Flyloft) -> BTreeSet<String> {
     let links = run(Command::new("ip").args(["-o", "link"]));
     let names = links.lines().filter_map(|line| line.split(": ").nth(1));
     all.extend(names.filter(|name| mine(name)).map(|name| format!("link {}", name.split('@').next().unwrap())));
-    let groups = run(Command::new("find").args(["/sys/fs/cgroup", "-maxdepth", "4", "-type", "d"]));
+    // It fails for what goes meanwhile, such as another daemon's, and lists the others.
+    let groups = Command::new("find").args(["/sys/fs/cgroup", "-maxdepth", "4", "-type", "d"]).output().unwrap();
+    let groups = String::from_utf8_lossy(&groups.stdout);
     all.extend(groups.lines().filter(|path| mine(path)).map(|path| format!("cgroup {path}")));
     let rules = run(Command::new("nft").args(["list", "table", "inet", &format!("flyloft_{instance}")]));
     // Elements of sets name the link and the slot; the rules name the links' common prefix.
