@@ -89,6 +89,23 @@ async fn requests_of_one_http_2_connection_run_side_by_side() {
     connection.abort();
 }
 
+#[tokio::test]
+async fn a_connection_of_http_2_over_which_nothing_is_asked_for_long_is_closed() {
+    let (stage, mut arrival) = Stage::with(|config| config.limits.head = Duration::from_millis(50)).patient_app().await;
+    let stream = TokioIo::new(stage.connect().await.stream);
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = Request::get("http://shop.test/").body(Empty::<Bytes>::new()).unwrap();
+    let asked = tokio::spawn(sender.send_request(request));
+    let go = arrival.recv().await.unwrap();
+    // Others that ask for nothing are closed while it waits for its answer.
+    assert_eq!(stage.connect().await.read_to_end().await, "");
+    go.send(()).unwrap();
+    let answer = asked.await.unwrap().unwrap().into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(answer, "hello");
+    tokio::time::timeout(DEADLINE, connection).await.unwrap().unwrap().unwrap();
+}
+
 /// RFC 9113 section 6.5.2.
 #[tokio::test]
 async fn a_connection_of_http_2_may_send_no_more_ahead_than_is_counted_for_it() {
