@@ -167,7 +167,7 @@ impl Watch {
         let mut measured = engine.measure_all(&self.measured, below_floor).await?;
         let grown = measured.iter().filter_map(|(id, taken)| Some(taken.growth(*self.measured.get(id)?))).sum();
         if self.ledger.settle(now.bytes, grown) && !below_floor {
-            measured = engine.measure_all(&measured, true).await?;
+            measured = engine.measure_all(&self.measured, true).await?;
         }
         let before = std::mem::replace(&mut self.measured, measured);
         for (id, taken) in &self.measured {
@@ -204,14 +204,14 @@ impl LxcEngine {
         })
     }
 
-    /// Measures every container that runs, and one that is frozen once, since nobody writes there and there may be a
-    /// thousand. What they hold of deleted files is looked for where something is known to be held, or everywhere.
+    /// Measures every container that runs, but not one that is frozen as it was when it became known: nobody writes there,
+    /// and there may be a thousand. What the others hold of deleted files is looked for where something is known to be
+    /// held, or everywhere.
     pub(super) async fn measure_all(&self, known: &Measured, everywhere: bool) -> Result<Measured, EngineError> {
         let mut measured = BTreeMap::new();
         for id in self.containers().await? {
             let (before, frozen) = (known.get(&id).copied(), self.frozen().get(&id).copied());
-            let still = before.filter(|taken| frozen.is_some() && taken.frozen == frozen);
-            if let Some(taken) = still.filter(|taken| taken.held.is_some() || !everywhere) {
+            if let Some(taken) = before.filter(|taken| frozen.is_some() && taken.frozen == frozen) {
                 measured.insert(id, taken);
                 continue;
             }
