@@ -6,14 +6,16 @@
 use std::time::Duration;
 
 use flyloft_core::lifecycle::{self, Event, Live, Refusal, Runs, State, Timestamp};
-use flyloft_core::policy::Policy;
+use flyloft_core::policy::{Policy, Span};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::effect::tell;
 use super::wake::Call;
 use super::{Message, Task, Told};
 use crate::admission::Place;
 use crate::error::Result;
+use crate::store::EventKind;
 
 /// How long time is left alone at most, at least, and after a failure.
 const FAR: Duration = Duration::from_secs(24 * 3600);
@@ -117,11 +119,21 @@ impl Task {
         let mut events = Vec::from_iter(unused.max(self.uses.last()).map(|at| Event::Used { at }));
         events.push(Event::Clock);
         for event in events {
-            if let Err(error) = self.step(&event, None).await {
-                tracing::warn!(env = %self.env.name, %event, %error, "failed to step down");
-                self.rested = Instant::now() + RETRY;
+            match self.step(&event, None).await {
+                Ok(Ok(Told::Done)) if matches!(self.state, State::Destroyed { .. }) => self.tell_of_its_end().await,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(env = %self.env.name, %event, %error, "failed to step down");
+                    self.rested = Instant::now() + RETRY;
+                }
             }
         }
+    }
+
+    /// What time destroys nobody has asked for.
+    async fn tell_of_its_end(&self) {
+        let text = format!("nobody used it for its `expire`, {}", Span(self.policy().expire));
+        tell(&self.parts, &self.env.name, EventKind::Destroyed, &text).await;
     }
 
     /// Notes when it stops being awake.

@@ -10,7 +10,7 @@ use crate::deploy::Again;
 use crate::edge::Target;
 use crate::engine::ContainerState;
 use crate::loft::stage::{Stage, content};
-use crate::store::EnvRow;
+use crate::store::{EnvRow, EventKind};
 
 const HELD: Target = Target::Held { failure: None };
 
@@ -168,6 +168,15 @@ async fn a_container_that_is_gone_while_it_sleeps_is_made_anew_for_the_next_visi
     conductor.visit("GET /".to_owned()).await;
     stage.wait_for_state("awake v1").await;
     assert!(stage.is(ContainerState::Running).await);
+}
+
+#[tokio::test]
+async fn what_time_destroys_leaves_an_event_that_says_so() {
+    let (stage, env, conductor) = deployed(policy(None, None, Some(2_000))).await;
+    conductor.gone().await;
+    let (store, name) = (&stage.loft.parts.store, &env.name);
+    let newest = store.newest_event(&name.app, Some(&name.env), [EventKind::Destroyed; 3]).await.unwrap();
+    assert_eq!(newest, Some(("destroyed".to_owned(), "nobody used it for its `expire`, 2s".to_owned())));
 }
 
 /// Another environment of the app, which sleeps, while the machine is full.
