@@ -21,9 +21,9 @@ impl Api {
         let depth = if sleep.deep { Depth::Deep } else { Depth::Shallow };
         let told = conductor.tell(Event::Sleep { depth }).await?;
         conductor.at_rest().await?;
-        match (runs(&conductor), told) {
-            (Some(Runs::Asleep { .. }), Told::Done) => Ok(done(format!("`{name}` is asleep")).into()),
-            (Some(Runs::Asleep { .. }), Told::AlreadySo) => Ok(done(format!("`{name}` is asleep already")).into()),
+        match runs(&conductor) {
+            Some(Runs::Asleep { depth: Depth::Shallow, .. }) => Ok(said(told, &name, "is asleep").into()),
+            Some(Runs::Asleep { depth: Depth::Deep, .. }) => Ok(said(told, &name, "is deep asleep").into()),
             _ => Err(Error::conflict(format!("`{name}` is awake: somebody came, or it cannot be frozen now"))
                 .hint(format!("`flyloft events {name}` says more"))),
         }
@@ -46,7 +46,15 @@ impl Api {
         let conductor = self.theirs(call, &name).await?;
         let told = conductor.tell(Event::Off).await?;
         conductor.at_rest().await?;
-        Ok(said(told, &name, "is off").into())
+        let is_pinned = matches!(conductor.state(), State::Live(live) if live.pinned);
+        let mut text = match told {
+            Told::Done => format!("`{name}` is off"),
+            Told::AlreadySo => format!("`{name}` is off already"),
+        };
+        if is_pinned {
+            text.push_str(", and still pinned: time does not destroy it");
+        }
+        Ok(done(text).into())
     }
 
     pub(super) async fn pin(&self, call: &mut Call<'_>, name: EnvRef) -> Result<Ending> {
@@ -56,7 +64,11 @@ impl Api {
 
     pub(super) async fn unpin(&self, call: &mut Call<'_>, name: EnvRef) -> Result<Ending> {
         let conductor = self.theirs(call, &name).await?;
-        Ok(said(conductor.tell(Event::Unpin).await?, &name, "is not pinned").into())
+        Ok(done(match conductor.tell(Event::Unpin).await? {
+            Told::Done => format!("`{name}` is not pinned any more"),
+            Told::AlreadySo => format!("`{name}` was not pinned"),
+        })
+        .into())
     }
 
     pub(super) async fn extend(&self, call: &mut Call<'_>, extend: Extend) -> Result<Ending> {

@@ -1,6 +1,6 @@
 //! `flyloft apps set` and `flyloft set`: what holds for environments, level by level.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use flyloft_core::name::EnvRef;
 use flyloft_core::policy::{Key, Levels, Settings};
@@ -107,6 +107,9 @@ impl Api {
     /// does.
     fn changed(&self, call: &Call<'_>, before: &Settings, assignments: &[Assignment]) -> Result<Settings> {
         let (mut asked, mut changed) = (Settings::default(), before.clone());
+        if let Some(key) = twice(assignments) {
+            return Err(Error::usage(format!("`{key}` is set twice")).hint("say once what it is to be"));
+        }
         for Assignment(text) in assignments {
             asked.assign(text).and_then(|()| changed.assign(text)).map_err(Error::usage)?;
         }
@@ -125,6 +128,12 @@ impl Api {
         }
         Ok(changed)
     }
+}
+
+/// A key that more than one of them names.
+fn twice(assignments: &[Assignment]) -> Option<&str> {
+    let mut seen = HashSet::new();
+    assignments.iter().filter_map(|Assignment(text)| Some(text.split_once('=')?.0)).find(|key| !seen.insert(*key))
 }
 
 fn said(assignments: &[Assignment]) -> String {

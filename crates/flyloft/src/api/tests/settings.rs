@@ -103,6 +103,8 @@ async fn what_is_no_setting_is_refused_in_words() {
     let (code, said) = desk.command(&["set", "shop/main", "idel=5m"]).await;
     assert_eq!(code, 2);
     assert!(said.contains("there is no setting `idel`; there are `idle`, `ttl`"), "{said}");
+    let (code, said) = desk.command(&["set", "shop/main", "idle=5m", "ttl=2h", "idle=6m"]).await;
+    assert!(code == 2 && said.contains("`idle` is set twice"), "{said}");
     let (_, said) = desk.command(&["set", "shop/main", "idle=soon"]).await;
     assert!(said.contains("`soon` is not a span of time"), "{said}");
 }

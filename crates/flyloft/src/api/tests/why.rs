@@ -113,6 +113,23 @@ async fn what_was_woken_says_by_whom_and_how_long_each_part_took() {
 }
 
 #[tokio::test]
+async fn steps_that_are_taken_by_hand_say_what_has_come_of_them() {
+    let (desk, _) = Desk::deployed().await;
+    for (words, answer) in [
+        (&["sleep", "shop/main"][..], "`shop/main` is asleep\n"),
+        (&["sleep", "--deep", "shop/main"], "`shop/main` is deep asleep\n"),
+        (&["sleep", "shop/main"], "`shop/main` is deep asleep already\n"),
+        (&["unpin", "shop/main"], "`shop/main` was not pinned\n"),
+        (&["off", "shop/main"], "`shop/main` is off\n"),
+        (&["pin", "shop/main"], "`shop/main` is pinned\n"),
+        (&["off", "shop/main"], "`shop/main` is off already, and still pinned: time does not destroy it\n"),
+        (&["unpin", "shop/main"], "`shop/main` is not pinned any more\n"),
+    ] {
+        assert_eq!(desk.command(words).await, (0, answer.to_owned()));
+    }
+}
+
+#[tokio::test]
 async fn what_is_off_says_why_and_what_to_do() {
     let desk = Desk::new().await;
     insta::assert_snapshot!(desk.why().await, @r"
