@@ -159,7 +159,7 @@ impl Seen {
         let what = match why {
             WhyOff::Asked => "somebody turned it off",
             WhyOff::Unused => "nobody used it for its `ttl`",
-            WhyOff::Rebooted => "the machine has been started anew",
+            WhyOff::Rebooted => "the machine has been started anew, or a backup restored",
             WhyOff::Crashed if cleared => "it had ended, or did not answer when it was woken",
             WhyOff::Crashed => {
                 return format!(
@@ -314,7 +314,8 @@ impl WakeItem {
         let from = match from.as_str() {
             "deep" => "deep sleep",
             "asleep" => "sleep",
-            "awake" => "a crash",
+            // It had crashed, or the machine has been started anew.
+            "awake" => "a stop",
             from => from,
         };
         let mut lines = vec![

@@ -78,10 +78,18 @@ pub async fn wake(
     let woken = match frozen && thawed(parts, env, &live, &mut watch).await {
         // It answered before it was frozen. To ask it whether it does would only keep the visitor waiting.
         true => Ok(live),
-        false => match content(parts, env, &live, &call.by, given_up).await {
-            Ok(content) => start(parts, env, live, content, &mut watch).await.map_err(Failure::Dead),
-            Err(failure) => Err(failure),
-        },
+        false => {
+            let queued = watch.lap();
+            watch.queued += queued;
+            let content = content(parts, env, &live, &call.by, given_up).await;
+            // Where it is built anew, that is no waiting for others.
+            let built = watch.lap();
+            watch.started += built;
+            match content {
+                Ok(content) => start(parts, env, live, content, &mut watch).await.map_err(Failure::Dead),
+                Err(failure) => Err(failure),
+            }
+        }
     };
     let Watch { queued, started, answered, .. } = watch;
     let failure = woken.as_ref().err().map(|failure| failure.error().brief());

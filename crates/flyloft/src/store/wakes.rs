@@ -20,7 +20,7 @@ pub struct WakeRow {
     pub was: String,
     /// Until its turn came.
     pub queued: Duration,
-    /// From then on until its processes ran.
+    /// Beside that until its processes ran; what was not kept was built in that time.
     pub started: Duration,
     /// From then on until they answered; nothing where they were thawed.
     pub answered: Duration,
