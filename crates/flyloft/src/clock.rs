@@ -3,9 +3,13 @@
 //! It goes on evenly, also while the machine sleeps, whatever is done to the wall clock meanwhile: a wall clock that
 //! jumps by a day must not turn every environment off, or destroy it. It is set by the wall clock once in each boot of
 //! the machine, and kept beside the state, so that a daemon that starts again goes on with the same one.
+//!
+//! The time between a backup and its restore does not count either, or nothing of an old one would outlive the first
+//! start. From then on the clock is behind the wall clock by that time, also after a reboot.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -13,6 +17,13 @@ use std::time::Duration;
 
 use flyloft_core::lifecycle::Timestamp;
 use nix::time::{ClockId, clock_gettime};
+
+/// Its file in the state directory: the boot, the milliseconds between 1970 and that boot, and by how many of them the
+/// clock is behind that of the wall.
+pub const FILE: &str = "clock";
+
+/// In place of the boot, where the second is the time at which a backup was made.
+const RESTORED: &str = "restored";
 
 /// Clones are the same clock.
 #[derive(Clone, Debug)]
@@ -24,27 +35,37 @@ pub struct Clock {
 impl Clock {
     /// Takes up the clock that `file` keeps, or sets it anew if it is of another boot.
     pub fn open(file: &Path, boot_id: &str) -> io::Result<Self> {
-        let kept = match fs::read_to_string(file) {
-            Ok(text) => kept(&text, boot_id),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
+        let text = match fs::read_to_string(file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            text => text?,
         };
-        if let Some(boot) = kept {
-            return Ok(Self { boot: Arc::new(boot.into()) });
-        }
-        let clock = Self::of_the_wall();
-        fs::write(file, format!("{boot_id} {}\n", clock.boot.load(Ordering::Relaxed)))?;
+        let behind = match Kept::read(&text, boot_id) {
+            Kept::OfThisBoot { boot } => return Ok(Self { boot: Arc::new(boot.into()) }),
+            Kept::Behind(behind) => behind,
+            Kept::At(time) => crate::store::now().saturating_sub(time),
+        };
+        let clock = Self::behind(behind);
+        write(file, &format!("{boot_id} {} {behind}\n", clock.boot.load(Ordering::Relaxed)))?;
         Ok(clock)
+    }
+
+    /// Leaves a clock for [`Clock::open`] that goes on from `time`, however long it takes until then.
+    pub fn leave(file: &Path, time: Timestamp) -> io::Result<()> {
+        write(file, &format!("{RESTORED} {}\n", time.0))
     }
 
     /// One that is set by the wall clock now.
     pub fn of_the_wall() -> Self {
-        let wall = crate::store::now();
-        Self { boot: Arc::new((wall - since_boot()).into()) }
+        Self::behind(0)
+    }
+
+    fn behind(milliseconds: i64) -> Self {
+        let boot = crate::store::now().saturating_sub(milliseconds).saturating_sub(since_boot());
+        Self { boot: Arc::new(boot.into()) }
     }
 
     pub fn now(&self) -> Timestamp {
-        Timestamp((self.boot.load(Ordering::Relaxed) + since_boot()).max(0) as u64)
+        Timestamp(self.boot.load(Ordering::Relaxed).saturating_add(since_boot()).max(0) as u64)
     }
 
     /// How long it is until then; nothing if that has passed.
@@ -64,9 +85,36 @@ fn since_boot() -> i64 {
     time.tv_sec() * 1000 + time.tv_nsec() / 1_000_000
 }
 
-/// What the file says, if it says it of this boot.
-fn kept(text: &str, boot_id: &str) -> Option<i64> {
-    text.trim().strip_prefix(boot_id)?.trim().parse().ok()
+/// What the file says.
+enum Kept {
+    OfThisBoot {
+        boot: i64,
+    },
+    /// Of another boot. What cannot be read is of none.
+    Behind(i64),
+    /// Of another machine.
+    At(i64),
+}
+
+impl Kept {
+    fn read(text: &str, boot_id: &str) -> Self {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let number = |at: usize| words.get(at).and_then(|word| word.parse::<i64>().ok());
+        match (words.first(), number(1)) {
+            (Some(&id), Some(boot)) if id == boot_id => Self::OfThisBoot { boot },
+            (Some(&RESTORED), Some(time)) => Self::At(time),
+            _ => Self::Behind(number(2).unwrap_or(0)),
+        }
+    }
+}
+
+/// Whole or not at all, also if the power fails.
+fn write(file: &Path, text: &str) -> io::Result<()> {
+    let aside = file.with_extension("new");
+    let mut written = File::options().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+    written.write_all(text.as_bytes())?;
+    written.sync_all()?;
+    fs::rename(aside, file)
 }
 
 #[cfg(test)]
@@ -96,6 +144,19 @@ mod tests {
             let wall = crate::store::now() as u64;
             assert!(wall.abs_diff(now.0) < 10_000, "{damaged:?}: {now:?} and {wall}");
             assert!(fs::read_to_string(&file).unwrap().starts_with("boot-2 "), "it is kept from then on");
+        }
+    }
+
+    #[test]
+    fn after_a_restore_it_goes_on_from_the_backup_and_so_it_does_after_reboots() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(FILE);
+        let month = 30 * 24 * 3600 * 1000;
+        let made = crate::store::now() as u64 - month;
+        Clock::leave(&file, Timestamp(made)).unwrap();
+        for boot_id in ["boot-1", "boot-1", "boot-2", "boot-3"] {
+            let now = Clock::open(&file, boot_id).unwrap().now().0;
+            assert!((made..made + 10_000).contains(&now), "{boot_id}: {now} and {made}");
         }
     }
 }

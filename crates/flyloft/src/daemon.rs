@@ -25,7 +25,7 @@ use crate::admission::Admission;
 use crate::api::Api;
 use crate::backup;
 use crate::build::Builder;
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::config::Config;
 use crate::door::hook;
 use crate::door::socket::{self, SocketDoor};
@@ -128,6 +128,7 @@ pub async fn serve(start: Start) -> Result<Option<Successor>> {
     let loft = Arc::new(Loft::new(Arc::new(parts)));
     tokio::spawn(loft.clone().answer(visited));
     loft.start(state.rebooted).await?;
+    state.remember_boot().or_failed(|| "failed to note which boot this is")?;
     let api = Arc::new(Api::new(loft.clone()));
 
     let errands = api.errands.clone();
@@ -270,6 +271,8 @@ struct State {
     dir: PathBuf,
     /// Tells this daemon's containers, rules and addresses from those of others on the machine.
     instance: String,
+    /// The machine's, and whether it is another one than the last daemon's.
+    boot: String,
     rebooted: bool,
     clock: Clock,
     /// Held as long as the daemon runs.
@@ -292,7 +295,9 @@ impl State {
         })?;
         if dir.join(backup::restore::MARK).exists() {
             return Err(Error::conflict(format!("a backup was restored into `{}`, and not to its end", dir.display()))
-                .hint("run `flyloft restore` once more: it begins anew"));
+                .hint(
+                    "wait for it if it goes on; if not, move the directory away, and run `flyloft restore` once more",
+                ));
         }
         Ballast::of(dir).make_way();
         match std::fs::remove_dir_all(dir.join(backup::STAGING)) {
@@ -302,14 +307,23 @@ impl State {
         let instance = remembered(&dir.join("instance"), || crate::random::hex(6)).or_failed(failed)?.0;
         let boot =
             std::fs::read_to_string("/proc/sys/kernel/random/boot_id").or_failed(|| "failed to read the boot id")?;
-        let boot_file = dir.join("boot-id");
-        let (last, known) = remembered(&boot_file, || boot.trim().to_owned()).or_failed(failed)?;
-        let rebooted = known && last != boot.trim();
-        if rebooted {
-            std::fs::write(&boot_file, boot.trim()).or_failed(failed)?;
+        let boot = boot.trim().to_owned();
+        let (last, known) = remembered(&dir.join("boot-id"), || boot.clone()).or_failed(failed)?;
+        let rebooted = known && last != boot;
+        let clock = Clock::open(&dir.join(clock::FILE), &boot).or_failed(failed)?;
+        Ok(Self { dir: dir.to_owned(), instance, boot, rebooted, clock, _lock: lock })
+    }
+
+    /// From here on the environments are what this boot left of them. A start that fails before that leaves it to the next
+    /// one to find out that nothing runs.
+    fn remember_boot(&self) -> std::io::Result<()> {
+        if !self.rebooted {
+            return Ok(());
         }
-        let clock = Clock::open(&dir.join("clock"), boot.trim()).or_failed(failed)?;
-        Ok(Self { dir: dir.to_owned(), instance, rebooted, clock, _lock: lock })
+        let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
+        file.write_all(self.boot.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(self.dir.join("boot-id")).map(drop).map_err(|error| error.error)
     }
 
     fn subdirectory(&self, name: &str) -> Result<PathBuf> {
