@@ -8,7 +8,7 @@
 //! ```
 //!
 //! It holds secrets. Layers, containers, caches and logs are not in it. What must hold: a file that is cut off, damaged
-//! or not understood restores nothing.
+//! or not understood restores nothing, and one that was made to do harm does none but by what its apps do.
 
 mod make;
 pub mod restore;
@@ -17,6 +17,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use flyloft_core::harmless::{self, Colours};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -25,6 +26,8 @@ pub use make::{STAGING, write};
 
 const MAGIC: &str = "FLYLOFT BACKUP ";
 const FORMAT: u32 = 1;
+/// Of the repositories, in the archive and in the state directory.
+const REPOSITORIES: &str = "repos";
 const SEAL: usize = 32;
 /// A manifest, which has a configuration in it, is no longer than this.
 const MANIFEST_MAX: u64 = 4 << 20;
@@ -38,13 +41,26 @@ pub struct Manifest {
     pub store: u32,
     /// When, as RFC 3339 has it.
     pub made_at: String,
+    /// The same by the clock by which environments age, which goes on from there.
+    #[serde(default)]
+    pub clock: Option<u64>,
     pub apps: usize,
     pub environments: usize,
     /// The text of the configuration, if there was a file.
     pub configuration: Option<String>,
+    /// Of that file.
+    #[serde(default)]
+    pub configuration_mode: Option<u32>,
 }
 
 impl Manifest {
+    /// What is told of it does nothing to a terminal.
+    fn parse(text: &str) -> Option<Self> {
+        let told = |text: &str| harmless::line(text, Colours::Dropped).replace('\n', " ");
+        let manifest: Self = serde_json::from_str(text).ok()?;
+        Some(Self { flyloft: told(&manifest.flyloft), made_at: told(&manifest.made_at), ..manifest })
+    }
+
     /// How much it is, in words: `3 apps, 12 environments`.
     pub fn amount(&self) -> String {
         let of = |count: usize, what| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
@@ -60,6 +76,8 @@ pub enum BackupError {
     NewerFormat { file: String, found: String },
     #[error("`{0}` is damaged or was cut off: its checksum is not right")]
     Damaged(String),
+    #[error("`{0}` is not a file, and a backup is looked at as a whole before anything of it is used")]
+    NoFile(String),
     #[error("failed to read `{file}`")]
     Read { file: String, source: io::Error },
 }
@@ -68,6 +86,7 @@ impl BackupError {
     fn hint(&self) -> &'static str {
         match self {
             Self::NoBackup(_) => "give a file that `flyloft backup` wrote",
+            Self::NoFile(_) => "write it to a file that only you can read, and name that: (umask 077; cat > FILE)",
             Self::NewerFormat { .. } => "restore it with the version of flyloft that wrote it, or a newer one",
             Self::Damaged(_) | Self::Read { .. } => "take another backup; nothing was restored",
         }
@@ -98,6 +117,10 @@ impl Backup {
     pub fn open(path: &Path) -> Result<Self, BackupError> {
         let name = path.display().to_string();
         let failed = |source| BackupError::Read { file: name.clone(), source };
+        // Of a pipe nobody would read the beginning twice, and whoever opens one may wait for ever.
+        if path.as_os_str() == "-" || !path.metadata().map_err(failed)?.is_file() {
+            return Err(BackupError::NoFile(name));
+        }
         let mut file = File::open(path).map_err(failed)?;
         let bytes = file.metadata().map_err(failed)?.len();
         let (manifest, begin) = head(&file, &name)?;
@@ -105,7 +128,7 @@ impl Backup {
         let end = end.ok_or_else(|| BackupError::Damaged(name.clone()))?;
         let manifest = match is_sealed(&mut file, end).map_err(failed)? {
             // Only what is known to be whole is understood.
-            true => serde_json::from_str(&manifest).map_err(|_| BackupError::NoBackup(name.clone()))?,
+            true => Manifest::parse(&manifest).ok_or_else(|| BackupError::NoBackup(name.clone()))?,
             false => return Err(BackupError::Damaged(name)),
         };
         file.seek(SeekFrom::Start(begin)).map_err(failed)?;
@@ -162,9 +185,11 @@ mod tests {
             flyloft: "0.1.0".to_owned(),
             store: 4,
             made_at: "2026-11-24T12:00:00Z".to_owned(),
+            clock: Some(1_795_521_600_000),
             apps: 1,
             environments: 2,
             configuration: Some("domain = \"staging.example.org\"\n".to_owned()),
+            configuration_mode: Some(0o640),
         }
     }
 
@@ -201,6 +226,30 @@ mod tests {
             let mut changed = whole.clone();
             changed[at] ^= 1;
             assert!(opened(&changed).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_backup_of_before_the_clock_and_the_mode_were_in_it_is_understood() {
+        let old = r#"{"flyloft":"0.1.0","store":4,"made_at":"2026-11-24T12:00:00Z","apps":1,"environments":2,
+            "configuration":null}"#;
+        let backup = opened(&sealed(FORMAT, &old.replace('\n', ""))).unwrap();
+        let expected = Manifest { clock: None, configuration: None, configuration_mode: None, ..manifest() };
+        assert_eq!(backup.manifest, expected);
+    }
+
+    #[test]
+    fn what_a_backup_says_of_itself_does_nothing_to_a_terminal() {
+        let sly = Manifest { flyloft: "1\u{1b}[2J\n0".to_owned(), made_at: "now\u{9b}3J".to_owned(), ..manifest() };
+        let Manifest { flyloft, made_at, .. } =
+            opened(&sealed(FORMAT, &serde_json::to_string(&sly).unwrap())).unwrap().manifest;
+        assert!(!format!("{flyloft}{made_at}").contains(char::is_control), "{flyloft:?} {made_at:?}");
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_read() {
+        for other in ["-", "/dev/null", "/"] {
+            assert!(matches!(Backup::open(Path::new(other)), Err(BackupError::NoFile(_))), "{other}");
         }
     }
 

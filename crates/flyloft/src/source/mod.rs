@@ -56,6 +56,7 @@ pub use room::{Place, Room};
 /// fetched/shop.git     what was fetched, without its history
 /// modules/shop/….git   what its submodules were fetched from
 /// tmp/             emptied at start
+/// pictures/        root's, for backups; emptied at start
 /// tidied           when all this was last tidied: the file's time
 /// ```
 #[derive(Clone, Debug)]
@@ -254,9 +255,11 @@ impl Repositories {
     fn lay_out(&self) -> io::Result<()> {
         fs::create_dir_all(&self.dir)?;
         fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o711))?;
-        match fs::remove_dir_all(self.dir.join("tmp")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        for left in ["tmp", picture::PICTURES] {
+            match fs::remove_dir_all(self.dir.join(left)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
         for name in ["apps", "fetched", "modules", "tmp"] {
             let dir = self.dir.join(name);

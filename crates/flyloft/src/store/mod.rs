@@ -110,21 +110,34 @@ impl Store {
         if !path.exists() {
             return Ok(());
         }
-        let open = |source| StoreError::Open { path: path.to_owned(), source };
-        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(open)?;
-        connection.busy_timeout(Duration::from_secs(5)).map_err(open)?;
-        version(&connection, path).map(drop)
+        version(&read_only(path)?, path).map(drop)
     }
 
-    /// Copies all that has been committed into a new file. Nobody who works with the store waits for it.
-    pub async fn snapshot(&self, to: &Path) -> Result<(), StoreError> {
+    /// The same for a file that came from elsewhere: all of it is looked at, and it must be a store already.
+    pub fn check_whole(path: &Path) -> Result<(), StoreError> {
+        let connection = read_only(path)?;
+        if version(&connection, path)? == 0 {
+            return Err(StoreError::Corrupt("nothing at all".to_owned()));
+        }
+        let found = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+        match found.map_err(|source| StoreError::Open { path: path.to_owned(), source })?.as_str() {
+            "ok" => Ok(()),
+            fault => Err(StoreError::Corrupt(fault.to_owned())),
+        }
+    }
+
+    /// Copies all that has been committed into a new file, for its owner alone. Nobody who works with the store waits for
+    /// it. Gives how many apps and environments there are in the copy.
+    pub async fn snapshot(&self, to: &Path) -> Result<(usize, usize), StoreError> {
         let (path, to) = (self.path.clone(), to.to_owned());
         let copy = move || {
-            let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-            connection.busy_timeout(Duration::from_secs(5))?;
+            // SQLite takes an empty file, and would make one for everybody to read.
+            make_private(&to).map_err(|source| StoreError::File { path: to.clone(), source })?;
             let target = to.to_str().ok_or_else(|| StoreError::Corrupt("the name of a directory".to_owned()))?;
-            connection.execute("VACUUM INTO ?1", [target])?;
-            Ok(())
+            read_only(&path)?.execute("VACUUM INTO ?1", [target])?;
+            let copied = read_only(&to)?;
+            let count = |sql| copied.query_row(sql, [], |row| row.get::<_, i64>(0)).map(|count| count as usize);
+            Ok((count("SELECT count(*) FROM apps")?, count("SELECT count(*) FROM environments")?))
         };
         tokio::task::spawn_blocking(copy).await.map_err(|_| StoreError::Gone)?
     }
@@ -182,6 +195,13 @@ impl Store {
 fn make_private(path: &Path) -> std::io::Result<()> {
     let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     file.set_permissions(Permissions::from_mode(0o600))
+}
+
+/// Nothing is written there, and whoever else has it open is not disturbed.
+fn read_only(path: &Path) -> Result<Connection, StoreError> {
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .and_then(|connection| connection.busy_timeout(Duration::from_secs(5)).map(|()| connection));
+    connection.map_err(|source| StoreError::Open { path: path.to_owned(), source })
 }
 
 /// The version of the schema that the file has.

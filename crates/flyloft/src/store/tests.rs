@@ -53,11 +53,28 @@ async fn a_snapshot_is_all_that_was_committed_and_nothing_that_comes_after() {
     let Fixture { store, dir } = fixture();
     store.create_app(&app("shop"), None, 7).await.unwrap();
     let copy = dir.path().join("copy.db");
-    store.snapshot(&copy).await.unwrap();
+    assert_eq!(store.snapshot(&copy).await.unwrap(), (1, 0));
     store.create_app(&app("blog"), None, 8).await.unwrap();
-    Store::check(&copy).unwrap();
+    Store::check_whole(&copy).unwrap();
     let apps = Store::open(&copy).unwrap().apps().await.unwrap();
     assert_eq!(apps.iter().map(|app| app.name.as_str()).collect::<Vec<_>>(), ["shop"]);
+}
+
+#[tokio::test]
+async fn a_store_from_elsewhere_that_is_damaged_or_none_is_refused() {
+    let Fixture { store, dir } = fixture();
+    let copy = dir.path().join("copy.db");
+    store.snapshot(&copy).await.unwrap();
+    let whole = std::fs::read(&copy).unwrap();
+    Store::check_whole(&copy).unwrap();
+    // All pages but the first, which says what the others are.
+    let mut damaged = whole.clone();
+    damaged[4096..].fill(7);
+    for content in [&damaged[..], &whole[..whole.len() / 2], b"", b"no store"] {
+        std::fs::write(&copy, content).unwrap();
+        assert!(Store::check_whole(&copy).is_err(), "{} bytes", content.len());
+    }
+    assert!(Store::check_whole(&dir.path().join("none")).is_err());
 }
 
 #[tokio::test]
@@ -77,6 +94,7 @@ async fn nobody_but_root_reads_the_store_and_what_lies_beside_it() {
     use std::os::unix::fs::PermissionsExt;
     let Fixture { store, dir } = fixture();
     store.create_app(&app("shop"), None, 1).await.unwrap();
+    store.snapshot(&dir.path().join("copy.db")).await.unwrap();
     for entry in std::fs::read_dir(dir.path()).unwrap() {
         let entry = entry.unwrap();
         assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{}", entry.path().display());
