@@ -104,7 +104,8 @@ pub enum Command {
     ///
     /// Apps, environments with their releases and settings, variables, keys, the SSH host key, repositories and the
     /// configuration. Not in it: what environments are made from and what they have written, which goes with their
-    /// containers, caches and logs. The file holds secrets, and is readable by its owner alone.
+    /// containers, caches and logs. It holds secrets: FILE is readable by its owner alone. Over SSH it is the client's shell
+    /// that makes the file, which needs a `umask`, and only a status of 0 says that it is whole.
     Backup(Backup),
 }
 
@@ -132,9 +133,10 @@ pub struct Extend {
 #[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
 #[command(after_help = "Examples:
   flyloft backup /srv/flyloft.backup
-  ssh -p 2222 host backup > flyloft.backup")]
+  (umask 077; ssh -p 2222 host backup > new.backup) && mv new.backup flyloft.backup")]
 pub struct Backup {
-    /// The file, which is replaced once the new one is whole; standard output if none is named.
+    /// The file, which is replaced once the new one is whole; standard output if none is named. Where it is a link, the
+    /// file that it leads to.
     pub file: Option<PathBuf>,
 }
 

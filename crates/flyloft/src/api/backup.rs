@@ -9,7 +9,7 @@ impl Api {
         if call.io.terminal.is_some() {
             return Err(Error::usage("a backup is nothing for a terminal")
                 .hint("name a file: flyloft backup FILE")
-                .hint("or redirect it: ssh HOST backup > FILE"));
+                .hint("or redirect it: (umask 077; ssh HOST backup > FILE)"));
         }
         crate::backup::write(&self.loft.parts, &mut call.io.stdout).await?;
         Ok(Ending::Code(0))

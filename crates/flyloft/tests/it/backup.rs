@@ -1,8 +1,12 @@
 //! Everything in one file, and back again on a machine that has nothing.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::fcntl::{Flock, FlockArg};
+use sha2::{Digest, Sha256};
 
 use crate::harness::{Flyloft, run, text};
 use crate::push::{app, borrowed};
@@ -12,6 +16,32 @@ fn restore(flyloft: &Flyloft, file: &Path, state: &Path) -> std::process::Output
     let config = file.with_extension("toml");
     let (file, state) = (file.to_str().unwrap(), state.to_str().unwrap());
     flyloft.cli(&["restore", file, "--state-dir", state, "--config", config.to_str().unwrap()])
+}
+
+/// A backup with another manifest, and with an archive of what is in `tree` if one is given.
+fn altered(whole: &[u8], change: impl FnOnce(&mut serde_json::Value), tree: Option<&Path>) -> Vec<u8> {
+    let parts: Vec<&[u8]> = whole[..whole.len() - 32].splitn(3, |byte| *byte == b'\n').collect();
+    let mut manifest = serde_json::from_slice(parts[1]).unwrap();
+    change(&mut manifest);
+    let archive = match tree {
+        None => parts[2].to_owned(),
+        Some(tree) => Command::new("tar").args(["--create", "."]).current_dir(tree).output().unwrap().stdout,
+    };
+    let mut altered = [parts[0], b"\n", manifest.to_string().as_bytes(), b"\n", &archive].concat();
+    altered.extend(Sha256::digest(&altered));
+    altered
+}
+
+/// All that is there but what git's user may look at is for root alone.
+fn is_private(dir: &Path) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let found = path.symlink_metadata().unwrap();
+        assert_eq!((found.uid(), found.mode() & 0o7077), (0, 0), "{}", path.display());
+        if found.is_dir() {
+            is_private(&path);
+        }
+    }
 }
 
 #[test]
@@ -43,8 +73,14 @@ fn what_was_backed_up_is_there_after_a_restore_and_off() {
     let _ = fs::remove_dir_all(&restored);
     let output = restore(&flyloft, &file, &restored);
     assert!(output.status.success(), "{}", text(&output));
+    is_private(&restored);
     flyloft.kill();
     flyloft.state = restored.clone();
+    // A first start that fails does not take the second one for a start of the same boot.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = std::mem::replace(&mut flyloft.listen, taken.local_addr().unwrap().to_string());
+    assert!(!flyloft.fails_to_serve().0.success());
+    flyloft.listen = listen;
     flyloft.serve();
     assert_eq!(flyloft.ok(&["keys", "ls", "--json"]), keys);
     assert_eq!(fs::read(restored.join("ssh_host_key")).unwrap(), host_key);
@@ -101,13 +137,168 @@ fn what_cannot_be_restored_says_why_and_leaves_nothing() {
     refused(&file, &target, "is not empty");
     assert_eq!(fs::read_to_string(target.join("mine")).unwrap(), "precious");
 
-    // One that was killed in the middle is begun anew, and no daemon starts with what it left.
-    fs::write(target.join("restoring"), "").unwrap();
+    // Nothing is removed of what another restore is busy with, or has left behind, and no daemon starts with it.
+    let left = work.path().join("left");
+    fs::create_dir_all(left.join("restoring")).unwrap();
+    fs::write(left.join("restoring/mine"), "precious").unwrap();
+    refused(&file, &left, "was restored into");
     let mut serve = flyloft.command(&["serve", "--http", "127.0.0.1:0", "--ssh", "127.0.0.1:0", "--state-dir"]);
-    let serve = serve.arg(&target).output().unwrap();
-    assert!(text(&serve).contains("run `flyloft restore` once more"), "{}", text(&serve));
-    let again = restore(&flyloft, &file, &target);
-    assert!(again.status.success(), "{}", text(&again));
-    assert!(target.join("store.db").is_file() && !target.join("mine").exists() && !target.join("restoring").exists());
-    run(std::process::Command::new("rm").arg("-r").arg(&target));
+    let serve = serve.arg(&left).output().unwrap();
+    assert!(text(&serve).contains("and not to its end"), "{}", text(&serve));
+    let lock = fs::File::open(left.join("restoring")).unwrap();
+    let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
+    refused(&file, &left, "by somebody else");
+    drop(lock);
+    assert_eq!(fs::read_to_string(left.join("restoring/mine")).unwrap(), "precious");
+}
+
+#[test]
+fn a_directory_that_is_a_mount_is_restored_into() {
+    let flyloft = Flyloft::start();
+    let work = tempfile::tempdir().unwrap();
+    let file = work.path().join("flyloft.backup");
+    flyloft.ok(&["backup", file.to_str().unwrap()]);
+    let target = work.path().join("state");
+    fs::create_dir(&target).unwrap();
+    run(Command::new("mount").args(["-t", "tmpfs", "flyloft-test"]).arg(&target));
+    fs::create_dir(target.join("lost+found")).unwrap();
+    let output = restore(&flyloft, &file, &target);
+    let mut names: Vec<_> =
+        fs::read_dir(&target).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    run(Command::new("umount").arg(&target));
+    assert!(output.status.success(), "{}", text(&output));
+    names.sort();
+    assert_eq!(names, ["boot-id", "clock", "lost+found", "repos", "ssh_host_key", "store.db"]);
+}
+
+#[test]
+fn a_configuration_is_for_those_who_could_read_it_and_root_alone_writes_it() {
+    let flyloft = Flyloft::start();
+    let work = tempfile::tempdir().unwrap();
+    let (file, made) = (work.path().join("flyloft.backup"), work.path().join("made.backup"));
+    flyloft.ok(&["backup", file.to_str().unwrap()]);
+    let (whole, configuration) = (fs::read(&file).unwrap(), made.with_extension("toml"));
+    let restored = |text: Option<&str>, mode: Option<u32>| {
+        let target = tempfile::tempdir().unwrap();
+        let change = |manifest: &mut serde_json::Value| {
+            manifest["configuration"] = text.into();
+            manifest["configuration_mode"] = mode.into();
+        };
+        fs::write(&made, altered(&whole, change, None)).unwrap();
+        let output = restore(&flyloft, &made, target.path());
+        assert!(output.status.success(), "{}", crate::harness::text(&output));
+        crate::harness::text(&output)
+    };
+    assert!(restored(None, None).contains("the backup has no configuration, and nobody has written one"));
+    for (mode, becomes) in [(Some(0o640), 0o640), (Some(0o4666), 0o644), (None, 0o600)] {
+        assert!(restored(Some("domain = \"example.org\"\n"), mode).contains("the configuration is in"));
+        assert_eq!(fs::metadata(&configuration).unwrap().permissions().mode() & 0o7777, becomes);
+        assert!(restored(Some(""), mode).contains("was left as it is"));
+        fs::remove_file(&configuration).unwrap();
+    }
+}
+
+#[test]
+fn a_backup_that_is_older_than_expire_brings_back_every_environment() {
+    let mut flyloft = Flyloft::start();
+    flyloft.repository("it-old", &borrowed(&app("hello"))).pushed(&["main"]);
+    flyloft.ok(&["set", "it-old/main", "expire=1h"]);
+    let work = tempfile::tempdir().unwrap();
+    let (file, old) = (work.path().join("flyloft.backup"), work.path().join("old.backup"));
+    flyloft.ok(&["backup", file.to_str().unwrap()]);
+    let original = flyloft.state.clone();
+    let restored = original.with_file_name("restored");
+    let _ = fs::remove_dir_all(&restored);
+    let month = 30 * 86_400_000_u64;
+    let older = |manifest: &mut serde_json::Value| {
+        manifest["clock"] = (manifest["clock"].as_u64().unwrap() - month).into();
+    };
+    fs::write(&old, altered(&fs::read(&file).unwrap(), older, None)).unwrap();
+    assert!(restore(&flyloft, &old, &restored).status.success());
+    // All that the store says of when happened a month ago.
+    let store = rusqlite::Connection::open(restored.join("store.db")).unwrap();
+    let ago = "UPDATE environments SET state = json_set(state, '$.live.last_used', state ->> '$.live.last_used' - ?1)";
+    assert_eq!(store.execute(ago, [month as i64]).unwrap(), 1);
+    store.close().unwrap();
+
+    flyloft.kill();
+    flyloft.state = restored.clone();
+    flyloft.serve();
+    let why = flyloft.why("it-old/main");
+    assert_eq!((&why["state"], &why["next"]["step"]), (&"off".into(), &"destroyed".into()), "{why:#}");
+    flyloft.ok(&["destroy", "it-old", "--yes"]);
+    flyloft.stop();
+    fs::remove_dir_all(&restored).unwrap();
+    flyloft.state = original;
+    flyloft.serve();
+    flyloft.ok(&["destroy", "it-old", "--yes"]);
+}
+
+#[test]
+fn a_backup_that_was_made_to_do_harm_is_refused_and_leaves_nothing() {
+    let flyloft = Flyloft::start();
+    let work = tempfile::tempdir().unwrap();
+    let (file, made) = (work.path().join("flyloft.backup"), work.path().join("made.backup"));
+    flyloft.ok(&["backup", file.to_str().unwrap()]);
+    let (whole, tree, target) = (fs::read(&file).unwrap(), work.path().join("tree"), work.path().join("state"));
+    let unpacked = work.path().join("unpacked");
+    assert!(restore(&flyloft, &file, &unpacked).status.success());
+    let restored_from = |plant: &dyn Fn(&Path)| {
+        let _ = fs::remove_dir_all(&tree);
+        run(Command::new("cp").arg("--archive").args([&unpacked, &tree]));
+        plant(&tree);
+        fs::write(&made, altered(&whole, |_| (), Some(&tree))).unwrap();
+        restore(&flyloft, &made, &target)
+    };
+    let refused = |complaint: &str, plant: &dyn Fn(&Path)| {
+        let output = restored_from(plant);
+        assert!(!output.status.success() && text(&output).contains(complaint), "{complaint}: {}", text(&output));
+        assert!(!target.exists() && !made.with_extension("toml").exists());
+    };
+    let none = "is neither a file nor a directory";
+    refused(none, &|tree| symlink("/etc/passwd", tree.join("repos/link")).unwrap());
+    refused(none, &|tree| fs::hard_link(tree.join("store.db"), tree.join("repos/store")).unwrap());
+    refused(none, &|tree| drop(run(Command::new("mknod").arg(tree.join("repos/null")).args(["c", "1", "3"]))));
+    refused(none, &|tree| {
+        fs::rename(tree.join("store.db"), tree.join("other.db")).unwrap();
+        symlink("other.db", tree.join("store.db")).unwrap();
+    });
+    refused("no store that can be read", &|tree| fs::write(tree.join("store.db"), "no store").unwrap());
+    refused("lacks a store", &|tree| {
+        fs::remove_file(tree.join("store.db")).unwrap();
+        fs::create_dir(tree.join("store.db")).unwrap();
+    });
+
+    // What has no place in a state directory stays where it is, and nobody but root has any of the rest.
+    let output = restored_from(&|tree| {
+        fs::write(tree.join("instance"), "abcdef").unwrap();
+        fs::write(tree.join("repos/setuid"), "").unwrap();
+        fs::set_permissions(tree.join("repos/setuid"), fs::Permissions::from_mode(0o4777)).unwrap();
+    });
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(!target.join("instance").exists());
+    is_private(&target);
+}
+
+#[test]
+fn a_backup_comes_from_a_file_and_goes_to_one() {
+    let flyloft = Flyloft::start();
+    let work = tempfile::tempdir().unwrap();
+    let (file, target) = (work.path().join("flyloft.backup"), work.path().join("state"));
+    flyloft.ok(&["backup", file.to_str().unwrap()]);
+    for from in ["/dev/stdin", "-"] {
+        let mut restore = flyloft.command(&["restore", from, "--state-dir", target.to_str().unwrap()]);
+        let mut restore = restore.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(restore.stdin.take());
+        let output = restore.wait_with_output().unwrap();
+        assert!(text(&output).contains("is not a file"), "{from}: {}", text(&output));
+    }
+    assert!(!target.exists());
+    let refused = flyloft.cli(&["backup", "/dev/null"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
+    let link = work.path().join("link");
+    symlink(&file, &link).unwrap();
+    fs::write(&file, "older").unwrap();
+    flyloft.ok(&["backup", link.to_str().unwrap()]);
+    assert!(link.is_symlink() && fs::read(&file).unwrap().starts_with(b"FLYLOFT BACKUP 1\n"));
 }
