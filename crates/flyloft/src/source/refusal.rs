@@ -100,7 +100,7 @@ impl Refusal {
             Self::Moved => "use the new address of the repository",
             Self::Certificate => "add the authority that signed it to this server's certificates",
             Self::HostKeyChanged => {
-                "if that is right, remove the host's line from `git/known_hosts` in the state directory"
+                "if that is right, remove the host's line from `repos/known_hosts` in the state directory"
             }
             Self::BadDeployKey => "make a new one with `ssh-keygen -t ed25519 -N ''`",
             Self::NoSuchCommit => "check that the commit was pushed there, and give all its digits",
