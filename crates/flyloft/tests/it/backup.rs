@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
 
-use crate::harness::{Flyloft, run, text};
+use crate::harness::{Flyloft, HOME, run, text};
 use crate::push::{app, borrowed};
 
 /// `flyloft restore` into a directory, with a configuration beside the backup.
@@ -153,20 +153,57 @@ fn what_cannot_be_restored_says_why_and_leaves_nothing() {
 }
 
 #[test]
-fn a_directory_that_is_a_mount_is_restored_into() {
+fn of_many_restores_into_one_directory_at_once_one_is_made_and_whole() {
     let flyloft = Flyloft::start();
     let work = tempfile::tempdir().unwrap();
+    let (file, target) = (work.path().join("flyloft.backup"), work.path().join("state"));
+    flyloft.ok(&["backup", file.to_str().unwrap()]);
+    let start = |_| {
+        let mut restore =
+            flyloft.command(&["restore", file.to_str().unwrap(), "--state-dir", target.to_str().unwrap()]);
+        restore.arg("--config").arg(file.with_extension("toml")).stdout(Stdio::piped()).stderr(Stdio::piped());
+        restore.spawn().unwrap()
+    };
+    let all: Vec<_> = (0..4).map(start).collect();
+    let ended: Vec<_> = all.into_iter().map(|one| one.wait_with_output().unwrap()).collect();
+    let said: Vec<_> = ended.iter().map(text).collect();
+    assert_eq!(ended.iter().filter(|one| one.status.success()).count(), 1, "{said:#?}");
+    assert!(target.join("store.db").is_file() && !target.join("restoring").exists(), "{said:#?}");
+}
+
+/// A file system of its own, for as long as this lives.
+struct Mount(PathBuf);
+
+impl Mount {
+    fn at(dir: PathBuf) -> Self {
+        fs::create_dir_all(&dir).unwrap();
+        run(Command::new("mount").args(["-t", "tmpfs", "flyloft-test"]).arg(&dir));
+        Self(dir)
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn repositories_may_be_on_a_mount_and_what_is_restored_into_may_be_one() {
+    let work = tempfile::tempdir().unwrap();
+    let home = Path::new(HOME).join("mounts");
+    let _ = fs::remove_dir_all(home.join("state"));
+    let _repositories = Mount::at(home.join("state/repos"));
+    let flyloft = Flyloft::start_at(&home, "state");
+    flyloft.ok(&["apps", "create", "it-mount"]);
     let file = work.path().join("flyloft.backup");
     flyloft.ok(&["backup", file.to_str().unwrap()]);
-    let target = work.path().join("state");
-    fs::create_dir(&target).unwrap();
-    run(Command::new("mount").args(["-t", "tmpfs", "flyloft-test"]).arg(&target));
-    fs::create_dir(target.join("lost+found")).unwrap();
-    let output = restore(&flyloft, &file, &target);
-    let mut names: Vec<_> =
-        fs::read_dir(&target).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    run(Command::new("umount").arg(&target));
+    let target = Mount::at(work.path().join("state"));
+    fs::create_dir(target.0.join("lost+found")).unwrap();
+    let output = restore(&flyloft, &file, &target.0);
     assert!(output.status.success(), "{}", text(&output));
+    let mut names: Vec<_> =
+        fs::read_dir(&target.0).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     assert_eq!(names, ["boot-id", "clock", "lost+found", "repos", "ssh_host_key", "store.db"]);
 }
