@@ -322,29 +322,35 @@ pub async fn end(child: &mut Child, grace: Duration) {
     }
 }
 
-/// Makes this process run `program`, by the same id and in the same surroundings. It has `files` open from descriptor 3 on,
-/// as sd_listen_fds(3) describes. Comes back only if that fails.
+/// Makes this process run `program`, by the same id and in the same surroundings, with a variable more, and with `files`
+/// open under the numbers that they have. Comes back only if that fails.
 ///
-/// What other threads are about to do they never do.
+/// What other threads are about to do they never do. Until then they go on, so no file takes the number of another here:
+/// they would work on it, or close it.
 #[allow(clippy::disallowed_methods, reason = "this is the door")]
-pub fn replace(program: &Path, argv: &[OsString], files: Vec<(&str, OwnedFd)>) -> std::io::Error {
-    let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
-    let first = 3 + files.len() as RawFd;
-    let high: std::io::Result<Vec<OwnedFd>> = files.iter().map(|(_, file)| copy_from(file, first)).collect();
-    let high = match high {
-        Ok(high) => high,
-        Err(error) => return error,
-    };
-    let passed: Vec<(RawFd, RawFd)> = high.iter().map(AsRawFd::as_raw_fd).zip(3..).collect();
+pub fn replace(
+    program: &Path,
+    argv: &[OsString],
+    (name, value): (&str, String),
+    files: Vec<OwnedFd>,
+) -> std::io::Error {
     let mut command = std::process::Command::new(program);
     if let Some((name, args)) = argv.split_first() {
         command.arg0(name).args(args);
     }
-    command.env("LISTEN_PID", std::process::id().to_string());
-    command.env("LISTEN_FDS", files.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
-    // SAFETY: the closure only calls dup2.
-    unsafe { command.pre_exec(move || renumber(&passed)) };
+    command.env(name, value);
+    for of_the_last_start in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
+        command.env_remove(of_the_last_start);
+    }
+    // SAFETY: the closure only calls fcntl, which is async-signal-safe.
+    unsafe { command.pre_exec(move || files.iter().try_for_each(outlive)) };
     command.exec()
+}
+
+/// Has a file stay open when this process becomes another program.
+fn outlive(file: &OwnedFd) -> std::io::Result<()> {
+    // SAFETY: F_SETFD changes a flag of a descriptor, which is open as long as its owner is borrowed.
+    done(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0) })
 }
 
 /// Takes notice of children that have ended, until there are none or `until` has come. For a process that is about to be

@@ -70,6 +70,6 @@ impl Successor {
     /// Comes back only if it fails. Nothing must be under way in this process any more.
     pub fn take_over(self) -> io::Error {
         crate::exec::reap(Instant::now() + ENDING);
-        replace(&self.program.path, &self.program.argv, self.sockets.named())
+        replace(&self.program.path, &self.program.argv, self.sockets.passed(), self.sockets.into_files())
     }
 }

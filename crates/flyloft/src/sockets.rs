@@ -3,16 +3,17 @@
 //!
 //! ```text
 //!   LISTEN_FDS ──► inherited ──► doors, edge ──► a copy of each ─┬─ FDSTORE ──► systemd, for the next start
-//!                                                                └─ exec ─────► the successor
+//!   FLYLOFT_SOCKETS ──┘                                          └─ exec ─────► the successor
 //! ```
 //!
-//! Both ways come in as sd_listen_fds(3) describes. What must hold: a socket that nobody uses any more is closed
+//! systemd's come in as sd_listen_fds(3) describes, from descriptor 3 on. A predecessor's keep the numbers that they have:
+//! its threads may still work with others. What must hold: a socket that nobody uses any more is closed
 //! everywhere, since clients would wait in it for ever.
 
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,6 +58,10 @@ impl Sockets {
         if TAKEN.swap(true, Ordering::SeqCst) {
             return Self::default();
         }
+        if let Some(passed) = std::env::var(PASSED).ok().and_then(|passed| Self::passed_to(std::process::id(), &passed))
+        {
+            return passed;
+        }
         let named = match sd_notify::listen_fds_with_names() {
             Ok(named) => named,
             Err(error) => {
@@ -68,6 +73,30 @@ impl Sockets {
         let owned = named.map(|(fd, name): (RawFd, String)| (Use::of(&name), unsafe { OwnedFd::from_raw_fd(fd) }));
         // One of another name is closed.
         Self(owned.filter_map(|(of, fd)| of.map(|of| (of, fd))).collect())
+    }
+
+    /// Those that a predecessor has open for the process of this id, as [`Sockets::passed`] says it.
+    fn passed_to(own: u32, passed: &str) -> Option<Self> {
+        let (pid, sockets) = passed.split_once(' ')?;
+        if pid.parse() != Ok(own) {
+            return None;
+        }
+        let socket = |named: &str| {
+            let (name, number) = named.split_once('=')?;
+            let number: RawFd = number.parse().ok()?;
+            let close = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
+            // SAFETY: it is borrowed for this call, which fails where nothing is open.
+            nix::fcntl::fcntl(unsafe { BorrowedFd::borrow_raw(number) }, close).ok()?;
+            // SAFETY: the predecessor has left it open for this process, and nothing else here takes it.
+            Some((Use::of(name)?, unsafe { OwnedFd::from_raw_fd(number) }))
+        };
+        Some(Self(sockets.split(' ').filter_map(socket).collect()))
+    }
+
+    /// The variable by which this process, once it runs another program, finds them.
+    pub fn passed(&self) -> (&'static str, String) {
+        let named = self.0.iter().map(|(of, fd)| format!(" {}={}", of.name(), fd.as_raw_fd()));
+        (PASSED, format!("{}{}", std::process::id(), named.collect::<String>()))
     }
 
     /// Takes out those of one use.
@@ -115,11 +144,13 @@ impl Sockets {
         Ok(true)
     }
 
-    /// Each with its name.
-    pub fn named(self) -> Vec<(&'static str, OwnedFd)> {
-        self.0.into_iter().map(|(of, fd)| (of.name(), fd)).collect()
+    pub fn into_files(self) -> Vec<OwnedFd> {
+        self.0.into_iter().map(|(_, fd)| fd).collect()
     }
 }
+
+/// The process that they are for, and what each is for with its number: `4711 http=12 ssh=14`.
+const PASSED: &str = "FLYLOFT_SOCKETS";
 
 /// A message takes 253 of them, see unix(7).
 const MOST: usize = 250;
@@ -138,6 +169,8 @@ pub fn claim(inherited: &mut Vec<OwnedFd>, wanted: SocketAddr) -> Option<TcpList
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::IntoRawFd;
+
     use super::*;
 
     #[test]
@@ -150,6 +183,19 @@ mod tests {
         assert_eq!(claim(&mut inherited, address).unwrap().local_addr().unwrap(), address);
         assert!(claim(&mut inherited, address).is_none());
         assert!(claim(&mut inherited, "[::1]:0".parse().unwrap()).is_some());
+    }
+
+    #[test]
+    fn a_successor_finds_the_sockets_that_are_for_it_and_a_child_does_not() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut kept = Sockets::default();
+        kept.keep(Use::Ssh, [&socket]).unwrap();
+        let (_, passed) = kept.passed();
+        let numbers: Vec<RawFd> = kept.into_files().into_iter().map(IntoRawFd::into_raw_fd).collect();
+        assert_eq!(passed, format!("{} ssh={}", std::process::id(), numbers[0]));
+        assert!(Sockets::passed_to(std::process::id() + 1, &passed).is_none());
+        let found = Sockets::passed_to(std::process::id(), &format!("{passed} http=1048575 other")).unwrap();
+        assert!(matches!(&found.0[..], [(Use::Ssh, fd)] if fd.as_raw_fd() == numbers[0]), "{found:?}");
     }
 
     #[test]

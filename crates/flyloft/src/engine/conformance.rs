@@ -153,7 +153,8 @@ async fn only_a_frozen_container_is_offloaded(engine: &dyn Engine, base: &Image)
     // However deep, and however often; where nothing can be moved, it says why.
     for depth in [Depth::Shallow, Depth::Shallow, Depth::Deep, Depth::Deep] {
         let held = offload(depth).await.unwrap();
-        let nothing = held.resident < 1 << 20;
+        // New pages are in the kernel's lists for each processor at first, where nobody gets at them.
+        let nothing = held.resident < 4 << 20;
         assert!(held.moved() > 0 || held.kept.is_some() || nothing, "{depth:?}: {held:?}");
         assert_eq!(state_of(engine, &web.id).await, Some(ContainerState::Frozen));
         let asleep = engine.stats(&web.id).await.unwrap().asleep.unwrap();
