@@ -414,11 +414,7 @@ fn done(result: libc::c_int) -> std::io::Result<()> {
 
 /// The same file under a descriptor of at least 10, out of the way of the numbers that children expect.
 fn high(file: &OwnedFd) -> std::io::Result<OwnedFd> {
-    copy_from(file, 10)
-}
-
-fn copy_from(file: &OwnedFd, least: RawFd) -> std::io::Result<OwnedFd> {
-    let copy = nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(least))?;
+    let copy = nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(10))?;
     // SAFETY: F_DUPFD_CLOEXEC has just made this descriptor, nobody else has it.
     Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(copy) })
 }

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! systemd's come in as sd_listen_fds(3) describes, from descriptor 3 on. A predecessor's keep the numbers that they have:
-//! its threads may still work with others. What must hold: a socket that nobody uses any more is closed
-//! everywhere, since clients would wait in it for ever.
+//! its threads may still work with others. What must hold: a socket that nobody uses any more is closed everywhere, since
+//! clients would wait in it for ever.
 
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};

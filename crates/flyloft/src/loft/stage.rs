@@ -167,9 +167,9 @@ impl Stage {
              WHERE name <> 'main'",
         ));
         let envs = self.store().environments(None).await.unwrap();
-        let mut containers = envs.into_iter().filter_map(|env| env.live).map(|live| live.container);
+        let containers = envs.into_iter().filter_map(|env| env.live).map(|live| live.container);
         let original = self.env().await.0.live.unwrap().container;
-        self.engine.copy(&original, containers.by_ref().filter(|container| *container != original));
+        self.engine.copy(&original, containers.filter(|container| *container != original));
     }
 
     pub fn store(&self) -> &Store {
