@@ -5,15 +5,23 @@
 //!        the longest unused first, and no more than has to
 //! ```
 //!
-//! What must hold: nothing goes that something needs which stays; what costs its people most goes last; and who would
-//! give back next to nothing keeps what it has.
+//! What must hold: nothing goes that something needs which stays; what costs its people most goes last; who would give
+//! back next to nothing keeps what it has; and what somebody else fills the disk with does not cost one environment after
+//! the other.
+
+mod shortage;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+pub use self::shortage::{Ours, Shortage, Space};
 use crate::lifecycle::Timestamp;
 
 /// An environment that would give back less than this is not worth that somebody waits until it is built anew.
 const LEAST: u64 = 1 << 20;
+
+/// How long environments stay after others were given up for what somebody else has written since.
+const PAUSE: Duration = Duration::from_secs(24 * 3600);
 
 /// What is kept and could go.
 #[derive(Clone, Debug)]
@@ -71,6 +79,18 @@ pub struct Room {
     pub layers: u64,
     /// That have to become free, whatever there is room for.
     pub missing: u64,
+    /// With fewer than that nothing can be built either, and environments would be given up in vain.
+    pub least: u64,
+}
+
+impl Room {
+    /// Room for these. Once less than `floor` is free, it is to be a quarter more than that, or the next build would
+    /// begin it anew.
+    pub fn new(caches: u64, layers: u64, free: u64, floor: u64) -> Self {
+        let least = floor.saturating_sub(free);
+        let missing = if least > 0 { floor.saturating_add(floor / 4) - free } else { 0 };
+        Self { caches, layers, missing, least }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,22 +101,74 @@ pub enum Victim<C, L, R, E> {
     Environment(E),
 }
 
-/// How much has to become free once less than `floor` is: a quarter more than that, or the next build would begin it anew.
-pub fn missing(free: u64, floor: u64) -> u64 {
-    if free < floor { floor.saturating_add(floor / 4) - free } else { 0 }
+/// What goes, and why not more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision<C, L, R, E> {
+    /// In the order in which to do it. No layer goes before what was made on it.
+    pub victims: Vec<Victim<C, L, R, E>>,
+    /// Bytes that these give back, as far as one can reckon.
+    pub freed: u64,
+    /// Bytes that everything would give back that could go.
+    pub most: u64,
+    /// Why what is off stays where something is missing.
+    pub spared: Option<Spared>,
 }
 
-/// What goes, in the order in which to do it. No layer goes before what was made on it.
-pub fn victims<C: Clone, L: Clone + Ord, R: Clone + Ord, E: Clone>(
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spared {
+    /// All that could go is too little for anything to be built.
+    InVain,
+    /// What was given up last went to somebody else.
+    Lost,
+}
+
+impl<C, L, R, E> Decision<C, L, R, E> {
+    pub fn takes_environments(&self) -> bool {
+        self.victims.iter().any(|victim| matches!(victim, Victim::Environment(_)))
+    }
+}
+
+/// What there was to be when environments had been given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Given {
+    pub at: Timestamp,
+    /// Bytes that were free then.
+    pub free: u64,
+    /// Bytes of all that could be measured of ours.
+    pub own: u64,
+}
+
+impl Given {
+    /// Whether that went to somebody else, who would have what is given up next as well: not long ago, and we have not
+    /// grown by half of what is free no more.
+    pub fn is_lost(self, now: Timestamp, free: u64, own: u64) -> bool {
+        let (gone, grown) = (self.free.saturating_sub(free), own.saturating_sub(self.own));
+        now.since(self.at) < PAUSE && grown < gone.div_ceil(2)
+    }
+}
+
+/// What goes. Where what was given up last `is_lost`, that is nothing of what is off.
+pub fn decide<C: Clone, L: Clone + Ord, R: Clone + Ord, E: Clone>(
     stock: &Stock<C, L, R, E>,
     room: Room,
-) -> Vec<Victim<C, L, R, E>> {
+    is_lost: bool,
+) -> Decision<C, L, R, E> {
+    let mut all = Plan::of(stock, Room { missing: u64::MAX, ..room });
+    all.whatever_is_cheaper();
+    all.environments();
+    let most = all.freed;
+
     let mut plan = Plan::of(stock, room);
-    plan.caches();
-    plan.unused_layers();
-    plan.releases();
-    plan.environments();
-    plan.victims
+    plan.whatever_is_cheaper();
+    let spared = match plan.is_short() && !stock.off.is_empty() {
+        true if most < room.least => Some(Spared::InVain),
+        true if is_lost => Some(Spared::Lost),
+        _ => None,
+    };
+    if spared.is_none() {
+        plan.environments();
+    }
+    Decision { victims: plan.victims, freed: plan.freed, most, spared }
 }
 
 struct Plan<'a, C, L, R, E> {
@@ -123,6 +195,12 @@ impl<'a, C: Clone, L: Clone + Ord, R: Clone + Ord, E: Clone> Plan<'a, C, L, R, E
 
     fn is_short(&self) -> bool {
         self.freed < self.room.missing
+    }
+
+    fn whatever_is_cheaper(&mut self) {
+        self.caches();
+        self.unused_layers();
+        self.releases();
     }
 
     fn caches(&mut self) {

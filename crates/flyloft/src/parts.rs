@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use flyloft_core::disk::Given;
 use flyloft_core::host::Domain;
 use flyloft_core::lifecycle::{Runs, State};
 use flyloft_core::name::{AppName, ReleaseNumber};
@@ -28,8 +29,8 @@ pub struct Parts {
     pub builder: Builder,
     pub repositories: Repositories,
     pub tally: Tally,
-    /// Held by whoever makes room on the disk.
-    pub making_room: tokio::sync::Mutex<()>,
+    /// Held by whoever makes room on the disk: what environments were last given up for.
+    pub making_room: tokio::sync::Mutex<Option<Given>>,
     pub looked_through: LookedThrough,
     pub settings: Settings,
 }

@@ -30,12 +30,12 @@ fn off(id: &'static str, image: &[&'static str], mib: u64, since: u64) -> Off<&'
 }
 
 fn plenty(missing: u64) -> Room {
-    Room { caches: u64::MAX, layers: u64::MAX, missing: missing * MIB }
+    Room { caches: u64::MAX, layers: u64::MAX, missing: missing * MIB, least: 0 }
 }
 
 /// What goes, as one reads it.
 fn goes(stock: &Test, room: Room) -> String {
-    let said = victims(stock, room).into_iter().map(|victim| match victim {
+    let said = decide(stock, room, false).victims.into_iter().map(|victim| match victim {
         Victim::Cache(id) => format!("cache {id}"),
         Victim::Layer(id) => id.to_owned(),
         Victim::Release(number) => format!("v{number}"),
@@ -48,7 +48,7 @@ fn goes(stock: &Test, room: Room) -> String {
 fn what_is_needed_stays_even_when_the_disk_is_full() {
     let mut stock = stock(&[("base", &[], 100, 0), ("app", &["base"], 10, 0)]);
     stock.needed = ["base", "app"].into();
-    assert_eq!(goes(&stock, Room { caches: 0, layers: 0, missing: u64::MAX }), "");
+    assert_eq!(goes(&stock, Room { caches: 0, layers: 0, ..plenty(9999) }), "");
 }
 
 #[test]
@@ -138,8 +138,64 @@ fn releases_that_share_everything_with_their_environment_go_with_it() {
 
 #[test]
 fn room_is_made_for_a_quarter_more_than_the_floor_and_only_below_it() {
-    assert_eq!([missing(100, 100), missing(99, 100), missing(0, 100), missing(0, 0)], [0, 26, 125, 0]);
-    assert_eq!(missing(1, u64::MAX), u64::MAX - 1);
+    let below = |free, floor| Room::new(1, 2, free, floor);
+    let missing = |missing, least| Room { caches: 1, layers: 2, missing, least };
+    assert_eq!(below(100, 100), missing(0, 0));
+    assert_eq!(below(99, 100), missing(26, 1));
+    assert_eq!(below(0, 100), missing(125, 100));
+    assert_eq!(below(0, 0), missing(0, 0));
+    assert_eq!(below(1, u64::MAX), missing(u64::MAX - 1, u64::MAX - 1));
+}
+
+#[test]
+fn nothing_that_is_off_goes_where_all_of_it_would_not_be_enough_and_what_costs_nobody_anything_goes() {
+    // 100 for the cache, 5 for the layer that nothing needs, 62 for the release, 32 and 59 for what is off.
+    let all = 258;
+    let short_of = |least: u64| decide(&shop(), Room { least: least * MIB, ..plenty(9999) }, false);
+    let enough = short_of(all);
+    assert_eq!(
+        (enough.spared, enough.takes_environments(), enough.most, enough.freed),
+        (None, true, all * MIB, all * MIB)
+    );
+    let in_vain = short_of(all + 1);
+    assert_eq!((in_vain.spared, in_vain.takes_environments()), (Some(Spared::InVain), false));
+    assert_eq!((in_vain.most, in_vain.freed), (all * MIB, 167 * MIB));
+    assert_eq!(in_vain.victims.len(), 5, "{in_vain:?}");
+    // Where the rest is enough nobody asks.
+    let little = decide(&shop(), Room { missing: 100 * MIB, least: (all + 1) * MIB, ..plenty(0) }, true);
+    assert_eq!((little.spared, little.freed), (None, 100 * MIB));
+}
+
+#[test]
+fn what_somebody_else_has_taken_is_not_followed_by_more_before_a_day_has_passed() {
+    assert_eq!(decide(&shop(), plenty(9999), true).spared, Some(Spared::Lost));
+    assert!(!decide(&shop(), plenty(9999), true).takes_environments());
+
+    let hour = |hours: u64| Timestamp(hours * 3600 * 1000);
+    let given = Given { at: hour(1), free: 1000, own: 5000 };
+    assert!(given.is_lost(hour(2), 600, 5000), "others have written 400");
+    assert!(given.is_lost(hour(24), 600, 5199), "they have written more than half of it");
+    assert!(!given.is_lost(hour(25), 600, 5000), "it is a day ago");
+    assert!(!given.is_lost(hour(2), 600, 5200), "half of it has been built since");
+    assert!(!given.is_lost(hour(2), 600, 9000), "others have given some back, and all of it has been built since");
+    assert!(given.is_lost(hour(2), 600, 1000), "what has been destroyed since went to others, too");
+}
+
+#[test]
+fn it_is_said_who_fills_the_disk_and_what_could_go() {
+    let gib = |gib: u64| gib << 30;
+    let said = |own, most, spared| {
+        let space = Space { free: gib(1), taken: gib(40) };
+        Ours { own: gib(own), most, spared }.said(space)
+    };
+    assert_eq!(said(20, None, None), "Flyloft has 20.0 GiB of the 40.0 GiB that are taken");
+    assert_eq!(
+        said(19, Some(200 * MIB), Some(Spared::InVain)),
+        "something else fills it: Flyloft has 19.0 GiB of the 40.0 GiB that are taken, and could free 200.0 MiB at most; \
+         what is off is kept, since to give it up would be in vain"
+    );
+    let lost = said(1, Some(0), Some(Spared::Lost));
+    assert!(lost.ends_with("kept, since others have taken what was given up for this within a day"), "{lost}");
 }
 
 proptest! {
@@ -160,7 +216,7 @@ proptest! {
             }
         }
         let (mut layers, mut gone) = (BTreeSet::new(), BTreeSet::new());
-        let victims = victims(&stock, plenty(missing));
+        let Decision { victims, .. } = decide(&stock, plenty(missing), false);
         for victim in &victims {
             match *victim {
                 Victim::Layer(id) => prop_assert!(layers.insert(id)),

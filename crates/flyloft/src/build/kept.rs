@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use flyloft_core::disk::Layer;
+use flyloft_core::disk::{Layer, Space};
 use flyloft_core::lifecycle::Timestamp;
 use flyloft_core::name::AppName;
 
@@ -86,14 +86,9 @@ impl Builder {
         Ok(true)
     }
 
-    /// Bytes that are free where the layers are.
-    pub fn free(&self) -> Result<u64, BuildError> {
-        let dir = self.engine.staging().dir;
-        let space = nix::sys::statvfs::statvfs(&dir).map_err(|error| BuildError::Io {
-            doing: format!("see how much space is free in `{}`", dir.display()),
-            source: error.into(),
-        })?;
-        Ok(space.blocks_available() * space.fragment_size())
+    /// What is free where the layers are.
+    pub fn space(&self) -> Result<Space, BuildError> {
+        self.engine.space().map_err(|source| BuildError::engine("look at the disk", source))
     }
 }
 

@@ -157,13 +157,13 @@ impl Task {
 
     /// What does not serve now holds its visitors, or says why it does not.
     pub(super) async fn close(&self) -> Result<()> {
-        let target = match (closed(&self.state), self.state.unbuilt_until(), &self.unbuilt) {
-            (Target::Held { .. }, Some(until), Some(why)) => {
+        let target = match (closed(&self.state), self.state.unbuilt_until()) {
+            // Why, its people read in its events: strangers come here, too.
+            (Target::Held { .. }, Some(until)) => {
                 let again = self.parts.clock.until(until).as_secs().div_ceil(60).max(1);
-                let failure = format!("{UNBUILT}: {why}. Visits try again in {again} min.");
-                Target::Held { failure: Some(failure) }
+                Target::Held { failure: Some(format!("{UNBUILT}. Visits try again in {again} min.")) }
             }
-            (target, ..) => target,
+            (target, _) => target,
         };
         self.set_route(target).await
     }

@@ -21,10 +21,8 @@ pub enum End {
 pub enum Outcome {
     Awake(LiveRow),
     Dead,
-    /// It had to be built anew before, and this is why it could not be.
-    Unbuilt {
-        why: String,
-    },
+    /// It had to be built anew before, and could not be.
+    Unbuilt,
 }
 
 impl Task {
@@ -55,10 +53,7 @@ impl Task {
         let (event, live) = match outcome {
             Outcome::Awake(live) => (Event::Woke { release }, Some(live)),
             Outcome::Dead => (Event::WakeFailed { release }, None),
-            Outcome::Unbuilt { why } => {
-                self.unbuilt = Some(why.clone());
-                (Event::BuildFailed { release }, None)
-            }
+            Outcome::Unbuilt => (Event::BuildFailed { release }, None),
         };
         self.step(&event, live).await.map(drop)
     }

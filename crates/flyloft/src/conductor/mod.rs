@@ -139,7 +139,6 @@ impl Conductor {
             disturb: CancellationToken::new(),
             call: None,
             given_up: CancellationToken::new(),
-            unbuilt: None,
             place: None,
             memory: memory.clone(),
             callers: Vec::new(),
@@ -184,8 +183,6 @@ struct Task {
     place: Option<Place>,
     /// Cancelled when what is waking is not wanted any more.
     given_up: CancellationToken,
-    /// Why it could not be built anew.
-    unbuilt: Option<String>,
     /// What it holds when it is awake.
     memory: Weight,
     /// Those who wait for it to be let in.

@@ -99,7 +99,7 @@ pub async fn wake(
     let outcome = match woken {
         Ok(live) => Outcome::Awake(live),
         Err(Failure::Dead(_)) => Outcome::Dead,
-        Err(Failure::Unbuilt(error)) => Outcome::Unbuilt { why: error.brief() },
+        Err(Failure::Unbuilt(_)) => Outcome::Unbuilt,
     };
     let Call { by, was, at, asked, slept } = call;
     let (was, total) = (was.to_owned(), asked.elapsed());

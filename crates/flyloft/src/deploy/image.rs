@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use flyloft_core::name::{CommitId, Origin};
-use flyloft_core::policy::Size;
 
 use super::undo::Undo;
 use super::{Again, FETCHES_WAIT, Job, Leftover, Source, spec};
@@ -55,15 +54,12 @@ pub(super) async fn source(job: &Job, undo: &mut Undo) -> Result<Option<PathBuf>
 
 /// Nothing is built that there is no room for, once what can go has gone.
 async fn check_space(parts: &Parts) -> Result<()> {
-    retention::make_room(parts).await;
-    let (free, floor) = (parts.builder.free()?, parts.settings.disk.floor);
-    if free >= floor {
-        return Ok(());
-    }
-    let (free, floor) = (Size(free).about(), Size(floor).about());
-    Err(Error::failed(format!("the disk is full: {free} are free, and {floor} are kept free; nothing is built"))
+    let Some(shortage) = retention::make_room(parts).await? else { return Ok(()) };
+    let mut error = Error::failed(format!("the disk is full: {shortage}; nothing is built"))
         .hint("destroy environments that nobody needs, or make room on the server's disk beside them")
-        .hint("`floor` in `[disk]` of the server's configuration says how much is kept free"))
+        .hint("`floor` in `[disk]` of the server's configuration says how much is kept free");
+    error.causes.extend(shortage.ours.map(|ours| ours.said(shortage.space)));
+    Err(error)
 }
 
 async fn checkout(

@@ -144,19 +144,21 @@ fn state_dir(storage: &Storage) -> Check {
 }
 
 fn space(storage: &Storage, config: &Config) -> Check {
-    let free = bytes(storage.free);
+    let free = bytes(storage.space.free);
     let floor = config.disk.floor;
-    if storage.free < floor {
+    if storage.space.free < floor {
+        let filled = storage.own.map_or_else(String::new, |own| format!("; {}", storage.space.filled(own)));
         Check::problem(
             "disk",
             format!(
-                "{free} are free, and {} must stay free: caches, old releases and what is off go, and as long as that is \
-                 not enough nothing is built",
+                "{free} are free, and {} must stay free: caches and old releases go, and what is off where that is enough, \
+                 and until it is nothing is built{filled}",
                 bytes(floor)
             ),
-            "make room, destroy what nobody needs, or lower disk.floor in the configuration",
+            "make room, destroy what nobody needs, or lower disk.floor in the configuration; the daemon's log says what it \
+             could free at most",
         )
-    } else if storage.free < floor + (3 << 30) {
+    } else if storage.space.free < floor + (3 << 30) {
         Check::warning("disk", format!("{free} are free: that is one stack and a few apps"), "make room soon")
     } else if (1..100_000).contains(&storage.free_inodes) {
         Check::warning("disk", format!("only {} files can be made", storage.free_inodes), "remove small files")

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use flyloft_core::disk::Space;
+
 use super::*;
 use crate::engine::lxc::machine::AppArmor;
 use crate::machine::cgroups::{Cgroups, Version};
@@ -63,7 +65,8 @@ fn healthy() -> Machine {
             exists: true,
             unwritable: None,
             filesystem: Filesystem::Ext,
-            free: 8192 * MIB,
+            space: Space { free: 8192 * MIB, taken: 32768 * MIB },
+            own: None,
             free_inodes: 500_000,
         },
         ports: vec![
@@ -151,7 +154,7 @@ fn everything_that_is_wrong_says_how_to_mend_it() {
         nftables: Some(false),
     };
     machine.storage.unwritable = Some("Read-only file system (os error 30)".to_owned());
-    machine.storage.free = MIB;
+    (machine.storage.space.free, machine.storage.own) = (MIB, Some(3072 * MIB));
     machine.ports[0].holder = Some(Holder { pid: 612, name: "nginx".to_owned() });
     let report = report(&machine);
     assert!(report.checks.iter().all(|check| check.verdict == Verdict::Ok || check.remedy.is_some()));
@@ -166,8 +169,8 @@ fn everything_that_is_wrong_says_how_to_mend_it() {
              → flyloft setup
     problem  state directory: nothing can be written to `/var/lib/flyloft`: Read-only file system (os error 30)
              → mend that, or choose another with state_dir in the configuration
-    problem  disk: 1 MiB are free, and 2 GiB must stay free: caches, old releases and what is off go, and as long as that is not enough nothing is built
-             → make room, destroy what nobody needs, or lower disk.floor in the configuration
+    problem  disk: 1 MiB are free, and 2 GiB must stay free: caches and old releases go, and what is off where that is enough, and until it is nothing is built; something else fills it: Flyloft has 3.0 GiB of the 32.0 GiB that are taken
+             → make room, destroy what nobody needs, or lower disk.floor in the configuration; the daemon's log says what it could free at most
     problem  ports: HTTP at [::]:80 is taken by `nginx` (process 612)
              → stop it, or set http.listen in the configuration
     ok       ports: SSH at [::]:2222 is flyloft's

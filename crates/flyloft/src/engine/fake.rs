@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use flyloft_core::disk::Space;
 use flyloft_core::lifecycle::Depth;
 use flyloft_core::policy::{Excess, Limits};
 use tempfile::TempDir;
@@ -47,10 +48,36 @@ struct Memory {
     looks: usize,
     /// Whether containers have a process that the kernel cannot hold.
     unfreezable: bool,
+    disk: Disk,
 }
 
 /// What a running container holds.
 const MEMORY: u64 = 32 << 20;
+
+/// What each layer and each cache takes of the disk.
+const LAYER: u64 = 2 << 20;
+const CACHE: u64 = 4096;
+
+/// A disk that grows emptier as things go.
+struct Disk {
+    space: Space,
+    /// Whether somebody else takes what becomes free.
+    is_lost: bool,
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self { space: Space { free: 1 << 40, taken: 0 }, is_lost: false }
+    }
+}
+
+impl Disk {
+    fn give_back(&mut self, bytes: u64) {
+        if !self.is_lost {
+            self.space.free += bytes;
+        }
+    }
+}
 
 struct Container {
     spec: ContainerSpec,
@@ -141,6 +168,11 @@ impl Fake {
         self.excess.notify_one();
     }
 
+    /// The disk is so full from now on, and what becomes free on it is taken by somebody else if it `is_lost`.
+    pub fn fill(&self, space: Space, is_lost: bool) {
+        self.memory().disk = Disk { space, is_lost };
+    }
+
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap()
     }
@@ -204,6 +236,10 @@ impl Engine for Fake {
         Staging { dir: dir.path().to_owned(), user: nix::unistd::geteuid().as_raw() }
     }
 
+    fn space(&self) -> Result<Space, EngineError> {
+        Ok(self.memory().disk.space)
+    }
+
     async fn observe(&self) -> Result<Vec<Observed>, EngineError> {
         let mut memory = self.memory();
         memory.looks += memory.containers.len();
@@ -255,7 +291,7 @@ impl Engine for Fake {
                 }
             }
         }
-        let facts = LayerFacts { on: derivation.on, bytes: 2 << 20, made: SystemTime::now() };
+        let facts = LayerFacts { on: derivation.on, bytes: LAYER, made: SystemTime::now() };
         memory.layers.insert(derivation.id, facts);
         Ok(())
     }
@@ -266,19 +302,22 @@ impl Engine for Fake {
         if memory.containers.values().any(|container| container.spec.image.contains(layer)) {
             return Err(EngineError::LayerInUse(layer.clone()));
         }
-        memory.layers.remove(layer);
+        let bytes = memory.layers.remove(layer).map_or(0, |facts| facts.bytes);
+        memory.disk.give_back(bytes);
         Ok(())
     }
 
     async fn caches(&self) -> Result<Vec<CacheFacts>, EngineError> {
         let memory = self.memory();
-        let facts = |(id, used): (&CacheId, &SystemTime)| CacheFacts { id: id.clone(), bytes: 4096, used: *used };
+        let facts = |(id, used): (&CacheId, &SystemTime)| CacheFacts { id: id.clone(), bytes: CACHE, used: *used };
         Ok(memory.caches.iter().map(facts).collect())
     }
 
     async fn forget_cache(&self, cache: &CacheId) -> Result<(), EngineError> {
         cache.check()?;
-        self.begin("forget cache", &cache.0)?.caches.remove(cache);
+        let mut memory = self.begin("forget cache", &cache.0)?;
+        let bytes = memory.caches.remove(cache).map_or(0, |_| CACHE);
+        memory.disk.give_back(bytes);
         Ok(())
     }
 

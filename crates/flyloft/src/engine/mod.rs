@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use flyloft_core::disk::Space;
 use flyloft_core::lifecycle::Depth;
 use flyloft_core::policy::{Excess, Limits};
 use serde::{Deserialize, Serialize};
@@ -236,6 +237,9 @@ pub trait Engine: Send + Sync {
     /// A directory on the file system of the layers, where trees for [`Recipe::Tree`] are made, and the user id that
     /// they must be made as. Emptied when the engine is opened.
     fn staging(&self) -> Staging;
+
+    /// The file system on which layers, caches and containers are.
+    fn space(&self) -> Result<Space, EngineError>;
 
     /// Everything that this engine made and still has. Looks at each of them.
     async fn observe(&self) -> Result<Vec<Observed>, EngineError>;

@@ -57,7 +57,7 @@ impl Machine {
             ids: Ids::look(),
             memory: Memory::look(),
             network,
-            storage: Storage::look(&config.state_dir),
+            storage: Storage::look(&config.state_dir).measured_below(config.disk.floor),
             ports: [ports::look("HTTP", &config.http.listen), ports::look("SSH", &config.ssh.listen)].concat(),
             systemd: has_systemd(),
         }

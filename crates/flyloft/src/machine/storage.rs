@@ -3,9 +3,11 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use flyloft_core::disk::Space;
 use nix::sys::{statfs, statvfs};
 
 use super::nearest;
+use crate::engine::lxc::{self, tree};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Storage {
@@ -15,8 +17,10 @@ pub struct Storage {
     /// Why nothing can be written there, or where it would be made.
     pub unwritable: Option<String>,
     pub filesystem: Filesystem,
-    /// Bytes that are free.
-    pub free: u64,
+    /// Bytes.
+    pub space: Space,
+    /// Bytes of what environments and repositories have there, if somebody has measured that.
+    pub own: Option<u64>,
     pub free_inodes: u64,
 }
 
@@ -41,9 +45,19 @@ impl Storage {
             exists: state_dir.is_dir(),
             unwritable: unwritable(state_dir, place),
             filesystem: filesystem(place),
-            free: space.map_or(0, |space| space.blocks_available() * space.fragment_size()),
+            space: lxc::space(place).unwrap_or_default(),
+            own: None,
             free_inodes: space.map_or(0, |space| space.files_available()),
         }
+    }
+
+    /// Measures what is ours where less than this is free, and it matters: to measure it is to walk it.
+    pub fn measured_below(mut self, floor: u64) -> Self {
+        if self.space.free < floor {
+            let trees = ["engine", "repos"].map(|name| tree::measure(&self.state_dir.join(name)));
+            self.own = Some(trees.into_iter().flatten().map(|usage| usage.bytes).sum());
+        }
+        self
     }
 }
 
@@ -80,7 +94,7 @@ mod tests {
         let storage = Storage::look(&dir.path().join("a/b"));
         assert!(!storage.exists);
         assert_eq!(storage.unwritable, None);
-        assert!(storage.free > 0);
+        assert!(storage.space.free > 0);
         assert_eq!(dir.path().read_dir().unwrap().count(), 0, "nothing is left behind");
     }
 
@@ -89,5 +103,17 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(Storage::look(file.path()).unwritable.is_some());
         assert!(Storage::look(Path::new("/proc/flyloft")).unwritable.is_some());
+    }
+
+    #[test]
+    fn where_too_little_is_free_it_is_known_how_much_is_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = dir.path().join("engine/layers");
+        std::fs::create_dir_all(&engine).unwrap();
+        std::fs::write(engine.join("layer"), vec![1; 100_000]).unwrap();
+        std::fs::write(dir.path().join("of-somebody-else"), vec![1; 1_000_000]).unwrap();
+        let own = |floor| Storage::look(dir.path()).measured_below(floor).own;
+        assert_eq!(own(0), None);
+        assert!((100_000..1_000_000).contains(&own(u64::MAX).unwrap()), "{:?}", own(u64::MAX));
     }
 }

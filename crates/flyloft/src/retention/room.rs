@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use flyloft_core::disk::{self, Cache, Layer, Off, Release, Room, Victim};
+use flyloft_core::disk::{self, Cache, Given, Layer, Off, Ours, Release, Room, Shortage, Space, Victim};
 use flyloft_core::lifecycle::{Deploying, Event, Live, Runs, State, Timestamp};
 use flyloft_core::name::{CommitId, ReleaseNumber};
 use flyloft_core::policy::{Size, Span};
@@ -22,46 +22,55 @@ use crate::store::{self, EnvId, EnvRow, EventKind, ImageRow};
 type ReleaseId = (EnvId, ReleaseNumber);
 type Stock = disk::Stock<CacheId, LayerId, ReleaseId, EnvId>;
 
-/// Makes room if less than the floor is free, as far as something can go. What hinders it is told in the log: whoever
-/// needs the room looks whether there is some.
-pub async fn make_room(parts: &Parts) {
-    let made = match is_short(parts) {
-        Ok(false) => return,
-        Ok(true) => collect(parts).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = made {
-        tracing::warn!(%error, "failed to make room on the disk");
+/// Makes room if less than the floor is free, as far as something can go, and says what is wrong if that is not enough.
+/// What hinders it is told in the log.
+pub async fn make_room(parts: &Parts) -> Result<Option<Shortage>> {
+    if !is_short(parts)? {
+        return Ok(None);
     }
+    let made = collect(parts).await;
+    let ours = made.inspect_err(|error| tracing::warn!(%error, "failed to make room on the disk")).ok();
+    let (space, floor) = (parts.builder.space()?, parts.settings.disk.floor);
+    Ok((space.free < floor).then_some(Shortage { space, floor, ours }))
 }
 
 /// Whether less than the floor is free.
 pub(super) fn is_short(parts: &Parts) -> Result<bool> {
-    Ok(disk::missing(parts.builder.free()?, parts.settings.disk.floor) > 0)
+    Ok(parts.builder.space()?.free < parts.settings.disk.floor)
 }
 
-/// Removes what there is no room for.
-pub(super) async fn collect(parts: &Parts) -> Result<()> {
-    let _turn = parts.making_room.lock().await;
+/// Removes what there is no room for, and says what is left.
+pub(super) async fn collect(parts: &Parts) -> Result<Ours> {
+    let mut given = parts.making_room.lock().await;
     let bounds = &parts.settings.disk;
-    let free = parts.builder.free()?;
-    let missing = disk::missing(free, bounds.floor);
-    let seen = Seen::look(parts, missing > 0).await?;
-    let room = Room { caches: bounds.caches, layers: bounds.layers, missing };
-    let why = Why { free, floor: bounds.floor };
-    for victim in disk::victims(&seen.stock, room) {
+    let space = parts.builder.space()?;
+    let room = Room::new(bounds.caches, bounds.layers, space.free, bounds.floor);
+    let is_short = room.missing > 0;
+    let seen = Seen::look(parts, is_short).await?;
+    let now = parts.clock.now();
+    let is_lost = given.is_some_and(|given| given.is_lost(now, space.free, seen.own));
+    let decision = disk::decide(&seen.stock, room, is_lost);
+    let left = seen.own.saturating_sub(decision.freed);
+    if decision.takes_environments() {
+        // As it is to be: whoever takes it while it becomes free has taken it, too.
+        *given = Some(Given { at: now, free: space.free.saturating_add(decision.freed), own: left });
+    }
+    let why = Why { space, floor: bounds.floor, own: seen.own };
+    for victim in decision.victims {
         // What was reckoned to become free may be more by now, and everything beyond is kept.
-        if missing > 0 && parts.builder.free()? >= free.saturating_add(missing) {
+        if is_short && parts.builder.space()?.free >= space.free.saturating_add(room.missing) {
             break;
         }
         why.remove(parts, &seen, victim).await?;
     }
-    if missing > 0 {
-        let now = parts.builder.free()?;
-        let (free, now, floor) = (Size(free).about(), Size(now).about(), Size(bounds.floor).about());
-        tracing::warn!(free, now, floor, "the disk was short of room");
+    let most = decision.most.saturating_sub(decision.freed);
+    let ours = Ours { own: left, most: Some(most), spared: decision.spared };
+    if is_short {
+        let after = parts.builder.space()?;
+        let (free, now, floor) = (Size(space.free).about(), Size(after.free).about(), Size(bounds.floor).about());
+        tracing::warn!(free, now, floor, "the disk was short of room; {}", ours.said(after));
     }
-    Ok(())
+    Ok(ours)
 }
 
 /// What is on the disk, and whose it is.
@@ -69,6 +78,8 @@ struct Seen {
     stock: Stock,
     rows: BTreeMap<EnvId, EnvRow>,
     commits: BTreeMap<EnvId, CommitId>,
+    /// Bytes of layers, of caches and, where the disk is short, of the disks of environments.
+    own: u64,
 }
 
 impl Seen {
@@ -99,6 +110,12 @@ impl Seen {
         }
         let goes = |row: &ImageRow| short && row.old || commits.contains_key(&row.env);
         needed.extend(images.iter().filter(|row| !goes(row)).flat_map(|row| row.image.clone()));
+        let mut own = 0;
+        if short {
+            for container in &containers {
+                own += parts.engine.stats(&container.id).await.map_or(0, |stats| stats.disk);
+            }
+        }
         let stay = containers.into_iter().filter(|container| {
             let owner = spec::owner(&container.id).map(EnvId);
             owner.is_none_or(|owner| !commits.contains_key(&owner))
@@ -110,8 +127,11 @@ impl Seen {
         let layers: Vec<Layer<LayerId>> = parts.builder.layers(&in_use).await?;
         let caches = parts.builder.caches().await?.into_iter();
         let caches = caches.map(|cache| Cache { id: cache.id, bytes: cache.bytes, used: timestamp(cache.used) });
-        let stock = Stock { caches: caches.collect(), layers, needed, releases, off };
-        Ok(Self { stock, rows, commits })
+        let caches: Vec<_> = caches.collect();
+        own +=
+            caches.iter().map(|cache| cache.bytes).sum::<u64>() + layers.iter().map(|layer| layer.bytes).sum::<u64>();
+        let stock = Stock { caches, layers, needed, releases, off };
+        Ok(Self { stock, rows, commits, own })
     }
 }
 
@@ -152,10 +172,11 @@ async fn resting(parts: &Parts, row: &EnvRow, since: Timestamp, images: &[ImageR
     }
 }
 
-/// Why something goes: how much was free, and how much is to be.
+/// Why something goes: how much was free, how much is to be, and how much was ours.
 struct Why {
-    free: u64,
+    space: Space,
     floor: u64,
+    own: u64,
 }
 
 impl Why {
@@ -235,12 +256,10 @@ impl Why {
     }
 
     fn said(&self) -> String {
-        match disk::missing(self.free, self.floor) {
-            0 => "there is more than is kept".to_owned(),
-            _ => {
-                let (free, floor) = (Size(self.free).about(), Size(self.floor).about());
-                format!("the disk had {free} free, and {floor} are kept free")
-            }
+        if self.space.free >= self.floor {
+            return "there is more than is kept".to_owned();
         }
+        let (free, floor) = (Size(self.space.free).about(), Size(self.floor).about());
+        format!("the disk had {free} free, and {floor} are kept free; {}", self.space.filled(self.own))
     }
 }

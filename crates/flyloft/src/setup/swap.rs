@@ -119,9 +119,9 @@ fn plan_file(memory: &Memory, storage: &Storage, path: &Path) -> Plan {
     if !matches!(storage.filesystem, Filesystem::Ext | Filesystem::Xfs) {
         return Plan::Left("swap files need ext4 or xfs; add a swap partition if you can".to_owned());
     }
-    let affordable = storage.free / 4 / MIB * MIB;
+    let affordable = storage.space.free / 4 / MIB * MIB;
     if affordable < 256 * MIB {
-        return Plan::Left(format!("only {} MiB of disk are free", storage.free / MIB));
+        return Plan::Left(format!("only {} MiB of disk are free", storage.space.free / MIB));
     }
     Plan::Make(wanted.min(affordable))
 }
@@ -198,6 +198,8 @@ fn allocate(path: &Path, size: u64) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use flyloft_core::disk::Space;
+
     use super::*;
     use crate::machine::memory::Swap;
 
@@ -212,7 +214,7 @@ mod tests {
     }
 
     fn disk(free: u64) -> Storage {
-        Storage { filesystem: Filesystem::Ext, free, ..Storage::default() }
+        Storage { filesystem: Filesystem::Ext, space: Space { free, taken: 0 }, ..Storage::default() }
     }
 
     #[test]

@@ -138,7 +138,7 @@ fn a_full_disk_stops_builds_and_nothing_else_and_what_was_taken_off_it_is_built_
     flyloft.ok(&["sleep", "it-disk/sleeper"]);
     flyloft.ok(&["off", "it-disk/old"]);
 
-    // Below the floor: what is off makes room, and that is not enough for a build.
+    // Below the floor, and what is off would not make enough room for a build.
     disk.fill(50 * MIB);
     repository.commit(&files(&app("next", 0)));
     let output = repository.rejected(&["main:next"]);
@@ -152,12 +152,22 @@ fn a_full_disk_stops_builds_and_nothing_else_and_what_was_taken_off_it_is_built_
     );
     assert_eq!(flyloft.get("it-disk/main", "/").body, "main");
     assert_eq!(state(&flyloft, "it-disk/sleeper"), "asleep v1");
+    assert!(output.contains("because: something else fills it: Flyloft has "), "{output}");
+    assert!(output.contains("what is off is kept, since to give it up would be in vain"), "{output}");
+    assert_eq!(state(&flyloft, "it-disk/old"), "off v1");
+    let report = flyloft.doctor();
+    assert!(report.contains("nothing is built; something else fills it: Flyloft has "), "{report}");
+
+    // Now it would.
+    disk.empty();
+    disk.fill(80 * MIB);
+    // The machine gives back what was written asynchronously, so this may come too soon.
+    repository.push(&["main:other"]);
     assert_eq!(state(&flyloft, "it-disk/old"), "off v1 (to be built anew)");
     let cleared = events(&flyloft, "it-disk/old", "cleared");
     assert!(cleared.len() == 1 && cleared[0].contains("a visit builds it anew"), "{cleared:?}");
     assert!(flyloft.ok(&["why", "it-disk/old"]).contains("its disk was given up to make room"));
-    // The machine gives back what was written asynchronously.
-    wait_for("30 MiB", || (disk.free() > 75 * MIB).then_some(()));
+    wait_for("30 MiB", || (disk.free() > 105 * MIB).then_some(()));
 
     // Full to the last byte: what serves goes on, what sleeps wakes, what is off starts, and what nobody needs can be
     // destroyed.
@@ -172,10 +182,13 @@ fn a_full_disk_stops_builds_and_nothing_else_and_what_was_taken_off_it_is_built_
     assert!(output.contains("the disk is full: "), "{output}");
     let refused = flyloft.get("it-disk/old", "/");
     assert!(
-        refused.status == 503 && refused.body.contains("could not be built anew: the disk is full"),
+        refused.status == 503 && refused.body.contains("could not be built anew. Visits try again in "),
         "{}",
         refused.body
     );
+    assert!(!refused.body.contains("MiB"), "strangers read nothing of the disk: {}", refused.body);
+    let failed = events(&flyloft, "it-disk/old", "rebuild-failed");
+    assert!(failed[0].contains("100.0 MiB are kept free; nothing is built: something else fills it"), "{failed:?}");
     // The daemon's own reserve is gone by now.
     flyloft.ok(&["sleep", "it-disk/sleeper"]);
     disk.brim();

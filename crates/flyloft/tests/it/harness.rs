@@ -208,6 +208,13 @@ impl Flyloft {
         self.command(args).output().unwrap()
     }
 
+    /// What `flyloft doctor` prints about a machine with this daemon.
+    pub fn doctor(&self) -> String {
+        let (config, state) = (self.configuration(), &self.state);
+        let args = ["doctor", "--config", config.to_str().unwrap(), "--state-dir", state.to_str().unwrap()];
+        String::from_utf8_lossy(&self.cli(&args).stdout).into_owned()
+    }
+
     /// The command line, without input.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_flyloft"));

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use flyloft_core::disk::Space;
 use flyloft_core::lifecycle::Depth;
 use tokio::io::AsyncRead;
 
@@ -71,6 +72,10 @@ impl Engine for Recorder {
     async fn forget(&self, id: &LayerId) -> Result<(), EngineError> {
         self.made.lock().unwrap().retain(|derivation| derivation.id != *id);
         Ok(())
+    }
+
+    fn space(&self) -> Result<Space, EngineError> {
+        unreachable!("a build does not ask")
     }
 
     async fn excess(&self) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use flyloft_core::disk::Space;
 use flyloft_core::lifecycle::Event;
 use flyloft_core::name::{CommitId, ReleaseNumber};
 
@@ -15,6 +16,10 @@ use crate::store::{BuildInputs, Content};
 
 /// What it builds depends on the app's variables.
 const FILES: [(&str, &str); 1] = [("package.json", r#"{"scripts": {"build": "true", "start": "serve"}}"#)];
+
+/// What visitors read.
+const UNBUILT: &str =
+    "It is not kept on this server at the moment, and could not be built anew. Visits try again in 1 min.";
 
 impl Stage {
     /// An environment that is off, and neither whose disk nor whose layers are kept.
@@ -108,11 +113,11 @@ async fn a_build_that_fails_is_told_and_not_tried_again_for_each_who_comes() {
     stage.wait_for_state("off v1 (could not be built anew)").await;
     stage.wait_until("who waits is told", async || stage.failure().await.is_some()).await;
     let failure = stage.failure().await.unwrap();
-    let expected = "It is not kept on this server at the moment, and could not be built anew: the build failed: failed to \
-                    make the layer";
-    assert!(failure.starts_with(expected) && failure.ends_with("Visits try again in 1 min."), "{failure}");
+    // Why is told to its people alone.
+    assert_eq!(failure, UNBUILT);
     let failed = stage.events("rebuild-failed").await;
-    assert!(failed.len() == 1 && failed[0].starts_with("v1: the build failed: "), "{failed:?}");
+    let why = "v1: the build failed: failed to make the layer";
+    assert!(failed.len() == 1 && failed[0].starts_with(why), "{failed:?}");
 
     let derived = stage.calls("derive");
     for _ in 0..3 {
@@ -139,8 +144,25 @@ async fn what_has_lost_its_commit_says_so() {
     conductor.visit("GET /".to_owned()).await;
     stage.wait_for_state("off v1 (could not be built anew)").await;
     stage.wait_until("who waits is told", async || stage.failure().await.is_some()).await;
-    let failure = stage.failure().await.unwrap();
-    assert!(failure.contains(&format!("commit `{commit}` is not in the repository")), "{failure}");
+    let failed = stage.events("rebuild-failed").await;
+    assert!(failed[0].contains(&format!("commit `{commit}` is not in the repository")), "{failed:?}");
+}
+
+#[tokio::test]
+async fn strangers_read_nothing_about_a_full_disk_and_its_people_all_of_it() {
+    let (stage, conductor, _) = Stage::cleared().await;
+    stage.engine.fill(Space { free: 1 << 30, taken: 40 << 30 }, false);
+    conductor.visit("GET /".to_owned()).await;
+    stage.wait_for_state("off v1 (could not be built anew)").await;
+    stage.wait_until("who waits is told", async || stage.failure().await.is_some()).await;
+    assert_eq!(stage.failure().await.unwrap(), UNBUILT);
+    assert_eq!(
+        stage.events("rebuild-failed").await,
+        [
+            "v1: the disk is full: 1.0 GiB are free, and 2.0 GiB are kept free; nothing is built: something else fills it: \
+          Flyloft has 0 B of the 40.0 GiB that are taken, and could free 0 B at most by GET /"
+        ]
+    );
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 mod touched;
-mod tree;
+pub mod tree;
 mod turns;
 mod upkeep;
 mod variables;
@@ -65,6 +65,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use async_trait::async_trait;
+use flyloft_core::disk::Space;
 use flyloft_core::lifecycle::Depth;
 use tokio::io::AsyncRead;
 use tokio::sync::Notify;
@@ -81,7 +82,7 @@ use self::places::Places;
 use self::sizes::Sizes;
 use self::slots::{Slot, Slots};
 use self::turns::Turns;
-pub use self::watch::Bounds;
+pub use self::watch::{Bounds, space};
 use super::{
     Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, Derivation, Engine, EngineError, Exec,
     ExecSpec, Held, Image, LayerFacts, LayerId, Observed, Staging, Stats,
@@ -288,6 +289,10 @@ impl Engine for LxcEngine {
 
     fn staging(&self) -> Staging {
         Staging { dir: self.places.staging.clone(), user: self.keeper.uid_base() + APP }
+    }
+
+    fn space(&self) -> Result<Space, EngineError> {
+        space(&self.places.engine).map_err(EngineError::io("ask for the free space"))
     }
 
     async fn observe(&self) -> Result<Vec<Observed>, EngineError> {

@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use flyloft_core::disk::Space;
 use flyloft_core::policy::{Excess, Limits, Size};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -52,6 +53,13 @@ pub fn free(dir: &Path) -> io::Result<Usage> {
     // Some file systems make inodes as they go, and say that they have none.
     let inodes = if stat.files() == 0 { u64::MAX } else { stat.files_available() };
     Ok(Usage { bytes, inodes })
+}
+
+/// Bytes of a file system.
+pub fn space(dir: &Path) -> io::Result<Space> {
+    let stat = nix::sys::statvfs::statvfs(dir)?;
+    let [free, taken] = [stat.blocks_available(), stat.blocks() - stat.blocks_free()];
+    Ok(Space { free: free * stat.fragment_size(), taken: taken * stat.fragment_size() })
 }
 
 /// What a container takes of the disk.
