@@ -5,20 +5,21 @@
 //!        the longest unused first, and no more than has to
 //! ```
 //!
+//! Bytes and inodes are made room for in the same way, each on its own.
+//!
 //! What must hold: nothing goes that something needs which stays; what costs its people most goes last; who would give
 //! back next to nothing keeps what it has; and what somebody else fills the disk with does not cost one environment after
 //! the other.
 
 mod shortage;
+mod unit;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub use self::shortage::{Ours, Shortage, Space};
+pub use self::unit::{Unit, inode_floor};
 use crate::lifecycle::Timestamp;
-
-/// An environment that would give back less than this is not worth that somebody waits until it is built anew.
-const LEAST: u64 = 1 << 20;
 
 /// How long environments stay after others were given up for what somebody else has written since.
 const PAUSE: Duration = Duration::from_secs(24 * 3600);
@@ -37,7 +38,7 @@ pub struct Stock<C, L, R, E> {
 #[derive(Clone, Debug)]
 pub struct Cache<C> {
     pub id: C,
-    pub bytes: u64,
+    pub size: u64,
     pub used: Timestamp,
 }
 
@@ -46,7 +47,7 @@ pub struct Layer<L> {
     pub id: L,
     /// What it was made on.
     pub on: Vec<L>,
-    pub bytes: u64,
+    pub size: u64,
     /// When something last used it, or when it was made.
     pub used: Timestamp,
 }
@@ -64,16 +65,17 @@ pub struct Release<R, L> {
 pub struct Off<E, R, L> {
     pub id: E,
     pub image: Vec<L>,
-    /// Bytes of its writable layer.
+    /// What its writable layer takes.
     pub disk: u64,
     /// Its releases that do not serve any more: without it they are not kept either.
     pub releases: Vec<R>,
     pub since: Timestamp,
 }
 
-/// Bytes.
+/// As many of the unit as all sizes are in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Room {
+    pub unit: Unit,
     /// For package caches, and for layers that nothing needs.
     pub caches: u64,
     pub layers: u64,
@@ -84,12 +86,13 @@ pub struct Room {
 }
 
 impl Room {
-    /// Room for these. Once less than `floor` is free, it is to be a quarter more than that, or the next build would
-    /// begin it anew.
-    pub fn new(caches: u64, layers: u64, free: u64, floor: u64) -> Self {
+    /// Room for so many bytes of these. Once less than `floor` of the unit is free, it is to be a quarter more than that,
+    /// or the next build would begin it anew.
+    pub fn new(unit: Unit, (caches, layers): (u64, u64), free: u64, floor: u64) -> Self {
         let least = floor.saturating_sub(free);
         let missing = if least > 0 { floor.saturating_add(floor / 4) - free } else { 0 };
-        Self { caches, layers, missing, least }
+        let [caches, layers] = [caches, layers].map(|bytes| unit.of(bytes, u64::MAX));
+        Self { unit, caches, layers, missing, least }
     }
 }
 
@@ -106,9 +109,9 @@ pub enum Victim<C, L, R, E> {
 pub struct Decision<C, L, R, E> {
     /// In the order in which to do it. No layer goes before what was made on it.
     pub victims: Vec<Victim<C, L, R, E>>,
-    /// Bytes that these give back, as far as one can reckon.
+    /// What these give back, as far as one can reckon.
     pub freed: u64,
-    /// Bytes that everything would give back that could go.
+    /// What everything would give back that could go.
     pub most: u64,
     /// Why what is off stays where something is missing.
     pub spared: Option<Spared>,
@@ -132,9 +135,9 @@ impl<C, L, R, E> Decision<C, L, R, E> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Given {
     pub at: Timestamp,
-    /// Bytes that were free then.
+    /// What was free then.
     pub free: u64,
-    /// Bytes of all that could be measured of ours.
+    /// All that could be measured of ours.
     pub own: u64,
 }
 
@@ -206,13 +209,13 @@ impl<'a, C: Clone, L: Clone + Ord, R: Clone + Ord, E: Clone> Plan<'a, C, L, R, E
     fn caches(&mut self) {
         let mut caches: Vec<_> = self.stock.caches.iter().collect();
         caches.sort_by_key(|cache| cache.used);
-        let mut kept: u64 = caches.iter().map(|cache| cache.bytes).sum();
+        let mut kept: u64 = caches.iter().map(|cache| cache.size).sum();
         for cache in caches {
             if kept <= self.room.caches && !self.is_short() {
                 return;
             }
-            kept -= cache.bytes;
-            self.freed += cache.bytes;
+            kept -= cache.size;
+            self.freed += cache.size;
             self.victims.push(Victim::Cache(cache.id.clone()));
         }
     }
@@ -223,12 +226,12 @@ impl<'a, C: Clone, L: Clone + Ord, R: Clone + Ord, E: Clone> Plan<'a, C, L, R, E
         let mut unused: Vec<_> = self.stock.layers.iter().filter(|layer| !is_used(layer)).collect();
         // Among those of the same age the highest go first.
         unused.sort_by_key(|layer| (used[&layer.id], std::cmp::Reverse(layer.on.len())));
-        let mut kept: u64 = unused.iter().map(|layer| layer.bytes).sum();
+        let mut kept: u64 = unused.iter().map(|layer| layer.size).sum();
         for layer in unused {
             if kept <= self.room.layers && !self.is_short() {
                 return;
             }
-            kept -= layer.bytes;
+            kept -= layer.size;
             self.remove(layer);
         }
     }
@@ -268,7 +271,7 @@ impl<'a, C: Clone, L: Clone + Ord, R: Clone + Ord, E: Clone> Plan<'a, C, L, R, E
             if !self.is_short() {
                 return;
             }
-            if off.disk + self.held_by(&off.image) < LEAST {
+            if off.disk + self.held_by(&off.image) < self.room.unit.least() {
                 continue;
             }
             self.victims.push(Victim::Environment(off.id.clone()));
@@ -280,10 +283,10 @@ impl<'a, C: Clone, L: Clone + Ord, R: Clone + Ord, E: Clone> Plan<'a, C, L, R, E
         }
     }
 
-    /// Bytes of layers that are there only for those that could go.
+    /// The size of the layers that are there only for those that could go.
     fn held_by(&self, image: &[L]) -> u64 {
         let own = image.iter().filter(|layer| !self.stock.needed.contains(layer));
-        own.filter_map(|layer| Some(self.layers.get(layer)?.bytes)).sum()
+        own.filter_map(|layer| Some(self.layers.get(layer)?.size)).sum()
     }
 
     fn forget(&mut self, old: &'a Release<R, L>) {
@@ -307,7 +310,7 @@ impl<'a, C: Clone, L: Clone + Ord, R: Clone + Ord, E: Clone> Plan<'a, C, L, R, E
     }
 
     fn remove(&mut self, layer: &'a Layer<L>) {
-        self.freed += layer.bytes;
+        self.freed += layer.size;
         self.victims.push(Victim::Layer(layer.id.clone()));
     }
 }

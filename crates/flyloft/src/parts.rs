@@ -1,8 +1,9 @@
 //! What the daemon is put together from, as those see it who stage environments.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use flyloft_core::disk::Given;
+use flyloft_core::disk::{Given, Unit};
 use flyloft_core::host::Domain;
 use flyloft_core::lifecycle::{Runs, State};
 use flyloft_core::name::{AppName, ReleaseNumber};
@@ -30,7 +31,7 @@ pub struct Parts {
     pub repositories: Repositories,
     pub tally: Tally,
     /// Held by whoever makes room on the disk: what environments were last given up for.
-    pub making_room: tokio::sync::Mutex<Option<Given>>,
+    pub making_room: tokio::sync::Mutex<BTreeMap<Unit, Given>>,
     pub looked_through: LookedThrough,
     pub settings: Settings,
 }

@@ -2,18 +2,18 @@
 
 use std::fmt;
 
-use super::Spared;
-use crate::policy::Size;
+use super::{Spared, Unit, inode_floor};
 
-/// Bytes of the file system on which everything lies.
+/// The file system on which everything lies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Space {
+    pub unit: Unit,
     pub free: u64,
     /// By us and by others.
     pub taken: u64,
 }
 
-/// Bytes of what is ours.
+/// What is ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ours {
     pub own: u64,
@@ -33,16 +33,22 @@ pub struct Shortage {
 
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [free, floor] = [self.space.free, self.floor].map(|bytes| Size(bytes).about());
+        let [free, floor] = [self.space.free, self.floor].map(|amount| self.space.unit.about(amount));
         write!(f, "{free} are free, and {floor} are kept free")
     }
 }
 
 impl Space {
+    /// What of it is kept free, where that is so many bytes.
+    pub fn floor(self, bytes: u64) -> u64 {
+        self.unit.of(bytes, inode_floor(self.free.saturating_add(self.taken)))
+    }
+
     /// Who fills it, where so much of it is ours.
     pub fn filled(self, own: u64) -> String {
         let what = if own < self.taken / 2 { "something else fills it: " } else { "" };
-        format!("{what}Flyloft has {} of the {} that are taken", Size(own).about(), Size(self.taken).about())
+        let [own, taken] = [own, self.taken].map(|amount| self.unit.about(amount));
+        format!("{what}Flyloft has {own} of the {taken} that are taken")
     }
 }
 
@@ -51,7 +57,7 @@ impl Ours {
     pub fn said(self, space: Space) -> String {
         let mut text = space.filled(self.own);
         if let Some(most) = self.most {
-            text.push_str(&format!(", and could free {} at most", Size(most).about()));
+            text.push_str(&format!(", and could free {} at most", space.unit.about(most)));
         }
         text.push_str(match self.spared {
             None => "",

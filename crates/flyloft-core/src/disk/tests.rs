@@ -8,17 +8,13 @@ const MIB: u64 = 1 << 20;
 
 /// Each layer with what it was made on, its MiB, and when it was used.
 fn stock(layers: &[(&'static str, &[&'static str], u64, u64)]) -> Test {
-    let layers = layers.iter().map(|&(id, on, mib, used)| Layer {
-        id,
-        on: on.to_vec(),
-        bytes: mib * MIB,
-        used: Timestamp(used),
-    });
+    let layers =
+        layers.iter().map(|&(id, on, mib, used)| Layer { id, on: on.to_vec(), size: mib * MIB, used: Timestamp(used) });
     Stock { caches: vec![], layers: layers.collect(), needed: BTreeSet::new(), releases: vec![], off: vec![] }
 }
 
 fn cache(id: &'static str, used: u64) -> Cache<&'static str> {
-    Cache { id, bytes: 100 * MIB, used: Timestamp(used) }
+    Cache { id, size: 100 * MIB, used: Timestamp(used) }
 }
 
 fn old(id: u32, image: &[&'static str], since: u64) -> Release<u32, &'static str> {
@@ -30,7 +26,7 @@ fn off(id: &'static str, image: &[&'static str], mib: u64, since: u64) -> Off<&'
 }
 
 fn plenty(missing: u64) -> Room {
-    Room { caches: u64::MAX, layers: u64::MAX, missing: missing * MIB, least: 0 }
+    Room { unit: Unit::Bytes, caches: u64::MAX, layers: u64::MAX, missing: missing * MIB, least: 0 }
 }
 
 /// What goes, as one reads it.
@@ -138,13 +134,27 @@ fn releases_that_share_everything_with_their_environment_go_with_it() {
 
 #[test]
 fn room_is_made_for_a_quarter_more_than_the_floor_and_only_below_it() {
-    let below = |free, floor| Room::new(1, 2, free, floor);
-    let missing = |missing, least| Room { caches: 1, layers: 2, missing, least };
+    let below = |free, floor| Room::new(Unit::Bytes, (1, 2), free, floor);
+    let missing = |missing, least| Room { unit: Unit::Bytes, caches: 1, layers: 2, missing, least };
     assert_eq!(below(100, 100), missing(0, 0));
     assert_eq!(below(99, 100), missing(26, 1));
     assert_eq!(below(0, 100), missing(125, 100));
     assert_eq!(below(0, 0), missing(0, 0));
     assert_eq!(below(1, u64::MAX), missing(u64::MAX - 1, u64::MAX - 1));
+}
+
+#[test]
+fn inodes_are_made_room_for_like_bytes_and_however_many_bytes_there_is_room_for() {
+    let room = Room::new(Unit::Inodes, (0, 0), 9_000, 10_000);
+    assert_eq!(room, Room { unit: Unit::Inodes, caches: u64::MAX, layers: u64::MAX, missing: 3_500, least: 1_000 });
+    let mut stock = stock(&[]);
+    stock.off = vec![Off { disk: 99, ..off("few", &[], 0, 1) }, Off { disk: 1_000, ..off("many", &[], 0, 2) }];
+    assert_eq!(goes(&stock, room), "env many");
+    let space = Space { unit: Unit::Inodes, free: 9_000, taken: 600_000 };
+    assert_eq!(space.filled(7), "something else fills it: Flyloft has 7 inodes of the 600000 inodes that are taken");
+
+    assert_eq!([65_536, 6_500_000, 12_000].map(inode_floor), [10_000, 130_000, 3_000]);
+    assert_eq!(inode_floor(0), 0, "there is nothing to run out of");
 }
 
 #[test]
@@ -185,7 +195,7 @@ fn what_somebody_else_has_taken_is_not_followed_by_more_before_a_day_has_passed(
 fn it_is_said_who_fills_the_disk_and_what_could_go() {
     let gib = |gib: u64| gib << 30;
     let said = |own, most, spared| {
-        let space = Space { free: gib(1), taken: gib(40) };
+        let space = Space { unit: Unit::Bytes, free: gib(1), taken: gib(40) };
         Ours { own: gib(own), most, spared }.said(space)
     };
     assert_eq!(said(20, None, None), "Flyloft has 20.0 GiB of the 40.0 GiB that are taken");
@@ -204,7 +214,7 @@ proptest! {
         images in prop::collection::vec((prop::collection::btree_set(0..12u32, 1..5), 0..3u8, 0..50u64), 0..12),
         missing in 0..2000u64,
     ) {
-        let layer = |id| Layer { id, on: vec![], bytes: u64::from(id + 1) * MIB, used: Timestamp(u64::from(id)) };
+        let layer = |id| Layer { id, on: vec![], size: u64::from(id + 1) * MIB, used: Timestamp(u64::from(id)) };
         let mut stock: Stock<u32, u32, usize, usize> =
             Stock { caches: vec![], layers: (0..12).map(layer).collect(), needed: BTreeSet::new(), releases: vec![], off: vec![] };
         for (id, (image, kind, since)) in images.iter().enumerate() {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use flyloft_core::disk::{Layer, Space};
+use flyloft_core::disk::{Layer, Space, Unit};
 use flyloft_core::lifecycle::Timestamp;
 use flyloft_core::name::AppName;
 
@@ -48,7 +48,7 @@ impl Builder {
     }
 
     /// All layers. Those `in_use` are used now, the others when this process last saw them so, or when they were made.
-    pub async fn layers(&self, in_use: &BTreeSet<LayerId>) -> Result<Vec<Layer<LayerId>>, BuildError> {
+    pub async fn layers(&self, in_use: &BTreeSet<LayerId>, unit: Unit) -> Result<Vec<Layer<LayerId>>, BuildError> {
         let now = SystemTime::now();
         let mut layers = Vec::new();
         for id in self.engine.layers().await.map_err(|source| BuildError::engine("list the layers", source))? {
@@ -61,7 +61,8 @@ impl Builder {
                 seen.insert(id.clone(), now);
             }
             let used = seen.get(&id).copied().unwrap_or(facts.made).max(facts.made);
-            layers.push(Layer { id, on: facts.on, bytes: facts.bytes, used: timestamp(used) });
+            let size = unit.of(facts.bytes, facts.inodes);
+            layers.push(Layer { id, on: facts.on, size, used: timestamp(used) });
         }
         Ok(layers)
     }
@@ -87,8 +88,8 @@ impl Builder {
     }
 
     /// What is free where the layers are.
-    pub fn space(&self) -> Result<Space, BuildError> {
-        self.engine.space().map_err(|source| BuildError::engine("look at the disk", source))
+    pub fn space(&self, unit: Unit) -> Result<Space, BuildError> {
+        self.engine.space(unit).map_err(|source| BuildError::engine("look at the disk", source))
     }
 }
 

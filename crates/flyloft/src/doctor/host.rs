@@ -1,5 +1,7 @@
 //! The machine itself: programs, memory, disk, ports, clock.
 
+use flyloft_core::disk::Space;
+
 use super::{Check, bytes};
 use crate::config::Config;
 use crate::machine::memory::{Zram, Zswap};
@@ -147,24 +149,32 @@ fn space(storage: &Storage, config: &Config) -> Check {
     let free = bytes(storage.space.free);
     let floor = config.disk.floor;
     if storage.space.free < floor {
-        let filled = storage.own.map_or_else(String::new, |own| format!("; {}", storage.space.filled(own)));
-        Check::problem(
-            "disk",
-            format!(
-                "{free} are free, and {} must stay free: caches and old releases go, and what is off where that is enough, \
-                 and until it is nothing is built{filled}",
-                bytes(floor)
-            ),
-            "make room, destroy what nobody needs, or lower disk.floor in the configuration; the daemon's log says what it \
-             could free at most",
-        )
+        let remedy = "make room, destroy what nobody needs, or lower disk.floor in the configuration";
+        full(storage, storage.space, format!("{free} are free, and {} must stay free", bytes(floor)), remedy)
+    } else if storage.inodes.free < storage.inodes.floor(floor) {
+        let (files, floor) = (storage.inodes.free, storage.inodes.floor(floor));
+        let remedy = "remove small files, or destroy what nobody needs";
+        full(storage, storage.inodes, format!("only {files} files can be made, and room for {floor} must stay"), remedy)
     } else if storage.space.free < floor + (3 << 30) {
         Check::warning("disk", format!("{free} are free: that is one stack and a few apps"), "make room soon")
-    } else if (1..100_000).contains(&storage.free_inodes) {
-        Check::warning("disk", format!("only {} files can be made", storage.free_inodes), "remove small files")
+    } else if storage.inodes.free < 100_000 && storage.inodes.taken > 0 {
+        Check::warning("disk", format!("only {} files can be made", storage.inodes.free), "remove small files")
     } else {
         Check::ok("disk", format!("{free} are free"))
     }
+}
+
+fn full(storage: &Storage, space: Space, what: String, remedy: &str) -> Check {
+    let own = storage.own.map(|own| space.unit.of(own.bytes, own.inodes));
+    let filled = own.map_or_else(String::new, |own| format!("; {}", space.filled(own)));
+    Check::problem(
+        "disk",
+        format!(
+            "{what}: caches and old releases go, and what is off where that is enough, and until it is nothing is \
+             built{filled}"
+        ),
+        format!("{remedy}; the daemon's log says what it could free at most"),
+    )
 }
 
 fn port(port: &Port) -> Check {

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use flyloft_core::disk::Space;
+use flyloft_core::disk::{Space, Unit};
 
 use super::*;
 use crate::engine::lxc::machine::AppArmor;
+use crate::engine::lxc::tree::Usage;
 use crate::machine::cgroups::{Cgroups, Version};
 use crate::machine::ids::{Grant, Ids};
 use crate::machine::kernel::Trial;
@@ -65,9 +66,9 @@ fn healthy() -> Machine {
             exists: true,
             unwritable: None,
             filesystem: Filesystem::Ext,
-            space: Space { free: 8192 * MIB, taken: 32768 * MIB },
+            space: Space { unit: Unit::Bytes, free: 8192 * MIB, taken: 32768 * MIB },
+            inodes: Space { unit: Unit::Inodes, free: 500_000, taken: 1_500_000 },
             own: None,
-            free_inodes: 500_000,
         },
         ports: vec![
             Port { address: "[::]:80".parse().unwrap(), door: "HTTP", holder: None },
@@ -154,7 +155,7 @@ fn everything_that_is_wrong_says_how_to_mend_it() {
         nftables: Some(false),
     };
     machine.storage.unwritable = Some("Read-only file system (os error 30)".to_owned());
-    (machine.storage.space.free, machine.storage.own) = (MIB, Some(3072 * MIB));
+    (machine.storage.space.free, machine.storage.own) = (MIB, Some(Usage { bytes: 3072 * MIB, inodes: 9 }));
     machine.ports[0].holder = Some(Holder { pid: 612, name: "nginx".to_owned() });
     let report = report(&machine);
     assert!(report.checks.iter().all(|check| check.verdict == Verdict::Ok || check.remedy.is_some()));

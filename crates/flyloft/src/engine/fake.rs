@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use flyloft_core::disk::Space;
+use flyloft_core::disk::{Space, Unit};
 use flyloft_core::lifecycle::Depth;
 use flyloft_core::policy::{Excess, Limits};
 use tempfile::TempDir;
@@ -58,23 +58,31 @@ const MEMORY: u64 = 32 << 20;
 const LAYER: u64 = 2 << 20;
 const CACHE: u64 = 4096;
 
+/// And the files of each layer.
+const FILES: u64 = 1000;
+
 /// A disk that grows emptier as things go.
 struct Disk {
-    space: Space,
+    bytes: Space,
+    inodes: Space,
     /// Whether somebody else takes what becomes free.
     is_lost: bool,
 }
 
 impl Default for Disk {
     fn default() -> Self {
-        Self { space: Space { free: 1 << 40, taken: 0 }, is_lost: false }
+        let [bytes, inodes] = Unit::ALL.map(|unit| Space { unit, free: 1 << 40, taken: 0 });
+        Self { bytes, inodes, is_lost: false }
     }
 }
 
 impl Disk {
-    fn give_back(&mut self, bytes: u64) {
+    fn give_back(&mut self, bytes: u64, inodes: u64) {
         if !self.is_lost {
-            self.space.free += bytes;
+            for (space, amount) in [(&mut self.bytes, bytes), (&mut self.inodes, inodes)] {
+                space.free += amount;
+                space.taken = space.taken.saturating_sub(amount);
+            }
         }
     }
 }
@@ -170,7 +178,12 @@ impl Fake {
 
     /// The disk is so full from now on, and what becomes free on it is taken by somebody else if it `is_lost`.
     pub fn fill(&self, space: Space, is_lost: bool) {
-        self.memory().disk = Disk { space, is_lost };
+        let disk = &mut self.memory().disk;
+        disk.is_lost = is_lost;
+        match space.unit {
+            Unit::Bytes => disk.bytes = space,
+            Unit::Inodes => disk.inodes = space,
+        }
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -236,8 +249,12 @@ impl Engine for Fake {
         Staging { dir: dir.path().to_owned(), user: nix::unistd::geteuid().as_raw() }
     }
 
-    fn space(&self) -> Result<Space, EngineError> {
-        Ok(self.memory().disk.space)
+    fn space(&self, unit: Unit) -> Result<Space, EngineError> {
+        let memory = self.memory();
+        Ok(match unit {
+            Unit::Bytes => memory.disk.bytes,
+            Unit::Inodes => memory.disk.inodes,
+        })
     }
 
     async fn observe(&self) -> Result<Vec<Observed>, EngineError> {
@@ -291,7 +308,7 @@ impl Engine for Fake {
                 }
             }
         }
-        let facts = LayerFacts { on: derivation.on, bytes: LAYER, made: SystemTime::now() };
+        let facts = LayerFacts { on: derivation.on, bytes: LAYER, inodes: FILES, made: SystemTime::now() };
         memory.layers.insert(derivation.id, facts);
         Ok(())
     }
@@ -302,22 +319,25 @@ impl Engine for Fake {
         if memory.containers.values().any(|container| container.spec.image.contains(layer)) {
             return Err(EngineError::LayerInUse(layer.clone()));
         }
-        let bytes = memory.layers.remove(layer).map_or(0, |facts| facts.bytes);
-        memory.disk.give_back(bytes);
+        if let Some(facts) = memory.layers.remove(layer) {
+            memory.disk.give_back(facts.bytes, facts.inodes);
+        }
         Ok(())
     }
 
     async fn caches(&self) -> Result<Vec<CacheFacts>, EngineError> {
         let memory = self.memory();
-        let facts = |(id, used): (&CacheId, &SystemTime)| CacheFacts { id: id.clone(), bytes: CACHE, used: *used };
+        let facts =
+            |(id, used): (&CacheId, &SystemTime)| CacheFacts { id: id.clone(), bytes: CACHE, inodes: 1, used: *used };
         Ok(memory.caches.iter().map(facts).collect())
     }
 
     async fn forget_cache(&self, cache: &CacheId) -> Result<(), EngineError> {
         cache.check()?;
         let mut memory = self.begin("forget cache", &cache.0)?;
-        let bytes = memory.caches.remove(cache).map_or(0, |_| CACHE);
-        memory.disk.give_back(bytes);
+        if memory.caches.remove(cache).is_some() {
+            memory.disk.give_back(CACHE, 1);
+        }
         Ok(())
     }
 

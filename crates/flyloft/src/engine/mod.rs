@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use flyloft_core::disk::Space;
+use flyloft_core::disk::{Space, Unit};
 use flyloft_core::lifecycle::Depth;
 use flyloft_core::policy::{Excess, Limits};
 use serde::{Deserialize, Serialize};
@@ -101,8 +101,9 @@ pub struct CacheId(pub String);
 pub struct LayerFacts {
     /// What was there when it was made.
     pub on: Image,
-    /// Bytes on the disk.
+    /// Bytes on the disk, and files.
     pub bytes: u64,
+    pub inodes: u64,
     pub made: SystemTime,
 }
 
@@ -110,8 +111,9 @@ pub struct LayerFacts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheFacts {
     pub id: CacheId,
-    /// Bytes on the disk.
+    /// Bytes on the disk, and files.
     pub bytes: u64,
+    pub inodes: u64,
     /// When a build step last had it.
     pub used: SystemTime,
 }
@@ -189,6 +191,8 @@ pub struct Stats {
     pub cpu: Duration,
     /// Bytes in the writable layer, as it was a minute or two ago.
     pub disk: u64,
+    /// Its files.
+    pub inodes: u64,
 }
 
 /// A command inside a running container.
@@ -239,7 +243,7 @@ pub trait Engine: Send + Sync {
     fn staging(&self) -> Staging;
 
     /// The file system on which layers, caches and containers are.
-    fn space(&self) -> Result<Space, EngineError>;
+    fn space(&self, unit: Unit) -> Result<Space, EngineError>;
 
     /// Everything that this engine made and still has. Looks at each of them.
     async fn observe(&self) -> Result<Vec<Observed>, EngineError>;

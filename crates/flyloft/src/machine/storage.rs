@@ -3,11 +3,12 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use flyloft_core::disk::Space;
-use nix::sys::{statfs, statvfs};
+use flyloft_core::disk::{Space, Unit};
+use nix::sys::statfs;
 
 use super::nearest;
-use crate::engine::lxc::{self, tree};
+use crate::engine::lxc;
+use crate::engine::lxc::tree::{self, Usage};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Storage {
@@ -17,11 +18,10 @@ pub struct Storage {
     /// Why nothing can be written there, or where it would be made.
     pub unwritable: Option<String>,
     pub filesystem: Filesystem,
-    /// Bytes.
     pub space: Space,
-    /// Bytes of what environments and repositories have there, if somebody has measured that.
-    pub own: Option<u64>,
-    pub free_inodes: u64,
+    pub inodes: Space,
+    /// What environments and repositories have there, if somebody has measured that.
+    pub own: Option<Usage>,
 }
 
 /// What matters about it: whether overlayfs can write there, and whether swap files work (swapon(8)).
@@ -39,23 +39,24 @@ pub enum Filesystem {
 impl Storage {
     pub fn look(state_dir: &Path) -> Self {
         let place = nearest(state_dir);
-        let space = statvfs::statvfs(place).ok();
         Self {
             state_dir: state_dir.to_owned(),
             exists: state_dir.is_dir(),
             unwritable: unwritable(state_dir, place),
             filesystem: filesystem(place),
-            space: lxc::space(place).unwrap_or_default(),
+            space: lxc::space(place, Unit::Bytes).unwrap_or_default(),
+            inodes: lxc::space(place, Unit::Inodes).unwrap_or_default(),
             own: None,
-            free_inodes: space.map_or(0, |space| space.files_available()),
         }
     }
 
-    /// Measures what is ours where less than this is free, and it matters: to measure it is to walk it.
+    /// Measures what is ours where too little is free, and it matters: to measure it is to walk it.
     pub fn measured_below(mut self, floor: u64) -> Self {
-        if self.space.free < floor {
-            let trees = ["engine", "repos"].map(|name| tree::measure(&self.state_dir.join(name)));
-            self.own = Some(trees.into_iter().flatten().map(|usage| usage.bytes).sum());
+        if [self.space, self.inodes].iter().any(|space| space.free < space.floor(floor)) {
+            let trees = ["engine", "repos"].map(|name| tree::measure(&self.state_dir.join(name)).unwrap_or_default());
+            let [engine, repos] = trees;
+            let (bytes, inodes) = (engine.bytes + repos.bytes, engine.inodes + repos.inodes);
+            self.own = Some(Usage { bytes, inodes });
         }
         self
     }
@@ -114,6 +115,7 @@ mod tests {
         std::fs::write(dir.path().join("of-somebody-else"), vec![1; 1_000_000]).unwrap();
         let own = |floor| Storage::look(dir.path()).measured_below(floor).own;
         assert_eq!(own(0), None);
-        assert!((100_000..1_000_000).contains(&own(u64::MAX).unwrap()), "{:?}", own(u64::MAX));
+        let own = own(u64::MAX).unwrap();
+        assert!((100_000..1_000_000).contains(&own.bytes) && own.inodes == 2, "{own:?}");
     }
 }

@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flyloft_core::disk::Space;
+use flyloft_core::disk::{Space, Unit};
 use flyloft_core::lifecycle::{Depth, Runs, State};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -187,7 +187,7 @@ fn events(text: &mut Text, loft: &Loft) {
 }
 
 fn disk(text: &mut Text, loft: &Loft) {
-    if let Ok(Space { free, .. }) = loft.parts.builder.space() {
+    if let Ok(Space { free, .. }) = loft.parts.builder.space(Unit::Bytes) {
         text.gauge("flyloft_disk_free_bytes", "What is free on the disk of the state directory.", free);
     }
     text.gauge("flyloft_disk_floor_bytes", "What is kept free there.", loft.parts.settings.disk.floor);

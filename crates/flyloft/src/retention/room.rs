@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use flyloft_core::disk::{self, Cache, Given, Layer, Off, Ours, Release, Room, Shortage, Space, Victim};
+use flyloft_core::disk::{self, Cache, Given, Layer, Off, Ours, Release, Room, Shortage, Space, Unit, Victim};
 use flyloft_core::lifecycle::{Deploying, Event, Live, Runs, State, Timestamp};
 use flyloft_core::name::{CommitId, ReleaseNumber};
-use flyloft_core::policy::{Size, Span};
+use flyloft_core::policy::Span;
 
 use crate::build::{cache_owner, timestamp};
 use crate::conductor::Told;
@@ -29,36 +29,64 @@ pub async fn make_room(parts: &Parts) -> Result<Option<Shortage>> {
         return Ok(None);
     }
     let made = collect(parts).await;
-    let ours = made.inspect_err(|error| tracing::warn!(%error, "failed to make room on the disk")).ok();
-    let (space, floor) = (parts.builder.space()?, parts.settings.disk.floor);
-    Ok((space.free < floor).then_some(Shortage { space, floor, ours }))
+    let made = made.inspect_err(|error| tracing::warn!(%error, "failed to make room on the disk")).unwrap_or_default();
+    let shortage = |(space, floor): (Space, u64)| Shortage { space, floor, ours: made.get(&space.unit).copied() };
+    Ok(short(parts)?.first().copied().map(shortage))
 }
 
 /// Whether less than the floor is free.
 pub(super) fn is_short(parts: &Parts) -> Result<bool> {
-    Ok(parts.builder.space()?.free < parts.settings.disk.floor)
+    Ok(!short(parts)?.is_empty())
+}
+
+/// What there is too little of, and how much of it is kept free.
+fn short(parts: &Parts) -> Result<Vec<(Space, u64)>> {
+    let mut short = Vec::new();
+    for unit in Unit::ALL {
+        let space = parts.builder.space(unit)?;
+        let floor = space.floor(parts.settings.disk.floor);
+        if space.free < floor {
+            short.push((space, floor));
+        }
+    }
+    Ok(short)
 }
 
 /// Removes what there is no room for, and says what is left.
-pub(super) async fn collect(parts: &Parts) -> Result<Ours> {
+pub(super) async fn collect(parts: &Parts) -> Result<BTreeMap<Unit, Ours>> {
     let mut given = parts.making_room.lock().await;
-    let bounds = &parts.settings.disk;
-    let space = parts.builder.space()?;
-    let room = Room::new(bounds.caches, bounds.layers, space.free, bounds.floor);
+    let short = short(parts)?;
+    if short.is_empty() {
+        let space = parts.builder.space(Unit::Bytes)?;
+        let ours = collect_in(parts, &mut given, space, parts.settings.disk.floor).await?;
+        return Ok([(Unit::Bytes, ours)].into());
+    }
+    let mut left = BTreeMap::new();
+    for (space, floor) in short {
+        // As it is by now.
+        let space = parts.builder.space(space.unit)?;
+        left.insert(space.unit, collect_in(parts, &mut given, space, floor).await?);
+    }
+    Ok(left)
+}
+
+async fn collect_in(parts: &Parts, given: &mut BTreeMap<Unit, Given>, space: Space, floor: u64) -> Result<Ours> {
+    let (bounds, unit) = (&parts.settings.disk, space.unit);
+    let room = Room::new(unit, (bounds.caches, bounds.layers), space.free, floor);
     let is_short = room.missing > 0;
-    let seen = Seen::look(parts, is_short).await?;
+    let seen = Seen::look(parts, unit, is_short).await?;
     let now = parts.clock.now();
-    let is_lost = given.is_some_and(|given| given.is_lost(now, space.free, seen.own));
+    let is_lost = given.get(&unit).is_some_and(|given| given.is_lost(now, space.free, seen.own));
     let decision = disk::decide(&seen.stock, room, is_lost);
     let left = seen.own.saturating_sub(decision.freed);
     if decision.takes_environments() {
         // As it is to be: whoever takes it while it becomes free has taken it, too.
-        *given = Some(Given { at: now, free: space.free.saturating_add(decision.freed), own: left });
+        given.insert(unit, Given { at: now, free: space.free.saturating_add(decision.freed), own: left });
     }
-    let why = Why { space, floor: bounds.floor, own: seen.own };
+    let why = Why { space, floor, own: seen.own };
     for victim in decision.victims {
         // What was reckoned to become free may be more by now, and everything beyond is kept.
-        if is_short && parts.builder.space()?.free >= space.free.saturating_add(room.missing) {
+        if is_short && parts.builder.space(unit)?.free >= space.free.saturating_add(room.missing) {
             break;
         }
         why.remove(parts, &seen, victim).await?;
@@ -66,8 +94,8 @@ pub(super) async fn collect(parts: &Parts) -> Result<Ours> {
     let most = decision.most.saturating_sub(decision.freed);
     let ours = Ours { own: left, most: Some(most), spared: decision.spared };
     if is_short {
-        let after = parts.builder.space()?;
-        let (free, now, floor) = (Size(space.free).about(), Size(after.free).about(), Size(bounds.floor).about());
+        let after = parts.builder.space(unit)?;
+        let [free, now, floor] = [space.free, after.free, floor].map(|amount| unit.about(amount));
         tracing::warn!(free, now, floor, "the disk was short of room; {}", ours.said(after));
     }
     Ok(ours)
@@ -78,13 +106,13 @@ struct Seen {
     stock: Stock,
     rows: BTreeMap<EnvId, EnvRow>,
     commits: BTreeMap<EnvId, CommitId>,
-    /// Bytes of layers, of caches and, where the disk is short, of the disks of environments.
+    /// The size of layers, of caches and, where the disk is short, of the disks of environments.
     own: u64,
 }
 
 impl Seen {
     /// Where the disk is not `short`, nothing is asked about old releases and what is off: they stay.
-    async fn look(parts: &Parts, short: bool) -> Result<Self> {
+    async fn look(parts: &Parts, unit: Unit, short: bool) -> Result<Self> {
         let failed = || "failed to see what is kept on the disk";
         // In this order, or what goes on record meanwhile would be in neither.
         let mut needed = parts.builder.held();
@@ -104,7 +132,7 @@ impl Seen {
             releases.extend(old);
             for row in rows.values() {
                 let Some((since, commit)) = can_go(parts, row).await? else { continue };
-                off.push(resting(parts, row, since, &images).await);
+                off.push(resting(parts, row, (since, unit), &images).await);
                 commits.insert(row.id, commit);
             }
         }
@@ -113,7 +141,7 @@ impl Seen {
         let mut own = 0;
         if short {
             for container in &containers {
-                own += parts.engine.stats(&container.id).await.map_or(0, |stats| stats.disk);
+                own += parts.engine.stats(&container.id).await.map_or(0, |stats| unit.of(stats.disk, stats.inodes));
             }
         }
         let stay = containers.into_iter().filter(|container| {
@@ -124,12 +152,13 @@ impl Seen {
 
         // Also those that could go are in use until then.
         let in_use: BTreeSet<_> = needed.iter().cloned().chain(images.into_iter().flat_map(|row| row.image)).collect();
-        let layers: Vec<Layer<LayerId>> = parts.builder.layers(&in_use).await?;
-        let caches = parts.builder.caches().await?.into_iter();
-        let caches = caches.map(|cache| Cache { id: cache.id, bytes: cache.bytes, used: timestamp(cache.used) });
+        let layers: Vec<Layer<LayerId>> = parts.builder.layers(&in_use, unit).await?;
+        let caches = parts.builder.caches().await?.into_iter().map(|cache| {
+            let size = unit.of(cache.bytes, cache.inodes);
+            Cache { id: cache.id, size, used: timestamp(cache.used) }
+        });
         let caches: Vec<_> = caches.collect();
-        own +=
-            caches.iter().map(|cache| cache.bytes).sum::<u64>() + layers.iter().map(|layer| layer.bytes).sum::<u64>();
+        own += caches.iter().map(|cache| cache.size).chain(layers.iter().map(|layer| layer.size)).sum::<u64>();
         let stock = Stock { caches, layers, needed, releases, off };
         Ok(Self { stock, rows, commits, own })
     }
@@ -160,13 +189,18 @@ async fn can_go(parts: &Parts, row: &EnvRow) -> Result<Option<(Timestamp, Commit
     Ok(release.and_then(|release| release.commit).map(|commit| (since, commit)))
 }
 
-async fn resting(parts: &Parts, row: &EnvRow, since: Timestamp, images: &[ImageRow]) -> Off<EnvId, ReleaseId, LayerId> {
+async fn resting(
+    parts: &Parts,
+    row: &EnvRow,
+    (since, unit): (Timestamp, Unit),
+    images: &[ImageRow],
+) -> Off<EnvId, ReleaseId, LayerId> {
     let own = || images.iter().filter(|image| image.env == row.id);
     let serves = row.live.as_ref().map(|live| live.release);
     Off {
         id: row.id,
         image: own().find(|image| Some(image.number) == serves).map(|image| image.image.clone()).unwrap_or_default(),
-        disk: parts.stats(row).await.map_or(0, |stats| stats.disk),
+        disk: parts.stats(row).await.map_or(0, |stats| unit.of(stats.disk, stats.inodes)),
         releases: own().filter(|image| image.old).map(|image| (image.env, image.number)).collect(),
         since,
     }
@@ -201,8 +235,9 @@ impl Why {
         parts.tally.dropped("cache");
         tracing::info!(%cache, "removed a package cache that there is no room for");
         let Some(app) = cache_owner(cache) else { return Ok(()) };
-        let bytes = seen.stock.caches.iter().find(|known| known.id == *cache).map_or(0, |known| known.bytes);
-        let text = format!("package cache `{cache}` ({}) was removed: {}", Size(bytes).about(), self.said());
+        let size = seen.stock.caches.iter().find(|known| known.id == *cache).map_or(0, |known| known.size);
+        let size = self.space.unit.about(size);
+        let text = format!("package cache `{cache}` ({size}) was removed: {}", self.said());
         let told = parts.store.tell(&app, None, EventKind::CacheDropped, "flyloft", &text, store::now()).await;
         told.or_failed(|| "failed to record that a package cache was removed")
     }
@@ -259,7 +294,7 @@ impl Why {
         if self.space.free >= self.floor {
             return "there is more than is kept".to_owned();
         }
-        let (free, floor) = (Size(self.space.free).about(), Size(self.floor).about());
+        let [free, floor] = [self.space.free, self.floor].map(|amount| self.space.unit.about(amount));
         format!("the disk had {free} free, and {floor} are kept free; {}", self.space.filled(self.own))
     }
 }

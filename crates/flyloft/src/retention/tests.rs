@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use flyloft_core::disk::{Space, Spared};
+use flyloft_core::disk::{Space, Spared, Unit};
 use flyloft_core::lifecycle::{Depth, Event};
 use flyloft_core::name::CommitId;
 use flyloft_core::policy::Limits;
@@ -122,7 +122,10 @@ const FULL: Disk = Disk { floor: 1 << 30, layers: u64::MAX, caches: u64::MAX, lo
 impl Stage {
     /// Leaves so much less free than the floor, on a disk where something else has a gibibyte.
     fn fill(&self, below: u64, is_lost: bool) {
-        self.engine.fill(Space { free: self.loft.parts.settings.disk.floor - below, taken: 1 << 30 }, is_lost);
+        self.engine.fill(
+            Space { unit: Unit::Bytes, free: self.loft.parts.settings.disk.floor - below, taken: 1 << 30 },
+            is_lost,
+        );
     }
 }
 
@@ -238,7 +241,7 @@ async fn what_is_off_stays_where_all_that_could_go_would_not_be_enough_and_that_
     assert_eq!(
         error.causes,
         [
-            "something else fills it: Flyloft has 4.0 MiB of the 1.0 GiB that are taken, and could free 4.0 MiB at most; \
+            "something else fills it: Flyloft has 4.0 MiB of the 1022.0 MiB that are taken, and could free 4.0 MiB at most; \
           what is off is kept, since to give it up would be in vain"
         ]
     );
@@ -262,11 +265,32 @@ async fn where_something_else_takes_what_is_given_up_no_more_is_given_up_than_on
         assert_eq!(states(), ["off v1 (to be built anew)", "off v1"]);
         parts.clock.advance(Duration::from_secs(3600));
     }
-    let ours = room::collect(parts).await.unwrap();
+    let ours = room::collect(parts).await.unwrap()[&Unit::Bytes];
     assert_eq!((ours.own, ours.most, ours.spared), (2 * MIB, Some(2 * MIB), Some(Spared::Lost)));
 
     parts.clock.advance(Duration::from_secs(19 * 3600));
     collect(parts).await;
+    assert_eq!(states(), ["off v1 (to be built anew)"; 2]);
+}
+
+#[tokio::test]
+async fn inodes_are_made_room_for_as_bytes_are_and_nothing_is_built_without_them() {
+    let (stage, off, commit) = two_that_are_off(Disk::default()).await;
+    let states = || off.each_ref().map(|conductor| conductor.state().to_string());
+    // A fiftieth of them is 20,000.
+    let leave = |free| stage.engine.fill(Space { unit: Unit::Inodes, free, taken: 1_000_000 - free }, false);
+    leave(17_999);
+    let (_, conductor) = stage.branch("other").await;
+    let error = stage.build(&conductor, &commit).await.unwrap_err();
+    assert_eq!(error.what, "the disk is full: 17999 inodes are free, and 20000 inodes are kept free; nothing is built");
+    let filled = "something else fills it: Flyloft has 2000 inodes of the 982001 inodes that are taken, and could free 2000 \
+                  inodes at most; ";
+    assert!(error.causes[0].starts_with(filled), "{error:?}");
+    assert!(error.hints[1].starts_with("each file takes an inode"), "{error:?}");
+    assert_eq!(states(), ["off v1"; 2]);
+
+    leave(18_000);
+    stage.build(&conductor, &commit).await.unwrap();
     assert_eq!(states(), ["off v1 (to be built anew)"; 2]);
 }
 

@@ -214,7 +214,7 @@ mod tests {
     }
 
     fn disk(free: u64) -> Storage {
-        Storage { filesystem: Filesystem::Ext, space: Space { free, taken: 0 }, ..Storage::default() }
+        Storage { filesystem: Filesystem::Ext, space: Space { free, ..Space::default() }, ..Storage::default() }
     }
 
     #[test]

@@ -69,7 +69,18 @@ impl Disk {
         rest.sync_all().unwrap();
     }
 
+    /// Takes all but so many inodes.
+    fn fill_inodes(&self, leave: u64) {
+        let dir = self.dir.join("many");
+        fs::create_dir(&dir).unwrap();
+        let free = nix::sys::statvfs::statvfs(&self.dir).unwrap().files_available();
+        for number in 0..free - leave {
+            File::create(dir.join(number.to_string())).unwrap();
+        }
+    }
+
     fn empty(&self) {
+        let _ = fs::remove_dir_all(self.dir.join("many"));
         for file in ["hog", "rest"] {
             let _ = fs::remove_file(self.dir.join(file));
         }
@@ -208,5 +219,18 @@ fn a_full_disk_stops_builds_and_nothing_else_and_what_was_taken_off_it_is_built_
     assert_eq!(flyloft.get("it-disk/old", "/").body, "old");
     let rebuilt = events(&flyloft, "it-disk/old", "rebuilt");
     assert!(rebuilt.len() == 1 && rebuilt[0].ends_with("the same layers as before"), "{rebuilt:?}");
+
+    // Of too few inodes it is the same.
+    disk.fill_inodes(5000);
+    repository.commit(&files(&app("last", 0)));
+    let output = repository.rejected(&["main:next"]);
+    assert!(output.contains(" inodes are free, and 10000 inodes are kept free; nothing is built"), "{output}");
+    assert!(output.contains("because: something else fills it: Flyloft has "), "{output}");
+    let report = flyloft.doctor();
+    assert!(report.contains("files can be made, and room for 10000 must stay"), "{report}");
+    assert_eq!(flyloft.get("it-disk/next", "/").body, "next");
+    disk.empty();
+    repository.pushed(&["main:next"]);
+    assert_eq!(flyloft.get("it-disk/next", "/").body, "last");
     flyloft.ok(&["destroy", "it-disk", "--yes"]);
 }

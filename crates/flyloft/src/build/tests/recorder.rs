@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use flyloft_core::disk::Space;
+use flyloft_core::disk::{Space, Unit};
 use flyloft_core::lifecycle::Depth;
 use tokio::io::AsyncRead;
 
@@ -66,7 +66,7 @@ impl Engine for Recorder {
     async fn layer(&self, id: &LayerId) -> Result<LayerFacts, EngineError> {
         let made = self.made.lock().unwrap();
         let on = made.iter().find(|derivation| derivation.id == *id).expect("it was made").on.clone();
-        Ok(LayerFacts { on, bytes: 100, made: SystemTime::UNIX_EPOCH })
+        Ok(LayerFacts { on, bytes: 100, inodes: 1, made: SystemTime::UNIX_EPOCH })
     }
 
     async fn forget(&self, id: &LayerId) -> Result<(), EngineError> {
@@ -74,7 +74,7 @@ impl Engine for Recorder {
         Ok(())
     }
 
-    fn space(&self) -> Result<Space, EngineError> {
+    fn space(&self, _: Unit) -> Result<Space, EngineError> {
         unreachable!("a build does not ask")
     }
 
@@ -98,7 +98,7 @@ impl Engine for Recorder {
         unreachable!("a build asks for none")
     }
     async fn caches(&self) -> Result<Vec<CacheFacts>, EngineError> {
-        let facts = |id: &CacheId| CacheFacts { id: id.clone(), bytes: 100, used: SystemTime::UNIX_EPOCH };
+        let facts = |id: &CacheId| CacheFacts { id: id.clone(), bytes: 100, inodes: 1, used: SystemTime::UNIX_EPOCH };
         Ok(self.caches.lock().unwrap().iter().map(facts).collect())
     }
     async fn forget_cache(&self, cache: &CacheId) -> Result<(), EngineError> {

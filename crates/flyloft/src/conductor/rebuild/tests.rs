@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use flyloft_core::disk::Space;
+use flyloft_core::disk::{Space, Unit};
 use flyloft_core::lifecycle::Event;
 use flyloft_core::name::{CommitId, ReleaseNumber};
 
@@ -151,7 +151,7 @@ async fn what_has_lost_its_commit_says_so() {
 #[tokio::test]
 async fn strangers_read_nothing_about_a_full_disk_and_its_people_all_of_it() {
     let (stage, conductor, _) = Stage::cleared().await;
-    stage.engine.fill(Space { free: 1 << 30, taken: 40 << 30 }, false);
+    stage.engine.fill(Space { unit: Unit::Bytes, free: 1 << 30, taken: 40 << 30 }, false);
     conductor.visit("GET /".to_owned()).await;
     stage.wait_for_state("off v1 (could not be built anew)").await;
     stage.wait_until("who waits is told", async || stage.failure().await.is_some()).await;

@@ -16,6 +16,7 @@ use super::idmap::Access;
 use super::mounts::Bind;
 use super::places::Places;
 use super::slots::Slot;
+use super::tree::Usage;
 use super::{step, tree};
 use crate::engine::{CacheFacts, CacheId};
 
@@ -33,7 +34,7 @@ struct State {
     /// How many steps have each.
     in_use: HashMap<CacheId, usize>,
     /// The size of each, and of when that is. To measure one is to walk it.
-    measured: HashMap<CacheId, (SystemTime, u64)>,
+    measured: HashMap<CacheId, (SystemTime, Usage)>,
 }
 
 /// Caches that a step has, for as long as this lives.
@@ -105,15 +106,15 @@ impl Caches {
             found => found?.modified()?,
         };
         let known = self.state.lock().expect("not poisoned").measured.get(&id).copied();
-        let bytes = match known {
-            Some((then, bytes)) if then == used => bytes,
+        let usage = match known {
+            Some((then, usage)) if then == used => usage,
             _ => match tree::measure(&self.dir.join(&id.0)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                usage => usage?.bytes,
+                usage => usage?,
             },
         };
-        self.state.lock().expect("not poisoned").measured.insert(id.clone(), (used, bytes));
-        Ok(Some(CacheFacts { id, bytes, used }))
+        self.state.lock().expect("not poisoned").measured.insert(id.clone(), (used, usage));
+        Ok(Some(CacheFacts { id, bytes: usage.bytes, inodes: usage.inodes, used }))
     }
 
     /// Says whether it is gone: not if a step has it.

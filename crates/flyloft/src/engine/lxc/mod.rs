@@ -65,7 +65,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use flyloft_core::disk::Space;
+use flyloft_core::disk::{Space, Unit};
 use flyloft_core::lifecycle::Depth;
 use tokio::io::AsyncRead;
 use tokio::sync::Notify;
@@ -291,8 +291,8 @@ impl Engine for LxcEngine {
         Staging { dir: self.places.staging.clone(), user: self.keeper.uid_base() + APP }
     }
 
-    fn space(&self) -> Result<Space, EngineError> {
-        space(&self.places.engine).map_err(EngineError::io("ask for the free space"))
+    fn space(&self, unit: Unit) -> Result<Space, EngineError> {
+        space(&self.places.engine, unit).map_err(EngineError::io("ask for the free space"))
     }
 
     async fn observe(&self) -> Result<Vec<Observed>, EngineError> {
@@ -328,7 +328,8 @@ impl Engine for LxcEngine {
             io::ErrorKind::NotFound => EngineError::NoLayer(id.clone()),
             _ => EngineError::io(format!("read what layer `{id}` is"))(error),
         })?;
-        Ok(LayerFacts { on: meta.on, bytes: meta.bytes, made: UNIX_EPOCH + Duration::from_secs(meta.made_at) })
+        let made = UNIX_EPOCH + Duration::from_secs(meta.made_at);
+        Ok(LayerFacts { on: meta.on, bytes: meta.bytes, inodes: meta.inodes, made })
     }
 
     async fn derive(&self, derivation: Derivation, transcript: &Transcript) -> Result<(), EngineError> {
@@ -420,14 +421,14 @@ impl Engine for LxcEngine {
         let (home, _) = self.known(id)?;
         let (layout, sizes, known) = (self.layout, self.sizes.clone(), id.clone());
         blocking(format!("measure container `{id}`"), move || {
-            let disk = sizes.known(&known, Instant::now()).unwrap_or_else(|| {
-                let bytes = tree::measure(&home.upper()).map_or(0, |usage| usage.bytes);
-                sizes.note([(&known, bytes)], Instant::now());
-                bytes
+            let tree::Usage { bytes: disk, inodes } = sizes.known(&known, Instant::now()).unwrap_or_else(|| {
+                let usage = tree::measure(&home.upper()).unwrap_or_default();
+                sizes.note([(&known, usage)], Instant::now());
+                usage
             });
-            let Some(running) = Running::find(&home) else { return Ok(Stats { disk, ..Stats::default() }) };
+            let Some(running) = Running::find(&home) else { return Ok(Stats { disk, inodes, ..Stats::default() }) };
             let groups = running.groups(layout)?;
-            Ok(Stats { disk, asleep: sleep::asleep(&home, &groups)?, ..groups.stats()? })
+            Ok(Stats { disk, inodes, asleep: sleep::asleep(&home, &groups)?, ..groups.stats()? })
         })
         .await
     }

@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use flyloft_core::disk::Space;
+use flyloft_core::disk::{Shortage, Space, Unit};
 use flyloft_core::policy::{Excess, Limits, Size};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -55,11 +55,17 @@ pub fn free(dir: &Path) -> io::Result<Usage> {
     Ok(Usage { bytes, inodes })
 }
 
-/// Bytes of a file system.
-pub fn space(dir: &Path) -> io::Result<Space> {
+/// What there is of a file system.
+pub fn space(dir: &Path, unit: Unit) -> io::Result<Space> {
     let stat = nix::sys::statvfs::statvfs(dir)?;
-    let [free, taken] = [stat.blocks_available(), stat.blocks() - stat.blocks_free()];
-    Ok(Space { free: free * stat.fragment_size(), taken: taken * stat.fragment_size() })
+    let Usage { bytes, inodes } = free(dir)?;
+    Ok(match unit {
+        Unit::Bytes => {
+            let taken = (stat.blocks() - stat.blocks_free()) * stat.fragment_size();
+            Space { unit, free: bytes, taken }
+        }
+        Unit::Inodes => Space { unit, free: inodes, taken: stat.files().saturating_sub(stat.files_free()) },
+    })
 }
 
 /// What a container takes of the disk.
@@ -196,20 +202,17 @@ impl Watch {
 impl LxcEngine {
     /// Refuses to begin what needs space when there is none.
     pub(super) fn check_space(&self) -> Result<(), EngineError> {
-        let free = free(&self.places.engine).map_err(EngineError::io("ask for the free space"))?;
-        if free.bytes >= self.bounds.floor && free.inodes >= MUCH.inodes {
-            return Ok(());
+        for unit in Unit::ALL {
+            let space = self.space(unit)?;
+            let floor = space.floor(self.bounds.floor);
+            if space.free < floor {
+                return Err(EngineError::Missing {
+                    what: format!("the disk is full: {}", Shortage { space, floor, ours: None }),
+                    hint: "free some space, or set a lower `floor` in `[disk]` of the configuration".to_owned(),
+                });
+            }
         }
-        Err(EngineError::Missing {
-            what: match free.bytes < self.bounds.floor {
-                true => {
-                    let (free, floor) = (Size(free.bytes).about(), Size(self.bounds.floor).about());
-                    format!("the disk is full: {free} are free, and {floor} are kept free")
-                }
-                false => format!("the disk has no room for more than {} files", free.inodes),
-            },
-            hint: "free some space, or set a lower `floor` in `[disk]` of the configuration".to_owned(),
-        })
+        Ok(())
     }
 
     /// Measures every container that runs, but not one that is frozen as it was when it became known: nobody writes there,
@@ -235,7 +238,7 @@ impl LxcEngine {
             });
             measured.extend(taken.await?.map(|taken| (id, taken)));
         }
-        self.sizes.note(measured.iter().map(|(id, taken)| (id, taken.named.bytes)), Instant::now());
+        self.sizes.note(measured.iter().map(|(id, taken)| (id, taken.named)), Instant::now());
         Ok(measured)
     }
 
