@@ -11,7 +11,7 @@ use super::container::{self, APP, GRACE, InitSpec, Record};
 use super::idmap::Access;
 use super::mounts::{self, Bind};
 use super::places::Home;
-use super::{LxcEngine, attach, blocking, cgroup, machine, sleep};
+use super::{LxcEngine, attach, blocking, cgroup, journal, machine, sleep};
 use crate::engine::{Addresses, ContainerSpec, EngineError};
 use crate::exec::ExecError;
 
@@ -93,6 +93,7 @@ impl LxcEngine {
                 // A cgroup that was left behind would make LXC choose another name.
                 cgroup::clean(&home.name)?;
                 container::forget_excess(&home)?;
+                journal::begin(&home)?;
                 sleep::forget(&home)?;
                 mounts::compose(&home, &lower, &binds, uid_base)
             }
@@ -115,12 +116,10 @@ impl LxcEngine {
             .await;
         started.map_err(|mut source| {
             // What LXC prints says only that it failed; why is in its log.
-            let log = fs::read_to_string(home.lxc_log()).unwrap_or_default();
-            let reasons: Vec<&str> = log.lines().filter(|line| line.contains(" ERROR ")).take(3).collect();
             if let ExecError::Status { tail, .. } = &mut source
-                && !reasons.is_empty()
+                && let Some(reasons) = journal::reasons(home)
             {
-                *tail = reasons.join("\n");
+                *tail = reasons;
             }
             EngineError::Exec { doing: format!("start container `{}`", record.spec.id), source }
         })?;

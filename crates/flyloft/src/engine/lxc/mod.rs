@@ -26,6 +26,7 @@ mod held;
 #[cfg(test)]
 mod hostile;
 mod idmap;
+mod journal;
 mod layers;
 mod life;
 pub mod machine;

@@ -105,6 +105,7 @@ impl Home {
         self.dir.join("console.log")
     }
 
+    /// See [`journal`](super::journal).
     pub fn lxc_log(&self) -> PathBuf {
         self.dir.join("lxc.log")
     }

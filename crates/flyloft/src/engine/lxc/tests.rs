@@ -1,5 +1,7 @@
 //! What only real containers can show.
 
+use std::fs;
+
 use tokio::io::AsyncReadExt;
 
 use super::bench::Bench;
@@ -365,4 +367,37 @@ async fn a_log_that_is_followed_ends_with_the_container() {
     }
     bench.engine.stop(&web.id, Duration::ZERO).await.unwrap();
     reader.read_to_string(&mut seen).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_lxc_says_of_a_container_is_cut_off_while_it_runs_and_begun_anew_with_each_start() {
+    let bench = Bench::open().await;
+    let spec = spec(&bench, "talkative", "sleep 1000");
+    bench.engine.create(&spec).await.unwrap();
+    bench.engine.start(&spec.id).await.unwrap();
+    let log = bench.engine.home(&spec.id).lxc_log();
+    let (_, running) = bench.engine.running(&spec.id).unwrap();
+    // LXC has it open for appending, as the flags say (proc_pid_fdinfo(5)), so what is cut off leaves no hole.
+    let open = fs::read_dir(format!("/proc/{}/fd", running.monitor)).unwrap().flatten();
+    let fd = open.filter(|fd| fs::read_link(fd.path()).is_ok_and(|file| file == log)).map(|fd| fd.file_name()).next();
+    let fd = fd.expect("the log is open").into_string().unwrap();
+    let info = fs::read_to_string(format!("/proc/{}/fdinfo/{fd}", running.monitor)).unwrap();
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+    assert!(i32::from_str_radix(flags.trim(), 8).unwrap() & nix::libc::O_APPEND != 0, "{info}");
+
+    let say = |bytes| fs::write(&log, vec![b'w'; bytes]).unwrap();
+    let size = async || {
+        bench.engine.measure_all(&BTreeMap::new(), false).await.unwrap();
+        fs::metadata(&log).unwrap().len()
+    };
+    say(1 << 20);
+    assert_eq!(size().await, 1 << 20);
+    say((1 << 20) + 1);
+    assert_eq!(size().await, 0);
+
+    say(1000);
+    bench.engine.stop(&spec.id, Duration::ZERO).await.unwrap();
+    bench.engine.start(&spec.id).await.unwrap();
+    assert!(fs::read_to_string(&log).unwrap_or_default().len() < 1000, "it is a new one");
+    bench.engine.remove(&spec.id).await.unwrap();
 }

@@ -18,6 +18,7 @@ use time::format_description::well_known::Rfc3339;
 use super::LxcEngine;
 use super::container::{self, Record, Running};
 use super::held;
+use super::journal;
 use super::places::Home;
 use super::tree::{self, Usage};
 use crate::engine::{ContainerId, Engine, EngineError};
@@ -231,6 +232,7 @@ impl LxcEngine {
             let layout = self.layout;
             let taken = super::blocking(format!("measure container `{id}`"), move || {
                 let Some(running) = Running::find(&home) else { return Ok(None) };
+                journal::bound(&home)?;
                 let named = tree::measure(&home.upper())?;
                 // One that ends just now holds nothing any more.
                 let held = look.then(|| running.groups(layout).and_then(|groups| held::measure(&home, &groups)).ok());
