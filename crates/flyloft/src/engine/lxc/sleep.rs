@@ -54,7 +54,7 @@ impl LxcEngine {
         // Beside the thawing, so that neither waits for the other.
         let prefetched = tokio::task::spawn_blocking({
             let home = home.clone();
-            move || if home.asleep().exists() { touched::prefetch(&home) } else { Ok(()) }
+            move || noted(&home.asleep())?.map_or(Ok(()), |held| touched::prefetch(&home, &held))
         });
         let groups = blocking(format!("thaw container `{id}`"), {
             let home = home.clone();

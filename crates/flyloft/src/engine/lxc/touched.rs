@@ -1,6 +1,7 @@
 //! What a container touched when it last woke, so that the next wake brings it in while the container runs already.
 //!
-//! Without it each page is waited for alone. What is not touched again is not looked for the time after.
+//! Without it each page is waited for alone. Every few wakes what was touched is learnt anew, and what the container has
+//! no use for any more is left where it is.
 
 use std::fs;
 use std::io;
@@ -14,6 +15,7 @@ use super::cgroup::Groups;
 use super::pagemap::{self, PAGE, Place};
 use super::pages;
 use super::places::Home;
+use crate::engine::Held;
 
 /// How long after a wake it has touched what it needed to answer.
 pub const SETTLED: Duration = Duration::from_secs(1);
@@ -24,9 +26,16 @@ const MOST: u64 = 256 << 20;
 /// Bytes that are brought in at a time.
 const PIECE: u64 = 256 << 10;
 
+/// Wakes after which it is learnt anew. What is brought in looks like what the container has touched, so until then
+/// what is known only grows.
+const LEARNT: u32 = 8;
+
 /// `touched.json` of a home.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Touched {
+    /// Since it was learnt.
+    #[serde(default)]
+    wakes: u32,
     /// The process that touched most comes first.
     processes: Vec<Of>,
 }
@@ -38,6 +47,21 @@ struct Of {
     pages: Vec<(u64, u64)>,
 }
 
+impl Touched {
+    fn of(home: &Home) -> io::Result<Option<Self>> {
+        match fs::read(home.touched()) {
+            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the next wake shows what the container touches of itself.
+    fn is_due(&self) -> bool {
+        self.wakes >= LEARNT
+    }
+}
+
 impl Of {
     fn count(&self) -> u64 {
         self.pages.iter().map(|(_, count)| count).sum()
@@ -46,7 +70,8 @@ impl Of {
 
 /// Notes what is in memory of a container that woke a moment ago.
 pub fn note(home: &Home, groups: &Groups) -> io::Result<()> {
-    let mut touched = Touched::default();
+    let wakes = Touched::of(home)?.filter(|last| !last.is_due()).map_or(0, |last| last.wakes + 1);
+    let mut touched = Touched { wakes, processes: Vec::new() };
     for pid in groups.processes()? {
         let mut mappings = pages::mappings(pid)?;
         mappings.retain(|mapping| mapping.present > 0);
@@ -66,21 +91,32 @@ pub fn note(home: &Home, groups: &Groups) -> io::Result<()> {
     fs::rename(aside, home.touched())
 }
 
-/// Has the kernel bring in what was touched the last time. Where nothing is known, nothing is done.
-pub fn prefetch(home: &Home) -> io::Result<()> {
-    let touched: Touched = match fs::read(home.touched()) {
-        Ok(text) => serde_json::from_slice(&text)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
+/// Brings in what was touched the last time, of a container of which this is where its memory is. Where nothing is
+/// known, nothing is done.
+///
+/// What is on a disk is asked for all at once first, or each page would be waited for alone; then page after page is
+/// touched, which spares the app the fault. Where everything is in compressed memory the first step only costs.
+pub fn prefetch(home: &Home, held: &Held) -> io::Result<()> {
+    let Some(touched) = Touched::of(home)? else { return Ok(()) };
     let mut left = MOST;
-    for of in touched.processes {
-        // One that has been given the number since is told of addresses that it does not have, or does not need.
-        let Some(process) = Process::open(of.pid)? else { continue };
+    let mut wanted = Vec::new();
+    for of in &touched.processes {
         let ranges = from_the_end(&of.pages, &mut left);
-        process.advise(Advice::WillNeed, &ranges)?;
+        // One that has been given the number since is told of addresses that it does not have, or does not need.
+        wanted.extend(Process::open(of.pid)?.map(|process| (process, ranges)));
     }
-    Ok(())
+    if touched.is_due() || is_on_disk(MOST - left, held.compressed) {
+        wanted.iter().try_for_each(|(process, ranges)| process.advise(Advice::WillNeed, ranges))?;
+    }
+    if touched.is_due() {
+        return Ok(());
+    }
+    wanted.iter().try_for_each(|(process, ranges)| process.touch(ranges))
+}
+
+/// Whether more of it is on a disk than what a page here and there makes out.
+fn is_on_disk(wanted: u64, compressed: u64) -> bool {
+    wanted.saturating_sub(compressed) > wanted / 8
 }
 
 /// An app goes through its memory from the start as a rule. Whoever began there too would wait for the app, and the app
@@ -108,5 +144,11 @@ mod tests {
         let ranges = from_the_end(&[(0, piece), (4 * piece, 2 * piece)], &mut left);
         assert_eq!(ranges, [5 * PIECE..6 * PIECE, 4 * PIECE..5 * PIECE]);
         assert_eq!(left, 0);
+    }
+
+    #[test]
+    fn what_is_compressed_but_for_a_little_is_not_taken_for_a_disks() {
+        assert!(is_on_disk(800, 0) && is_on_disk(800, 699));
+        assert!(!is_on_disk(800, 700) && !is_on_disk(800, 5000) && !is_on_disk(0, 0));
     }
 }

@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use super::super::bench::Bench;
+use super::super::cgroup::Groups;
 use super::super::tests::{build_layer, sh, spec};
 use super::super::{container, pagemap};
 use crate::engine::conformance::eventually;
@@ -181,17 +182,41 @@ async fn what_a_wake_touched_is_brought_in_with_the_next() {
     let groups = container::Running::find(&home).unwrap().groups(bench.engine.layout).unwrap();
     assert!(groups.anonymous().unwrap().bytes < MIB);
     // Frozen as it is, it brings nothing in itself.
-    super::touched::prefetch(&home).unwrap();
+    let held = super::asleep(&home, &groups).unwrap().unwrap();
+    super::touched::prefetch(&home, &held).unwrap();
     let there = async || groups.anonymous().unwrap().bytes > 16 * MIB;
     eventually("its heap is in memory again", there).await;
-    let runs: u64 = groups
-        .processes()
-        .unwrap()
-        .into_iter()
-        .map(|pid| pagemap::runs(pid, &super::super::pages::mappings(pid).unwrap()).unwrap())
-        .map(|runs| pagemap::size(&pagemap::addresses(&runs, |place| matches!(place, pagemap::Place::Own))))
-        .sum();
-    assert!(runs < MIB, "it was read ahead, and not touched: {runs}");
+    assert!(mapped(&groups) > 16 * MIB, "it need not fault");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_container_has_no_use_for_any_more_is_not_brought_in_for_ever() {
+    demand_swap();
+    let bench = Bench::open().await;
+    let id = forked(&bench).await;
+    let home = bench.engine.home(&id);
+    // Once it needs its heap, and then never again.
+    digests(&bench, &id).await;
+    let groups = container::Running::find(&home).unwrap().groups(bench.engine.layout).unwrap();
+    super::touched::note(&home, &groups).unwrap();
+    let mut mapped_after = Vec::new();
+    for _ in 0..10 {
+        assert!(groups.freeze(super::PATIENCE).unwrap());
+        let held = bench.engine.offload(&id, Depth::Shallow).await.unwrap();
+        super::touched::prefetch(&home, &held).unwrap();
+        mapped_after.push(mapped(&groups));
+        groups.thaw().unwrap();
+        super::touched::note(&home, &groups).unwrap();
+    }
+    assert!(mapped_after[..8].iter().all(|&bytes| bytes > 16 * MIB), "{mapped_after:?}");
+    assert!(mapped_after[9] < 8 * MIB, "{mapped_after:?}");
+}
+
+/// What its processes have in memory without having to ask the kernel for it.
+fn mapped(groups: &Groups) -> u64 {
+    let of = |pid| pagemap::runs(pid, &super::super::pages::mappings(pid).unwrap()).unwrap();
+    let own = |pid| pagemap::size(&pagemap::addresses(&of(pid), |place| place == pagemap::Place::Own));
+    groups.processes().unwrap().into_iter().map(own).sum()
 }
 
 #[tokio::test(flavor = "multi_thread")]
