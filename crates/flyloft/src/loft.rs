@@ -88,6 +88,23 @@ impl Loft {
     }
 
     pub async fn reconcile_for_ever(&self) {
+        tokio::join!(self.hear_of_ends(), self.compare_for_ever());
+    }
+
+    /// Tells whoever's container has ended, so that visitors of what is awake do not find that out.
+    async fn hear_of_ends(&self) {
+        loop {
+            let container = self.parts.engine.ended().await;
+            // Orphans are removed in their time.
+            let Some(owner) = spec::owner(&container).map(EnvId) else { continue };
+            let conductor = self.conductors.lock().await.get(&owner).cloned();
+            if let Some(conductor) = conductor {
+                conductor.ended(container).await;
+            }
+        }
+    }
+
+    async fn compare_for_ever(&self) {
         let swap = SwapWatch::open();
         loop {
             if let Err(error) = self.parts.store.ballast().renew() {

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::uses::{InUse, Uses};
 use super::{Message, Ticket, Told};
 use crate::deploy::Work;
-use crate::engine::Observed;
+use crate::engine::{ContainerId, Observed};
 use crate::error::{Error, Result};
 use crate::transcript::Reading;
 
@@ -117,6 +117,11 @@ impl Conductor {
     pub async fn reconcile(&self, observed: Vec<Observed>, swap_changed: bool) {
         // One that is gone has nothing to compare.
         let _ = self.mailbox.send(Message::Reconcile { observed, swap_changed }).await;
+    }
+
+    /// A container of it has ended.
+    pub async fn ended(&self, container: ContainerId) {
+        let _ = self.mailbox.send(Message::Stopped { container }).await;
     }
 
     /// Since when it takes no processor time, if it does not and nobody is about to change that.

@@ -96,6 +96,10 @@ pub enum Message {
         /// Swap has been turned on or off since the last time.
         swap_changed: bool,
     },
+    /// It runs no more, whoever ended it.
+    Stopped {
+        container: ContainerId,
+    },
     /// What does the newest deploy of this daemon's say?
     Transcript {
         answer: oneshot::Sender<Option<Reading>>,
@@ -258,6 +262,11 @@ impl Task {
                 }
                 if let Err(error) = self.reconcile(&observed).await {
                     tracing::warn!(env = %self.env.name, %error, "failed to reconcile");
+                }
+            }
+            Message::Stopped { container } => {
+                if let Err(error) = self.ended(&container).await {
+                    tracing::warn!(env = %self.env.name, %error, "failed to look at what has ended");
                 }
             }
             Message::Transcript { answer } => {

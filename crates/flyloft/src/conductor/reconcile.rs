@@ -1,11 +1,11 @@
 //! Comparing an environment with what the engine has of it, at the start, every minute, and while it rests in its turn. What
 //! a difference leads to is decided by [`flyloft_core::lifecycle`].
 
-use flyloft_core::lifecycle::{self, Answer, Deploying, Event, Found, State};
+use flyloft_core::lifecycle::{self, Answer, Deploying, Event, Found, Live, Runs, State};
 
 use super::Task;
 use super::effect::is_leftover;
-use crate::engine::{ContainerState, Observed};
+use crate::engine::{ContainerId, ContainerState, Observed};
 use crate::error::{OrFailed, Result};
 use crate::store;
 
@@ -30,6 +30,26 @@ impl Task {
         if observed.iter().any(|container| is_leftover(&container.id, &self.env)) {
             self.tidy().await;
         }
+        Ok(())
+    }
+
+    /// The engine has told that a container has ended. What is awake is not left without one until the next look at it;
+    /// what sleeps is none of this: it is started for its next visitor, who may be here already and must not be told
+    /// that it has crashed.
+    pub(super) async fn ended(&mut self, container: &ContainerId) -> Result<()> {
+        let State::Live(Live { runs: Runs::Awake { release, .. }, .. }) = self.state else { return Ok(()) };
+        if self.env.live.as_ref().is_none_or(|live| live.container != *container) {
+            return Ok(());
+        }
+        let now = self.parts.engine.find(container).await;
+        let event = match self.found(now.or_failed(|| format!("failed to look at `{container}`"))?.as_ref()) {
+            Event::Found(Found::Stopped | Found::Gone) => Event::Died { release },
+            found => found,
+        };
+        if event == (Event::Died { release }) {
+            tracing::warn!(env = %self.env.name, %container, "what serves has ended by itself");
+        }
+        self.step(&event, None).await?.ok();
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //! Nothing runs in it. A process whose command is `echo TEXT` has printed that once it is started, a command `true`,
 //! `false` or `echo …` ends as one expects, by itself or by `sh -c`, and any other ends with status 0 and no output.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::Cursor;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -27,6 +27,7 @@ use crate::transcript::Transcript;
 pub struct Fake {
     memory: Mutex<Memory>,
     excess: Notify,
+    ended: (Notify, Mutex<VecDeque<ContainerId>>),
     stalled: watch::Sender<bool>,
     staging: OnceLock<TempDir>,
 }
@@ -168,6 +169,15 @@ impl Fake {
         self.memory().containers[id].spec.limits.clone()
     }
 
+    /// Ends a container as if its PID 1 had been killed.
+    pub fn kill(&self, id: &ContainerId) {
+        let mut memory = self.memory();
+        let container = memory.containers.get_mut(id).unwrap();
+        (container.state, container.asleep) = (ContainerState::Stopped, None);
+        self.ended.1.lock().unwrap().push_back(id.clone());
+        self.ended.0.notify_one();
+    }
+
     /// Stops a container as one that has gone beyond a bound.
     pub fn stop_for(&self, id: &ContainerId, excess: Excess) {
         let mut memory = self.memory();
@@ -275,6 +285,15 @@ impl Engine for Fake {
 
     async fn excess(&self) {
         self.excess.notified().await;
+    }
+
+    async fn ended(&self) -> ContainerId {
+        loop {
+            if let Some(id) = self.ended.1.lock().unwrap().pop_front() {
+                return id;
+            }
+            self.ended.0.notified().await;
+        }
     }
 
     async fn layers(&self) -> Result<Vec<LayerId>, EngineError> {

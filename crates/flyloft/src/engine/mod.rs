@@ -258,6 +258,10 @@ pub trait Engine: Send + Sync {
     /// which, and for what. For one caller at a time.
     async fn excess(&self);
 
+    /// Comes back with a container that runs no more, whoever ended it. It may have been started again since. For one
+    /// caller at a time.
+    async fn ended(&self) -> ContainerId;
+
     /// The layers that exist, whole.
     async fn layers(&self) -> Result<Vec<LayerId>, EngineError>;
 

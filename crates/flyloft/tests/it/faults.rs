@@ -118,6 +118,29 @@ fn what_is_killed_from_outside_while_it_sleeps_is_started_for_its_next_visitor()
 }
 
 #[test]
+fn what_is_killed_from_outside_while_it_serves_answers_again_within_seconds() {
+    const ENV: &str = "it-slain/main";
+    let flyloft = Flyloft::start();
+    flyloft.repository("it-slain", &borrowed(&app("hello"))).pushed(&["main"]);
+    let (_, init) = flyloft.processes(ENV);
+    let killed = Instant::now();
+    kill(Pid::from_raw(init), Signal::SIGKILL).unwrap();
+    let mut failed = 0;
+    let answer = loop {
+        let answer = visit(&flyloft, ENV, "").unwrap();
+        if answer.starts_with("HTTP/1.1 200 ") {
+            break answer;
+        }
+        failed += 1;
+        // Until the next comparison with what should be it may be a minute.
+        assert!(killed.elapsed() < Duration::from_secs(10), "{failed} failed: {answer}");
+    };
+    assert!(answer.ends_with("hello"), "{answer}");
+    assert_ne!(flyloft.processes(ENV).1, init);
+    flyloft.ok(&["destroy", "it-slain", "--yes"]);
+}
+
+#[test]
 fn what_the_kernel_cannot_freeze_stays_awake_says_so_and_sleeps_once_it_can() {
     const ENV: &str = "it-stuck/main";
     let flyloft = Flyloft::start();

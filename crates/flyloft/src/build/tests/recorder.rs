@@ -82,6 +82,10 @@ impl Engine for Recorder {
         unreachable!("builds do not ask")
     }
 
+    async fn ended(&self) -> ContainerId {
+        unreachable!("builds do not ask")
+    }
+
     async fn observe(&self) -> Result<Vec<Observed>, EngineError> {
         Ok(Vec::new())
     }

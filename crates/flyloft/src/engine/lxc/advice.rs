@@ -26,6 +26,12 @@ pub enum Advice {
 /// Of ranges in one call (the kernel's UIO_MAXIOV).
 const MOST: usize = 1024;
 
+impl From<Process> for OwnedFd {
+    fn from(process: Process) -> Self {
+        process.fd
+    }
+}
+
 impl Process {
     /// `None` if it has ended.
     pub fn open(pid: i32) -> io::Result<Option<Self>> {

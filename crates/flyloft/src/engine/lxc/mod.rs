@@ -22,6 +22,7 @@ mod console;
 mod container;
 mod debian;
 mod derive;
+mod ends;
 mod held;
 #[cfg(test)]
 mod hostile;
@@ -74,6 +75,7 @@ use tokio::sync::Notify;
 use self::caches::Caches;
 use self::cgroup::Layout;
 use self::container::{APP, Record, Running};
+use self::ends::Ends;
 use self::layers::Layers;
 use self::mounts::Lower;
 use self::net::{NetConfig, Network};
@@ -123,6 +125,7 @@ pub struct LxcEngine {
     sizes: Arc<Sizes>,
     /// Told when a container was stopped unasked.
     excess: Arc<Notify>,
+    ends: Arc<Ends>,
     /// Those that were frozen and have not been thawed, since when: what they take of the disk changes no more.
     frozen: Arc<Mutex<HashMap<ContainerId, Instant>>>,
     /// Ends with the last handle that users of the engine have.
@@ -190,6 +193,7 @@ impl LxcEngine {
             bounds,
             sizes: Arc::default(),
             excess: Arc::default(),
+            ends: Arc::default(),
             frozen: Arc::default(),
             _watch: None,
             places,
@@ -253,6 +257,13 @@ impl LxcEngine {
         let (home, _) = self.known(id)?;
         let running = Running::find(&home).ok_or_else(|| EngineError::NotRunning(id.clone()))?;
         Ok((home, running))
+    }
+
+    /// Has the end of what runs told.
+    fn watch_end(&self, home: &Home, id: &ContainerId) {
+        if let Some(running) = Running::find(home) {
+            self.ends.watch(id, running);
+        }
     }
 
     fn lower(&self, image: &[LayerId]) -> Result<Vec<Lower>, EngineError> {
@@ -319,6 +330,10 @@ impl Engine for LxcEngine {
         self.excess.notified().await;
     }
 
+    async fn ended(&self) -> ContainerId {
+        self.ends.next().await
+    }
+
     async fn layers(&self) -> Result<Vec<LayerId>, EngineError> {
         self.layers.list().map_err(EngineError::io("list the layers"))
     }
@@ -374,9 +389,11 @@ impl Engine for LxcEngine {
             let _turn = engine.turns.take(&id.0).await;
             let (home, record) = engine.known(&id)?;
             match Running::find(&home) {
-                Some(_) => Ok(()),
-                None => engine.launch(&home, &record, Vec::new()).await,
+                Some(_) => return Ok(()),
+                None => engine.launch(&home, &record, Vec::new()).await?,
             }
+            engine.watch_end(&home, &id);
+            Ok(())
         })
         .await
     }

@@ -401,3 +401,23 @@ async fn what_lxc_says_of_a_container_is_cut_off_while_it_runs_and_begun_anew_wi
     assert!(fs::read_to_string(&log).unwrap_or_default().len() < 1000, "it is a new one");
     bench.engine.remove(&spec.id).await.unwrap();
 }
+
+#[tokio::test]
+async fn the_end_of_a_container_is_told_at_once_also_by_an_engine_that_has_not_started_it() {
+    let mut bench = Bench::open().await;
+    let spec = spec(&bench, "mortal", "sleep 1000");
+    bench.engine.create(&spec).await.unwrap();
+    for reopened in [false, true] {
+        bench.engine.start(&spec.id).await.unwrap();
+        if reopened {
+            bench.reopen().await;
+        }
+        let (_, running) = bench.engine.running(&spec.id).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(running.init), nix::sys::signal::Signal::SIGKILL).unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(20), bench.engine.ended()).await.expect("it is told");
+        assert_eq!(ended, spec.id);
+        let found = bench.engine.find(&spec.id).await.unwrap().unwrap();
+        assert_eq!(found.state, ContainerState::Stopped, "it is as it was told");
+    }
+    bench.engine.remove(&spec.id).await.unwrap();
+}

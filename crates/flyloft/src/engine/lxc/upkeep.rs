@@ -84,14 +84,15 @@ impl LxcEngine {
         Ok(())
     }
 
-    /// Takes out of the table whoever does not run, and notes who is frozen. Not while there are builds, which are not
+    /// Takes out of the table whoever does not run, watches who does, and notes who is frozen. Not while there are builds, which are not
     /// observed, or anybody who could thaw what was found frozen.
     pub(super) async fn take_stock(&self) -> Result<(), EngineError> {
         let mut running = BTreeSet::new();
         for container in self.observe().await? {
-            let Ok((_, record)) = self.known(&container.id) else { continue };
+            let Ok((home, record)) = self.known(&container.id) else { continue };
             if container.state != ContainerState::Stopped {
                 running.insert(record.slot);
+                self.watch_end(&home, &container.id);
             }
             if container.state == ContainerState::Frozen {
                 self.frozen().insert(container.id, Instant::now());
