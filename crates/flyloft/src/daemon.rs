@@ -33,10 +33,10 @@ use crate::door::ssh::{self, SshConfig, SshDoor};
 use crate::edge::embedded::{EdgeConfig, Embedded};
 use crate::engine::lxc::net::NetConfig;
 use crate::engine::lxc::{Bounds, LxcConfig, LxcEngine};
-use crate::engine::{Engine, SharedEngine};
+use crate::engine::{Engine, EngineError, SharedEngine};
 use crate::error::{Error, OrFailed, Result};
 use crate::follow;
-use crate::handover::{Program, Successor};
+use crate::handover::{Program, Successor, WayBack};
 use crate::hosts;
 use crate::loft::{self, Loft};
 use crate::machine::Memory;
@@ -47,33 +47,56 @@ use crate::sockets::{Sockets, Use};
 use crate::source::{Repositories, SourceLimits};
 use crate::store::{self, Ballast, Store};
 
+/// A link in the state directory, to the socket where commands are taken.
+pub const SOCKET: &str = "socket";
+
+/// Locked by the daemon that uses the state directory.
+pub const LOCK: &str = "lock";
+
+/// Holds what tells this daemon's containers from those of others.
+const INSTANCE: &str = "instance";
+
 /// How long requests, and what clients have under way, may take when the daemon ends.
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// How it is started.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Start {
     pub config: Config,
+    /// What that was made from.
+    pub text: String,
     /// Where that was read from, if there is such a file.
     pub file: PathBuf,
+    pub sockets: Sockets,
+    /// What kept another version from taking over, if this process has just tried to become it.
+    pub failure: Option<String>,
 }
 
 /// How long clients have to read that the daemon ends.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Runs until SIGINT or SIGTERM, or until a newer version takes over. The containers go on without it.
-pub async fn serve(start: Start) -> Result<Option<Successor>> {
+/// Runs until SIGINT or SIGTERM, or until a newer version takes over. The containers go on without it. There is a
+/// `way_back` until it serves.
+pub async fn serve(start: Start, way_back: &mut Option<WayBack>) -> Result<Option<Successor>> {
     must_be_root()?;
     let program = Program::own()?;
     raise_descriptors();
-    let Start { config, file } = start;
-    let mut inherited = Sockets::inherited();
+    if let Some(failure) = &start.failure {
+        tracing::error!(%failure, "another version did not start: this one goes on, as it was configured before");
+    }
+    let Start { config, text, file, sockets: mut inherited, failure } = start;
     let before = inherited.inodes();
     let state = State::open(&config.state_dir)?;
-    let store = Store::open(&state.dir.join(store::FILE)).or_failed(|| "failed to open the store")?;
+    inherited.suit(&config);
+    way_back.iter_mut().for_each(|way_back| way_back.suit(&config));
     let metrics_listeners = listen_for_metrics(&config, inherited.take(Use::Metrics)).await?;
     let commands = socket::listen(&config.socket, &config.group, inherited.take(Use::Commands))
         .or_failed(|| "failed to take commands")?;
+    state.note_socket(&config.socket).or_failed(|| "failed to note where commands are taken")?;
+    let ssh_listeners = ssh::listen(&config.ssh.listen, inherited.take(Use::Ssh));
+    let ssh_listeners = ssh_listeners.or_failed(|| "failed to start the SSH door")?;
+    // What may fail comes first: no program goes back to the store of a newer one.
+    let store = Store::open(&state.dir.join(store::FILE)).or_failed(|| "failed to open the store")?;
 
     let domain = Domain::parse(&config.domain).map_err(Error::usage)?;
     hosts::follow(&store, &domain).await?;
@@ -86,15 +109,13 @@ pub async fn serve(start: Start) -> Result<Option<Successor>> {
     let edge_config = EdgeConfig { inherited: handed_over, routes, visits: Some(visits), quiet_agents, ..listen };
     let edge = Embedded::open(edge_config).or_failed(|| "failed to start the edge")?;
     let ports: Vec<u16> = edge.addresses().iter().map(|address| address.port()).collect();
-    let ssh_listeners = ssh::listen(&config.ssh.listen, inherited.take(Use::Ssh));
-    let ssh_listeners = ssh_listeners.or_failed(|| "failed to start the SSH door")?;
     let mut kept = Sockets::default();
     let copied = || "failed to copy a listening socket";
     kept.keep(Use::Http, edge.listeners().or_failed(copied)?).or_failed(copied)?;
     kept.keep(Use::Ssh, &ssh_listeners).or_failed(copied)?;
     kept.keep(Use::Commands, [&commands]).or_failed(copied)?;
     kept.keep(Use::Metrics, &metrics_listeners).or_failed(copied)?;
-    let stored = kept.store(!before.is_subset(&kept.inodes()));
+    let stored = kept.store(failure.is_some() || !before.is_subset(&kept.inodes()));
     let stored = stored.inspect_err(|error| tracing::warn!(%error, "failed to give systemd the listening sockets"));
 
     let lxc = open_engine(&config, &state, &ports).await?;
@@ -138,7 +159,7 @@ pub async fn serve(start: Start) -> Result<Option<Successor>> {
     let (upgrades, asked) = tokio::sync::mpsc::channel(1);
     let (closing, clients) = (CancellationToken::new(), TaskTracker::new());
     let group = config.group.clone();
-    let socket = SocketDoor { api, group, upgrades, closing: closing.clone(), clients: clients.clone() };
+    let socket = SocketDoor { api, group, upgrades, closing: closing.clone(), clients: clients.clone(), failure };
     let socket = tokio::spawn(socket.serve(commands));
     let reconciling = loft.clone();
     tokio::spawn(async move { reconciling.reconcile_for_ever().await });
@@ -148,12 +169,13 @@ pub async fn serve(start: Start) -> Result<Option<Successor>> {
     for listener in metrics_listeners {
         tokio::spawn(metrics::serve(listener, loft.clone()));
     }
-    announce(&config, &edge, &ssh);
-
     let mut reasons = Reasons::new(asked)?;
+    *way_back = None;
+    announce(&config, &edge, &ssh);
     let mut reason = reasons.first(&program).await;
     // Who comes from here on waits at the door for the next daemon.
     socket.abort();
+    let _ = socket.await;
     ssh.shut();
     following.abort();
     let under_way = async {
@@ -164,10 +186,12 @@ pub async fn serve(start: Start) -> Result<Option<Successor>> {
     closing.cancel();
     clients.close();
     let _ = tokio::join!(ssh.close(), tokio::time::timeout(FAREWELL, clients.wait()));
-    if reason == Reason::Upgrade {
+    if let Reason::Upgrade(program) = reason {
         edge.shutdown(DRAIN).await;
-        tracing::info!("a newer version takes over");
-        return Ok(Some(Successor { program, sockets: kept }));
+        if !reasons.stopped_meanwhile().await {
+            tracing::info!("a newer version takes over");
+            return Ok(Some(Successor { program, sockets: kept, configuration: text }));
+        }
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping; what runs goes on");
@@ -196,6 +220,15 @@ fn must_be_root() -> Result<()> {
     }
 }
 
+/// A directory into which a backup has come in part is nothing to start with.
+fn must_be_restored(dir: &Path) -> Result<()> {
+    match dir.join(backup::restore::MARK).exists() {
+        false => Ok(()),
+        true => Err(Error::conflict(format!("a backup was restored into `{}`, and not to its end", dir.display()))
+            .hint("wait for it if it goes on; if not, move the directory away, and run `flyloft restore` once more")),
+    }
+}
+
 /// The soft limit of open files is for programs that use select(2). The edge takes its measure from what is allowed.
 fn raise_descriptors() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| match soft < hard {
@@ -208,22 +241,26 @@ fn raise_descriptors() {
 }
 
 async fn open_engine(config: &Config, state: &State, ports: &[u16]) -> Result<LxcEngine> {
-    let lxc = LxcConfig {
-        state: state.dir.clone(),
-        instance: state.instance.clone(),
-        init: init_binary()?,
-        network: NetConfig {
-            ipv4: config.network.ipv4.address,
-            ipv6: config.network.ipv6.address,
-            dns: config.network.dns.clone(),
-            edge_ports: ports.to_vec(),
-        },
-    };
+    let lxc = lxc_config(config, &state.dir, state.instance.clone(), ports)?;
     let bounds = Bounds { floor: config.disk.floor, logs: config.disk.logs };
-    LxcEngine::open_within(lxc, bounds).await.map_err(|error| match error {
-        crate::engine::EngineError::Missing { what, hint } => Error::failed(what).hint(hint),
+    LxcEngine::open_within(lxc, bounds).await.map_err(not_started)
+}
+
+fn lxc_config(config: &Config, state: &Path, instance: String, ports: &[u16]) -> Result<LxcConfig> {
+    let network = NetConfig {
+        ipv4: config.network.ipv4.address,
+        ipv6: config.network.ipv6.address,
+        dns: config.network.dns.clone(),
+        edge_ports: ports.to_vec(),
+    };
+    Ok(LxcConfig { state: state.to_owned(), instance, init: init_binary()?, network })
+}
+
+fn not_started(error: EngineError) -> Error {
+    match error {
+        EngineError::Missing { what, hint } => Error::failed(what).hint(hint),
         error => Error::because("failed to start the engine", error),
-    })
+    }
 }
 
 fn open_repositories(config: &Config, state: &State, user: u32) -> Result<Repositories> {
@@ -285,7 +322,7 @@ impl State {
         // Others may pass through it: git runs as another user in a directory below. What is secret has its own mode.
         DirBuilder::new().recursive(true).mode(0o711).create(dir).or_failed(failed)?;
         std::fs::set_permissions(dir, Permissions::from_mode(0o711)).or_failed(failed)?;
-        let lock = open_private(&dir.join("lock")).or_failed(failed)?;
+        let lock = open_private(&dir.join(LOCK)).or_failed(failed)?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
             Errno::EWOULDBLOCK => {
                 Error::conflict(format!("another daemon uses the state directory `{}`", dir.display()))
@@ -293,18 +330,13 @@ impl State {
             }
             error => Error::because(failed(), error),
         })?;
-        if dir.join(backup::restore::MARK).exists() {
-            return Err(Error::conflict(format!("a backup was restored into `{}`, and not to its end", dir.display()))
-                .hint(
-                    "wait for it if it goes on; if not, move the directory away, and run `flyloft restore` once more",
-                ));
-        }
+        must_be_restored(dir)?;
         Ballast::of(dir).make_way();
         match std::fs::remove_dir_all(dir.join(backup::STAGING)) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).or_failed(failed),
             _ => {}
         }
-        let instance = remembered(&dir.join("instance"), || crate::random::hex(6)).or_failed(failed)?.0;
+        let instance = remembered(&dir.join(INSTANCE), || crate::random::hex(6)).or_failed(failed)?.0;
         let boot =
             std::fs::read_to_string("/proc/sys/kernel/random/boot_id").or_failed(|| "failed to read the boot id")?;
         let boot = boot.trim().to_owned();
@@ -324,6 +356,14 @@ impl State {
         file.write_all(self.boot.as_bytes())?;
         file.as_file().sync_all()?;
         file.persist(self.dir.join("boot-id")).map(drop).map_err(|error| error.error)
+    }
+
+    /// For who asks this daemon for what a changed configuration says: that may name another place.
+    fn note_socket(&self, path: &Path) -> std::io::Result<()> {
+        let (link, aside) = (self.dir.join(SOCKET), self.dir.join("socket.new"));
+        let _ = std::fs::remove_file(&aside);
+        std::os::unix::fs::symlink(path, &aside)?;
+        std::fs::rename(aside, link)
     }
 
     fn subdirectory(&self, name: &str) -> Result<PathBuf> {

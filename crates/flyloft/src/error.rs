@@ -35,16 +35,18 @@ pub enum Kind {
     Conflict,
     /// The caller may not do this.
     Forbidden,
-    /// The daemon cannot be reached.
+    /// The daemon cannot be reached, or ends: the same may work in a moment.
     Unavailable,
 }
 
 impl Kind {
     pub fn exit_code(self) -> u8 {
         match self {
-            Kind::Failed | Kind::Conflict | Kind::Forbidden | Kind::Unavailable => 1,
+            Kind::Failed | Kind::Conflict | Kind::Forbidden => 1,
             Kind::Usage => 2,
             Kind::NotFound => 20,
+            // EX_TEMPFAIL of sysexits(3head).
+            Kind::Unavailable => 75,
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! An error keeps the argv, the status and the tail of stderr, so that whoever shows it can say what happened.
 
+mod passed;
+
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -16,12 +18,15 @@ use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Child;
 
+pub use self::passed::Passed;
 use crate::transcript::Transcript;
 
 /// A process to be: program, arguments and surroundings.
 #[derive(Clone, Debug)]
 pub struct Cmd {
     program: OsString,
+    /// What it is told that it is called, if that is something else.
+    name: Option<OsString>,
     args: Vec<OsString>,
     env: BTreeMap<OsString, OsString>,
     clear_env: bool,
@@ -86,6 +91,7 @@ impl Cmd {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         Self {
             program: program.as_ref().to_owned(),
+            name: None,
             args: Vec::new(),
             env: BTreeMap::new(),
             clear_env: false,
@@ -98,6 +104,12 @@ impl Cmd {
             most_output: MOST_OUTPUT,
             timeout: None,
         }
+    }
+
+    /// What the process finds as its argument 0.
+    pub fn named(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.name = Some(name.as_ref().to_owned());
+        self
     }
 
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
@@ -222,6 +234,9 @@ impl Cmd {
     pub fn spawn(&self, stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Child, ExecError> {
         let mut command = tokio::process::Command::new(&self.program);
         command.args(&self.args).stdin(stdin).stdout(stdout).stderr(stderr).kill_on_drop(true).process_group(0);
+        if let Some(name) = &self.name {
+            command.arg0(name);
+        }
         if self.clear_env {
             command.env_clear();
         }
@@ -322,35 +337,29 @@ pub async fn end(child: &mut Child, grace: Duration) {
     }
 }
 
-/// Makes this process run `program`, by the same id and in the same surroundings, with a variable more, and with `files`
-/// open under the numbers that they have. Comes back only if that fails.
-///
-/// What other threads are about to do they never do. Until then they go on, so no file takes the number of another here:
-/// they would work on it, or close it.
+/// Makes this process run `program`, by the same id and in the same surroundings, with what is `passed` open. Comes back
+/// only if that fails.
 #[allow(clippy::disallowed_methods, reason = "this is the door")]
-pub fn replace(
-    program: &Path,
-    argv: &[OsString],
-    (name, value): (&str, String),
-    files: Vec<OwnedFd>,
-) -> std::io::Error {
+pub fn replace(program: &Path, argv: &[OsString], passed: &Passed) -> std::io::Error {
     let mut command = std::process::Command::new(program);
     if let Some((name, args)) = argv.split_first() {
         command.arg0(name).args(args);
     }
+    let (name, value) = passed.variable();
     command.env(name, value);
     for of_the_last_start in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
         command.env_remove(of_the_last_start);
     }
+    let numbers = passed.numbers();
     // SAFETY: the closure only calls fcntl, which is async-signal-safe.
-    unsafe { command.pre_exec(move || files.iter().try_for_each(outlive)) };
+    unsafe { command.pre_exec(move || numbers.iter().try_for_each(|number| outlive(*number))) };
     command.exec()
 }
 
-/// Has a file stay open when this process becomes another program.
-fn outlive(file: &OwnedFd) -> std::io::Result<()> {
-    // SAFETY: F_SETFD changes a flag of a descriptor, which is open as long as its owner is borrowed.
-    done(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0) })
+/// Has an open file stay open when this process becomes another program.
+fn outlive(number: RawFd) -> std::io::Result<()> {
+    // SAFETY: F_SETFD changes a flag of a descriptor, and fails where nothing is open.
+    done(unsafe { libc::fcntl(number, libc::F_SETFD, 0) })
 }
 
 /// Takes notice of children that have ended, until there are none or `until` has come. For a process that is about to be

@@ -6,19 +6,22 @@
 //!   FLYLOFT_SOCKETS ──┘                                          └─ exec ─────► the successor
 //! ```
 //!
-//! systemd's come in as sd_listen_fds(3) describes, from descriptor 3 on. A predecessor's keep the numbers that they have:
-//! its threads may still work with others. What must hold: a socket that nobody uses any more is closed everywhere, since
+//! systemd's come in as sd_listen_fds(3) describes, from descriptor 3 on; a predecessor's as [`Passed`] does. What must
+//! hold: a socket that nobody uses any more is closed everywhere, since
 //! clients would wait in it for ever.
 
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::UnixDatagram;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+use crate::config::Config;
+use crate::exec::Passed;
 
 /// What takes connections at a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,15 +55,11 @@ impl Use {
 pub struct Sockets(Vec<(Use, OwnedFd)>);
 
 impl Sockets {
-    /// Those that this process was started with. They are there once; asked again, there are none.
-    pub fn inherited() -> Self {
-        static TAKEN: AtomicBool = AtomicBool::new(false);
-        if TAKEN.swap(true, Ordering::SeqCst) {
-            return Self::default();
-        }
-        if let Some(passed) = std::env::var(PASSED).ok().and_then(|passed| Self::passed_to(std::process::id(), &passed))
-        {
-            return passed;
+    /// Those that this process was started with, from the program before it or from systemd. Must be asked once.
+    pub fn inherited(passed: Option<&mut Passed>) -> Self {
+        if let Some(passed) = passed {
+            let of_use = |of: Use| passed.take(of.name()).into_iter().map(move |fd| (of, fd));
+            return Self(Use::ALL.into_iter().flat_map(of_use).collect());
         }
         let named = match sd_notify::listen_fds_with_names() {
             Ok(named) => named,
@@ -75,28 +74,31 @@ impl Sockets {
         Self(owned.filter_map(|(of, fd)| of.map(|of| (of, fd))).collect())
     }
 
-    /// Those that a predecessor has open for the process of this id, as [`Sockets::passed`] says it.
-    fn passed_to(own: u32, passed: &str) -> Option<Self> {
-        let (pid, sockets) = passed.split_once(' ')?;
-        if pid.parse() != Ok(own) {
-            return None;
-        }
-        let socket = |named: &str| {
-            let (name, number) = named.split_once('=')?;
-            let number: RawFd = number.parse().ok()?;
-            let close = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
-            // SAFETY: it is borrowed for this call, which fails where nothing is open.
-            nix::fcntl::fcntl(unsafe { BorrowedFd::borrow_raw(number) }, close).ok()?;
-            // SAFETY: the predecessor has left it open for this process, and nothing else here takes it.
-            Some((Use::of(name)?, unsafe { OwnedFd::from_raw_fd(number) }))
-        };
-        Some(Self(sockets.split(' ').filter_map(socket).collect()))
+    /// Closes those at which this configuration has nobody listen, and removes their files. Must come before anything is
+    /// opened: what is to be had now may conflict with them.
+    pub fn suit(&mut self, config: &Config) {
+        self.0.retain(|(of, fd)| match of {
+            Use::Http => is_bound(fd, &config.http.listen),
+            Use::Ssh => is_bound(fd, &config.ssh.listen),
+            Use::Metrics => is_bound(fd, &config.metrics.listen),
+            Use::Commands => match path(fd) {
+                Some(path) if path == config.socket => path.exists(),
+                path => {
+                    path.inspect(|path| drop(std::fs::remove_file(path)));
+                    false
+                }
+            },
+        });
     }
 
-    /// The variable by which this process, once it runs another program, finds them.
-    pub fn passed(&self) -> (&'static str, String) {
-        let named = self.0.iter().map(|(of, fd)| format!(" {}={}", of.name(), fd.as_raw_fd()));
-        (PASSED, format!("{}{}", std::process::id(), named.collect::<String>()))
+    /// The same sockets once more.
+    pub fn copy(&self) -> io::Result<Self> {
+        self.0.iter().map(|(of, fd)| Ok((*of, fd.try_clone()?))).collect::<io::Result<_>>().map(Self)
+    }
+
+    /// For the program that this process becomes.
+    pub fn pass(self, passed: &mut Passed) {
+        self.0.into_iter().for_each(|(of, fd)| passed.add(of.name(), fd));
     }
 
     /// Takes out those of one use.
@@ -143,14 +145,7 @@ impl Sockets {
         }
         Ok(true)
     }
-
-    pub fn into_files(self) -> Vec<OwnedFd> {
-        self.0.into_iter().map(|(_, fd)| fd).collect()
-    }
 }
-
-/// The process that they are for, and what each is for with its number: `4711 http=12 ssh=14`.
-const PASSED: &str = "FLYLOFT_SOCKETS";
 
 /// A message takes 253 of them, see unix(7).
 const MOST: usize = 250;
@@ -160,17 +155,27 @@ pub fn is_meant(wanted: SocketAddr, found: SocketAddr) -> bool {
     found == wanted || (wanted.port() == 0 && found.ip() == wanted.ip())
 }
 
+fn address(fd: &OwnedFd) -> Option<SocketAddr> {
+    TcpListener::from(fd.try_clone().ok()?).local_addr().ok()
+}
+
+fn is_bound(fd: &OwnedFd, to: &[SocketAddr]) -> bool {
+    address(fd).is_some_and(|found| to.iter().any(|wanted| is_meant(*wanted, found)))
+}
+
+/// Where commands are taken.
+fn path(fd: &OwnedFd) -> Option<PathBuf> {
+    UnixListener::from(fd.try_clone().ok()?).local_addr().ok()?.as_pathname().map(Path::to_owned)
+}
+
 /// Takes the one that is meant out of those that were inherited.
 pub fn claim(inherited: &mut Vec<OwnedFd>, wanted: SocketAddr) -> Option<TcpListener> {
-    let address = |fd: &OwnedFd| fd.try_clone().ok().and_then(|fd| TcpListener::from(fd).local_addr().ok());
     let at = inherited.iter().position(|fd| address(fd).is_some_and(|found| is_meant(wanted, found)))?;
     Some(inherited.swap_remove(at).into())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::IntoRawFd;
-
     use super::*;
 
     #[test]
@@ -186,16 +191,27 @@ mod tests {
     }
 
     #[test]
-    fn a_successor_finds_the_sockets_that_are_for_it_and_a_child_does_not() {
-        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut kept = Sockets::default();
-        kept.keep(Use::Ssh, [&socket]).unwrap();
-        let (_, passed) = kept.passed();
-        let numbers: Vec<RawFd> = kept.into_files().into_iter().map(IntoRawFd::into_raw_fd).collect();
-        assert_eq!(passed, format!("{} ssh={}", std::process::id(), numbers[0]));
-        assert!(Sockets::passed_to(std::process::id() + 1, &passed).is_none());
-        let found = Sockets::passed_to(std::process::id(), &format!("{passed} http=1048575 other")).unwrap();
-        assert!(matches!(&found.0[..], [(Use::Ssh, fd)] if fd.as_raw_fd() == numbers[0]), "{found:?}");
+    fn only_sockets_that_the_configuration_has_are_kept_each_for_its_own_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+        let commands = [UnixListener::bind(&old).unwrap(), UnixListener::bind(&new).unwrap()];
+        let (http, other) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let mut sockets = Sockets::default();
+        sockets.keep(Use::Commands, &commands).unwrap();
+        sockets.keep(Use::Http, [&http, &other]).unwrap();
+        sockets.keep(Use::Metrics, [&http]).unwrap();
+        let mut config = Config { socket: new.clone(), ..Config::default() };
+        config.http.listen = vec![http.local_addr().unwrap()];
+        config.metrics.listen = vec![other.local_addr().unwrap()];
+        sockets.suit(&config);
+        let kept: Vec<_> = sockets
+            .0
+            .iter()
+            .map(|(of, fd)| (*of, path(fd).or_else(|| address(fd).map(|a| a.to_string().into()))))
+            .collect();
+        let http = http.local_addr().unwrap().to_string().into();
+        assert_eq!(kept, [(Use::Commands, Some(new.clone())), (Use::Http, Some(http))]);
+        assert!(!old.exists() && new.exists());
     }
 
     #[test]

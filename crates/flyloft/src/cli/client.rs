@@ -141,7 +141,8 @@ async fn show<R: AsyncRead + Unpin>(
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     loop {
         let frame = tokio::select! {
-            frame = read.next() => frame.transpose()?.and_then(frame::decode),
+            // How the connection broke tells nothing more.
+            frame = read.next() => frame.transpose().ok().flatten().and_then(frame::decode),
             _ = ticks.tick(), if progress.is_some() => {
                 if let Some(line) = progress.as_mut().and_then(|progress| progress.draw(Instant::now(), columns())) {
                     stderr.write_all(line.as_bytes()).await?;
@@ -168,7 +169,11 @@ async fn show<R: AsyncRead + Unpin>(
                 stderr.flush().await?;
             }
             Some((Tag::Exit, code)) => return Ok(code.first().copied().unwrap_or(1)),
-            _ => return Err(Error::new(Kind::Unavailable, "the daemon went away before the command ended").into()),
+            _ => {
+                return Err(Error::new(Kind::Unavailable, "the daemon went away before the command ended")
+                    .hint("look what became of it, and do the same once more")
+                    .into());
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ mod progress;
 mod upgrade;
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use crate::config::{Config, DEFAULT_FILE, Overrides};
 use crate::daemon;
 use crate::doctor::DoctorArgs;
 use crate::error::{Error, Kind};
+use crate::handover::Inheritance;
 use crate::setup::SetupArgs;
 
 /// Just-in-time staging environments on LXC.
@@ -65,7 +66,8 @@ enum Sub {
     ///
     /// The daemon first has the new program look whether it would start, and goes on as it was if not. Then it lets what
     /// is under way end, deploys and pushes for a minute at most, and becomes the new program: by the same process id,
-    /// with the same listening sockets. Environments run and sleep on, and requests that come meanwhile wait.
+    /// with the same listening sockets. Environments run and sleep on, and requests that come meanwhile wait. Where the
+    /// new program fails at its start nevertheless, the old one goes on with its old configuration, and that is an error.
     Upgrade {
         /// The daemon's configuration, which says where its socket is.
         #[arg(long, value_name = "FILE")]
@@ -138,18 +140,18 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match command {
         Sub::Serve { config: file, check, overrides } => {
             let overrides = Overrides { socket: overrides.socket.or(socket), ..overrides };
-            let config = Config::load(file.as_deref(), overrides).map_err(Error::usage)?;
             if check {
+                let config = Config::load(file.as_deref(), overrides).map_err(Error::usage)?;
                 runtime()?.block_on(daemon::check(&config))?;
                 return Ok(ExitCode::SUCCESS);
             }
             log();
-            serve(daemon::Start { config, file: file.unwrap_or_else(|| DEFAULT_FILE.into()) })?;
+            serve(file.as_deref(), overrides)?;
         }
         Sub::Upgrade { config } => {
-            let configured = || Config::load(config.as_deref(), Overrides::default()).map(|config| config.socket);
-            let socket = socket.map_or_else(configured, Ok).map_err(Error::usage)?;
-            return runtime()?.block_on(upgrade::run(&socket, json));
+            let configured = || Config::load(config.as_deref(), Overrides::default()).map(upgrade::Places::of);
+            let places = socket.map(upgrade::Places::from).map_or_else(configured, Ok).map_err(Error::usage)?;
+            return runtime()?.block_on(upgrade::run(&places, json));
         }
         Sub::Restore(args) => return Ok(runtime()?.block_on(crate::backup::restore::run(&args, json))?),
         Sub::Setup(args) => {
@@ -180,14 +182,34 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 /// How long threads of the daemon may take to come to their end.
 const ENDING: Duration = Duration::from_secs(2);
 
-fn serve(start: daemon::Start) -> anyhow::Result<()> {
+fn serve(file: Option<&Path>, overrides: Overrides) -> anyhow::Result<()> {
+    let Inheritance { sockets, mut way_back, back } = Inheritance::take();
+    let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+    let read = match &back {
+        Some(back) => Ok(back.configuration.clone()),
+        None => Config::read(file),
+    };
+    let configured = read.and_then(|text| Ok((Config::parse(&text, path)?.with(overrides), text)));
     let runtime = runtime()?;
-    let successor = runtime.block_on(daemon::serve(start))?;
+    let ended = configured.map_err(Error::usage).and_then(|(config, text)| {
+        let failure = back.map(|back| back.failure);
+        let start = daemon::Start { config, text, file: path.to_owned(), sockets, failure };
+        runtime.block_on(daemon::serve(start, &mut way_back))
+    });
     // What is still under way ends here.
     runtime.shutdown_timeout(ENDING);
-    match successor {
-        Some(successor) => Err(Error::because("failed to become the new program", successor.take_over()).into()),
-        None => Ok(()),
+    match (ended, way_back) {
+        (Ok(None), _) => Ok(()),
+        (Ok(Some(successor)), _) => {
+            Err(Error::because("failed to become the new program", successor.take_over()).into())
+        }
+        (Err(error), None) => Err(error.into()),
+        (Err(error), Some(way_back)) => {
+            tracing::error!(%error, "this version does not start, so the one before goes on");
+            let failed = way_back.go(&error);
+            tracing::error!(error = %failed, "failed to become the program before");
+            Err(error.into())
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! The client is of the newer version most often, and the daemon of an older one: what they say to each other here never
 //! changes, see [`frame`].
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,16 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use super::client::unreachable;
+use crate::config::Config;
+use crate::daemon;
 use crate::door::frame::{self, Hello, Tag};
 use crate::error::{Error, Kind};
 
 /// How long the old daemon may take to end, and the new one to answer: with all that it waits for, and room beside that.
 const LIMIT: Duration = Duration::from_secs(180);
+
+/// For how long nobody may be there at all.
+const NOBODY: Duration = Duration::from_secs(10);
 
 /// What the daemon says, and what keeps the connection open.
 struct Talk {
@@ -26,8 +31,58 @@ struct Talk {
     _write: FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>,
 }
 
-pub async fn run(socket: &Path, json: bool) -> anyhow::Result<ExitCode> {
-    let mut old = ask(socket, Tag::Upgrade).await?;
+/// Where a daemon may be reached.
+pub struct Places {
+    /// Where the next one will be.
+    next: PathBuf,
+    /// A link to where this one is, should that be another place.
+    now: Option<PathBuf>,
+}
+
+impl From<PathBuf> for Places {
+    fn from(next: PathBuf) -> Self {
+        Self { next, now: None }
+    }
+}
+
+impl Places {
+    pub fn of(config: Config) -> Self {
+        Self { next: config.socket, now: Some(config.state_dir.join(daemon::SOCKET)) }
+    }
+
+    async fn ask(&self, what: Tag) -> Result<Talk, Error> {
+        let asked = ask(&self.next, what).await;
+        match &self.now {
+            Some(now) if asked.is_err() => ask(now, what).await.or(asked),
+            _ => asked,
+        }
+    }
+
+    /// What the daemon says of itself that follows. Where its place is another one, nobody is there for a moment, and
+    /// who waits at the old one is sent away.
+    async fn hello(&self) -> Result<Hello, Error> {
+        let begun = Instant::now();
+        loop {
+            let failed = match self.ask(Tag::Version).await {
+                Ok(mut talk) => match talk.hear().await {
+                    Some((_, json)) => {
+                        let hello = serde_json::from_slice(&json);
+                        return hello.map_err(|error| gone("the new daemon said nonsense").cause(error));
+                    }
+                    None => gone("the new daemon does not answer"),
+                },
+                Err(error) => error,
+            };
+            if begun.elapsed() > NOBODY {
+                return Err(failed);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+pub async fn run(places: &Places, json: bool) -> anyhow::Result<ExitCode> {
+    let mut old = places.ask(Tag::Upgrade).await?;
     let mut stderr = tokio::io::stderr();
     let begun = loop {
         match old.hear().await {
@@ -43,15 +98,15 @@ pub async fn run(socket: &Path, json: bool) -> anyhow::Result<ExitCode> {
     let taken_over = async {
         while old.hear().await.is_some() {}
         // It waits in the socket until somebody is there.
-        ask(socket, Tag::Version).await?.hear().await.map_or_else(
-            || Err(gone("the new daemon does not answer")),
-            |(_, json)| {
-                serde_json::from_slice(&json).map_err(|error| gone("the new daemon said nonsense").cause(error))
-            },
-        )
+        places.hello().await
     };
     let late = |_| gone(&format!("the new daemon does not answer after {} s", LIMIT.as_secs()));
-    let Hello { version, .. } = tokio::time::timeout(LIMIT, taken_over).await.map_err(late)??;
+    let Hello { version, failure, .. } = tokio::time::timeout(LIMIT, taken_over).await.map_err(late)??;
+    if let Some(failure) = failure {
+        let mut failed = Error::failed("the new version did not start, and the daemon goes on as it was");
+        failed.causes.push(failure);
+        return Err(failed.hint("journalctl -u flyloft -n 50").into());
+    }
     let seconds = begun.elapsed().as_secs_f64();
     if json {
         println!("{:#}", serde_json::json!({ "version": version, "seconds": seconds }));

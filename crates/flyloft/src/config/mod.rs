@@ -215,14 +215,19 @@ fn key_prefix(key: &Option<String>) -> String {
 impl Config {
     /// Reads `path`, or [`DEFAULT_FILE`] if there is one, and lets `overrides` have the last word.
     pub fn load(path: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
+        let text = Self::read(path)?;
+        Ok(Self::parse(&text, path.unwrap_or(Path::new(DEFAULT_FILE)))?.with(overrides))
+    }
+
+    /// The text of `path`, or of [`DEFAULT_FILE`], which need not be there.
+    pub fn read(path: Option<&Path>) -> Result<String, ConfigError> {
         let default = path.is_none();
         let path = path.unwrap_or(Path::new(DEFAULT_FILE));
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if default && error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
-        };
-        Ok(Self::parse(&text, path)?.with(overrides))
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok(text),
+            Err(error) if default && error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+            Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
+        }
     }
 
     /// `path` is where the text came from, for messages.
@@ -239,7 +244,8 @@ impl Config {
         })
     }
 
-    fn with(mut self, overrides: Overrides) -> Self {
+    /// With `overrides` in place of what it says.
+    pub fn with(mut self, overrides: Overrides) -> Self {
         let Overrides { state_dir, domain, http, ssh, socket } = overrides;
         if let Some(state_dir) = state_dir {
             self.state_dir = state_dir;

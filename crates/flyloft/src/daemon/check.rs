@@ -1,37 +1,89 @@
 //! `flyloft serve --check`: would a daemon start?
 
+use std::fs::read_to_string;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
 use flyloft_core::host::Domain;
+use nix::unistd::{AccessFlags, access};
 use socket2::{Socket, Type};
 
-use super::{init_binary, must_be_root};
+use super::{INSTANCE, LOCK, lxc_config, must_be_restored, must_be_root, not_started};
 use crate::config::Config;
+use crate::door::ssh::host_key;
+use crate::engine::lxc::LxcEngine;
 use crate::error::{Error, OrFailed, Result};
+use crate::machine::Port;
+use crate::machine::ports::{self, Holder};
 use crate::machine::tools::{self, Found};
-use crate::machine::{Port, ports};
 use crate::store::{self, Store};
 
 /// Looks whether a daemon would start with this configuration, beside one that may be running. Nothing is changed.
+///
+/// What is not looked at is what only the start itself tells: whether the store can be made into a newer one, and what the
+/// kernel says to mounts and rules. For that there is a way back, see `handover.rs`.
 pub async fn check(config: &Config) -> Result<()> {
     must_be_root()?;
     Domain::parse(&config.domain).map_err(Error::usage)?;
-    init_binary()?;
-    Store::check(&config.state_dir.join(store::FILE)).or_failed(|| "failed to read the store")?;
+    let dir = &config.state_dir;
+    can_be_made(dir).or_failed(|| format!("failed to use the state directory `{}`", dir.display()))?;
+    must_be_restored(dir)?;
+    Store::check(&dir.join(store::FILE)).or_failed(|| "failed to read the store")?;
+    let key = dir.join(host_key::FILE);
+    if key.exists() {
+        host_key::load_or_make(&key).or_failed(|| "failed to start the SSH door")?;
+    }
+    let instance = read_to_string(dir.join(INSTANCE)).ok().map(|text| text.trim().to_owned());
+    let instance = instance.filter(|text| !text.is_empty()).unwrap_or_else(|| "000000".to_owned());
+    LxcEngine::check(&lxc_config(config, dir, instance, &[])?).map_err(not_started)?;
     let tools = tools::look().await;
     if let Some(tool) = tools.iter().find(|tool| tool.found == Found::Missing) {
         return Err(Error::failed(format!("`{}` is not installed", tool.program))
             .hint(format!("apt-get install --no-install-recommends {}", tool.package)));
     }
+    let lock = dir.join(LOCK);
+    check_socket(&config.socket, &lock)?;
     let doors = [("HTTP", &config.http.listen), ("SSH", &config.ssh.listen), ("metrics", &config.metrics.listen)];
-    doors.into_iter().flat_map(|(door, addresses)| ports::look(door, addresses)).try_for_each(|port| check_port(&port))
+    let mut ports = doors.into_iter().flat_map(|(door, addresses)| ports::look(door, addresses));
+    ports.try_for_each(|port| check_port(&port, &lock))
 }
 
-/// What a running daemon has is handed over.
-fn check_port(port: &Port) -> Result<()> {
+/// Whether a directory is there, or could be.
+fn can_be_made(dir: &Path) -> io::Result<()> {
+    let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+    if !there.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    Ok(access(there, AccessFlags::W_OK)?)
+}
+
+/// What the daemon has that runs in this state directory is handed over; what any other process has is not, whatever it
+/// is called.
+fn check_holder(holder: &Holder, lock: &Path, failed: impl FnOnce() -> String) -> Result<()> {
+    match holder.has_open(lock) {
+        true => Ok(()),
+        false => Err(Error::failed(failed()).hint(format!("`{}` (process {}) has it", holder.name, holder.pid))),
+    }
+}
+
+fn check_socket(path: &Path, lock: &Path) -> Result<()> {
+    let failed = || format!("failed to listen at `{}`", path.display());
+    if let Some(holder) = ports::look_at(path) {
+        return check_holder(&holder, lock, failed);
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => Ok(()),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AlreadyExists, "something else is there")).or_failed(failed),
+        Err(_) => can_be_made(path.parent().unwrap_or(Path::new("/"))).or_failed(failed),
+    }
+}
+
+fn check_port(port: &Port, lock: &Path) -> Result<()> {
     let Port { address, door, holder } = port;
     let failed = || format!("failed to listen on `{address}` for {door}");
     match holder {
-        Some(holder) if holder.name == "flyloft" => Ok(()),
-        Some(holder) => Err(Error::failed(failed()).hint(format!("`{}` (process {}) has it", holder.name, holder.pid))),
+        Some(holder) => check_holder(holder, lock, failed),
         None => {
             let bound = Socket::new(socket2::Domain::for_address(*address), Type::STREAM, None)
                 .and_then(|socket| socket.set_reuse_address(true).and_then(|()| socket.bind(&(*address).into())));

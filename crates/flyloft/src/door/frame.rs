@@ -29,6 +29,9 @@ pub struct Hello {
     pub protocol: u32,
     /// The program's version, for people.
     pub version: String,
+    /// What kept another version from taking over, if the daemon that speaks has just given way to it and is back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 /// Raised by every change of what a frame holds: of a command's arguments, too.
@@ -37,7 +40,7 @@ const PROTOCOL: u32 = 2;
 impl Hello {
     /// This program's.
     pub fn own() -> Self {
-        Self { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION").to_owned() }
+        Self { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION").to_owned(), failure: None }
     }
 }
 

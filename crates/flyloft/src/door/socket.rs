@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::codec::{FramedWrite, LengthDelimitedCodec};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::frame::{self, Hello, PIECE, Request, Tag};
 use super::{CommandIo, LineMode, Terminal};
@@ -36,22 +37,15 @@ pub enum SocketError {
 type Frames<R> = tokio_util::codec::FramedRead<R, LengthDelimitedCodec>;
 type Answers = FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>;
 
-/// Listens at `path`, with what was `inherited` if it leads there. The socket is root's and `group`'s, if there is such a
-/// group; otherwise root's alone.
+/// Listens at `path`, with what was `inherited` if there is such a socket, which must lead there. It is root's and
+/// `group`'s, if there is such a group; otherwise root's alone.
 pub fn listen(path: &Path, group: &str, inherited: Vec<OwnedFd>) -> Result<UnixListener, SocketError> {
     let failed = |source| SocketError::Listen { path: path.to_owned(), source };
-    for socket in inherited.into_iter().map(StdUnixListener::from) {
-        let at = socket.local_addr().map_err(failed)?.as_pathname().map(Path::to_owned);
-        match at {
-            Some(at) if at == path && path.exists() => {
-                grant(path, group).map_err(failed)?;
-                socket.set_nonblocking(true).map_err(failed)?;
-                return UnixListener::from_std(socket).map_err(failed);
-            }
-            // Nobody will answer there any more.
-            Some(at) => drop(std::fs::remove_file(at)),
-            None => {}
-        }
+    if let Some(socket) = inherited.into_iter().next() {
+        let socket = StdUnixListener::from(socket);
+        grant(path, group).map_err(failed)?;
+        socket.set_nonblocking(true).map_err(failed)?;
+        return UnixListener::from_std(socket).map_err(failed);
     }
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(failed)?;
@@ -94,8 +88,10 @@ pub struct SocketDoor {
     pub upgrades: mpsc::Sender<Upgrade>,
     /// Cancelled when what is under way is cut.
     pub closing: CancellationToken,
-    /// Clients whose command is under way.
+    /// Whoever was let in and is to be answered.
     pub clients: TaskTracker,
+    /// What kept another version from taking over.
+    pub failure: Option<String>,
 }
 
 impl SocketDoor {
@@ -104,10 +100,10 @@ impl SocketDoor {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let door = self.clone();
+                    let (door, client) = (self.clone(), self.clients.token());
                     tokio::spawn(async move {
                         // The other side went away in the middle, or is not our client: nobody is there to be told.
-                        if let Err(error) = door.answer(stream).await {
+                        if let Err(error) = door.answer(stream, client).await {
                             tracing::debug!(%error, "a client of the socket failed");
                         }
                     });
@@ -120,31 +116,33 @@ impl SocketDoor {
         }
     }
 
-    async fn answer(&self, stream: UnixStream) -> io::Result<()> {
+    async fn answer(&self, stream: UnixStream, client: TaskTrackerToken) -> io::Result<()> {
         let principal = peer(&stream, &self.group);
         let (read, write) = stream.into_split();
         let (mut read, mut write) = (frame::reader(read), frame::writer(write));
         let admitted = match principal {
             None => Err(Error::forbidden("this user may not command flyloft")
                 .hint("root and members of the socket's group may")),
-            Some(principal) => listen_to(&mut read).await?.map(|asked| (principal, asked)),
+            Some(principal) => tokio::select! {
+                asked = listen_to(&mut read) => asked?.map(|asked| (principal, asked)),
+                () = self.closing.cancelled() => Err(Error::ending()),
+            },
         };
         match admitted {
-            Ok((principal, Asked::Command(request))) => {
-                let _client = self.clients.token();
-                self.run(&principal, request, &mut read, &mut write).await
+            Ok((principal, Asked::Command(request))) => self.run(&principal, request, &mut read, &mut write).await,
+            Ok((_, Asked::Version)) => {
+                let hello = Hello { failure: self.failure.clone(), ..Hello::own() };
+                write.send(frame::encode(Tag::Hello, &serde_json::to_vec(&hello)?)).await
             }
-            Ok((_, Asked::Version)) => write.send(frame::encode(Tag::Hello, &serde_json::to_vec(&Hello::own())?)).await,
             Ok((principal, Asked::Upgrade)) => {
                 tracing::info!(by = principal.name, "asked to let a newer version take over");
-                // The daemon ends only when this is answered.
-                let client = self.clients.token();
                 let (answer, told) = oneshot::channel();
                 // Where it cannot be sent, nobody answers.
                 let _ = self.upgrades.try_send(Upgrade { answer });
                 match told.await {
                     Ok(Ok(())) => {
                         write.send(frame::encode(Tag::Exit, &[0])).await?;
+                        // The daemon ends only when this is answered.
                         drop(client);
                         // The client sees by the end of the connection that it has happened.
                         read.next().await.transpose().map(drop)
@@ -221,7 +219,7 @@ async fn listen_to<R: tokio::io::AsyncRead + Unpin>(read: &mut Frames<R>) -> io:
         Some((Tag::Hello, json)) => serde_json::from_slice::<Hello>(&json).map_err(io::Error::other)?,
         // As the first version did it.
         Some((Tag::Invocation, _)) => {
-            let hello = Hello { protocol: 1, version: "0.1.0, before its release".to_owned() };
+            let hello = Hello { protocol: 1, version: "0.1.0, before its release".to_owned(), failure: None };
             return Ok(Err(strangers(&hello, &own)));
         }
         _ => return Err(io::Error::other("the first frame is no hello")),

@@ -1,6 +1,8 @@
 //! The ports that the daemon listens on, and who has them now.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use super::read;
 
@@ -18,6 +20,21 @@ pub struct Holder {
     pub pid: u32,
     /// As in `/proc/PID/comm`.
     pub name: String,
+}
+
+impl Holder {
+    /// Whether it has this file open. Asked of the lock in a state directory, it tells whose daemon it is.
+    pub fn has_open(&self, file: &Path) -> bool {
+        let id = |path: &Path| path.metadata().ok().map(|found| (found.dev(), found.ino()));
+        let Some(wanted) = id(file) else { return false };
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid)).into_iter().flatten().flatten();
+        open.map(|fd| id(&fd.path())).any(|found| found == Some(wanted))
+    }
+}
+
+/// The process that listens at a unix socket of this name.
+pub fn look_at(path: &Path) -> Option<Holder> {
+    unix_listener(&read("/proc/net/unix"), path).map(holder)
 }
 
 pub fn look(door: &'static str, addresses: &[SocketAddr]) -> Vec<Port> {
@@ -57,6 +74,17 @@ fn listeners(table: &str) -> Vec<Listener> {
         Some(Listener { address: SocketAddr::new(parse_ip(ip)?, port), inode: fields.get(9)?.parse().ok()? })
     };
     table.lines().skip(1).filter_map(row).collect()
+}
+
+/// The socket of `/proc/net/unix` that listens (`__SO_ACCEPTCON`) and is called so, see proc_net(5).
+fn unix_listener(table: &str, path: &Path) -> Option<u64> {
+    let row = |line: &str| {
+        let (fields, name) = line.split_at(line.find('/')?);
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let listens = fields.get(3) == Some(&"00010000") && Path::new(name) == path;
+        fields.get(6).filter(|_| listens)?.parse().ok()
+    };
+    table.lines().skip(1).find_map(row)
 }
 
 fn parse_ip(text: &str) -> Option<IpAddr> {
@@ -106,6 +134,20 @@ mod tests {
         }
         drop(listener);
         assert_eq!(look("HTTP", &[address])[0].holder, None);
+    }
+
+    #[test]
+    fn whoever_listens_at_a_path_is_known_by_what_it_has_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, lock) = (dir.path().join("a socket"), dir.path().join("lock"));
+        assert_eq!(look_at(&path), None);
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let holder = look_at(&path).expect("somebody listens");
+        assert_eq!(holder.pid, std::process::id());
+        assert!(!holder.has_open(&lock));
+        let _lock = std::fs::File::create(&lock).unwrap();
+        assert!(holder.has_open(&lock));
+        assert!(!Holder { pid: 1, ..holder }.has_open(&lock));
     }
 
     #[test]

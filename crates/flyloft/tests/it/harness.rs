@@ -154,7 +154,7 @@ impl Flyloft {
         before
     }
 
-    fn configuration(&self) -> PathBuf {
+    pub fn configuration(&self) -> PathBuf {
         self.work.path().join("flyloft.toml")
     }
 
@@ -200,7 +200,7 @@ impl Flyloft {
         self.work.path().join("key")
     }
 
-    fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         self.work.path().join("flyloft.sock")
     }
 

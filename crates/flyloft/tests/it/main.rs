@@ -21,6 +21,7 @@ mod limits;
 mod load;
 mod pull_request;
 mod push;
+mod takeover;
 mod terminal;
 mod upgrade;
 mod visits;

@@ -71,7 +71,7 @@ fn a_push_that_is_under_way_ends_before_a_newer_version_takes_over_and_a_shell_i
     });
     assert_eq!(flyloft.get("it-under-way/main", "/").body, "slow");
     let followed = followed.wait_with_output().unwrap();
-    assert_eq!(followed.status.code(), Some(1));
+    assert_eq!(followed.status.code(), Some(75));
     assert!(text(&followed).contains("error: the daemon ends, or a newer version takes over\n"), "{}", text(&followed));
     flyloft.ok(&["destroy", "it-under-way", "--yes"]);
 }

@@ -160,6 +160,11 @@ impl LxcEngine {
         Ok(engine)
     }
 
+    /// Whether the machine has what is needed. Nothing is changed.
+    pub fn check(config: &LxcConfig) -> Result<(), EngineError> {
+        machine::check(config).map(drop)
+    }
+
     /// Takes the rules of the network away, when all containers are gone and none will follow.
     pub async fn uninstall(&self) -> Result<(), EngineError> {
         Ok(self.network.uninstall().await?)
