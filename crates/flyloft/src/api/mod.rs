@@ -31,6 +31,7 @@ use flyloft_core::name::AppName;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::command::{Command, Invocation};
 use crate::door::CommandIo;
@@ -85,9 +86,14 @@ impl Api {
         }
     }
 
+    /// What the daemon waits for before it ends, as long as it is kept; none for a command that has no end of its own.
+    pub fn errand(&self, command: &Command) -> Option<TaskTrackerToken> {
+        (!command.goes_on()).then(|| self.errands.token())
+    }
+
     /// Runs a command, and gives its exit code.
     pub async fn command(&self, principal: &Principal, invocation: Invocation, io: CommandIo) -> u8 {
-        let _errand = (!invocation.command.goes_on()).then(|| self.errands.token());
+        let _errand = self.errand(&invocation.command);
         let mut call = Call::new(principal, invocation.json, io, &invocation.command);
         let ended = self.dispatch(&mut call, invocation.command).await;
         match call.finish(ended).await {

@@ -163,6 +163,8 @@ impl SocketDoor {
         write: &mut Answers,
     ) -> io::Result<()> {
         let api = &self.api;
+        // Done is what the client has been told.
+        let _errand = api.errand(&request.invocation.command);
         let (to_stdin, stdin) = duplex(PIECE);
         let (stdout, from_stdout) = duplex(PIECE);
         let (stderr, from_stderr) = duplex(PIECE);
