@@ -2,7 +2,7 @@
 //! health checks as Dokku reads them and a section `"flyloft"` of our own.
 //!
 //! Keys that are unknown are ignored, since the file is written for others too; only under `"flyloft"` are they errors.
-//! What is understood but not done (add-ons, buildpacks) gives a warning. What is wrong is an error that names the
+//! What is understood but not done (buildpacks, most add-ons) gives a warning. What is wrong is an error that names the
 //! place and the path of the key.
 
 mod document;
@@ -22,6 +22,7 @@ use crate::place::Place;
 use crate::plan::Stack;
 use crate::policy::{SettingError, Settings};
 use crate::procfile::ProcessType;
+use crate::service::AskError;
 use crate::variable::{VariableError, VariableName};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -111,6 +112,8 @@ pub enum Problem {
     ProcessType,
     #[error("{0}")]
     Setting(#[from] SettingError),
+    #[error("{0}")]
+    Service(#[from] AskError),
     #[error("must be {expected}, not `{found}`")]
     Unknown { expected: &'static str, found: String },
     #[error("has more than one of `command`, `path`, `uptime` and `listening`")]
@@ -182,7 +185,9 @@ impl fmt::Display for AppJsonError {
         match problem {
             Problem::NotUtf8 | Problem::Syntax(_) => write!(f, "app.json:{place}: {problem}"),
             // These name what they are about.
-            Problem::Variable(_) | Problem::Setting(_) => write!(f, "app.json:{place}: {problem}"),
+            Problem::Variable(_) | Problem::Setting(_) | Problem::Service(_) => {
+                write!(f, "app.json:{place}: {problem}")
+            }
             _ if path.is_empty() => write!(f, "app.json:{place}: the file {problem}"),
             _ => write!(f, "app.json:{place}: `{path}` {problem}"),
         }

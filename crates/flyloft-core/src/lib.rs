@@ -16,4 +16,5 @@ pub mod place;
 pub mod plan;
 pub mod policy;
 pub mod procfile;
+pub mod service;
 pub mod variable;

@@ -5,6 +5,7 @@
 //! The daemon never opens a file that a command names. Where a command takes one, the client opens it and sends its
 //! content as standard input.
 
+mod services;
 mod value;
 
 use std::path::PathBuf;
@@ -14,8 +15,9 @@ use flyloft_core::name::{AppName, BranchName, CommitId, EnvRef, ReleaseNumber};
 use flyloft_core::policy::Span;
 use serde::{Deserialize, Serialize};
 
+pub use self::services::{Services, ServicesAdd, ServicesLs};
 use self::value::parse_release;
-pub use self::value::{Assignment, Count, Target, Variable};
+pub use self::value::{Assignment, Concealed, Count, Target, Variable};
 
 // What a door hands over, and how it reads over SSH. A documentation comment would be part of the help.
 #[derive(Clone, Debug, PartialEq, Parser, Serialize, Deserialize)]
@@ -46,6 +48,9 @@ pub enum Command {
     /// Add, list and remove the SSH keys that may push and command.
     #[command(subcommand)]
     Keys(Keys),
+    /// Tell of servers on which environments can have databases, list, try and forget them.
+    #[command(subcommand)]
+    Services(Services),
     /// Stage a pull request, a branch, a commit or a directory.
     Up(Up),
     /// List environments.
@@ -164,8 +169,9 @@ pub enum Apps {
   flyloft apps set shop
   flyloft apps set shop idle=5m ttl=never memory=512MiB
   flyloft apps set shop idle=
+  flyloft apps set shop services=postgres,postgres:REPORTS
 
-Settings: idle, ttl, expire, memory, swap, pids, cpu_weight, disk, inodes")]
+Settings: idle, ttl, expire, memory, swap, pids, cpu_weight, disk, inodes, services")]
 pub struct AppsSet {
     pub app: AppName,
     /// What is to change; what is not named stays.
@@ -179,7 +185,7 @@ pub struct AppsSet {
   flyloft set shop/pr-42 idle=5m ttl=never memory=512MiB
   flyloft set shop/pr-42 idle=
 
-Settings: idle, ttl, expire, memory, swap, pids, cpu_weight, disk, inodes")]
+Settings: idle, ttl, expire, memory, swap, pids, cpu_weight, disk, inodes, services")]
 pub struct Set {
     /// APP/ENV.
     pub env: EnvRef,
@@ -421,6 +427,7 @@ impl Command {
             Command::Apps(Apps::Create(create)) if create.token_from.is_some() => create.token_from.as_mut(),
             Command::Apps(Apps::Create(create)) => create.deploy_key_from.as_mut(),
             Command::Keys(Keys::Add(add)) => add.file.as_mut(),
+            Command::Services(Services::Add(add)) => add.ca.as_mut(),
             Command::Up(up) => up.path.as_mut(),
             _ => None,
         }?;
@@ -457,6 +464,7 @@ impl Command {
     pub fn reads_stdin(&self) -> bool {
         match self {
             Command::Apps(Apps::Create(create)) => create.token_from.is_some() || create.deploy_key_from.is_some(),
+            Command::Services(Services::Add(add)) => add.reads_url() || add.ca.is_some(),
             Command::Keys(Keys::Add(_)) | Command::Run(_) | Command::Shell(_) => true,
             // The answer to "are you sure".
             Command::Apps(Apps::Rm(_)) | Command::Destroy(_) => true,

@@ -42,10 +42,14 @@ use crate::loft::{self, Loft};
 use crate::machine::Memory;
 use crate::metrics::{self, Tally};
 use crate::parts::{Parts, Settings};
+use crate::provision::{self, Places};
 use crate::retention::{self, LookedThrough};
+use crate::service::Drivers;
+use crate::service::postgres::Postgres;
 use crate::sockets::{Sockets, Use};
 use crate::source::{Repositories, SourceLimits};
 use crate::store::{self, Ballast, Store};
+use crate::vault::Vault;
 
 /// A link in the state directory, to the socket where commands are taken.
 pub const SOCKET: &str = "socket";
@@ -123,6 +127,7 @@ pub async fn serve(start: Start, way_back: &mut Option<WayBack>) -> Result<Optio
     let repositories = open_repositories(&config, &state, engine.staging().user)?;
     let builder = Builder::new(engine.clone(), config.build.clone());
     let settings = Settings {
+        instance: state.instance.clone(),
         domain,
         port: ports.first().copied().filter(|port| *port != 80),
         defaults: config.defaults.clone(),
@@ -141,6 +146,9 @@ pub async fn serve(start: Start, way_back: &mut Option<WayBack>) -> Result<Optio
         admission,
         builder,
         repositories,
+        places: Places::default(),
+        services: Drivers { postgres: Arc::new(Postgres) },
+        vault: Vault::open(&state.dir).or_failed(|| "failed to open what is secret")?,
         tally,
         making_room: tokio::sync::Mutex::default(),
         looked_through: LookedThrough::default(),
@@ -164,6 +172,7 @@ pub async fn serve(start: Start, way_back: &mut Option<WayBack>) -> Result<Optio
     let reconciling = loft.clone();
     tokio::spawn(async move { reconciling.reconcile_for_ever().await });
     tokio::spawn(retention::keep_for_ever(loft.parts.clone()));
+    tokio::spawn(provision::reconcile_for_ever(loft.parts.clone()));
     let following = tokio::spawn(follow::follow_for_ever(loft.clone(), config.follow.clone()));
 
     for listener in metrics_listeners {

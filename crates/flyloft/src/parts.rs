@@ -17,9 +17,12 @@ use crate::edge::SharedEdge;
 use crate::engine::{SharedEngine, Stats};
 use crate::error::{OrFailed, Result};
 use crate::metrics::Tally;
+use crate::provision::Places;
 use crate::retention::LookedThrough;
+use crate::service::Drivers;
 use crate::source::{Credential, RemoteUrl, Repositories, Secret};
 use crate::store::{CredentialKind, EnvId, EnvRow, Store};
+use crate::vault::Vault;
 
 pub struct Parts {
     pub store: Store,
@@ -29,6 +32,9 @@ pub struct Parts {
     pub admission: Admission,
     pub builder: Builder,
     pub repositories: Repositories,
+    pub services: Drivers,
+    pub places: Places,
+    pub vault: Vault,
     pub tally: Tally,
     /// Held by whoever makes room on the disk: what environments were last given up for.
     pub making_room: tokio::sync::Mutex<BTreeMap<Unit, Given>>,
@@ -37,6 +43,8 @@ pub struct Parts {
 }
 
 pub struct Settings {
+    /// Tells what this daemon makes from what others do.
+    pub instance: String,
     pub domain: Domain,
     /// The port that visitors use, where it is not the scheme's own.
     pub port: Option<u16>,

@@ -8,6 +8,7 @@ use crate::name::excerpt;
 use crate::plan::Stack;
 use crate::policy::{Key, Settings};
 use crate::procfile::ProcessType;
+use crate::service::{Ask, Asks, Kind};
 use crate::variable::VariableName;
 
 /// In `env`, and bytes of their names and values: Linux takes no more than 2 MB of all variables and arguments together.
@@ -41,7 +42,7 @@ fn review(node: &Node<'_>, warnings: &mut Vec<Warning>) -> Result<Manifest> {
 }
 
 fn manifest(members: &[Member<'_>], warnings: &mut Vec<Warning>) -> Result<Manifest> {
-    let mut manifest = Manifest::default();
+    let (mut manifest, mut addons) = (Manifest::default(), None);
     for member in members {
         let value = &member.value;
         let mut warn = |text: String| warnings.push(Warning { place: member.place(), text });
@@ -56,15 +57,7 @@ fn manifest(members: &[Member<'_>], warnings: &mut Vec<Warning>) -> Result<Manif
             "healthchecks" => manifest.healthchecks = healthchecks(value)?,
             "flyloft" => manifest.settings = settings(value)?,
             "addons" => {
-                let addons = value.array()?;
-                for addon in addons.iter().take(ADDONS_TOLD) {
-                    let plan = excerpt(&plan(addon)?);
-                    warnings.push(Warning { place: addon.place(), text: format!("add-on `{plan}` is not made") });
-                }
-                if let Some(next) = addons.get(ADDONS_TOLD) {
-                    let text = format!("{} more add-ons are not made", addons.len() - ADDONS_TOLD);
-                    warnings.push(Warning { place: next.place(), text });
-                }
+                addons = Some(services(value, warnings)?);
             }
             "buildpacks" if !value.array()?.is_empty() => {
                 warn("`buildpacks` is ignored: how to build is found out from the files".to_owned());
@@ -74,6 +67,8 @@ fn manifest(members: &[Member<'_>], warnings: &mut Vec<Warning>) -> Result<Manif
             _ => {}
         }
     }
+    // What is said to flyloft goes before what is said to all.
+    manifest.settings.services = manifest.settings.services.or(addons);
     Ok(manifest)
 }
 
@@ -90,13 +85,48 @@ fn known_stack(node: &Node<'_>, stack: &str) -> Result<Stack> {
     }
 }
 
-/// An add-on is a string, or an object with a `plan`.
-fn plan(node: &Node<'_>) -> Result<String> {
-    if node.is_string() {
-        return node.string();
+/// The services among the add-ons. Of others a warning is given.
+fn services(node: &Node<'_>, warnings: &mut Vec<Warning>) -> Result<Asks> {
+    let (mut asks, mut others) = (Asks::default(), Vec::new());
+    for addon in node.array()? {
+        let (plan, alias) = addon_of(&addon)?;
+        // `heroku-postgresql:mini`: how large it is to be means nothing here.
+        let Some(kind) = Kind::of_addon(plan.split(':').next().unwrap_or_default()) else {
+            others.push((addon, plan));
+            continue;
+        };
+        if let Err(error) = Ask::new(kind, alias.as_deref()).and_then(|ask| asks.add(ask)) {
+            return addon.fail(error);
+        }
     }
-    match node.object()?.iter().find(|member| member.key == "plan") {
-        Some(member) => member.value.string(),
+    for (addon, plan) in others.iter().take(ADDONS_TOLD) {
+        let text = format!("add-on `{}` is not made", excerpt(plan));
+        warnings.push(Warning { place: addon.place(), text });
+    }
+    if let Some((next, _)) = others.get(ADDONS_TOLD) {
+        let text = format!("{} more add-ons are not made", others.len() - ADDONS_TOLD);
+        warnings.push(Warning { place: next.place(), text });
+    }
+    Ok(asks)
+}
+
+/// An add-on is a string, or an object with a `plan`, and perhaps a name for its variable.
+fn addon_of(node: &Node<'_>) -> Result<(String, Option<String>)> {
+    if node.is_string() {
+        return Ok((node.string()?, None));
+    }
+    let (mut plan, mut alias) = (None, None);
+    for member in node.object()? {
+        match member.key.as_str() {
+            "plan" => plan = Some(member.value.string()?),
+            // Heroku takes any case.
+            "as" => alias = Some(member.value.line()?.to_ascii_uppercase()),
+            _ => {}
+        }
+    }
+    match plan {
+        // What is called as it would be called anyway.
+        Some(plan) => Ok((plan, alias.filter(|alias| alias != "DATABASE"))),
         None => node.fail(Problem::Missing("plan")),
     }
 }

@@ -60,14 +60,13 @@ fn the_file_that_heroku_documents_is_understood() {
     assert_eq!(required, [("API_KEY", Some("of the payment provider"))]);
     let formation: Vec<_> = manifest.formation.iter().map(|(name, count)| (name.as_str(), *count)).collect();
     assert_eq!(formation, [("web", 2), ("worker", 1)]);
-    assert_eq!(manifest.settings.to_string(), "idle=5m memory=256MiB pids=64");
+    assert_eq!(manifest.settings.to_string(), "idle=5m memory=256MiB pids=64 services=postgres");
 }
 
 #[test]
 fn what_is_asked_for_and_not_done_is_a_warning_with_its_place() {
     let warnings: Vec<String> = read(EXAMPLE).warnings.iter().map(Warning::to_string).collect();
     insta::assert_snapshot!(warnings.join("\n"), @r"
-    app.json:13:14: add-on `heroku-postgresql:mini` is not made
     app.json:13:40: add-on `heroku-redis` is not made
     app.json:14:3: `buildpacks` is ignored: how to build is found out from the files
     ");
@@ -115,6 +114,22 @@ fn more_process_types_and_checks_than_anybody_has_are_refused() {
 }
 
 #[test]
+fn add_ons_that_are_services_are_asked_for_and_what_flyloft_is_told_goes_before_them() {
+    let services = |json: &str| read(json).manifest.settings.services.map(|asks| asks.to_string());
+    let addons = r#""addons": ["postgres", {"plan": "heroku-postgresql:mini", "as": "reports", "options": {}}]"#;
+    assert_eq!(services(&format!("{{{addons}}}")).as_deref(), Some("postgres,postgres:REPORTS"));
+    assert_eq!(services(r#"{"addons": [{"plan": "postgres", "as": "DATABASE"}]}"#).as_deref(), Some("postgres"));
+    let told = format!(r#"{{{addons}, "flyloft": {{"services": "none"}}}}"#);
+    assert_eq!(services(&told).as_deref(), Some("none"));
+    assert_eq!(services(r#"{"addons": ["heroku-redis"]}"#).as_deref(), Some("none"));
+    assert_eq!(services("{}"), None);
+    let review = r#"{"addons": ["postgres"], "environments": {"review": {"addons": []}}}"#;
+    assert_eq!(read(review).for_review().settings.services.map(|asks| asks.to_string()).as_deref(), Some("none"));
+    let twice = "`postgres` is asked for twice; name the second one, as in `postgres:REPORTS`";
+    refuse(r#"{"addons": ["postgres", "heroku-postgresql"]}"#, &format!("app.json:1:25: {twice}"));
+}
+
+#[test]
 fn of_very_many_add_ons_the_first_are_named() {
     let warnings = read(&format!(r#"{{"addons": [{}]}}"#, vec![r#""a""#; 200_000].join(","))).warnings;
     assert_eq!(warnings.len(), 21);
@@ -130,7 +145,7 @@ fn a_pull_request_overrides_the_rest_key_by_key() {
     assert_eq!(Vec::from_iter(review.formation.values()), [&2, &0]);
     assert_eq!(review.scripts.postdeploy.as_deref(), Some("bin/seed --small"));
     assert_eq!(review.scripts.pr_predestroy.as_deref(), Some("bin/forget"));
-    assert_eq!(review.settings.to_string(), "idle=5m memory=256MiB pids=64");
+    assert_eq!(review.settings.to_string(), "idle=5m memory=256MiB pids=64 services=postgres");
 }
 
 #[test]
@@ -271,7 +286,7 @@ fn a_health_check_that_makes_no_sense_is_refused() {
 fn under_flyloft_nothing_is_ignored() {
     refuse(
         r#"{"flyloft": {"idel": "5m"}}"#,
-        "app.json:1:14: there is no setting `idel`; there are `idle`, `ttl`, `expire`, `memory`, `swap`, `pids`, `cpu_weight`, `disk`, `inodes`",
+        "app.json:1:14: there is no setting `idel`; there are `idle`, `ttl`, `expire`, `memory`, `swap`, `pids`, `cpu_weight`, `disk`, `inodes`, `services`",
     );
     refuse(
         r#"{"flyloft": {"idle": "soon"}}"#,

@@ -111,6 +111,7 @@ mod tests {
                 "cpu_weight=200 (app)",
                 "disk=2GiB (server)",
                 "inodes=500000 (built in)",
+                "services=none (built in)",
             ]
         );
         for key in Key::ALL {

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::{Limits, Policy, Size, SizeError, Span, SpanError};
 use crate::name::excerpt;
+use crate::service::{AskError, Asks};
 
 /// The name of a setting, the same in the configuration, in `app.json` and on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,6 +23,7 @@ pub enum Key {
     CpuWeight,
     Disk,
     Inodes,
+    Services,
 }
 
 /// What is set at one level. `None` leaves it to the level below.
@@ -38,6 +40,7 @@ pub struct Settings {
     pub cpu_weight: Option<u32>,
     pub disk: Option<Size>,
     pub inodes: Option<u64>,
+    pub services: Option<Asks>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -49,6 +52,8 @@ pub enum SettingError {
     #[error("`{key}`: {source}")]
     Span { key: Key, source: SpanError },
     #[error("`{key}`: {source}")]
+    Services { key: Key, source: AskError },
+    #[error("`{key}`: {source}")]
     Size { key: Key, source: SizeError },
     #[error("`{key}`: `{value}` is not a whole number from {min} to {max}")]
     Number { key: Key, value: String, min: u64, max: u64 },
@@ -57,8 +62,18 @@ pub enum SettingError {
 }
 
 impl Key {
-    pub const ALL: [Key; 9] =
-        [Key::Idle, Key::Ttl, Key::Expire, Key::Memory, Key::Swap, Key::Pids, Key::CpuWeight, Key::Disk, Key::Inodes];
+    pub const ALL: [Key; 10] = [
+        Key::Idle,
+        Key::Ttl,
+        Key::Expire,
+        Key::Memory,
+        Key::Swap,
+        Key::Pids,
+        Key::CpuWeight,
+        Key::Disk,
+        Key::Inodes,
+        Key::Services,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -71,6 +86,7 @@ impl Key {
             Key::CpuWeight => "cpu_weight",
             Key::Disk => "disk",
             Key::Inodes => "inodes",
+            Key::Services => "services",
         }
     }
 
@@ -98,6 +114,7 @@ impl Settings {
             cpu_weight: Some(cpu_weight),
             disk: Some(Size(disk)),
             inodes: Some(inodes),
+            services: Some(Asks::default()),
         }
     }
 
@@ -114,6 +131,9 @@ impl Settings {
             Key::CpuWeight => self.cpu_weight = Some(number(key, value, 1, 10_000)? as u32),
             Key::Disk => self.disk = Some(size(key, value, Size(1 << 20))?),
             Key::Inodes => self.inodes = Some(number(key, value, 100, 1 << 32)?),
+            Key::Services => {
+                self.services = Some(Asks::parse(value).map_err(|source| SettingError::Services { key, source })?);
+            }
         }
         Ok(())
     }
@@ -129,6 +149,7 @@ impl Settings {
             Key::CpuWeight => self.cpu_weight = None,
             Key::Disk => self.disk = None,
             Key::Inodes => self.inodes = None,
+            Key::Services => self.services = None,
         }
     }
 
@@ -144,6 +165,7 @@ impl Settings {
             Key::CpuWeight => self.cpu_weight.map(|value| value.to_string()),
             Key::Disk => self.disk.map(|value| value.to_string()),
             Key::Inodes => self.inodes.map(|value| value.to_string()),
+            Key::Services => self.services.as_ref().map(|value| value.to_string()),
         }
     }
 
@@ -170,6 +192,7 @@ impl Settings {
             cpu_weight: self.cpu_weight.or(below.cpu_weight),
             disk: self.disk.or(below.disk),
             inodes: self.inodes.or(below.inodes),
+            services: self.services.or_else(|| below.services.clone()),
         }
     }
 
@@ -192,6 +215,8 @@ impl Settings {
             cpu_weight: self.cpu_weight.map(|asked| asked.min(limits.cpu_weight)),
             disk: self.disk.map(|asked| asked.min(Size(limits.disk))),
             inodes: self.inodes.map(|asked| asked.min(limits.inodes)),
+            // Whoever may push may have what an administrator has told of.
+            services: self.services,
         }
     }
 
@@ -345,134 +370,4 @@ impl Visitor<'_> for Entry<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn settings(assignments: &[&str]) -> Settings {
-        let mut settings = Settings::default();
-        assignments.iter().for_each(|assignment| settings.assign(assignment).unwrap());
-        settings
-    }
-
-    #[track_caller]
-    fn refuse(assignment: &str, error: &str) {
-        assert_eq!(Settings::default().assign(assignment).unwrap_err().to_string(), error);
-    }
-
-    #[test]
-    fn without_any_setting_the_built_in_policy_and_limits_hold() {
-        assert_eq!(Settings::default().policy(), Policy::default());
-        assert_eq!(Settings::default().limits(), Limits::default());
-    }
-
-    #[test]
-    fn an_environment_overrides_its_app_and_an_app_the_server() {
-        let server = settings(&["idle=10m", "ttl=1h", "expire=7d"]);
-        let app = settings(&["ttl=2h", "expire=8d"]);
-        let env = settings(&["expire=never"]);
-        let merged = env.over(&app).over(&server);
-        assert_eq!(merged.to_string(), "idle=10m ttl=2h expire=never");
-    }
-
-    #[test]
-    fn an_empty_value_gives_a_setting_back_to_the_level_below() {
-        let mut env = settings(&["idle=1m", "memory=2G"]);
-        env.assign("idle=").unwrap();
-        assert_eq!(env.to_string(), "memory=2GiB");
-    }
-
-    #[test]
-    fn a_repository_may_ask_for_less_than_the_server_gives_but_not_for_more() {
-        let asked = settings(&["idle=never", "ttl=1h", "memory=1T", "pids=100", "cpu_weight=10000"]);
-        let given = asked.within(&Policy::default(), &Limits::default());
-        assert_eq!(given.to_string(), "idle=15m ttl=1h memory=1GiB pids=100 cpu_weight=100");
-    }
-
-    #[test]
-    fn refusals_name_the_key_and_what_is_allowed() {
-        refuse("idle", "`idle` is not of the form KEY=VALUE");
-        refuse(
-            "Idle=5m",
-            "there is no setting `Idle`; there are `idle`, `ttl`, `expire`, `memory`, `swap`, `pids`, `cpu_weight`, `disk`, `inodes`",
-        );
-        refuse("idle=5", "`idle`: `5` has no unit: write `5s`, `5m`, `5h` or `5d`");
-        refuse("idle=0s", "`idle`: `0s` is too little, 1s is the least");
-        refuse("memory=512", "`memory`: `512` is too little, 16MiB is the least");
-        refuse("memory=lots", "`memory`: `lots` is not a size such as `512M` or `1GiB`");
-        refuse("cpu_weight=0", "`cpu_weight`: `0` is not a whole number from 1 to 10000");
-        refuse("pids=99999999999999999999", "`pids`: `99999999999999999999` is not a whole number from 8 to 4194304");
-    }
-
-    #[test]
-    fn a_table_in_toml_takes_strings_and_numbers_and_knows_its_keys() {
-        let read: Settings = toml::from_str("idle = '5m'\npids = 64\nmemory = '256M'").unwrap();
-        assert_eq!(read, settings(&["idle=5m", "pids=64", "memory=256M"]));
-        insta::assert_snapshot!(toml::from_str::<Settings>("idle = '5m'\nidel = '5m'").unwrap_err(), @r"
-        TOML parse error at line 2, column 1
-          |
-        2 | idel = '5m'
-          | ^^^^
-        there is no setting `idel`; there are `idle`, `ttl`, `expire`, `memory`, `swap`, `pids`, `cpu_weight`, `disk`, `inodes`
-        ");
-        insta::assert_snapshot!(toml::from_str::<Settings>("pids = -3").unwrap_err(), @r"
-        TOML parse error at line 1, column 8
-          |
-        1 | pids = -3
-          |        ^^
-        `pids`: `-3` is not a whole number from 8 to 4194304
-        ");
-    }
-
-    #[test]
-    fn json_does_not_set_a_key_twice() {
-        let error = serde_json::from_str::<Settings>(r#"{"idle": "5m", "idle": "6m"}"#).unwrap_err();
-        assert_eq!(error.to_string(), "`idle` is set twice at line 1 column 21");
-    }
-
-    fn any_settings() -> impl Strategy<Value = Settings> {
-        let values = (1..9_000_000u64, 16..9000u64, 8..10_000u32, 100..9_000_000u64);
-        (values, prop::collection::vec(any::<bool>(), 9)).prop_map(|((seconds, mebi, count, inodes), present)| {
-            let mut settings = Settings::default();
-            for (key, _) in Key::ALL.into_iter().zip(present).filter(|(_, present)| *present) {
-                let value = match key {
-                    Key::Idle | Key::Ttl | Key::Expire => format!("{seconds}s"),
-                    Key::Memory | Key::Swap | Key::Disk => format!("{mebi}M"),
-                    Key::Pids | Key::CpuWeight => count.to_string(),
-                    Key::Inodes => inodes.to_string(),
-                };
-                settings.set(key, &value).unwrap();
-            }
-            settings
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn settings_are_the_same_after_toml_json_and_the_command_line(before in any_settings()) {
-            let toml = toml::to_string(&before).unwrap();
-            prop_assert_eq!(&toml::from_str::<Settings>(&toml).unwrap(), &before);
-            let json = serde_json::to_string(&before).unwrap();
-            prop_assert_eq!(&serde_json::from_str::<Settings>(&json).unwrap(), &before);
-            let printed = before.to_string();
-            prop_assert_eq!(settings(&Vec::from_iter(printed.split_whitespace())), before);
-        }
-
-        #[test]
-        fn the_upper_level_wins_wherever_it_says_something(upper in any_settings(), lower in any_settings()) {
-            let merged = upper.clone().over(&lower);
-            for key in Key::ALL {
-                prop_assert_eq!(merged.get(key), upper.get(key).or(lower.get(key)));
-            }
-        }
-
-        #[test]
-        fn any_assignment_is_taken_or_refused(text in "(?s).{0,100}|(idle|memory|pids|cpu_weight|inodes|ttl)=[0-9a-zA-Z.-]{0,24}") {
-            if let Err(error) = Settings::default().assign(&text) {
-                let error = error.to_string();
-                prop_assert!(!error.contains(char::is_control) && error.chars().count() < 900, "{error:?}");
-            }
-        }
-    }
-}
+mod tests;

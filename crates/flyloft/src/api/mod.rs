@@ -15,6 +15,7 @@ mod life;
 mod logs;
 mod push;
 mod reply;
+mod services;
 mod settings;
 mod source;
 mod stage;
@@ -109,6 +110,7 @@ impl Api {
         match command {
             Command::Apps(apps) => self.apps(call, apps).await,
             Command::Keys(keys) => self.keys(call, keys).await,
+            Command::Services(services) => self.services(call, services).await,
             Command::Up(up) => self.up(call, up).await,
             Command::Ls(ls) => self.ls(call, ls).await,
             Command::Show(one) => self.show(call, one.env).await,

@@ -11,6 +11,7 @@ use crate::source::{BranchUpdate, Push, Turn};
 /// More than anything here prints.
 const ROOM: usize = 1 << 20;
 
+mod services;
 mod settings;
 mod why;
 
@@ -35,10 +36,19 @@ impl Desk {
     }
 
     async fn command_by(&self, who: &Principal, words: &[&str]) -> (i32, String) {
+        self.command_of(who, words, "").await
+    }
+
+    /// With something at its standard input.
+    async fn command_with(&self, words: &[&str], input: &str) -> (i32, String) {
+        self.command_of(&self.ada, words, input).await
+    }
+
+    async fn command_of(&self, who: &Principal, words: &[&str], input: &str) -> (i32, String) {
         let (output, reader) = duplex(ROOM);
         let (errors, error_reader) = duplex(ROOM);
         let io = CommandIo {
-            stdin: Box::new(tokio::io::empty()),
+            stdin: Box::new(std::io::Cursor::new(input.as_bytes().to_vec())),
             stdout: Box::new(output),
             stderr: Box::new(errors),
             terminal: None,

@@ -19,6 +19,7 @@ use crate::error::{Error, OrFailed, Result};
 use crate::exec::Cmd;
 use crate::parts::Parts;
 use crate::store;
+use crate::vault;
 
 /// Where pictures are taken, in the state directory. Emptied at every start.
 pub const STAGING: &str = "backup";
@@ -55,6 +56,8 @@ async fn take(parts: &Parts, picture: &Path) -> Result<Manifest> {
     let clock = parts.clock.now().0;
     let key = fs::copy(settings.state_dir.join(host_key::FILE), picture.join(host_key::FILE));
     key.or_failed(|| "failed to copy the SSH host key")?;
+    let key = fs::copy(settings.state_dir.join(vault::FILE), picture.join(vault::FILE));
+    key.or_failed(|| "failed to copy the key of what is secret")?;
     let (configuration, configuration_mode) = configuration(&settings.configuration)
         .or_failed(|| format!("failed to read the configuration `{}`", settings.configuration.display()))?
         .unzip();
@@ -91,7 +94,7 @@ async fn archive(picture: &Path, repositories: &Path, to: &mut Sealing<'_, impl 
         .args(["--create", "--file=-", "--sort=name", "--hard-dereference"])
         .args(["--numeric-owner", "--owner=0", "--group=0", "--directory"])
         .arg(picture)
-        .args([store::FILE, host_key::FILE].map(|name| format!("./{name}")))
+        .args([store::FILE, host_key::FILE, vault::FILE].map(|name| format!("./{name}")))
         .arg("--directory")
         .arg(repositories)
         .arg(format!("./{REPOSITORIES}"))

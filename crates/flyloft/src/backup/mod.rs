@@ -3,7 +3,7 @@
 //! ```text
 //! FLYLOFT BACKUP 1      and the end of a line: the version of what follows
 //! {"flyloft": …}        and the end of a line: a Manifest, with the configuration
-//! …                     a tar archive: store.db, ssh_host_key, repos/
+//! …                     a tar archive: store.db, ssh_host_key, secrets.key, repos/
 //! 32 bytes              SHA-256 of all before
 //! ```
 //!
@@ -59,6 +59,11 @@ impl Manifest {
         let told = |text: &str| harmless::line(text, Colours::Dropped).replace('\n', " ");
         let manifest: Self = serde_json::from_str(text).ok()?;
         Some(Self { flyloft: told(&manifest.flyloft), made_at: told(&manifest.made_at), ..manifest })
+    }
+
+    /// Whether it has the key of what is secret in the store. Stores before version 5 had nothing that takes one.
+    fn has_key(&self) -> bool {
+        self.store >= 5
     }
 
     /// How much it is, in words: `3 apps, 12 environments`.

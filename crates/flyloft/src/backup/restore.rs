@@ -26,6 +26,7 @@ use crate::error::{Error, OrFailed, Result};
 use crate::exec::Cmd;
 use crate::setup::EXAMPLE;
 use crate::store::{self, Store};
+use crate::vault;
 
 /// In a state directory that is being restored: what is unpacked.
 pub const MARK: &str = "restoring";
@@ -183,7 +184,7 @@ impl Made {
 
     /// Each name is there afterwards before what keeps daemons from it is gone.
     fn move_up(&self) -> io::Result<()> {
-        for name in [REPOSITORIES, host_key::FILE, clock::FILE, BOOT, store::FILE] {
+        for name in [REPOSITORIES, host_key::FILE, vault::FILE, clock::FILE, BOOT, store::FILE] {
             let (from, to) = (self.inside.join(name), self.dir.join(name));
             match (from.try_exists()?, to.symlink_metadata()) {
                 (false, _) => continue,
@@ -244,10 +245,14 @@ fn taken(dir: &Path) -> Error {
 /// Unpacks what a backup has, and nothing else that an archive may have.
 async fn extract(backup: Backup, dir: &Path) -> Result<()> {
     let failed = || "failed to unpack the backup";
+    let mut names = vec![store::FILE, host_key::FILE, REPOSITORIES];
+    if backup.manifest.has_key() {
+        names.push(vault::FILE);
+    }
     let tar = Cmd::new("tar")
         .args(["--extract", "--file=-", "--no-same-permissions", "--no-same-owner", "--directory"])
         .arg(dir)
-        .args([store::FILE, host_key::FILE, REPOSITORIES].map(|name| format!("./{name}")))
+        .args(names.iter().map(|name| format!("./{name}")))
         .env("TAR_OPTIONS", "")
         .env("LC_ALL", "C");
     let mut child = tar.spawn(Stdio::piped(), Stdio::null(), Stdio::piped()).or_failed(failed)?;
@@ -296,9 +301,10 @@ fn secure(dir: &Path) -> Result<()> {
 
 /// What a daemon needs to know beside that.
 fn finish(dir: &Path, manifest: &Manifest) -> Result<()> {
-    let is_whole = dir.join(host_key::FILE).is_file() && dir.join(REPOSITORIES).is_dir();
-    if !is_whole || !dir.join(store::FILE).is_file() {
-        return Err(Error::failed("the backup lacks a store, a host key or repositories"));
+    let is_file = |name: &str| dir.join(name).is_file();
+    let opens = !manifest.has_key() || is_file(vault::FILE);
+    if !opens || !is_file(host_key::FILE) || !is_file(store::FILE) || !dir.join(REPOSITORIES).is_dir() {
+        return Err(Error::failed("the backup lacks a store, a key or repositories"));
     }
     Store::check_whole(&dir.join(store::FILE)).or_failed(|| "the backup has no store that can be read")?;
     let failed = || "failed to finish the state directory";

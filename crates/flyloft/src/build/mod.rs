@@ -70,6 +70,8 @@ pub struct Request {
     pub trust: Trust,
     /// The app's variables for building. For a fork: none that is secret.
     pub variables: BTreeMap<String, String>,
+    /// Other variables that the app will find.
+    pub given: Vec<String>,
     /// How often the app was built with `--no-cache`. Layers of an earlier generation are not looked at.
     pub generation: u64,
 }
@@ -109,6 +111,13 @@ impl Builder {
             reading: Arc::default(),
             used: kept::Seen::default(),
         }
+    }
+
+    /// What `app.json` of a tree says, before that is built. None where there is none, or one that the build refuses.
+    pub async fn app_json(&self, tree: &Path) -> Option<AppJson> {
+        let (tree, _turn) = (tree.to_owned(), self.reading.lock().await);
+        let read = move || AppJson::parse(&Checkout::open(&tree).ok()?.content("app.json").ok()??).ok();
+        tokio::task::spawn_blocking(read).await.ok()?
     }
 
     /// Makes the image. What the steps print goes to the transcript.
@@ -351,7 +360,8 @@ fn check_required(app_json: Option<&AppJson>, request: &Request) -> Result<(), B
         Trust::Own => app_json.manifest.clone(),
         Trust::Fork(_) => app_json.for_review(),
     };
-    match manifest.required().find(|(name, _)| !request.variables.contains_key(name.as_str())) {
+    let is_set = |name: &str| request.variables.contains_key(name) || request.given.iter().any(|given| given == name);
+    match manifest.required().find(|(name, _)| !is_set(name.as_str())) {
         None => Ok(()),
         Some((name, description)) => {
             Err(BuildError::Unset { name: name.to_string(), description: description.map(str::to_owned) })

@@ -46,6 +46,7 @@ impl Test {
             tree_id: String::new(),
             trust: Trust::Own,
             variables: BTreeMap::new(),
+            given: Vec::new(),
             generation: 0,
         };
         Self { builder: Builder::new(engine.clone(), config), engine, files, request, said: String::new() }
@@ -74,6 +75,7 @@ impl Test {
             app: self.request.app.clone(),
             trust: self.request.trust.clone(),
             variables: self.request.variables.clone(),
+            given: self.request.given.clone(),
             generation: self.request.generation,
         };
         let built = self.builder.build(request, &Transcript::create(&said).unwrap()).await;

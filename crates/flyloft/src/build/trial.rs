@@ -73,6 +73,7 @@ impl Trial {
             tree_id: format!("{} {change:?}", repository.display()),
             trust: Trust::Own,
             variables: BTreeMap::new(),
+            given: Vec::new(),
             generation: 0,
         };
         self.builder.build(request, &Transcript::create(self.said.path()).unwrap()).await

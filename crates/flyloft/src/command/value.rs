@@ -68,6 +68,23 @@ impl FromStr for Assignment {
     }
 }
 
+/// Text that is not shown where it is printed for debugging.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Concealed(pub String);
+
+impl FromStr for Concealed {
+    type Err = std::convert::Infallible;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl std::fmt::Debug for Concealed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
+}
+
 /// `NAME=VALUE`, or `NAME=-` for a value from standard input. Shows only its name where it is printed for debugging.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Variable {

@@ -20,6 +20,7 @@ use crate::edge::{Route, Target};
 use crate::engine::{ContainerId, EngineError};
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::{Parts, Settings};
+use crate::provision;
 use crate::store::{self, EnvRow, EventKind};
 
 /// How long requests in flight may take on a release that is being retired.
@@ -379,6 +380,9 @@ impl Task {
         self.parts.store.remove_environment(self.env.id).await.or_failed(failed)?;
         self.parts.looked_through.forget();
         self.removed = true;
+        let parts = self.parts.clone();
+        // What it had on servers goes as soon as they let it.
+        tokio::spawn(async move { provision::sweep(&parts).await });
         Ok(())
     }
 }

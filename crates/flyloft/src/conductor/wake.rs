@@ -15,6 +15,7 @@ use crate::deploy::{image, probe, spec};
 use crate::engine::EngineError;
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
+use crate::provision;
 use crate::store::{self, Content, EnvRow, LiveRow, ReleaseRow, WakeRow};
 use crate::transcript::Transcript;
 
@@ -176,15 +177,19 @@ async fn start(parts: &Parts, env: &EnvRow, live: LiveRow, whole: Whole, watch: 
     let failed = || format!("failed to wake `{}`", env.name);
     let Whole { release, content, .. } = &whole;
     let version = spec::Version { release: live.release, commit: release.commit.as_ref() };
-    let container = spec::container(parts, env, version, content, &live.container);
+    let asks = provision::asks(parts, env, &content.settings);
+    let given = provision::given(parts, env, &asks).await?;
+    let container = spec::container(parts, env, version, (content, &given), &live.container);
     let found = parts.engine.find(&live.container).await.or_failed(failed)?;
     // It came out otherwise than it was, and what was written over that would not fit.
     if found.is_some_and(|found| found.image != content.image) {
         parts.engine.remove(&live.container).await.or_failed(failed)?;
     }
     match parts.engine.create(&container).await {
-        // The server's configuration has changed since; what was deployed then goes on as it is.
-        Ok(_) | Err(EngineError::Exists(_)) => {}
+        Ok(_) => {}
+        // The server's configuration has changed since, and what was deployed then goes on as it is. Only what it has on
+        // servers of others it finds where that is now.
+        Err(EngineError::Exists(_)) => parts.engine.allow(&live.container, &given.reach).await.or_failed(failed)?,
         Err(error) => return Err(Error::because(failed(), error)),
     }
     let _turn = STARTS.acquire().await.or_failed(failed)?;

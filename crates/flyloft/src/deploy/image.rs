@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use flyloft_core::disk::Unit;
 use flyloft_core::name::{CommitId, Origin};
+use flyloft_core::service::Ask;
 
 use super::undo::Undo;
 use super::{Again, FETCHES_WAIT, Job, Leftover, Source, spec};
@@ -11,6 +12,7 @@ use crate::build::{BuildError, Built, Hold, Request, Trust};
 use crate::engine::EngineError;
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
+use crate::provision;
 use crate::retention;
 use crate::source::{Checkout, Quarantine};
 use crate::store::{BuildInputs, Content, EnvRow};
@@ -92,7 +94,8 @@ async fn checkout(
     Ok(repositories.checkout(app, &checkout, dir).await?)
 }
 
-pub(super) async fn build(job: &Job, tree: Option<PathBuf>) -> Result<Made> {
+/// `asks` is what it will have on servers, as far as that is known.
+pub(super) async fn build(job: &Job, tree: Option<PathBuf>, asks: &[Ask]) -> Result<Made> {
     let tree = match (&job.work.source, tree) {
         (Source::Again { content, again, .. }, _) => {
             // Something newer may serve by now than when this was asked for.
@@ -111,12 +114,12 @@ pub(super) async fn build(job: &Job, tree: Option<PathBuf>) -> Result<Made> {
         variables: spec::config(&job.parts, &job.env).await?,
         generation: generation.or_failed(|| format!("failed to build {} of `{}`", job.release, job.env.name))?,
     };
-    let request = request(&job.env, tree, job.work.commit(), inputs.clone());
+    let request = request(&job.env, tree, job.work.commit(), inputs.clone(), asks);
     let built = run(&job.parts, &job.env, request, &job.transcript).await?;
     Ok(Made::Now { built: Box::new(built), inputs })
 }
 
-fn request(env: &EnvRow, tree: PathBuf, commit: Option<&CommitId>, inputs: BuildInputs) -> Request {
+fn request(env: &EnvRow, tree: PathBuf, commit: Option<&CommitId>, inputs: BuildInputs, asks: &[Ask]) -> Request {
     Request {
         app: env.name.app.clone(),
         tree,
@@ -126,6 +129,7 @@ fn request(env: &EnvRow, tree: PathBuf, commit: Option<&CommitId>, inputs: Build
             Origin::Branch(_) | Origin::Commit(_) | Origin::Directory => Trust::Own,
         },
         variables: inputs.variables,
+        given: asks.iter().flat_map(Ask::variables).collect(),
         generation: inputs.generation,
     }
 }
@@ -177,7 +181,8 @@ pub async fn anew(parts: &Parts, before: Before<'_>, transcript: &Transcript) ->
     let dir = parts.engine.staging().dir.join(format!("anew-{}-{}", env.id.0, crate::random::hex(8)));
     let leftover = Leftover(dir.clone());
     checkout(parts, env, (commit, None), &dir, transcript).await?;
-    let request = request(env, dir, Some(commit), inputs.clone());
+    let asks = provision::asks(parts, env, &content.settings);
+    let request = request(env, dir, Some(commit), inputs.clone(), &asks);
     let Built { image, env: vars, hold, .. } = run(parts, env, request, transcript).await?;
     drop(leftover);
     Ok((Content { image, env: vars, inputs: Some(inputs), ..content.clone() }, hold))

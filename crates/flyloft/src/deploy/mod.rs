@@ -6,6 +6,7 @@
 
 pub mod image;
 pub mod probe;
+mod services;
 pub mod spec;
 mod together;
 mod undo;
@@ -23,6 +24,7 @@ use crate::conductor::{self, Message};
 use crate::engine::ContainerId;
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
+use crate::provision::Given;
 use crate::source::{Push, Quarantine};
 use crate::store::{self, Content, EnvRow, EventKind, LiveRow};
 use crate::transcript::Transcript;
@@ -165,10 +167,11 @@ pub async fn deploy(job: &Job, called_off: impl Future<Output = Error>) -> Resul
 /// All that can be done beside the old release.
 async fn prepare(job: &Job, undo: &mut Undo) -> Result<LiveRow> {
     let tree = job.step("source", image::source(job, undo)).await?;
-    let built = job.step("build", image::build(job, tree)).await?;
-    let content = job.step("services", spec::content(job, built)).await?;
+    let early = services::begin(job, tree.as_deref()).await?;
+    let built = job.step("build", image::build(job, tree, &early.asks)).await?;
+    let (content, given) = job.step("services", services::collect(job, built, early)).await?;
     let _place = room(job).await?;
-    let container = job.step("launch", launch(job, &content, undo)).await?;
+    let container = job.step("launch", launch(job, &content, &given, undo)).await?;
     // Its log began with it.
     let at = OffsetDateTime::UNIX_EPOCH;
     let started = Started { env: &job.env, content: &content, container: &container, at };
@@ -219,13 +222,13 @@ async fn room(job: &Job) -> Result<Place> {
 }
 
 /// Starts a container beside the old one, after what `release:` in the Procfile asks for.
-async fn launch(job: &Job, content: &Content, undo: &mut Undo) -> Result<ContainerId> {
+async fn launch(job: &Job, content: &Content, given: &Given, undo: &mut Undo) -> Result<ContainerId> {
     let failed = || format!("failed to launch {} of `{}`", job.release, job.env.name);
     let Parts { engine, store, .. } = &*job.parts;
     let number = store.next_container(job.env.id).await.or_failed(failed)?;
     let id = spec::container_id(&job.env, number);
     let version = spec::Version { release: job.release, commit: job.work.commit() };
-    let spec = spec::container(&job.parts, &job.env, version, content, &id);
+    let spec = spec::container(&job.parts, &job.env, version, (content, given), &id);
     let (leftover, owner) = (id.clone(), engine.clone());
     undo.push("remove the new container", async move { owner.remove(&leftover).await });
     let same = matches!(job.work.source, Source::Again { again: Again::Restart | Again::Scale, .. });

@@ -11,9 +11,10 @@ use super::image::Made;
 use super::probe::PORT;
 use super::{Again, Job, Source};
 use crate::build::Built;
-use crate::engine::{ContainerId, ContainerSpec, EngineError, ExecSpec, Process, Reach, SharedEngine};
+use crate::engine::{ContainerId, ContainerSpec, EngineError, ExecSpec, Process, SharedEngine};
 use crate::error::{OrFailed, Result};
 use crate::parts::Parts;
+use crate::provision::Given;
 use crate::store::{BuildInputs, Content, EnvRow};
 use crate::transcript::Transcript;
 
@@ -133,9 +134,17 @@ pub struct Version<'a> {
 }
 
 /// The container of a release.
-pub fn container(parts: &Parts, env: &EnvRow, release: Version, content: &Content, id: &ContainerId) -> ContainerSpec {
+pub fn container(
+    parts: &Parts,
+    env: &EnvRow,
+    release: Version,
+    (content, given): (&Content, &Given),
+    id: &ContainerId,
+) -> ContainerSpec {
     let mut vars = content.env.clone();
-    vars.extend(content.config.clone());
+    vars.extend(content.defaults.clone());
+    vars.extend(given.variables.clone());
+    vars.extend(content.set_by_people());
     vars.extend(own_variables(parts, env, release));
     ContainerSpec {
         id: id.clone(),
@@ -143,7 +152,7 @@ pub fn container(parts: &Parts, env: &EnvRow, release: Version, content: &Conten
         processes: processes(content, &env.formation),
         env: vars,
         limits: parts.settings.levels(env, &content.settings).limits(),
-        reach: Reach::default(),
+        reach: given.reach.clone(),
     }
 }
 

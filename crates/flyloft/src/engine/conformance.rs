@@ -32,6 +32,7 @@ async fn holds_for(engine: &dyn Engine, base: &Image) {
     a_container_goes_through_its_states(engine, base).await;
     only_a_frozen_container_is_offloaded(engine, base).await;
     commands_run_in_running_containers_alone(engine, base).await;
+    what_it_may_reach_changes_while_it_runs(engine, base).await;
     what_processes_print_can_be_read(engine, base).await;
     a_layer_is_made_once_and_kept_while_it_is_used(engine, base).await;
     a_layer_that_failed_is_not_there(engine, base).await;
@@ -49,6 +50,19 @@ fn spec(id: &str, image: &Image) -> ContainerSpec {
         limits: Limits::default(),
         reach: Reach::default(),
     }
+}
+
+async fn what_it_may_reach_changes_while_it_runs(engine: &dyn Engine, base: &Image) {
+    let spec = spec("reach", base);
+    let reach = Reach { allow: vec![SocketAddr::from(([192, 0, 2, 1], 5432))] };
+    assert!(matches!(engine.allow(&spec.id, &reach).await, Err(EngineError::NoContainer(_))));
+    engine.create(&spec).await.unwrap();
+    engine.start(&spec.id).await.unwrap();
+    engine.allow(&spec.id, &reach).await.unwrap();
+    // It is what it would be if it had been made so.
+    assert!(matches!(engine.create(&spec).await, Err(EngineError::Exists(_))));
+    engine.create(&ContainerSpec { reach, ..spec.clone() }).await.unwrap();
+    engine.remove(&spec.id).await.unwrap();
 }
 
 fn step(id: &str, on: &Image, argv: &[&str]) -> Derivation {

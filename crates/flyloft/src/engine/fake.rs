@@ -19,7 +19,7 @@ use tokio::sync::{Notify, watch};
 
 use super::{
     Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, ContainerState, Derivation, Engine,
-    EngineError, Exec, ExecControl, ExecSpec, Held, Kept, LayerFacts, LayerId, Observed, Recipe, Staging, Stats,
+    EngineError, Exec, ExecControl, ExecSpec, Held, Kept, LayerFacts, LayerId, Observed, Reach, Recipe, Staging, Stats,
 };
 use crate::transcript::Transcript;
 
@@ -162,6 +162,11 @@ impl Fake {
             let (log, followers) = Default::default();
             memory.containers.insert(id, Container { spec, state, excess, asleep, addresses, log, followers });
         }
+    }
+
+    /// What a container is made of by now.
+    pub fn spec(&self, id: &ContainerId) -> ContainerSpec {
+        self.memory().containers[id].spec.clone()
     }
 
     /// What a container was made to be allowed.
@@ -433,6 +438,11 @@ impl Engine for Fake {
         let mut memory = self.begin("thaw", &id.0)?;
         let container = memory.running(id)?;
         (container.state, container.asleep) = (ContainerState::Running, None);
+        Ok(())
+    }
+
+    async fn allow(&self, id: &ContainerId, reach: &Reach) -> Result<(), EngineError> {
+        self.begin("allow", &id.0)?.container(id)?.spec.reach = reach.clone();
         Ok(())
     }
 

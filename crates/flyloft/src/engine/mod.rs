@@ -300,6 +300,9 @@ pub trait Engine: Send + Sync {
 
     async fn thaw(&self, id: &ContainerId) -> Result<(), EngineError>;
 
+    /// From now on it may open connections to these, and to nothing else that is closed to all. It may run or not.
+    async fn allow(&self, id: &ContainerId, reach: &Reach) -> Result<(), EngineError>;
+
     async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<Exec, EngineError>;
 
     async fn stats(&self, id: &ContainerId) -> Result<Stats, EngineError>;

@@ -28,9 +28,13 @@ use crate::error::Result;
 use crate::exec::Cmd;
 use crate::metrics::Tally;
 use crate::parts::{Parts, Settings};
+use crate::provision::Places;
 use crate::retention::LookedThrough;
+use crate::service::Drivers;
+use crate::service::postgres::Postgres;
 use crate::source::{Repositories, SourceLimits};
 use crate::store::{Content, EnvRow, Store};
+use crate::vault::Vault;
 
 /// How long somebody waits for memory.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -132,10 +136,14 @@ impl Stage {
             repositories: Repositories::open(&dir.path().join("repos"), user, SourceLimits::default())
                 .unwrap()
                 .with_plain_http_on_loopback(),
+            places: Places::default(),
+            services: Drivers { postgres: Arc::new(Postgres) },
+            vault: Vault::open(dir.path()).unwrap(),
             tally: Tally::default(),
             making_room: tokio::sync::Mutex::default(),
             looked_through: LookedThrough::default(),
             settings: Settings {
+                instance: "1f3a9c".to_owned(),
                 domain: Domain::parse("localhost").unwrap(),
                 port: None,
                 defaults: policy::Settings {

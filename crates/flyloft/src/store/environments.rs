@@ -210,10 +210,11 @@ impl Store {
         .await
     }
 
-    /// Removes an environment with its releases and variables.
+    /// Removes an environment with its releases and variables. What it has on servers has to go from now on.
     pub async fn remove_environment(&self, id: EnvId) -> Result<(), StoreError> {
         self.call(move |t| {
             t.execute("DELETE FROM variables WHERE environment = ?1", [id.0])?;
+            t.execute("UPDATE services SET state = 'dropping', environment = NULL WHERE environment = ?1", [id.0])?;
             t.execute("DELETE FROM environments WHERE id = ?1", [id.0])?;
             Ok(())
         })

@@ -13,6 +13,8 @@ mod events;
 mod follows;
 mod keys;
 mod releases;
+mod servers;
+mod services;
 mod variables;
 mod wakes;
 
@@ -33,6 +35,8 @@ pub use events::{EventKind, EventRow};
 pub use follows::{FollowRow, MissingRow};
 pub use keys::KeyRow;
 pub use releases::{BuildInputs, Content, ImageRow, NewRelease, ReleaseRow, ReleaseStatus, StepRow};
+pub use servers::ServerRow;
+pub use services::{Forgotten, NewService, ServiceRow, ServiceState};
 pub use wakes::WakeRow;
 
 /// What makes each version of the schema out of the one before it, the first out of an empty file. What has been
@@ -42,6 +46,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/2.sql"),
     include_str!("migrations/3.sql"),
     include_str!("migrations/4.sql"),
+    include_str!("migrations/5.sql"),
+    include_str!("migrations/6.sql"),
 ];
 
 /// Its file in the state directory.

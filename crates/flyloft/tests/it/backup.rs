@@ -205,7 +205,7 @@ fn repositories_may_be_on_a_mount_and_what_is_restored_into_may_be_one() {
     let mut names: Vec<_> =
         fs::read_dir(&target.0).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    assert_eq!(names, ["boot-id", "clock", "lost+found", "repos", "ssh_host_key", "store.db"]);
+    assert_eq!(names, ["boot-id", "clock", "lost+found", "repos", "secrets.key", "ssh_host_key", "store.db"]);
 }
 
 #[test]

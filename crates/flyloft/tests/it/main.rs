@@ -19,8 +19,11 @@ mod hostile;
 mod limits;
 #[allow(dead_code, reason = "a benchmark uses the rest")]
 mod load;
+#[allow(dead_code, reason = "unit tests use the rest")]
+mod postgres;
 mod pull_request;
 mod push;
+mod services;
 mod takeover;
 mod terminal;
 mod upgrade;

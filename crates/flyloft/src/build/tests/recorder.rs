@@ -127,6 +127,9 @@ impl Engine for Recorder {
     async fn thaw(&self, _: &ContainerId) -> Result<(), EngineError> {
         unreachable!("a build has no containers")
     }
+    async fn allow(&self, _: &ContainerId, _: &Reach) -> Result<(), EngineError> {
+        unreachable!("a build has no containers")
+    }
     async fn exec(&self, _: &ContainerId, _: ExecSpec) -> Result<Exec, EngineError> {
         unreachable!("a build has no containers")
     }

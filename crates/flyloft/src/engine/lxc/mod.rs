@@ -88,7 +88,7 @@ use self::turns::Turns;
 pub use self::watch::{Bounds, space};
 use super::{
     Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, Derivation, Engine, EngineError, Exec,
-    ExecSpec, Held, Image, LayerFacts, LayerId, Observed, Staging, Stats,
+    ExecSpec, Held, Image, LayerFacts, LayerId, Observed, Reach, Staging, Stats,
 };
 use crate::machine::Memory;
 use crate::transcript::Transcript;
@@ -425,6 +425,11 @@ impl Engine for LxcEngine {
 
     async fn thaw(&self, id: &ContainerId) -> Result<(), EngineError> {
         self.thaw_container(id).await
+    }
+
+    async fn allow(&self, id: &ContainerId, reach: &Reach) -> Result<(), EngineError> {
+        let (engine, id, reach) = (self.clone(), id.clone(), reach.clone());
+        to_the_end(async move { engine.open_way(&id, reach).await }).await
     }
 
     async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<Exec, EngineError> {

@@ -13,7 +13,7 @@ use super::container::{Record, Running};
 use super::net::Removals;
 use super::slots::Slot;
 use super::watch::Watch;
-use crate::engine::{ContainerState, Engine, EngineError};
+use crate::engine::{ContainerId, ContainerState, Engine, EngineError, Reach};
 use crate::exec::Cmd;
 
 /// How often the free space is looked at: a system call.
@@ -99,6 +99,21 @@ impl LxcEngine {
             }
         }
         Ok(self.network.dismiss_all_but(&running).await?)
+    }
+
+    /// See [`crate::engine::Engine::allow`]. What is on record counts from the next start on, and the link's rules now.
+    pub(super) async fn open_way(&self, id: &ContainerId, reach: Reach) -> Result<(), EngineError> {
+        let _turn = self.turns.take(&id.0).await;
+        let (home, mut record) = self.known(id)?;
+        if record.spec.reach == reach {
+            return Ok(());
+        }
+        record.spec.reach = reach;
+        record.write(&home).map_err(EngineError::io(format!("note what container `{id}` may reach")))?;
+        match Running::find(&home) {
+            Some(_) => self.admit(&record).await,
+            None => Ok(()),
+        }
     }
 
     pub(super) async fn admit(&self, record: &Record) -> Result<(), EngineError> {

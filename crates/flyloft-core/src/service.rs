@@ -1,0 +1,317 @@
+//! Services: databases and the like outside the containers. Their kinds, where their servers are, and what apps ask for.
+
+mod ask;
+
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+pub use ask::{Ask, AskError, Asks};
+
+use crate::name::excerpt;
+
+/// What a server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    Postgres,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 1] = [Kind::Postgres];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Postgres => "postgres",
+        }
+    }
+
+    fn is_scheme(self, scheme: &str) -> bool {
+        match self {
+            Kind::Postgres => matches!(scheme, "postgres" | "postgresql"),
+        }
+    }
+
+    /// What Heroku and others call an add-on, without its plan.
+    pub fn of_addon(name: &str) -> Option<Self> {
+        match name {
+            "heroku-postgresql" | "postgresql" | "postgres" => Some(Kind::Postgres),
+            _ => None,
+        }
+    }
+
+    /// Where such a server listens if nobody says otherwise.
+    fn port(self) -> u16 {
+        match self {
+            Kind::Postgres => 5432,
+        }
+    }
+
+    /// What its administrator connects to if nobody says otherwise.
+    fn database(self) -> &'static str {
+        match self {
+            Kind::Postgres => "postgres",
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = UnknownKind;
+    fn from_str(text: &str) -> Result<Self, UnknownKind> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| UnknownKind(excerpt(text)))
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("`{0}` is no kind of service; there is `postgres`")]
+pub struct UnknownKind(String);
+
+/// Where a server is, and who administers it. The password is kept apart, so that this can be shown.
+///
+/// Reads and prints as `postgres://admin@db.example.org:5432/postgres?sslmode=require`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerUrl {
+    pub kind: Kind,
+    pub user: String,
+    /// A name or an address, that of IPv6 without brackets.
+    pub host: String,
+    pub port: u16,
+    pub database: String,
+    /// Whether connections are encrypted, which is with a certificate that is checked.
+    pub tls: bool,
+}
+
+/// None of them quotes the URL, which has a password in it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum UrlError {
+    #[error("the URL of a {0} server begins with `{0}://`")]
+    Scheme(Kind),
+    #[error("the URL names no user: write it as {0}://USER:PASSWORD@HOST/DATABASE")]
+    NoUser(Kind),
+    #[error("the URL names no host")]
+    NoHost,
+    #[error("the URL's host is neither a name nor an address")]
+    Host,
+    #[error("the URL's port is not a number from 1 to 65535")]
+    Port,
+    #[error("in the URL a `%` is followed by what is not two hexadecimal digits, or does not stand for text")]
+    Escape,
+    #[error("the URL has a control character in it")]
+    Control,
+    #[error("the URL has more than one `{0}` that is not written as `{1}`: escape those of the password")]
+    Unescaped(char, &'static str),
+    #[error("the URL's parameter `{0}` is not known; there is `sslmode`")]
+    Parameter(String),
+    #[error("the URL's `sslmode` must be `require`, which checks the certificate, or `disable`")]
+    SslMode,
+}
+
+impl ServerUrl {
+    /// The URL and the password in it.
+    pub fn parse(kind: Kind, text: &str) -> Result<(Self, String), UrlError> {
+        let rest = match text.split_once("://") {
+            Some((scheme, rest)) if kind.is_scheme(scheme) => rest,
+            _ => return Err(UrlError::Scheme(kind)),
+        };
+        let (rest, parameters) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if path.contains('/') {
+            return Err(UrlError::Unescaped('/', "%2F"));
+        }
+        let (user, address) = authority.rsplit_once('@').ok_or(UrlError::NoUser(kind))?;
+        if user.contains('@') {
+            return Err(UrlError::Unescaped('@', "%40"));
+        }
+        let (user, password) = user.split_once(':').unwrap_or((user, ""));
+        let (host, port) = host_and_port(address)?;
+        let mut url = Self {
+            kind,
+            user: unescape(user)?,
+            host: host.to_owned(),
+            port: port.unwrap_or(kind.port()),
+            database: unescape(path)?,
+            tls: false,
+        };
+        if url.user.is_empty() {
+            return Err(UrlError::NoUser(kind));
+        }
+        if url.database.is_empty() {
+            url.database = kind.database().to_owned();
+        }
+        for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
+            match parameter.split_once('=').unwrap_or((parameter, "")) {
+                ("sslmode", "require" | "verify-ca" | "verify-full") => url.tls = true,
+                ("sslmode", "disable") => url.tls = false,
+                ("sslmode", _) => return Err(UrlError::SslMode),
+                (other, _) => return Err(UrlError::Parameter(excerpt(other))),
+            }
+        }
+        Ok((url, unescape(password)?))
+    }
+
+    /// `db.example.org:5432`
+    pub fn address(&self) -> String {
+        format!("{}:{}", Host(&self.host), self.port)
+    }
+
+    /// With somebody's password in it, for somebody who may know it.
+    pub fn with_password(&self, password: &str) -> String {
+        self.written(Some(password))
+    }
+
+    fn written(&self, password: Option<&str>) -> String {
+        let Self { kind, user, port, database, .. } = self;
+        let password = password.map(|password| format!(":{}", escape(password))).unwrap_or_default();
+        let tls = if self.tls { "?sslmode=require" } else { "" };
+        let host = Host(&self.host);
+        format!("{kind}://{}{password}@{host}:{port}/{}{tls}", escape(user), escape(database))
+    }
+}
+
+/// Without a password.
+impl fmt::Display for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.written(None))
+    }
+}
+
+/// As URLs have it: an address of IPv6 is in brackets.
+struct Host<'a>(&'a str);
+
+impl fmt::Display for Host<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.contains(':') { write!(f, "[{}]", self.0) } else { f.write_str(self.0) }
+    }
+}
+
+fn host_and_port(address: &str) -> Result<(&str, Option<u16>), UrlError> {
+    let (host, port) = match address.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']').ok_or(UrlError::Host)?;
+            host.parse::<Ipv6Addr>().map_err(|_| UrlError::Host)?;
+            (host, port.strip_prefix(':').or((port.is_empty()).then_some("")).ok_or(UrlError::Host)?)
+        }
+        None => {
+            let (host, port) = address.split_once(':').unwrap_or((address, ""));
+            let is_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+            match host {
+                "" => return Err(UrlError::NoHost),
+                host if host.len() > 253 || !host.chars().all(is_name) => return Err(UrlError::Host),
+                host => (host, port),
+            }
+        }
+    };
+    match port {
+        "" => Ok((host, None)),
+        port => match port.parse() {
+            Ok(port @ 1..) => Ok((host, Some(port))),
+            _ => Err(UrlError::Port),
+        },
+    }
+}
+
+/// As RFC 3986, 2.1 and 2.3 have it: all but unreserved characters.
+pub fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => escaped.push(byte.into()),
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
+}
+
+fn unescape(text: &str) -> Result<String, UrlError> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((byte, after)) = rest.split_first() {
+        rest = after;
+        if *byte != b'%' {
+            bytes.push(*byte);
+            continue;
+        }
+        let (digits, after) = after.split_at_checked(2).ok_or(UrlError::Escape)?;
+        bytes.extend(hex::decode(digits).map_err(|_| UrlError::Escape)?);
+        rest = after;
+    }
+    let text = String::from_utf8(bytes).map_err(|_| UrlError::Escape)?;
+    if text.contains(char::is_control) { Err(UrlError::Control) } else { Ok(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<(ServerUrl, String), UrlError> {
+        ServerUrl::parse(Kind::Postgres, text)
+    }
+
+    #[track_caller]
+    fn refuse(text: &str, error: UrlError) {
+        assert_eq!(parse(text).unwrap_err(), error, "{text}");
+    }
+
+    #[test]
+    fn what_a_url_leaves_out_is_what_postgresql_takes_for_it() {
+        let (url, password) = parse("postgresql://admin:s3cret@db.example.org").unwrap();
+        assert_eq!(url.to_string(), "postgres://admin@db.example.org:5432/postgres");
+        assert_eq!((url.address().as_str(), password.as_str()), ("db.example.org:5432", "s3cret"));
+        let (url, password) = parse("postgres://admin@[fd00::1]:5433/main?sslmode=verify-full").unwrap();
+        assert_eq!(url.to_string(), "postgres://admin@[fd00::1]:5433/main?sslmode=require");
+        assert_eq!((url.host.as_str(), password.as_str()), ("fd00::1", ""));
+        assert!(!parse("postgres://a@b?sslmode=disable").unwrap().0.tls);
+    }
+
+    #[test]
+    fn what_is_no_url_of_a_server_is_refused_without_being_quoted() {
+        refuse("mysql://admin@db", UrlError::Scheme(Kind::Postgres));
+        refuse("admin:s3cret", UrlError::Scheme(Kind::Postgres));
+        refuse("postgres://db.example.org/postgres", UrlError::NoUser(Kind::Postgres));
+        refuse("postgres://:s3cret@db", UrlError::NoUser(Kind::Postgres));
+        refuse("postgres://admin@/postgres", UrlError::NoHost);
+        refuse("postgres://admin@db;rm/postgres", UrlError::Host);
+        refuse("postgres://admin@[::1/postgres", UrlError::Host);
+        refuse("postgres://admin@[::1]5/postgres", UrlError::Host);
+        refuse("postgres://admin@db:0/postgres", UrlError::Port);
+        refuse("postgres://admin@db:70000/postgres", UrlError::Port);
+        refuse("postgres://admin:50%@db/postgres", UrlError::Escape);
+        refuse("postgres://admin:%ff@db/postgres", UrlError::Escape);
+        refuse("postgres://admin:a%0Ab@db/postgres", UrlError::Control);
+        refuse("postgres://admin:p@ss@db/postgres", UrlError::Unescaped('@', "%40"));
+        refuse("postgres://admin@db/a/b", UrlError::Unescaped('/', "%2F"));
+        refuse("postgres://admin@db?options=-c", UrlError::Parameter("options".to_owned()));
+        refuse("postgres://admin@db?sslmode=prefer", UrlError::SslMode);
+    }
+
+    proptest! {
+        #[test]
+        fn any_user_password_and_database_are_the_same_after_a_url(
+            user in "[^\\p{Cc}]{1,20}", password in "[^\\p{Cc}]{1,40}", database in "[^\\p{Cc}]{1,20}",
+        ) {
+            let url = ServerUrl {
+                kind: Kind::Postgres, user, host: "db".to_owned(), port: 1, database, tls: true,
+            };
+            prop_assert_eq!(parse(&url.with_password(&password)), Ok((url.clone(), password)));
+            prop_assert_eq!(parse(&url.to_string()), Ok((url, String::new())));
+        }
+
+        #[test]
+        fn any_text_is_taken_or_refused_and_a_refusal_quotes_no_password(text in "postgres://(?s).{0,60}") {
+            if let Err(error) = parse(&text) {
+                prop_assert!(!error.to_string().contains(char::is_control), "{error}");
+            }
+        }
+    }
+}

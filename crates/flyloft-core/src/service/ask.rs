@@ -1,0 +1,173 @@
+//! What an app asks for: `postgres`, `postgres,postgres:REPORTS`, `none`.
+
+use std::fmt;
+
+use thiserror::Error;
+
+use super::{Kind, UnknownKind};
+use crate::name::{EnvRef, excerpt, shorten};
+
+/// One service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ask {
+    pub kind: Kind,
+    /// What its variable is called, as in `REPORTS_URL`. Without it the variables are those of the kind.
+    pub alias: Option<String>,
+}
+
+/// All that an app asks for. Prints as it is read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asks(pub Vec<Ask>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum AskError {
+    #[error("{0}")]
+    Kind(#[from] UnknownKind),
+    #[error("`{0}` is no name for variables: capital letters, digits and `_`, with a letter in front, 30 at most")]
+    Alias(String),
+    #[error("`{0}` is asked for twice; name the second one, as in `postgres:REPORTS`")]
+    Twice(String),
+    #[error("{0} services are too many: {MOST} are allowed")]
+    TooMany(usize),
+}
+
+/// An app that wants more has made a mistake.
+const MOST: usize = 10;
+
+const NONE: &str = "none";
+
+impl Ask {
+    pub fn new(kind: Kind, alias: Option<&str>) -> Result<Self, AskError> {
+        let is_inside = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+        match alias {
+            Some(alias)
+                if alias.len() > 30
+                    || !alias.starts_with(|c: char| c.is_ascii_uppercase())
+                    || !alias.chars().all(is_inside) =>
+            {
+                Err(AskError::Alias(excerpt(alias)))
+            }
+            alias => Ok(Self { kind, alias: alias.map(str::to_owned) }),
+        }
+    }
+
+    /// The variables by which an app finds it.
+    pub fn variables(&self) -> Vec<String> {
+        match (&self.alias, self.kind) {
+            (Some(alias), _) => vec![format!("{alias}_URL")],
+            (None, Kind::Postgres) => {
+                ["DATABASE_URL", "PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE"].map(str::to_owned).into()
+            }
+        }
+    }
+
+    /// What it is called on its server: of lower-case letters, digits and `_`, 63 at most, so that nobody has to quote it.
+    /// The same environment never gets the name of another one, not even of one that had its name before: `id` is its
+    /// own, of the daemon `instance`.
+    pub fn name_for(&self, env: &EnvRef, instance: &str, id: i64) -> String {
+        let alias = self.alias.as_deref().unwrap_or_default().to_ascii_lowercase();
+        let said = format!("flyloft-{}-{}", env.app, env.env);
+        let said = if alias.is_empty() { said } else { format!("{said}-{alias}") };
+        // PostgreSQL's NAMEDATALEN is 64, with a NUL at its end.
+        shorten(&said, &format!("{instance}/{id}/{}/{alias}", self.kind), 63).replace('-', "_")
+    }
+}
+
+impl Asks {
+    pub fn parse(text: &str) -> Result<Self, AskError> {
+        if text.trim() == NONE {
+            return Ok(Self::default());
+        }
+        let mut asks = Self::default();
+        for part in text.split(',').map(str::trim) {
+            let (kind, alias) = part.split_once(':').map_or((part, None), |(kind, alias)| (kind, Some(alias)));
+            asks.add(Ask::new(kind.parse()?, alias)?)?;
+        }
+        Ok(asks)
+    }
+
+    pub fn add(&mut self, ask: Ask) -> Result<(), AskError> {
+        if self.0.contains(&ask) {
+            return Err(AskError::Twice(ask.to_string()));
+        }
+        self.0.push(ask);
+        match self.0.len() {
+            many if many > MOST => Err(AskError::TooMany(many)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Ask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.alias {
+            Some(alias) => write!(f, "{}:{alias}", self.kind),
+            None => self.kind.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Asks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str(NONE);
+        }
+        for (index, ask) in self.0.iter().enumerate() {
+            write!(f, "{}{ask}", if index == 0 { "" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn refuse(text: &str, error: &str) {
+        assert_eq!(Asks::parse(text).unwrap_err().to_string(), error);
+    }
+
+    #[test]
+    fn asks_are_the_same_after_they_were_printed() {
+        for text in ["none", "postgres", "postgres,postgres:REPORTS"] {
+            assert_eq!(Asks::parse(text).unwrap().to_string(), text);
+        }
+        assert_eq!(Asks::parse("postgres, postgres:A_1").unwrap().to_string(), "postgres,postgres:A_1");
+    }
+
+    #[test]
+    fn what_cannot_be_made_is_refused_in_words() {
+        refuse("", "`` is no kind of service; there is `postgres`");
+        refuse("oracle", "`oracle` is no kind of service; there is `postgres`");
+        refuse("postgres,postgres", "`postgres` is asked for twice; name the second one, as in `postgres:REPORTS`");
+        let names = "capital letters, digits and `_`, with a letter in front, 30 at most";
+        refuse("postgres:reports", &format!("`reports` is no name for variables: {names}"));
+        refuse("postgres:", &format!("`` is no name for variables: {names}"));
+        let many = (0..11).map(|n| format!("postgres:A{n}")).collect::<Vec<_>>().join(",");
+        refuse(&many, "11 services are too many: 10 are allowed");
+    }
+
+    #[test]
+    fn names_fit_are_plain_and_are_nobody_elses() {
+        let name = |env: &str, id, ask: &str| {
+            Asks::parse(ask).unwrap().0[0].name_for(&EnvRef::parse(env).unwrap(), "1f3a9c", id)
+        };
+        let long = format!("{}/{}", "a".repeat(30), "b".repeat(40));
+        let all = [
+            name("shop/main", 1, "postgres"),
+            name("shop/main", 2, "postgres"),
+            name("shop/main", 1, "postgres:REPORTS"),
+            name("a-b/c", 3, "postgres"),
+            name("a/b-c", 4, "postgres"),
+            name(&long, 5, "postgres"),
+            name(&long, 6, "postgres:REPORTS"),
+        ];
+        let distinct: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(distinct.len(), all.len());
+        assert!(all[0].starts_with("flyloft_shop_main_"), "{}", all[0]);
+        for name in &all {
+            assert!(name.len() <= 63 && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_')), "{name}");
+        }
+    }
+}

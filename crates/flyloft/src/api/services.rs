@@ -1,0 +1,214 @@
+//! `flyloft services`: the servers on which environments can have databases and the like.
+
+use flyloft_core::name::EnvRef;
+use flyloft_core::service::{Kind, ServerUrl};
+use futures_util::future::join_all;
+use serde::Serialize;
+
+use super::reply::{Reply, age, as_time, done, table};
+use super::{Api, Call, Ending};
+use crate::command::{Services, ServicesAdd, ServicesLs};
+use crate::error::{Error, OrFailed, Result};
+use crate::provision::{opened, server_purpose};
+use crate::service::postgres::certificates;
+use crate::service::{Health, Secret, Server, ServiceError};
+use crate::store::{self, Forgotten, ServerRow};
+
+/// A URL, and the certificates of who vouches for a server.
+const INPUT: u64 = 256 << 10;
+
+#[derive(Serialize)]
+struct ServerList {
+    servers: Vec<ServerItem>,
+}
+
+#[derive(Serialize)]
+struct ServerItem {
+    name: String,
+    kind: Kind,
+    /// With the password in it if that was asked for.
+    url: String,
+    /// Whether it has to show a certificate of somebody who was named.
+    ca: bool,
+    #[serde(serialize_with = "as_time")]
+    created_at: i64,
+}
+
+impl Reply for ServerList {
+    fn text(&self) -> String {
+        if self.servers.is_empty() {
+            return "there are no servers yet; add one: flyloft services add NAME --kind postgres --url URL\n"
+                .to_owned();
+        }
+        let now = store::now();
+        let rows = self.servers.iter().map(|server| {
+            [server.name.clone(), server.kind.to_string(), age(server.created_at, now), server.url.clone()]
+        });
+        table(["SERVER", "KIND", "AGE", "URL"], rows)
+    }
+}
+
+#[derive(Serialize)]
+struct HealthList {
+    servers: Vec<HealthItem>,
+}
+
+#[derive(Serialize)]
+struct HealthItem {
+    name: String,
+    kind: Kind,
+    #[serde(flatten)]
+    health: Health,
+}
+
+impl Reply for HealthList {
+    fn text(&self) -> String {
+        let rows = self.servers.iter().map(|HealthItem { name, kind, health }| {
+            let Health { version, connections, max_connections } = health;
+            [name.clone(), format!("{kind} {version}"), format!("{connections} of {max_connections}")]
+        });
+        if self.servers.is_empty() { String::new() } else { table(["SERVER", "VERSION", "CONNECTIONS"], rows) }
+    }
+}
+
+impl Api {
+    pub(super) async fn services(&self, call: &mut Call<'_>, command: Services) -> Result<Ending> {
+        call.must_be_admin()?;
+        match command {
+            Services::Add(add) => self.add_server(call, add).await,
+            Services::Ls(ls) => self.list_servers(ls).await,
+            Services::Check { name } => self.check_servers(call, name).await,
+            Services::Rm { name } => self.remove_server(&name).await,
+        }
+    }
+
+    async fn add_server(&self, call: &mut Call<'_>, add: ServicesAdd) -> Result<Ending> {
+        let name = add.name.clone();
+        let failed = || format!("failed to add server `{name}`");
+        check_name(&name)?;
+        let store = &self.loft.parts.store;
+        let taken = || {
+            Error::conflict(format!("there is a server `{name}` already")).hint(format!("flyloft services rm {name}"))
+        };
+        if store.server(&name).await.or_failed(failed)?.is_some() {
+            return Err(taken());
+        }
+        let server = told(call, add).await?;
+        let health = self.loft.parts.services.of(server.url.kind).check(&server).await?;
+        let row = ServerRow {
+            name: name.clone(),
+            url: server.url.clone(),
+            password: self.loft.parts.vault.seal(&server_purpose(&name), &server.password.0),
+            ca: server.ca,
+            created_at: store::now(),
+        };
+        if !store.add_server(row).await.or_failed(failed)? {
+            return Err(taken());
+        }
+        let (kind, address) = (server.url.kind, server.url.address());
+        Ok(done(format!("server `{name}` is added: {kind} {} at {address}", health.version)).into())
+    }
+
+    async fn list_servers(&self, ls: ServicesLs) -> Result<Ending> {
+        let rows = self.loft.parts.store.servers().await.or_failed(|| "failed to list servers")?;
+        let mut servers = Vec::new();
+        for row in rows {
+            let created_at = row.created_at;
+            let url = match ls.reveal {
+                true => {
+                    let server = opened(&self.loft.parts, row.clone())?;
+                    server.url.with_password(&server.password.0)
+                }
+                false => row.url.to_string(),
+            };
+            let kind = row.url.kind;
+            servers.push(ServerItem { name: row.name, kind, url, ca: row.ca.is_some(), created_at });
+        }
+        Ok(ServerList { servers }.into())
+    }
+
+    /// All are tried, and the first that is not well is what comes of it.
+    async fn check_servers(&self, call: &mut Call<'_>, name: Option<String>) -> Result<Ending> {
+        let store = &self.loft.parts.store;
+        let failed = || "failed to list servers";
+        let rows = match name {
+            Some(name) => vec![store.server(&name).await.or_failed(failed)?.ok_or_else(|| unknown(&name))?],
+            None => store.servers().await.or_failed(failed)?,
+        };
+        let servers = rows.into_iter().map(|row| opened(&self.loft.parts, row)).collect::<Result<Vec<_>>>()?;
+        let checks = join_all(servers.iter().map(|server| self.loft.parts.services.of(server.url.kind).check(server)));
+        let (mut well, mut unwell) = (Vec::new(), Vec::<ServiceError>::new());
+        for (server, checked) in servers.iter().zip(checks.await) {
+            match checked {
+                Ok(health) => well.push(HealthItem { name: server.name.clone(), kind: server.url.kind, health }),
+                Err(error) => unwell.push(error),
+            }
+        }
+        let list = HealthList { servers: well };
+        let mut unwell = unwell.into_iter();
+        let Some(first) = unwell.next() else { return Ok(list.into()) };
+        call.say(&list.text()).await?;
+        Err(unwell.fold(first.into(), |error: Error, other| error.hint(format!("also: {other}"))))
+    }
+
+    async fn remove_server(&self, name: &str) -> Result<Ending> {
+        let forgotten = self.loft.parts.store.forget_server(name).await;
+        match forgotten.or_failed(|| format!("failed to remove server `{name}`"))? {
+            Forgotten::Gone => Ok(done(format!("server `{name}` is removed")).into()),
+            Forgotten::Unknown => Err(unknown(name)),
+            Forgotten::Used(users, strays) => Err(in_use(name, &users, strays)),
+        }
+    }
+}
+
+fn in_use(name: &str, users: &[EnvRef], strays: usize) -> Error {
+    let error = Error::conflict(format!("there is something on server `{name}`"));
+    let error = match users {
+        [] => error,
+        users => {
+            let all: Vec<String> = users.iter().map(|env| format!("`{env}`")).collect();
+            error.hint(format!("destroy what has it, or wait until it has gone: {}", all.join(", ")))
+        }
+    };
+    match strays {
+        0 => error,
+        _ => error.hint(format!("{strays} of environments that are gone go when the server can be reached")),
+    }
+}
+
+/// Where the server is and what opens it, as far as that comes from standard input: the URL in the first line, and what
+/// follows is certificates.
+async fn told(call: &mut Call<'_>, add: ServicesAdd) -> Result<Server> {
+    let (reads_url, kind, name) = (add.reads_url(), add.kind, add.name);
+    let input = match reads_url || add.ca.is_some() {
+        true => call.input(if reads_url { "the URL" } else { "the certificate" }, INPUT).await?,
+        false => String::new(),
+    };
+    let (url, rest) = match reads_url {
+        true => input.split_once('\n').unwrap_or((&input, "")),
+        false => (add.url.0.as_str(), input.as_str()),
+    };
+    let (url, password) = ServerUrl::parse(kind, url.trim()).map_err(Error::usage)?;
+    let ca = add.ca.is_some().then(|| rest.trim().to_owned());
+    if let Some(ca) = &ca {
+        certificates(ca).map_err(|why| {
+            let mut error = Error::usage("failed to read the certificate of who vouches for the server");
+            error.causes.push(why);
+            error.hint("give a file of PEM, which has lines such as `-----BEGIN CERTIFICATE-----`")
+        })?;
+    }
+    Ok(Server { name, url: ServerUrl { tls: url.tls || ca.is_some(), ..url }, password: Secret(password), ca })
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    match (1..=30).contains(&name.len()) && name.chars().all(allowed) && !name.starts_with('-') {
+        true => Ok(()),
+        false => Err(Error::usage(format!("`{name}` is no name for a server"))
+            .hint("lower-case letters, digits and `-` are allowed, 30 at most")),
+    }
+}
+
+fn unknown(name: &str) -> Error {
+    Error::not_found(format!("there is no server `{name}`")).hint("`flyloft services ls` lists them")
+}

@@ -1,0 +1,127 @@
+//! Servers, with a real PostgreSQL.
+
+use super::*;
+use crate::service::bench::{ESCAPED, PASSWORD, Postgres};
+
+/// With the port left out, which is another one each time.
+fn told(postgres: &Postgres, (code, text): (i32, String)) -> String {
+    format!("{code}: {}", text.replace(&postgres.port.to_string(), "PORT"))
+}
+
+#[tokio::test]
+async fn a_server_is_added_listed_tried_and_removed_and_its_password_is_shown_to_whoever_asks() {
+    let desk = Desk::new().await;
+    let postgres = Postgres::start_with(&["max_connections=20"]);
+    let version = postgres.sql("SHOW server_version").split(' ').next().unwrap().to_owned();
+    let mut text = String::new();
+    let add = ["services", "add", "pg", "--kind", "postgres", "--url", "-"];
+    text += &told(&postgres, desk.command(&["services", "ls"]).await);
+    text += &told(&postgres, desk.command_with(&add, &postgres.url()).await);
+    text += &told(&postgres, desk.command_with(&add, &postgres.url()).await);
+    text += &told(&postgres, desk.command(&["services", "ls"]).await);
+    text += &told(&postgres, desk.command(&["services", "check"]).await);
+    insta::assert_snapshot!(text.replace(&version, "VERSION"));
+
+    let (_, json) = desk.command(&["services", "ls", "--json"]).await;
+    assert!(!json.contains(PASSWORD) && !json.contains(ESCAPED), "{json}");
+    let (_, json) = desk.command(&["services", "ls", "--json", "--reveal"]).await;
+    let listed: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(listed["servers"][0]["url"], postgres.url());
+    let (_, json) = desk.command(&["services", "check", "pg", "--json"]).await;
+    let checked: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(checked["servers"][0]["max_connections"], 20, "{json}");
+
+    assert_eq!(desk.command(&["services", "rm", "pg"]).await, (0, "server `pg` is removed\n".to_owned()));
+    assert_eq!(desk.command(&["services", "rm", "pg"]).await.0, 20);
+    assert_eq!(desk.command(&["services", "check", "pg"]).await.0, 20);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_do_is_not_added_and_one_that_is_down_is_found_among_others() {
+    let desk = Desk::new().await;
+    let (well, mut ill) = (Postgres::start(), Postgres::start());
+    let wrong = format!("postgres://admin:wrong@127.0.0.1:{}/postgres", well.port);
+    let add = async |name: &str, url: &str| {
+        desk.command_with(&["services", "add", name, "--kind", "postgres", "--url", "-"], url).await
+    };
+    let (code, said) = add("pg", &wrong).await;
+    assert!(code == 1 && said.starts_with("error: server `pg` at 127.0.0.1:"), "{said}");
+    assert!(said.contains("does not let `admin` in") && !said.contains("wrong@"), "{said}");
+    assert!(desk.stage.store().servers().await.unwrap().is_empty());
+
+    assert_eq!(add("pg", &well.url()).await.0, 0);
+    assert_eq!(add("other", &ill.url()).await.0, 0);
+    ill.stop();
+    let (code, said) = desk.command(&["services", "check"]).await;
+    assert!(code == 1 && said.contains("\npg ") && said.contains("server `other` at 127.0.0.1:"), "{said}");
+    assert!(said.contains("cannot be reached"), "{said}");
+    let (code, _) = desk.command(&["services", "check", "pg"]).await;
+    assert_eq!(code, 0);
+}
+
+#[tokio::test]
+async fn what_is_no_server_is_refused_in_words_that_do_not_quote_its_password() {
+    let desk = Desk::new().await;
+    let mut text = String::new();
+    for (name, url, input) in [
+        ("pg", "postgres://admin:s3cret@db@x/postgres", ""),
+        ("pg", "mysql://admin:s3cret@db/postgres", ""),
+        ("Pg!", "postgres://admin:s3cret@db/postgres", ""),
+        ("pg", "-", ""),
+        ("pg", "-", "postgres://admin:s3cret@db:port/postgres\n"),
+    ] {
+        let words = ["services", "add", name, "--kind", "postgres", "--url", url];
+        let (code, said) = desk.command_with(&words, input).await;
+        assert_eq!(code, 2, "{said}");
+        text += &said;
+    }
+    let words = ["services", "add", "pg", "--kind", "postgres", "--url", "-", "--ca", "-"];
+    text += &desk.command_with(&words, "postgres://admin:s3cret@db/postgres\nno certificate").await.1;
+    let words = ["services", "add", "pg", "--kind", "postgres", "--url", "-", "--ca", "/etc/ca.pem"];
+    text += &desk.command_with(&words, "postgres://admin:s3cret@db/postgres").await.1;
+    assert!(!text.contains("s3cret"), "{text}");
+    insta::assert_snapshot!(text);
+    let (code, said) = desk.command(&["services", "add", "pg", "--kind", "oracle", "--url", "-"]).await;
+    assert!(code == 2 && said.contains("`oracle` is no kind of service"), "{said}");
+}
+
+#[tokio::test]
+async fn servers_are_an_admins_business() {
+    let desk = Desk::new().await;
+    let bot =
+        Principal { name: "bot".to_owned(), role: Role::Deployer { apps: vec![AppName::parse("shop").unwrap()] } };
+    for words in [&["services", "ls"][..], &["services", "ls", "--reveal"], &["services", "rm", "pg"]] {
+        let (code, said) = desk.command_by(&bot, words).await;
+        assert_eq!((code, said.lines().next()), (1, Some("error: key `bot` is not an admin's")));
+    }
+}
+
+#[tokio::test]
+async fn a_password_that_another_key_sealed_is_not_mistaken_for_one_that_is_wrong() {
+    let desk = Desk::new().await;
+    let postgres = Postgres::start();
+    let words = ["services", "add", "pg", "--kind", "postgres", "--url", "-"];
+    assert_eq!(desk.command_with(&words, &postgres.url()).await.0, 0);
+    desk.stage.sql("UPDATE servers SET password = x'00112233445566778899aabbccddeeff00112233445566'");
+    let (code, said) = desk.command(&["services", "check"]).await;
+    assert!(code == 1 && said.contains("failed to read the password of server `pg`"), "{said}");
+}
+
+#[tokio::test]
+async fn a_server_stays_as_long_as_environments_have_something_on_it() {
+    let desk = Desk::new().await;
+    let postgres = Postgres::start();
+    let words = ["services", "add", "pg", "--kind", "postgres", "--url", "-"];
+    assert_eq!(desk.command_with(&words, &postgres.url()).await.0, 0);
+    let (code, said) = desk.command(&["apps", "set", "shop", "services=postgres"]).await;
+    assert!(code == 0 && said.contains("\nservices    postgres  app\n"), "{said}");
+    desk.stage.deploy().await.unwrap();
+    let (code, said) = desk.command(&["services", "rm", "pg"]).await;
+    assert_eq!(code, 1);
+    insta::assert_snapshot!(said, @r"
+    error: there is something on server `pg`
+      hint: destroy what has it, or wait until it has gone: `shop/main`
+    ");
+    assert_eq!(desk.command(&["destroy", "shop/main", "--yes"]).await.0, 0);
+    desk.stage.wait_until("it can go", async || desk.command(&["services", "rm", "pg"]).await.0 == 0).await;
+}

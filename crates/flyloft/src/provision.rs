@@ -1,0 +1,274 @@
+//! What environments have on servers of others: on record before it is made, handed to what is launched, and gone after
+//! the environment.
+//!
+//! ```text
+//!   ∅ ── deploy ──► making ── the server has it ──► ready
+//!                      └──── the environment goes ────┴──► dropping ── the server has it no more ──► ∅
+//! ```
+//!
+//! What must hold: nothing is on a server that is not on record here, and nothing goes from a server that does not carry
+//! this daemon's label as well. The reconciliation repeats what a server that was down did not do.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flyloft_core::policy::{Key, Level, Settings};
+use flyloft_core::service::{Ask, Kind};
+
+use crate::engine::{ContainerId, EngineError, Reach};
+use crate::error::{Error, OrFailed, Result};
+use crate::parts::Parts;
+use crate::service::{Label, Secret, Server, Wanted};
+use crate::store::{self, EnvRow, NewService, ServerRow, ServiceRow, ServiceState};
+
+/// How many connections an environment may have to a database at once: a server has a hundred unless it was told
+/// otherwise, and they are for all.
+const CONNECTIONS: u32 = 20;
+
+/// How often what is to go is tried again, and servers are looked for.
+const RECONCILE: Duration = Duration::from_secs(60);
+
+/// How long a name server may take.
+const LOOKUP: Duration = Duration::from_secs(5);
+
+/// Hexadecimal digits of a password: 128 bits, and nothing in it that an app has trouble with.
+const PASSWORD: usize = 32;
+
+/// What a container is given of its environment's services.
+#[derive(Clone, Debug, Default)]
+pub struct Given {
+    /// Less than what people set, and more than what `app.json` says.
+    pub variables: BTreeMap<String, String>,
+    pub reach: Reach,
+}
+
+/// Where servers were when they were last looked for.
+#[derive(Default)]
+pub struct Places(tokio::sync::Mutex<BTreeMap<String, BTreeSet<SocketAddr>>>);
+
+/// What holds for the environment, where its release asks for this.
+pub fn asks(parts: &Parts, env: &EnvRow, asked: &Settings) -> Vec<Ask> {
+    parts.settings.levels(env, asked).merged().services.map(|asks| asks.0).unwrap_or_default()
+}
+
+/// The same where there are servers for it, and the kinds of which there is none. Where only `app.json` asks for one of
+/// those, that is no reason not to deploy: the file is written for others as well.
+pub async fn met(parts: &Parts, env: &EnvRow, asked: &Settings) -> Result<(Vec<Ask>, BTreeSet<Kind>)> {
+    let asks = asks(parts, env, asked);
+    if asks.is_empty() {
+        return Ok((asks, BTreeSet::new()));
+    }
+    let servers = parts.store.servers().await.or_failed(|| "failed to list servers")?;
+    let there: BTreeSet<Kind> = servers.into_iter().map(|row| row.url.kind).collect();
+    let (met, unmet): (Vec<Ask>, Vec<Ask>) = asks.into_iter().partition(|ask| there.contains(&ask.kind));
+    let (_, level) = parts.settings.levels(env, asked).of(Key::Services);
+    match unmet.first() {
+        Some(ask) if level != Level::AppJson => Err(no_server(env, ask.kind)),
+        _ => Ok((met, unmet.into_iter().map(|ask| ask.kind).collect())),
+    }
+}
+
+fn no_server(env: &EnvRow, kind: Kind) -> Error {
+    Error::failed(format!("`{}` asks for {kind}, and there is no server of that kind", env.name))
+        .hint(format!("an admin tells of one: flyloft services add NAME --kind {kind} --url -"))
+        .hint(format!("or do without: flyloft set {} services=none", env.name))
+}
+
+/// Makes what is asked for and not there yet. Gives the servers on which something was made.
+pub async fn provide(parts: &Parts, env: &EnvRow, asks: &[Ask]) -> Result<Vec<String>> {
+    let mut made = Vec::new();
+    for ask in asks {
+        let row = match of(parts, env, ask).await? {
+            Some(row) => row,
+            None => begin(parts, env, ask).await?,
+        };
+        if row.state != ServiceState::Making {
+            continue;
+        }
+        let server = server_of(parts, &row).await?;
+        crate::fault::point("service.begun");
+        parts.services.of(ask.kind).provide(&server, &wanted(parts, &row)?).await?;
+        crate::fault::point("service.made");
+        let ready = parts.store.service_is_ready(row.id).await;
+        ready.or_failed(|| format!("failed to record what `{}` has on server `{}`", env.name, row.server))?;
+        made.push(row.server);
+    }
+    Ok(made)
+}
+
+/// What a container that is launched now gets. All of it has been made.
+pub async fn given(parts: &Parts, env: &EnvRow, asks: &[Ask]) -> Result<Given> {
+    let mut given = Given::default();
+    for ask in asks {
+        let Some(row) = of(parts, env, ask).await?.filter(|row| row.state == ServiceState::Ready) else { continue };
+        let server = server_of(parts, &row).await?;
+        let wanted = wanted(parts, &row)?;
+        given.variables.extend(parts.services.of(ask.kind).variables(&server, &wanted, ask.alias.as_deref()));
+        given.reach.allow.extend(match addresses(&server).await {
+            Ok(found) => found,
+            // It is most likely where it was.
+            Err(error) => match parts.places.0.lock().await.get(&server.name) {
+                Some(known) => known.iter().copied().collect(),
+                None => return Err(error),
+            },
+        });
+    }
+    given.reach.allow.sort();
+    given.reach.allow.dedup();
+    Ok(given)
+}
+
+/// Ends what has lost its environment, and has those that are there reach what is theirs where it is now. Not beside
+/// containers, who need not wait for a server that does not answer.
+pub async fn reconcile_for_ever(parts: Arc<Parts>) {
+    loop {
+        sweep(&parts).await;
+        if let Err(error) = follow(&parts).await {
+            tracing::warn!(%error, "failed to look where servers are");
+        }
+        tokio::time::sleep(RECONCILE).await;
+    }
+}
+
+/// Ends what has lost its environment. What does not work now is tried again in a minute.
+pub async fn sweep(parts: &Parts) {
+    let strays = match parts.store.stray_services().await {
+        Ok(strays) => strays,
+        Err(error) => return tracing::warn!(%error, "failed to list what is to go from servers"),
+    };
+    let mut failing = BTreeSet::new();
+    for row in strays {
+        // One that does not answer does so to the next one, too.
+        if failing.contains(&row.server) {
+            continue;
+        }
+        match end(parts, &row).await {
+            Ok(()) => tracing::info!(server = row.server, name = row.name, "removed what no environment has"),
+            Err(error) => {
+                tracing::warn!(server = row.server, name = row.name, %error, "failed to remove what no environment has");
+                failing.insert(row.server);
+            }
+        }
+    }
+}
+
+async fn end(parts: &Parts, row: &ServiceRow) -> Result<()> {
+    let server = server_of(parts, row).await?;
+    crate::fault::point("service.ending");
+    parts.services.of(row.ask.kind).remove(&server, &label(parts, row)).await?;
+    parts.store.forget_service(row.id).await.or_failed(|| format!("failed to forget `{}`", row.name))
+}
+
+/// Opens the way to servers that have moved.
+async fn follow(parts: &Parts) -> Result<()> {
+    let failed = || "failed to list what is on servers";
+    let rows = parts.store.services().await.or_failed(failed)?;
+    let ready: Vec<ServiceRow> = rows.into_iter().filter(|row| row.state == ServiceState::Ready).collect();
+    let mut places = parts.places.0.lock().await;
+    let used: BTreeSet<String> = ready.iter().map(|row| row.server.clone()).collect();
+    let mut moved = false;
+    for row in parts.store.servers().await.or_failed(failed)? {
+        if !used.contains(&row.name) {
+            continue;
+        }
+        // While a name leads nowhere, the way stays open to where it led.
+        let Ok(found) = addresses(&opened(parts, row.clone())?).await else { continue };
+        let found: BTreeSet<SocketAddr> = found.into_iter().collect();
+        moved |= places.insert(row.name, found.clone()).is_none_or(|before| before != found);
+    }
+    if !moved {
+        return Ok(());
+    }
+    let mut owned = BTreeMap::<_, Vec<ServiceRow>>::new();
+    for row in ready {
+        if let Some(env) = row.env {
+            owned.entry(env).or_default().push(row);
+        }
+    }
+    for (env, rows) in owned {
+        let Some(env) = parts.store.environment_of(env).await.or_failed(failed)? else { continue };
+        let asks = asks(parts, &env, &env.asked);
+        let found = rows.iter().filter(|row| asks.contains(&row.ask)).map(|row| places.get(&row.server));
+        // Where one of them was never found, nothing is closed.
+        let Some(found) = found.collect::<Option<Vec<_>>>() else { continue };
+        let allow: BTreeSet<SocketAddr> = found.into_iter().flatten().copied().collect();
+        if let Some(live) = &env.live {
+            allow_only(parts, &live.container, Reach { allow: allow.into_iter().collect() }).await;
+        }
+    }
+    Ok(())
+}
+
+async fn allow_only(parts: &Parts, container: &ContainerId, reach: Reach) {
+    match parts.engine.allow(container, &reach).await {
+        Ok(()) | Err(EngineError::NoContainer(_)) => {}
+        Err(error) => tracing::warn!(%container, %error, "failed to open the way to a server"),
+    }
+}
+
+async fn of(parts: &Parts, env: &EnvRow, ask: &Ask) -> Result<Option<ServiceRow>> {
+    let rows = parts.store.services_of(env.id).await;
+    let rows = rows.or_failed(|| format!("failed to look up the services of `{}`", env.name))?;
+    Ok(rows.into_iter().find(|row| row.ask == *ask))
+}
+
+/// Puts on record what is about to be made, on the server of its kind that was told of first.
+async fn begin(parts: &Parts, env: &EnvRow, ask: &Ask) -> Result<ServiceRow> {
+    let failed = || format!("failed to record what `{}` is to have", env.name);
+    let servers = parts.store.servers().await.or_failed(failed)?;
+    let server = servers.into_iter().filter(|row| row.url.kind == ask.kind).min_by_key(|row| row.created_at);
+    let server = server.ok_or_else(|| no_server(env, ask.kind))?;
+    let name = ask.name_for(&env.name, &parts.settings.instance, env.id.0);
+    let password = parts.vault.seal(&purpose(&server.name, &name), &crate::random::hex(PASSWORD));
+    let new = NewService { env: env.id, server: server.name, ask: ask.clone(), name, password };
+    let begun = parts.store.begin_service(new, store::now()).await.or_failed(failed)?;
+    begun.ok_or_else(|| Error::not_found(format!("there is no environment `{}` any more", env.name)))
+}
+
+async fn server_of(parts: &Parts, row: &ServiceRow) -> Result<Server> {
+    let failed = || format!("failed to look up server `{}`", row.server);
+    let server = parts.store.server(&row.server).await.or_failed(failed)?;
+    opened(parts, server.ok_or_else(|| Error::not_found(format!("there is no server `{}`", row.server)))?)
+}
+
+/// With its password.
+pub fn opened(parts: &Parts, row: ServerRow) -> Result<Server> {
+    let ServerRow { name, url, password, ca, .. } = row;
+    let opened = parts.vault.open_sealed(&server_purpose(&name), &password).map_err(|error| {
+        Error::because(format!("failed to read the password of server `{name}`"), error)
+            .hint("put the key back that was there, or remove the server and add it again")
+    });
+    Ok(Server { name, url, password: Secret(opened?), ca })
+}
+
+/// What a server's password is sealed for.
+pub fn server_purpose(name: &str) -> String {
+    format!("server {name}")
+}
+
+fn purpose(server: &str, name: &str) -> String {
+    format!("service {server}/{name}")
+}
+
+fn wanted(parts: &Parts, row: &ServiceRow) -> Result<Wanted> {
+    let password = parts.vault.open_sealed(&purpose(&row.server, &row.name), &row.password);
+    let password = password.or_failed(|| format!("failed to read the password of `{}`", row.name))?;
+    Ok(Wanted { label: label(parts, row), password: Secret(password), connections: CONNECTIONS })
+}
+
+/// Of this daemon alone: another one that was made of its backup takes nothing for its own.
+fn label(parts: &Parts, row: &ServiceRow) -> Label {
+    Label { name: row.name.clone(), text: format!("flyloft {} {}", parts.settings.instance, row.name) }
+}
+
+async fn addresses(server: &Server) -> Result<Vec<SocketAddr>> {
+    let (host, port) = (server.url.host.as_str(), server.url.port);
+    let failed = || format!("failed to find the address of server `{}`, `{host}`", server.name);
+    let found = tokio::time::timeout(LOOKUP, tokio::net::lookup_host((host, port))).await;
+    Ok(found.or_failed(failed)?.or_failed(failed)?.collect())
+}
+
+#[cfg(test)]
+mod tests;

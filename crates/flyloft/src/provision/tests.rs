@@ -1,0 +1,273 @@
+//! Databases on a real PostgreSQL, for environments on an engine in memory.
+
+use flyloft_core::lifecycle::Event;
+use flyloft_core::service::{Kind, ServerUrl};
+use tokio_postgres::NoTls;
+
+use super::*;
+use crate::conductor::Conductor;
+use crate::deploy::{Again, Deployed};
+use crate::loft::stage::{Stage, content};
+use crate::service::bench::Postgres;
+use crate::store::{Content, Forgotten};
+
+/// An administrator who may do no more than is needed.
+const APT: &str = "CREATE ROLE apt LOGIN CREATEDB CREATEROLE PASSWORD 'x'";
+
+struct Bench {
+    stage: Stage,
+    postgres: Postgres,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let (stage, postgres) = (Stage::new().await, Postgres::start());
+        postgres.sql(APT);
+        let bench = Self { stage, postgres };
+        let url = format!("postgres://apt@127.0.0.1:{}", bench.postgres.port);
+        let (url, _) = ServerUrl::parse(Kind::Postgres, &url).unwrap();
+        let password = bench.parts().vault.seal(&server_purpose("pg"), "x");
+        let row = ServerRow { name: "pg".to_owned(), url, password, ca: None, created_at: 1 };
+        assert!(bench.stage.store().add_server(row).await.unwrap());
+        bench
+    }
+
+    fn parts(&self) -> &Arc<Parts> {
+        &self.stage.loft.parts
+    }
+
+    async fn deploy(&self, branch: &str) -> Result<Deployed> {
+        let (_, conductor) = self.stage.branch(branch).await;
+        self.stage.launch_in(&conductor, Again::Rollback, asking("postgres")).await
+    }
+
+    async fn env(&self, branch: &str) -> (EnvRow, Conductor) {
+        self.stage.branch(branch).await
+    }
+
+    /// What the container that serves finds.
+    async fn variables(&self, branch: &str) -> BTreeMap<String, String> {
+        let live = self.env(branch).await.0.live.expect("it serves");
+        self.stage.engine.spec(&live.container).env
+    }
+
+    async fn destroy(&self, branch: &str) {
+        let (_, conductor) = self.env(branch).await;
+        conductor.tell(Event::Destroy).await.unwrap();
+        conductor.gone().await;
+    }
+
+    /// Databases and roles of ours that the server has.
+    fn made(&self) -> String {
+        self.postgres.sql(
+            "SELECT (SELECT count(*) FROM pg_database WHERE datname LIKE 'flyloft%') || ' ' ||
+                (SELECT count(*) FROM pg_roles WHERE rolname LIKE 'flyloft%')",
+        )
+    }
+
+    async fn strays(&self) -> usize {
+        self.stage.store().stray_services().await.unwrap().len()
+    }
+}
+
+fn asking(services: &str) -> Content {
+    let mut settings = Settings::default();
+    settings.assign(&format!("services={services}")).unwrap();
+    Content { settings, ..content(&[("web", "serve")]) }
+}
+
+/// What a statement does for an app.
+async fn sql(url: &str, statement: &str) -> Result<String, String> {
+    let told = |error: tokio_postgres::Error| {
+        error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
+    };
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.map_err(told)?;
+    tokio::spawn(connection);
+    let rows = client.simple_query(statement).await.map_err(told)?;
+    let cell = |message: &tokio_postgres::SimpleQueryMessage| match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    };
+    Ok(rows.iter().filter_map(cell).collect::<Vec<_>>().join(" "))
+}
+
+#[tokio::test]
+async fn an_environment_gets_a_database_of_its_own_once_and_keeps_it() {
+    let bench = Bench::new().await;
+    bench.deploy("main").await.unwrap();
+    let told = bench.stage.told(1).await;
+    assert!(told.contains("-----> Database on server pg\n"), "{told}");
+    let first = bench.variables("main").await;
+    let url = &first["DATABASE_URL"];
+    assert!(first["PGDATABASE"].starts_with("flyloft_shop_main_"), "{first:?}");
+    assert_eq!(first["PGUSER"], first["PGDATABASE"]);
+    assert_eq!(first["PGPORT"], bench.postgres.port.to_string());
+    sql(url, "CREATE TABLE notes (text text); INSERT INTO notes VALUES ('hello')").await.unwrap();
+    assert!(!bench.postgres.log().contains(&first["PGPASSWORD"]), "the server's log has the password");
+
+    bench.deploy("main").await.unwrap();
+    assert_eq!(&bench.variables("main").await["DATABASE_URL"], url);
+    assert_eq!(sql(url, "SELECT text FROM notes").await.unwrap(), "hello");
+    assert_eq!(bench.made(), "1 1");
+    let limit = bench.postgres.sql("SELECT rolconnlimit FROM pg_roles WHERE rolname LIKE 'flyloft%'");
+    assert_eq!(limit, CONNECTIONS.to_string());
+}
+
+#[tokio::test]
+async fn nobody_gets_at_the_database_of_another_environment() {
+    let bench = Bench::new().await;
+    bench.deploy("main").await.unwrap();
+    bench.deploy("other").await.unwrap();
+    let (main, other) = (bench.variables("main").await, bench.variables("other").await);
+    assert_ne!(main["PGDATABASE"], other["PGDATABASE"]);
+    let (url, _) = other["DATABASE_URL"].rsplit_once('/').unwrap();
+    let crossed = format!("{url}/{}", main["PGDATABASE"]);
+    let refused = sql(&crossed, "SELECT 1").await.unwrap_err();
+    assert!(refused.starts_with("permission denied for database"), "{refused}");
+    let refused = sql(&other["DATABASE_URL"], &format!("DROP DATABASE {}", main["PGDATABASE"])).await.unwrap_err();
+    assert!(refused.starts_with("must be owner of database"), "{refused}");
+}
+
+#[tokio::test]
+async fn what_people_set_goes_before_a_service_and_a_service_before_app_json() {
+    let bench = Bench::new().await;
+    let defaults = BTreeMap::from([("DATABASE_URL".to_owned(), "sqlite:".to_owned())]);
+    let content =
+        || Content { config: defaults.clone(), defaults: defaults.clone(), ..asking("postgres,postgres:REPORTS") };
+    let (env, conductor) = bench.env("main").await;
+    bench.stage.launch_in(&conductor, Again::Config, content()).await.unwrap();
+    let variables = bench.variables("main").await;
+    assert!(variables["DATABASE_URL"].starts_with("postgres://"), "{variables:?}");
+    assert_ne!(variables["DATABASE_URL"], variables["REPORTS_URL"]);
+    sql(&variables["REPORTS_URL"], "SELECT 1").await.unwrap();
+    assert_eq!(bench.made(), "2 2");
+
+    let set = BTreeMap::from([("DATABASE_URL".to_owned(), Some("mysql://elsewhere".to_owned()))]);
+    bench.stage.store().set_variables(&env.name.app, Some(env.id), set).await.unwrap();
+    bench.stage.launch_in(&conductor, Again::Config, content()).await.unwrap();
+    assert_eq!(bench.variables("main").await["DATABASE_URL"], "mysql://elsewhere");
+}
+
+#[tokio::test]
+async fn a_destroyed_environment_takes_its_database_along_whoever_is_connected() {
+    let bench = Bench::new().await;
+    bench.deploy("main").await.unwrap();
+    let (client, connection) =
+        tokio_postgres::connect(&bench.variables("main").await["DATABASE_URL"], NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client.simple_query("BEGIN; CREATE TABLE open (a int)").await.unwrap();
+    bench.destroy("main").await;
+    bench.stage.wait_until("nothing is left", async || bench.strays().await == 0).await;
+    assert_eq!(bench.made(), "0 0");
+    assert!(client.simple_query("SELECT 1").await.is_err());
+}
+
+#[tokio::test]
+async fn what_a_server_that_was_down_still_has_goes_when_it_is_up_again() {
+    let mut bench = Bench::new().await;
+    bench.deploy("main").await.unwrap();
+    bench.deploy("other").await.unwrap();
+    bench.postgres.stop();
+    bench.destroy("main").await;
+    sweep(bench.parts()).await;
+    assert_eq!(bench.strays().await, 1);
+    let refused = bench.stage.store().forget_server("pg").await.unwrap();
+    assert_eq!(refused, Forgotten::Used(vec![bench.env("other").await.0.name], 1));
+    bench.postgres.run();
+    assert_eq!(bench.made(), "2 2");
+    sweep(bench.parts()).await;
+    assert_eq!((bench.strays().await, bench.made().as_str()), (0, "1 1"));
+    bench.destroy("other").await;
+    bench.stage.wait_until("nothing is left", async || bench.strays().await == 0).await;
+    assert_eq!(bench.stage.store().forget_server("pg").await.unwrap(), Forgotten::Gone);
+}
+
+#[tokio::test]
+async fn what_is_not_ours_is_neither_used_nor_dropped() {
+    let bench = Bench::new().await;
+    let (env, _) = bench.env("main").await;
+    let name = Ask::new(Kind::Postgres, None).unwrap().name_for(&env.name, "1f3a9c", env.id.0);
+    for theirs in [format!("CREATE ROLE {name}"), format!("CREATE ROLE {name}; COMMENT ON ROLE {name} IS 'payroll'")] {
+        bench.postgres.sql(&theirs);
+        let error = bench.deploy("main").await.unwrap_err().text();
+        assert!(error.contains("has a role `flyloft_shop_main_") && error.contains("that is not ours"), "{error}");
+        assert!(error.contains("nothing was done to it"), "{error}");
+        assert_eq!(bench.made(), "0 1");
+        bench.postgres.sql(&format!("DROP ROLE {name}"));
+    }
+    bench.postgres.sql(&format!("CREATE DATABASE {name}"));
+    let error = bench.deploy("main").await.unwrap_err().text();
+    assert!(error.contains("has a database `flyloft_shop_main_"), "{error}");
+    assert_eq!(bench.made(), "1 0");
+    bench.destroy("main").await;
+    sweep(bench.parts()).await;
+    assert_eq!((bench.made().as_str(), bench.strays().await), ("1 0", 1));
+}
+
+#[tokio::test]
+async fn what_was_cut_off_in_the_middle_is_brought_to_its_end() {
+    let bench = Bench::new().await;
+    let (env, _) = bench.env("main").await;
+    let name = Ask::new(Kind::Postgres, None).unwrap().name_for(&env.name, "1f3a9c", env.id.0);
+    let role = format!("CREATE ROLE {name}; COMMENT ON ROLE {name} IS 'flyloft 1f3a9c {name}'");
+    bench.postgres.sql(&role);
+    bench.postgres.sql(&format!("CREATE DATABASE {name} OWNER {name}"));
+    bench.deploy("main").await.unwrap();
+    sql(&bench.variables("main").await["DATABASE_URL"], "SELECT 1").await.unwrap();
+    let open =
+        "SELECT has_database_privilege('public', datname, 'CONNECT') FROM pg_database WHERE datname LIKE 'flyloft%'";
+    assert_eq!(bench.postgres.sql(open), "f");
+    assert_eq!(bench.made(), "1 1");
+}
+
+#[tokio::test]
+async fn two_that_want_the_same_at_once_make_it_once() {
+    let bench = Bench::new().await;
+    let (env, _) = bench.env("main").await;
+    let asks = vec![Ask::new(Kind::Postgres, None).unwrap()];
+    let parts = bench.parts();
+    let all = (0..4).map(|_| provide(parts, &env, &asks));
+    for made in futures_util::future::join_all(all).await {
+        made.unwrap();
+    }
+    assert_eq!(bench.made(), "1 1");
+    assert_eq!(bench.stage.store().services_of(env.id).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_container_may_reach_the_servers_that_it_was_given_and_follows_them() {
+    let bench = Bench::new().await;
+    bench.deploy("main").await.unwrap();
+    let (env, conductor) = bench.env("main").await;
+    let reach = || bench.stage.engine.spec(&env.live.as_ref().unwrap().container).reach.allow;
+    let at = |address: &str| vec![SocketAddr::new(address.parse().unwrap(), bench.postgres.port)];
+    assert_eq!(reach(), at("127.0.0.1"));
+    follow(bench.parts()).await.unwrap();
+    bench.stage.sql("UPDATE servers SET url = replace(url, '127.0.0.1', '[::1]')");
+    follow(bench.parts()).await.unwrap();
+    assert_eq!(reach(), at("::1"));
+    bench.stage.launch_in(&conductor, Again::Rollback, asking("none")).await.unwrap();
+    bench.stage.sql("UPDATE servers SET url = replace(url, '[::1]', '127.0.0.1')");
+    follow(bench.parts()).await.unwrap();
+    let (env, _) = bench.env("main").await;
+    let spec = bench.stage.engine.spec(&env.live.unwrap().container);
+    assert!(spec.reach.allow.is_empty() && !spec.env.contains_key("DATABASE_URL"), "{spec:?}");
+    assert_eq!(bench.made(), "1 1", "what it had is kept until it is destroyed");
+}
+
+#[tokio::test]
+async fn without_a_server_of_that_kind_app_json_gets_a_note_and_whoever_set_it_an_error() {
+    let stage = Stage::new().await;
+    let (env, conductor) = stage.env().await;
+    stage.launch_in(&conductor, Again::Rollback, asking("postgres")).await.unwrap();
+    let told = stage.told(1).await;
+    assert!(told.contains("-----> No postgres database, which `app.json` asks for\n"), "{told}");
+    stage.store().set_app_settings(&env.name.app, &asking("postgres").settings).await.unwrap();
+    stage.loft.reload(&env.name.app, None).await.unwrap();
+    let error = stage.launch_in(&conductor, Again::Rollback, asking("none")).await.unwrap_err();
+    insta::assert_snapshot!(error.text(), @r"
+    error: `shop/main` asks for postgres, and there is no server of that kind
+      hint: an admin tells of one: flyloft services add NAME --kind postgres --url -
+      hint: or do without: flyloft set shop/main services=none
+    ");
+}

@@ -1,0 +1,235 @@
+//! PostgreSQL, from version 10 on: an environment gets a role and a database that it owns.
+
+mod made;
+
+use std::error::Error as _;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flyloft_core::service::ServerUrl;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{CertificateError, ClientConfig, RootCertStore};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Driver, Fault, Health, Label, Server, ServiceError, Wanted};
+
+/// A server in reach answers in milliseconds. One that is busy is given time.
+const PATIENCE: Duration = Duration::from_secs(20);
+const CONNECT: Duration = Duration::from_secs(8);
+
+/// The first with SCRAM, without which a password would have to be sent as it is.
+const LEAST: i32 = 100_000;
+
+pub struct Postgres;
+
+/// A connection, which ends when it is dropped.
+struct Session<'a> {
+    server: &'a Server,
+    client: Client,
+    _connection: AbortOnDropHandle<()>,
+}
+
+#[async_trait]
+impl Driver for Postgres {
+    async fn check(&self, server: &Server) -> Result<Health, ServiceError> {
+        in_time(server, async { Session::open(server).await?.check().await }).await
+    }
+
+    async fn provide(&self, server: &Server, wanted: &Wanted) -> Result<(), ServiceError> {
+        in_time(server, async { Session::open(server).await?.provide(wanted).await }).await
+    }
+
+    async fn remove(&self, server: &Server, label: &Label) -> Result<(), ServiceError> {
+        in_time(server, async { Session::open(server).await?.remove(label).await }).await
+    }
+
+    fn variables(&self, server: &Server, wanted: &Wanted, alias: Option<&str>) -> Vec<(String, String)> {
+        let (name, password) = (&wanted.label.name, &wanted.password.0);
+        let tls = server.url.tls;
+        let url = ServerUrl { user: name.clone(), database: name.clone(), ..server.url.clone() };
+        let url = url.with_password(password);
+        let Some(alias) = alias else {
+            let parts = [
+                ("DATABASE_URL", url),
+                ("PGHOST", server.url.host.clone()),
+                ("PGPORT", server.url.port.to_string()),
+                ("PGUSER", name.clone()),
+                ("PGPASSWORD", password.clone()),
+                ("PGDATABASE", name.clone()),
+            ];
+            let tls = tls.then(|| ("PGSSLMODE", "require".to_owned()));
+            return parts.into_iter().chain(tls).map(|(name, value)| (name.to_owned(), value)).collect();
+        };
+        vec![(format!("{alias}_URL"), url)]
+    }
+}
+
+async fn in_time<T>(server: &Server, work: impl Future<Output = Result<T, ServiceError>>) -> Result<T, ServiceError> {
+    let slow = |_| ServiceError::new(server, Fault::Slow(PATIENCE.as_secs()));
+    tokio::time::timeout(PATIENCE, work).await.map_err(slow)?
+}
+
+impl<'a> Session<'a> {
+    async fn open(server: &'a Server) -> Result<Self, ServiceError> {
+        let url = &server.url;
+        let mut config = Config::new();
+        config.user(&url.user).host(&url.host).port(url.port).dbname(&url.database);
+        config.application_name("flyloft").connect_timeout(CONNECT);
+        if !server.password.0.is_empty() {
+            config.password(&server.password.0);
+        }
+        let failed = |error| fault_of(server, error, "connect");
+        // With certificates of its own it is meant to be encrypted.
+        let encrypted = url.tls || server.ca.is_some();
+        let (client, connection) = match encrypted {
+            true => {
+                config.ssl_mode(SslMode::Require);
+                let tls = MakeRustlsConnect::new(tls(server)?);
+                let (client, connection) = config.connect(tls).await.map_err(failed)?;
+                (client, tokio::spawn(until_it_ends(connection)))
+            }
+            false => {
+                config.ssl_mode(SslMode::Disable);
+                let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
+                (client, tokio::spawn(until_it_ends(connection)))
+            }
+        };
+        Ok(Self { server, client, _connection: AbortOnDropHandle::new(connection) })
+    }
+
+    async fn check(&self) -> Result<Health, ServiceError> {
+        let row = self
+            .client
+            .query_one(
+                "SELECT current_setting('server_version'), current_setting('server_version_num')::int4,
+                    rolsuper, rolcreaterole, rolcreatedb, pg_is_in_recovery(),
+                    current_setting('max_connections')::int4,
+                    (SELECT count(*)::int4 FROM pg_stat_activity WHERE backend_type = 'client backend')
+                 FROM pg_roles WHERE rolname = current_user",
+                &[],
+            )
+            .await
+            .map_err(|error| fault_of(self.server, error, "say what it is"))?;
+        let version: String = row.get(0);
+        // What packagers add: `15.8 (Debian 15.8-1)`.
+        let version = version.split(' ').next().unwrap_or_default().to_owned();
+        let (number, is_super, roles, databases): (i32, bool, bool, bool) =
+            (row.get(1), row.get(2), row.get(3), row.get(4));
+        let user = || self.server.url.user.clone();
+        let fault = match () {
+            () if number < LEAST => Some(Fault::Old { found: version.clone(), least: "10" }),
+            () if row.get::<_, bool>(5) => Some(Fault::Replica),
+            () if !is_super && !roles => Some(Fault::Forbidden { user: user(), what: "create roles" }),
+            () if !is_super && !databases => Some(Fault::Forbidden { user: user(), what: "create databases" }),
+            () => None,
+        };
+        match fault {
+            Some(fault) => Err(ServiceError::new(self.server, fault)),
+            None => Ok(Health {
+                version,
+                max_connections: row.get::<_, i32>(6).unsigned_abs(),
+                connections: row.get::<_, i32>(7).unsigned_abs(),
+            }),
+        }
+    }
+}
+
+/// What goes wrong on the way is told to whoever asks something.
+async fn until_it_ends(connection: impl Future<Output = Result<(), tokio_postgres::Error>>) {
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "a connection to a server of PostgreSQL has ended");
+    }
+}
+
+fn tls(server: &Server) -> Result<ClientConfig, ServiceError> {
+    let mut roots = RootCertStore::empty();
+    match &server.ca {
+        Some(pem) => {
+            for certificate in
+                certificates(pem).map_err(|said| ServiceError::new(server, Fault::UnknownCa).said(said))?
+            {
+                roots.add(certificate).map_err(|error| ServiceError::new(server, Fault::UnknownCa).said(error))?;
+            }
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = versions.expect("ring has what these versions need");
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// The certificates in a text of PEM, of which there is at least one.
+pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    match all {
+        Ok(all) if all.is_empty() => Err("there is no certificate in it".to_owned()),
+        Ok(all) => Ok(all),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// What an error means. The names of conditions are from PostgreSQL's appendix "Error Codes".
+fn fault_of(server: &Server, error: tokio_postgres::Error, doing: &'static str) -> ServiceError {
+    let user = || server.url.user.clone();
+    let fault = match error.as_db_error() {
+        Some(said) => match said.code() {
+            code if *code == SqlState::INVALID_PASSWORD => Fault::Password { user: user() },
+            code if *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => match said.message() {
+                text if !text.contains("pg_hba.conf") => Fault::Password { user: user() },
+                text if text.contains("no encryption") || text.contains("SSL off") => Fault::TlsWanted,
+                _ => Fault::Barred,
+            },
+            code if *code == SqlState::INVALID_CATALOG_NAME => Fault::NoDatabase(server.url.database.clone()),
+            code if *code == SqlState::TOO_MANY_CONNECTIONS => Fault::Crowded,
+            code if *code == SqlState::DISK_FULL => Fault::Full,
+            code if *code == SqlState::CANNOT_CONNECT_NOW => Fault::Down,
+            code if *code == SqlState::INSUFFICIENT_PRIVILEGE => Fault::Forbidden { user: user(), what: doing },
+            _ => Fault::Other(doing),
+        },
+        None => match of_connection(&error) {
+            Some(fault) => fault,
+            // Without a password it does not ask for one in vain.
+            None if error.to_string().starts_with("invalid configuration") => Fault::Password { user: user() },
+            None if doing == "connect" => Fault::Down,
+            None => Fault::Other(doing),
+        },
+    };
+    let said = match error.as_db_error() {
+        Some(said) => said.message().to_owned(),
+        None => error.source().map_or_else(|| error.to_string(), ToString::to_string),
+    };
+    ServiceError::new(server, fault).said(said)
+}
+
+/// What there is to say of a connection that was not made.
+fn of_connection(error: &tokio_postgres::Error) -> Option<Fault> {
+    let mut source = error.source();
+    while let Some(error) = source {
+        // An `io::Error` does not give what it is made of as its source.
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let tls = inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref::<rustls::Error>());
+        match tls {
+            // The latter where somebody of that name has another key.
+            Some(rustls::Error::InvalidCertificate(
+                CertificateError::UnknownIssuer | CertificateError::BadSignature,
+            )) => return Some(Fault::UnknownCa),
+            Some(rustls::Error::InvalidCertificate(_)) => return Some(Fault::Certificate),
+            _ if error.to_string() == "server does not support TLS" => return Some(Fault::NoTls),
+            _ => source = error.source(),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;
