@@ -4,6 +4,7 @@
 
 mod passed;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -263,7 +264,12 @@ impl Cmd {
             // SAFETY: between fork and exec the closure only makes system calls.
             unsafe { command.pre_exec(move || become_user(id)) };
         }
-        command.spawn().map_err(|source| ExecError::Start { program: self.program.to_string_lossy().into(), source })
+        command.spawn().map_err(|source| ExecError::Start { program: self.called().into(), source })
+    }
+
+    /// What people know it by. The program itself may be an open file without a name.
+    fn called(&self) -> Cow<'_, str> {
+        self.name.as_ref().unwrap_or(&self.program).to_string_lossy()
     }
 
     async fn within<T>(&self, work: impl Future<Output = std::io::Result<T>>) -> Result<T, Ended> {
@@ -293,7 +299,7 @@ impl Cmd {
 /// As a person would type it, for messages only.
 impl std::fmt::Display for Cmd {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.program.to_string_lossy())?;
+        f.write_str(&self.called())?;
         for arg in &self.args {
             write!(f, " {}", arg.to_string_lossy())?;
         }

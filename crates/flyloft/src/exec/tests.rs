@@ -32,3 +32,12 @@ async fn a_process_that_complains_without_end_is_given_up() {
     let error = Cmd::new("python3").args(["-c", "import sys\nwhile True: sys.stderr.write('x' * 65536)"]).run().await;
     assert!(matches!(error, Err(ExecError::Pipe { .. })), "{error:?}");
 }
+
+#[tokio::test]
+async fn an_error_calls_a_process_by_the_name_that_it_was_given() {
+    let named = |program| Cmd::new(program).named("/opt/flyloft").arg("serve");
+    let missing = named("/proc/self/fd/1000000").run().await.unwrap_err();
+    assert_eq!(missing.to_string(), "failed to start `/opt/flyloft`");
+    let failed = named("false").run().await.unwrap_err();
+    assert_eq!(failed.to_string(), "`/opt/flyloft serve` failed with status 1");
+}
