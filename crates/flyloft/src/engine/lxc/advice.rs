@@ -95,7 +95,8 @@ impl Process {
     }
 
     /// Gives a frozen process pages of its own, that are in memory alone, where it has them in common with its relatives
-    /// or with swap: each is written to with what is there. Nothing of the container runs meanwhile that could write between the reading and the writing.
+    /// or with swap: each is written to with what is there. Nothing of the container runs meanwhile that could write
+    /// between the reading and the writing.
     pub fn part(&self, ranges: &[Range<u64>]) -> io::Result<()> {
         if ranges.is_empty() {
             return Ok(());

@@ -130,6 +130,7 @@ impl LxcEngine {
     pub(super) async fn halt(&self, home: &Home, record: &Record, grace: Duration) -> Result<(), EngineError> {
         let layout = self.layout;
         self.frozen().remove(&record.spec.id);
+        self.read_no_more(&record.spec.id);
         let halted = blocking(format!("stop container `{}`", record.spec.id), {
             let home = home.clone();
             move || {

@@ -71,6 +71,7 @@ use flyloft_core::disk::{Space, Unit};
 use flyloft_core::lifecycle::Depth;
 use tokio::io::AsyncRead;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use self::caches::Caches;
 use self::cgroup::Layout;
@@ -128,6 +129,8 @@ pub struct LxcEngine {
     ends: Arc<Ends>,
     /// Those that were frozen and have not been thawed, since when: what they take of the disk changes no more.
     frozen: Arc<Mutex<HashMap<ContainerId, Instant>>>,
+    /// Those of which memory may be brought in, and what ends that.
+    reads: Arc<Mutex<HashMap<ContainerId, CancellationToken>>>,
     /// Ends with the last handle that users of the engine have.
     _watch: Option<Arc<Background>>,
 }
@@ -200,6 +203,7 @@ impl LxcEngine {
             excess: Arc::default(),
             ends: Arc::default(),
             frozen: Arc::default(),
+            reads: Arc::default(),
             _watch: None,
             places,
         };

@@ -6,13 +6,16 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use flyloft_core::harmless::{self, Colours};
 use flyloft_core::lifecycle::Depth;
+use tokio_util::sync::CancellationToken;
 
 use super::cgroup::Groups;
 use super::offload::{Past, Wanted, offload};
@@ -27,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 impl LxcEngine {
     pub(super) async fn freeze_container(&self, id: &ContainerId) -> Result<(), EngineError> {
         let turn = self.turns.take(&id.0).await;
+        self.read_no_more(id);
         let (home, running) = self.running(id)?;
         let (engine, frozen) = (self.clone(), id.clone());
         let stuck = blocking(format!("freeze container `{id}`"), move || {
@@ -53,8 +57,8 @@ impl LxcEngine {
         let (engine, thawed) = (self.clone(), id.clone());
         // Beside the thawing, so that neither waits for the other.
         let prefetched = tokio::task::spawn_blocking({
-            let home = home.clone();
-            move || noted(&home.asleep())?.map_or(Ok(()), |held| touched::prefetch(&home, &held))
+            let (home, reads) = (home.clone(), self.read(id));
+            move || noted(&home.asleep())?.map_or(Ok(()), |held| touched::prefetch(&home, &held, &reads))
         });
         let groups = blocking(format!("thaw container `{id}`"), {
             let home = home.clone();
@@ -108,6 +112,22 @@ impl LxcEngine {
             Ok(Some(held))
         });
         offloaded.await?.ok_or_else(|| EngineError::NotFrozen(id.clone()))
+    }
+
+    /// Of what is awake memory may be brought in until this is cancelled.
+    fn read(&self, id: &ContainerId) -> CancellationToken {
+        self.read_no_more(id);
+        let reads = CancellationToken::new();
+        self.reads().insert(id.clone(), reads.clone());
+        reads
+    }
+
+    pub(super) fn read_no_more(&self, id: &ContainerId) {
+        self.reads().remove(id).inspect(CancellationToken::cancel);
+    }
+
+    fn reads(&self) -> MutexGuard<'_, HashMap<ContainerId, CancellationToken>> {
+        self.reads.lock().expect("nothing panics while it notes")
     }
 }
 

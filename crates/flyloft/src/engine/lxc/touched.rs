@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use super::advice::{Advice, Process};
 use super::cgroup::Groups;
@@ -26,8 +27,11 @@ const MOST: u64 = 256 << 20;
 /// Bytes that are brought in at a time.
 const PIECE: u64 = 256 << 10;
 
-/// Wakes after which it is learnt anew. What is brought in looks like what the container has touched, so until then
-/// what is known only grows.
+/// Bytes after which it is looked whether the container sleeps again. From a slow disk that is some milliseconds.
+const LOOK: u64 = 1 << 20;
+
+/// Wakes after which the next one shows anew what is needed. What is brought in looks like what the container has touched,
+/// so until then what is known only grows.
 const LEARNT: u32 = 8;
 
 /// `touched.json` of a home.
@@ -96,22 +100,64 @@ pub fn note(home: &Home, groups: &Groups) -> io::Result<()> {
 ///
 /// What is on a disk is asked for all at once first, or each page would be waited for alone; then page after page is
 /// touched, which spares the app the fault. Where everything is in compressed memory the first step only costs.
-pub fn prefetch(home: &Home, held: &Held) -> io::Result<()> {
+///
+/// It ends early when nobody `reads` any more: pages that came back after the next sleep had moved them would stay.
+pub fn prefetch(home: &Home, held: &Held, reads: &CancellationToken) -> io::Result<()> {
     let Some(touched) = Touched::of(home)? else { return Ok(()) };
     let mut left = MOST;
     let mut wanted = Vec::new();
     for of in &touched.processes {
         let ranges = from_the_end(&of.pages, &mut left);
         // One that has been given the number since is told of addresses that it does not have, or does not need.
-        wanted.extend(Process::open(of.pid)?.map(|process| (process, ranges)));
+        let Some(process) = Process::open(of.pid)? else { continue };
+        wanted.push((process, pagemap::pieces(&ranges, LOOK)));
     }
-    if touched.is_due() || is_on_disk(MOST - left, held.compressed) {
-        wanted.iter().try_for_each(|(process, ranges)| process.advise(Advice::WillNeed, ranges))?;
+    let way = Way { ask: touched.is_due() || is_on_disk(MOST - left, held.compressed), touch: !touched.is_due() };
+    bring_in(&wanted, way, reads, |act, process, piece| match act {
+        Act::Ask => process.advise(Advice::WillNeed, piece),
+        Act::Touch => process.touch(piece),
+    })
+}
+
+/// What is done to bring pages in.
+#[derive(Clone, Copy)]
+enum Act {
+    Ask,
+    Touch,
+}
+
+/// What of that is meant to be done.
+#[derive(Clone, Copy)]
+struct Way {
+    ask: bool,
+    touch: bool,
+}
+
+/// Of each process, piece after piece. Where nobody may touch another's memory, not even root (`ptrace_scope` 3 of Yama),
+/// asking for it is what is left.
+fn bring_in<P>(
+    wanted: &[(P, Vec<Vec<Range<u64>>>)],
+    way: Way,
+    reads: &CancellationToken,
+    do_it: impl Fn(Act, &P, &[Range<u64>]) -> io::Result<()>,
+) -> io::Result<()> {
+    let each = |act| {
+        let pieces = wanted.iter().flat_map(|(process, pieces)| pieces.iter().map(move |piece| (process, piece)));
+        pieces.take_while(|_| !reads.is_cancelled()).try_for_each(|(process, piece)| do_it(act, process, piece))
+    };
+    if way.ask {
+        each(Act::Ask)?;
     }
-    if touched.is_due() {
+    if !way.touch {
         return Ok(());
     }
-    wanted.iter().try_for_each(|(process, ranges)| process.touch(ranges))
+    match each(Act::Touch) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) => match way.ask {
+            true => Ok(()),
+            false => each(Act::Ask),
+        },
+        touched => touched,
+    }
 }
 
 /// Whether more of it is on a disk than what a page here and there makes out.
@@ -135,6 +181,8 @@ fn from_the_end(pages: &[(u64, u64)], left: &mut u64) -> Vec<Range<u64>> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
 
     #[test]
@@ -144,6 +192,42 @@ mod tests {
         let ranges = from_the_end(&[(0, piece), (4 * piece, 2 * piece)], &mut left);
         assert_eq!(ranges, [5 * PIECE..6 * PIECE, 4 * PIECE..5 * PIECE]);
         assert_eq!(left, 0);
+    }
+
+    /// What is done to two processes with two pieces each: `a` asked for, `t` touched. The token goes after so many steps.
+    fn done(way: Way, touched: impl Fn() -> io::Result<()>, steps: usize) -> (String, io::Result<()>) {
+        let pieces = || vec![vec![0..LOOK], vec![LOOK..2 * LOOK]];
+        let (said, reads) = (RefCell::new(String::new()), CancellationToken::new());
+        let ended = bring_in(&[((), pieces()), ((), pieces())], way, &reads, |act, _, _| {
+            said.borrow_mut().push(if matches!(act, Act::Ask) { 'a' } else { 't' });
+            if said.borrow().len() == steps {
+                reads.cancel();
+            }
+            if matches!(act, Act::Ask) { Ok(()) } else { touched() }
+        });
+        (said.into_inner(), ended)
+    }
+
+    #[test]
+    fn what_may_not_be_touched_is_asked_for_and_only_once() {
+        let forbidden = || Err(io::Error::from_raw_os_error(libc::EPERM));
+        let (said, ended) = done(Way { ask: false, touch: true }, forbidden, usize::MAX);
+        assert_eq!(said, "taaaa");
+        ended.unwrap();
+        let (said, ended) = done(Way { ask: true, touch: true }, forbidden, usize::MAX);
+        assert_eq!(said, "aaaat");
+        ended.unwrap();
+        let (said, ended) = done(Way { ask: false, touch: true }, || Err(io::ErrorKind::Other.into()), usize::MAX);
+        assert_eq!(said, "t");
+        ended.unwrap_err();
+    }
+
+    #[test]
+    fn nothing_more_is_brought_in_of_what_sleeps_again() {
+        assert_eq!(done(Way { ask: true, touch: true }, || Ok(()), usize::MAX).0, "aaaatttt");
+        assert_eq!(done(Way { ask: true, touch: true }, || Ok(()), 3).0, "aaa");
+        assert_eq!(done(Way { ask: true, touch: true }, || Ok(()), 6).0, "aaaatt");
+        assert_eq!(done(Way { ask: true, touch: false }, || Ok(()), usize::MAX).0, "aaaa");
     }
 
     #[test]

@@ -84,8 +84,8 @@ impl LxcEngine {
         Ok(())
     }
 
-    /// Takes out of the table whoever does not run, watches who does, and notes who is frozen. Not while there are builds, which are not
-    /// observed, or anybody who could thaw what was found frozen.
+    /// Takes out of the table whoever does not run, watches who does, and notes who is frozen. Not while there are builds,
+    /// which are not observed, or anybody who could thaw what was found frozen.
     pub(super) async fn take_stock(&self) -> Result<(), EngineError> {
         let mut running = BTreeSet::new();
         for container in self.observe().await? {

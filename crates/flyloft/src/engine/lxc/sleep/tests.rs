@@ -4,6 +4,8 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
+use tokio_util::sync::CancellationToken;
+
 use super::super::bench::Bench;
 use super::super::cgroup::Groups;
 use super::super::tests::{build_layer, sh, spec};
@@ -177,16 +179,23 @@ async fn what_a_wake_touched_is_brought_in_with_the_next() {
     digests(&bench, &id).await;
     eventually("what it touched is noted", async || home.touched().exists()).await;
 
+    let reads = bench.engine.reads()[&id].clone();
     bench.engine.freeze(&id).await.unwrap();
-    bench.engine.offload(&id, Depth::Shallow).await.unwrap();
+    assert!(reads.is_cancelled(), "what sleeps again is left alone");
     let groups = container::Running::find(&home).unwrap().groups(bench.engine.layout).unwrap();
-    assert!(groups.anonymous().unwrap().bytes < MIB);
-    // Frozen as it is, it brings nothing in itself.
-    let held = super::asleep(&home, &groups).unwrap().unwrap();
-    super::touched::prefetch(&home, &held).unwrap();
-    let there = async || groups.anonymous().unwrap().bytes > 16 * MIB;
-    eventually("its heap is in memory again", there).await;
-    assert!(mapped(&groups) > 16 * MIB, "it need not fault");
+    // From where memory is compressed, and from a disk.
+    for depth in [Depth::Shallow, Depth::Deep] {
+        bench.engine.offload(&id, depth).await.unwrap();
+        assert!(groups.anonymous().unwrap().bytes < MIB);
+        // Frozen as it is, it brings nothing in itself.
+        let held = super::asleep(&home, &groups).unwrap().unwrap();
+        super::touched::prefetch(&home, &held, &reads).unwrap();
+        assert!(mapped(&groups) < MIB, "nobody reads any more");
+        super::touched::prefetch(&home, &held, &CancellationToken::new()).unwrap();
+        let there = async || groups.anonymous().unwrap().bytes > 16 * MIB;
+        eventually("its heap is in memory again", there).await;
+        assert!(mapped(&groups) > 16 * MIB, "{depth:?}: it need not fault");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -203,7 +212,7 @@ async fn what_a_container_has_no_use_for_any_more_is_not_brought_in_for_ever() {
     for _ in 0..10 {
         assert!(groups.freeze(super::PATIENCE).unwrap());
         let held = bench.engine.offload(&id, Depth::Shallow).await.unwrap();
-        super::touched::prefetch(&home, &held).unwrap();
+        super::touched::prefetch(&home, &held, &CancellationToken::new()).unwrap();
         mapped_after.push(mapped(&groups));
         groups.thaw().unwrap();
         super::touched::note(&home, &groups).unwrap();
