@@ -2,30 +2,28 @@
 
 mod check;
 mod ending;
+mod state;
 
-use std::fs::{DirBuilder, File, Permissions};
-use std::io::{ErrorKind, Read, Seek, Write};
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use flyloft_core::host::Domain;
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 pub use self::check::check;
 use self::ending::{Reason, Reasons};
+use self::state::State;
+pub use self::state::{LOCK, SOCKET};
 use crate::admission::Admission;
 use crate::api::Api;
-use crate::backup;
 use crate::build::Builder;
-use crate::clock::{self, Clock};
 use crate::config::Config;
 use crate::door::hook;
 use crate::door::socket::{self, SocketDoor};
@@ -48,20 +46,14 @@ use crate::service::Drivers;
 use crate::service::postgres::Postgres;
 use crate::sockets::{Sockets, Use};
 use crate::source::{Repositories, SourceLimits};
-use crate::store::{self, Ballast, Store};
+use crate::store::{self, Store};
 use crate::vault::Vault;
-
-/// A link in the state directory, to the socket where commands are taken.
-pub const SOCKET: &str = "socket";
-
-/// Locked by the daemon that uses the state directory.
-pub const LOCK: &str = "lock";
-
-/// Holds what tells this daemon's containers from those of others.
-const INSTANCE: &str = "instance";
 
 /// How long requests, and what clients have under way, may take when the daemon ends.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long a start may take where the version before waits to go on. Without one, nobody gains by its end.
+const BEGINNING: Duration = Duration::from_secs(60);
 
 /// How it is started.
 #[derive(Debug)]
@@ -81,18 +73,110 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Runs until SIGINT or SIGTERM, or until a newer version takes over. The containers go on without it. There is a
 /// `way_back` until it serves.
-pub async fn serve(start: Start, way_back: &mut Option<WayBack>) -> Result<Option<Successor>> {
+pub async fn serve(mut start: Start, way_back: &mut Option<WayBack>) -> Result<Option<Successor>> {
     must_be_root()?;
-    let program = Program::own()?;
+    let program = Program::own(&start.config.state_dir)?;
     raise_descriptors();
     if let Some(failure) = &start.failure {
         tracing::error!(%failure, "another version did not start: this one goes on, as it was configured before");
     }
-    let Start { config, text, file, sockets: mut inherited, failure } = start;
-    let before = inherited.inodes();
-    let state = State::open(&config.state_dir)?;
-    inherited.suit(&config);
-    way_back.iter_mut().for_each(|way_back| way_back.suit(&config));
+    let before = start.sockets.inodes();
+    let state = State::open(&start.config.state_dir)?;
+    start.sockets.suit(&start.config);
+    way_back.iter_mut().for_each(|way_back| way_back.suit(&start.config));
+    let (config, text) = (start.config.clone(), start.text.clone());
+    let answering = Arc::new(OnceLock::new());
+    let limit = way_back.is_some().then_some(BEGINNING);
+    let running = match in_time(begin(start, before, state, answering.clone()), limit).await {
+        Ok(running) => running,
+        Err(error) => {
+            // Who was let in by then is answered, and who was not waits for the version before.
+            if let Some(edge) = answering.get() {
+                tracing::error!(%error, "failed to start; what is under way comes to its end");
+                edge.shutdown(DRAIN).await;
+            }
+            return Err(error);
+        }
+    };
+    *way_back = None;
+    let Running { state: _locked, lxc, edge, ssh, loft, errands, socket, closing, clients, mut reasons, .. } = running;
+    let following = tokio::spawn(follow::follow_for_ever(loft.clone(), config.follow.clone()));
+    announce(&config, &edge, &ssh);
+    let mut reason = reasons.first(&program).await;
+    // Who comes from here on waits at the door for the next daemon.
+    socket.abort();
+    let _ = socket.await;
+    ssh.shut();
+    following.abort();
+    let under_way = async {
+        errands.close();
+        tokio::join!(errands.wait(), loft.deployed());
+    };
+    reason = reasons.unless_stopped(reason, under_way).await;
+    closing.cancel();
+    clients.close();
+    let _ = tokio::join!(ssh.close(), tokio::time::timeout(FAREWELL, clients.wait()));
+    if let Reason::Upgrade(program) = reason {
+        edge.shutdown(DRAIN).await;
+        if !reasons.stopped_meanwhile().await {
+            tracing::info!("a newer version takes over");
+            return Ok(Some(Successor { program, sockets: running.kept, configuration: text }));
+        }
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("stopping; what runs goes on");
+    // Where systemd has it, the next daemon listens at the same file.
+    if !running.stored {
+        std::fs::remove_file(&config.socket).ok();
+    }
+    drop(running.kept);
+    edge.shutdown(DRAIN).await;
+    take_down(&lxc).await;
+    Ok(None)
+}
+
+/// Begins in a task of its own, which is left alone when the time is over: a disk that hangs holds up the thread as well.
+async fn in_time<T: Send + 'static>(
+    begin: impl Future<Output = Result<T>> + Send + 'static,
+    limit: Option<Duration>,
+) -> Result<T> {
+    let begun = AbortOnDropHandle::new(tokio::spawn(begin));
+    let begun = match limit {
+        None => begun.await,
+        Some(limit) => {
+            let late = |_| Error::failed(format!("failed to start within {} s", limit.as_secs()));
+            tokio::time::timeout(limit, begun).await.map_err(late)?
+        }
+    };
+    begun.unwrap_or_else(|panic| Err(Error::because("failed to start", panic)))
+}
+
+/// What a daemon that serves consists of.
+struct Running {
+    state: State,
+    lxc: LxcEngine,
+    edge: Arc<Embedded>,
+    ssh: SshDoor,
+    loft: Arc<Loft>,
+    errands: TaskTracker,
+    /// Who takes commands.
+    socket: JoinHandle<()>,
+    closing: CancellationToken,
+    clients: TaskTracker,
+    reasons: Reasons,
+    kept: Sockets,
+    /// Whether systemd has them, too.
+    stored: bool,
+}
+
+/// Starts everything. From early on there is an edge that is `answering`.
+async fn begin(
+    start: Start,
+    before: BTreeSet<u64>,
+    state: State,
+    answering: Arc<OnceLock<Arc<Embedded>>>,
+) -> Result<Running> {
+    let Start { config, text: _, file, sockets: mut inherited, failure } = start;
     let metrics_listeners = listen_for_metrics(&config, inherited.take(Use::Metrics)).await?;
     let commands = socket::listen(&config.socket, &config.group, inherited.take(Use::Commands))
         .or_failed(|| "failed to take commands")?;
@@ -112,6 +196,7 @@ pub async fn serve(start: Start, way_back: &mut Option<WayBack>) -> Result<Optio
     let handed_over = inherited.take(Use::Http);
     let edge_config = EdgeConfig { inherited: handed_over, routes, visits: Some(visits), quiet_agents, ..listen };
     let edge = Embedded::open(edge_config).or_failed(|| "failed to start the edge")?;
+    let _ = answering.set(edge.clone());
     let ports: Vec<u16> = edge.addresses().iter().map(|address| address.port()).collect();
     let mut kept = Sockets::default();
     let copied = || "failed to copy a listening socket";
@@ -121,6 +206,7 @@ pub async fn serve(start: Start, way_back: &mut Option<WayBack>) -> Result<Optio
     kept.keep(Use::Metrics, &metrics_listeners).or_failed(copied)?;
     let stored = kept.store(failure.is_some() || !before.is_subset(&kept.inodes()));
     let stored = stored.inspect_err(|error| tracing::warn!(%error, "failed to give systemd the listening sockets"));
+    let stored = stored.unwrap_or(false);
 
     let lxc = open_engine(&config, &state, &ports).await?;
     let engine: SharedEngine = Arc::new(lxc.clone());
@@ -173,45 +259,11 @@ pub async fn serve(start: Start, way_back: &mut Option<WayBack>) -> Result<Optio
     tokio::spawn(async move { reconciling.reconcile_for_ever().await });
     tokio::spawn(retention::keep_for_ever(loft.parts.clone()));
     tokio::spawn(provision::reconcile_for_ever(loft.parts.clone()));
-    let following = tokio::spawn(follow::follow_for_ever(loft.clone(), config.follow.clone()));
-
     for listener in metrics_listeners {
         tokio::spawn(metrics::serve(listener, loft.clone()));
     }
-    let mut reasons = Reasons::new(asked)?;
-    *way_back = None;
-    announce(&config, &edge, &ssh);
-    let mut reason = reasons.first(&program).await;
-    // Who comes from here on waits at the door for the next daemon.
-    socket.abort();
-    let _ = socket.await;
-    ssh.shut();
-    following.abort();
-    let under_way = async {
-        errands.close();
-        tokio::join!(errands.wait(), loft.deployed());
-    };
-    reason = reasons.unless_stopped(reason, under_way).await;
-    closing.cancel();
-    clients.close();
-    let _ = tokio::join!(ssh.close(), tokio::time::timeout(FAREWELL, clients.wait()));
-    if let Reason::Upgrade(program) = reason {
-        edge.shutdown(DRAIN).await;
-        if !reasons.stopped_meanwhile().await {
-            tracing::info!("a newer version takes over");
-            return Ok(Some(Successor { program, sockets: kept, configuration: text }));
-        }
-    }
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    tracing::info!("stopping; what runs goes on");
-    // Where systemd has it, the next daemon listens at the same file.
-    if !stored.unwrap_or(false) {
-        std::fs::remove_file(&config.socket).ok();
-    }
-    drop(kept);
-    edge.shutdown(DRAIN).await;
-    take_down(&lxc).await;
-    Ok(None)
+    let reasons = Reasons::new(asked)?;
+    Ok(Running { state, lxc, edge, ssh, loft, errands, socket, closing, clients, reasons, kept, stored })
 }
 
 async fn listen_for_metrics(config: &Config, mut inherited: Vec<OwnedFd>) -> Result<Vec<TcpListener>> {
@@ -226,15 +278,6 @@ fn must_be_root() -> Result<()> {
     match nix::unistd::geteuid().is_root() {
         true => Ok(()),
         false => Err(Error::failed("the daemon must run as root: it sets up containers, mounts and the network")),
-    }
-}
-
-/// A directory into which a backup has come in part is nothing to start with.
-fn must_be_restored(dir: &Path) -> Result<()> {
-    match dir.join(backup::restore::MARK).exists() {
-        false => Ok(()),
-        true => Err(Error::conflict(format!("a backup was restored into `{}`, and not to its end", dir.display()))
-            .hint("wait for it if it goes on; if not, move the directory away, and run `flyloft restore` once more")),
     }
 }
 
@@ -312,97 +355,6 @@ fn init_binary() -> Result<PathBuf> {
     })
 }
 
-/// The directory of all that the daemon keeps, and what is known from it at once.
-struct State {
-    dir: PathBuf,
-    /// Tells this daemon's containers, rules and addresses from those of others on the machine.
-    instance: String,
-    /// The machine's, and whether it is another one than the last daemon's.
-    boot: String,
-    rebooted: bool,
-    clock: Clock,
-    /// Held as long as the daemon runs.
-    _lock: Flock<File>,
-}
-
-impl State {
-    fn open(dir: &Path) -> Result<Self> {
-        let failed = || format!("failed to use the state directory `{}`", dir.display());
-        // Others may pass through it: git runs as another user in a directory below. What is secret has its own mode.
-        DirBuilder::new().recursive(true).mode(0o711).create(dir).or_failed(failed)?;
-        std::fs::set_permissions(dir, Permissions::from_mode(0o711)).or_failed(failed)?;
-        let lock = open_private(&dir.join(LOCK)).or_failed(failed)?;
-        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-            Errno::EWOULDBLOCK => {
-                Error::conflict(format!("another daemon uses the state directory `{}`", dir.display()))
-                    .hint("give each its own with --state-dir")
-            }
-            error => Error::because(failed(), error),
-        })?;
-        must_be_restored(dir)?;
-        Ballast::of(dir).make_way();
-        match std::fs::remove_dir_all(dir.join(backup::STAGING)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).or_failed(failed),
-            _ => {}
-        }
-        let instance = remembered(&dir.join(INSTANCE), || crate::random::hex(6)).or_failed(failed)?.0;
-        let boot =
-            std::fs::read_to_string("/proc/sys/kernel/random/boot_id").or_failed(|| "failed to read the boot id")?;
-        let boot = boot.trim().to_owned();
-        let (last, known) = remembered(&dir.join("boot-id"), || boot.clone()).or_failed(failed)?;
-        let rebooted = known && last != boot;
-        let clock = Clock::open(&dir.join(clock::FILE), &boot).or_failed(failed)?;
-        Ok(Self { dir: dir.to_owned(), instance, boot, rebooted, clock, _lock: lock })
-    }
-
-    /// From here on the environments are what this boot left of them. A start that fails before that leaves it to the next
-    /// one to find out that nothing runs.
-    fn remember_boot(&self) -> std::io::Result<()> {
-        if !self.rebooted {
-            return Ok(());
-        }
-        let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
-        file.write_all(self.boot.as_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist(self.dir.join("boot-id")).map(drop).map_err(|error| error.error)
-    }
-
-    /// For who asks this daemon for what a changed configuration says: that may name another place.
-    fn note_socket(&self, path: &Path) -> std::io::Result<()> {
-        let (link, aside) = (self.dir.join(SOCKET), self.dir.join("socket.new"));
-        let _ = std::fs::remove_file(&aside);
-        std::os::unix::fs::symlink(path, &aside)?;
-        std::fs::rename(aside, link)
-    }
-
-    fn subdirectory(&self, name: &str) -> Result<PathBuf> {
-        let dir = self.dir.join(name);
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
-        made.or_failed(|| format!("failed to make `{}`", dir.display()))?;
-        Ok(dir)
-    }
-}
-
-/// The text in a file, which is made with `first` if it is not there. Says whether it was.
-fn remembered(path: &Path, first: impl FnOnce() -> String) -> std::io::Result<(String, bool)> {
-    let mut file = open_private(path)?;
-    let mut text = String::new();
-    file.read_to_string(&mut text)?;
-    if !text.trim().is_empty() {
-        return Ok((text.trim().to_owned(), true));
-    }
-    let text = first();
-    file.rewind()?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    Ok((text, false))
-}
-
-fn open_private(path: &Path) -> std::io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
-}
-
 fn announce(config: &Config, edge: &Embedded, ssh: &ssh::SshDoor) {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let list = |addresses: &[std::net::SocketAddr]| {
@@ -427,5 +379,28 @@ mod tests {
         setrlimit(Resource::RLIMIT_NOFILE, 64, hard).unwrap();
         raise_descriptors();
         assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (hard, hard));
+    }
+    #[tokio::test]
+    async fn a_start_that_hangs_is_given_up_where_there_is_a_limit_and_only_there() {
+        let hangs = || std::future::pending::<Result<()>>();
+        let given_up = in_time(hangs(), Some(Duration::from_millis(1))).await.unwrap_err();
+        assert_eq!(given_up.what, "failed to start within 0 s");
+        let goes_on = tokio::time::timeout(Duration::from_millis(20), in_time(hangs(), None));
+        assert!(goes_on.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_start_that_panics_has_failed() {
+        let panics = async { panic!("out of luck") };
+        let failed = in_time::<()>(panics, None).await.unwrap_err();
+        assert!(failed.to_string().contains("out of luck"), "{failed}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_start_that_holds_up_its_thread_is_given_up_too() {
+        let (over, waits) = std::sync::mpsc::channel::<()>();
+        let hangs = async move { waits.recv().map_err(Error::failed) };
+        assert!(in_time(hangs, Some(Duration::from_millis(10))).await.is_err());
+        drop(over);
     }
 }

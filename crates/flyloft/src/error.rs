@@ -78,6 +78,11 @@ impl Error {
             .hint("it is there again in a moment: do the same once more")
     }
 
+    /// What is told to who wants an upgrade beside another.
+    pub fn upgrading() -> Self {
+        Self::conflict("an upgrade is under way already")
+    }
+
     pub fn forbidden(what: impl fmt::Display) -> Self {
         Self::new(Kind::Forbidden, what)
     }

@@ -39,11 +39,21 @@ const FAILURE: &str = "failure";
 pub struct Program {
     path: PathBuf,
     argv: Vec<OsString>,
+    /// Where this daemon has what it keeps.
+    state: PathBuf,
+}
+
+/// What a program that is looked at is told: the state directory of the daemon that asks.
+const ASKING: &str = "FLYLOFT_ASKING";
+
+/// The state directory of the daemon that asks whether this program would start, if one does.
+pub fn asking() -> Option<PathBuf> {
+    std::env::var_os(ASKING).map(PathBuf::from)
 }
 
 impl Program {
     /// Must be asked before a newer file takes the place of this one.
-    pub fn own() -> Result<Self> {
+    pub fn own(state: &Path) -> Result<Self> {
         let mut argv: Vec<OsString> = std::env::args_os().collect();
         // What a link leads to may be another file by then.
         let named = argv.first().map(PathBuf::from).filter(|path| path.is_absolute());
@@ -53,7 +63,13 @@ impl Program {
         };
         // So that whoever follows need not look for it.
         argv.splice(..1.min(argv.len()), [path.clone().into()]);
-        Ok(Self { path, argv })
+        Ok(Self { path, argv, state: state.to_owned() })
+    }
+
+    /// One that takes no arguments.
+    #[cfg(test)]
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.to_owned(), argv: vec![path.into()], state: "/".into() }
     }
 
     /// Takes the file that is there now, and asks whether it would start: as `flyloft serve --check`.
@@ -62,7 +78,8 @@ impl Program {
         let goes_on = || format!("`{path}` would not start, and the daemon goes on as it was");
         let program = Opened::open(&self.path).or_failed(goes_on)?;
         let args = self.argv.iter().skip(1);
-        let check = Cmd::new(program.place()).named(&self.path).args(args).arg("--check").timeout(CHECK);
+        let check = Cmd::new(program.place()).named(&self.path).args(args).arg("--check");
+        let check = check.env(ASKING, &self.state).timeout(CHECK);
         let refused = |error: ExecError| {
             let mut refused = Error::failed(goes_on());
             match error.tail().trim() {

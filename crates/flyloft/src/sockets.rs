@@ -7,8 +7,7 @@
 //! ```
 //!
 //! systemd's come in as sd_listen_fds(3) describes, from descriptor 3 on; a predecessor's as [`Passed`] does. What must
-//! hold: a socket that nobody uses any more is closed everywhere, since
-//! clients would wait in it for ever.
+//! hold: a socket that nobody uses any more is closed everywhere, since clients would wait in it for ever.
 
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};

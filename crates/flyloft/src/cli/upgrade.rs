@@ -20,7 +20,7 @@ use crate::door::frame::{self, Hello, Tag};
 use crate::error::{Error, Kind};
 
 /// How long the old daemon may take to end, and the new one to answer: with all that it waits for, and room beside that.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// For how long nobody may be there at all.
 const NOBODY: Duration = Duration::from_secs(10);

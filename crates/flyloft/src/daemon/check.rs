@@ -9,11 +9,13 @@ use flyloft_core::host::Domain;
 use nix::unistd::{AccessFlags, access};
 use socket2::{Socket, Type};
 
-use super::{INSTANCE, LOCK, lxc_config, must_be_restored, must_be_root, not_started};
+use super::state::{INSTANCE, LOCK, must_be_restored};
+use super::{lxc_config, must_be_root, not_started};
 use crate::config::Config;
 use crate::door::ssh::host_key;
 use crate::engine::lxc::LxcEngine;
 use crate::error::{Error, OrFailed, Result};
+use crate::handover;
 use crate::machine::Port;
 use crate::machine::ports::{self, Holder};
 use crate::machine::tools::{self, Found};
@@ -27,6 +29,7 @@ pub async fn check(config: &Config) -> Result<()> {
     must_be_root()?;
     Domain::parse(&config.domain).map_err(Error::usage)?;
     let dir = &config.state_dir;
+    must_be_the_same(dir, handover::asking().as_deref())?;
     can_be_made(dir).or_failed(|| format!("failed to use the state directory `{}`", dir.display()))?;
     must_be_restored(dir)?;
     Store::check(&dir.join(store::FILE)).or_failed(|| "failed to read the store")?;
@@ -45,8 +48,19 @@ pub async fn check(config: &Config) -> Result<()> {
     let lock = dir.join(LOCK);
     check_socket(&config.socket, &lock)?;
     let doors = [("HTTP", &config.http.listen), ("SSH", &config.ssh.listen), ("metrics", &config.metrics.listen)];
-    let mut ports = doors.into_iter().flat_map(|(door, addresses)| ports::look(door, addresses));
-    ports.try_for_each(|port| check_port(&port, &lock))
+    let mut ports = doors.into_iter().flat_map(|(door, addresses)| ports::look(door, addresses, &lock));
+    ports.try_for_each(|port| check_port(&port))
+}
+
+/// The daemon that asks goes on in its own state directory: there is all that it has.
+fn must_be_the_same(dir: &Path, asking: Option<&Path>) -> Result<()> {
+    let real = |dir: &Path| dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    match asking.filter(|asking| real(asking) != real(dir)) {
+        None => Ok(()),
+        Some(asking) => Err(Error::failed("`state_dir` cannot be changed by an upgrade")
+            .hint(format!("leave it at `{}`", asking.display()))
+            .hint("what is there moves with `flyloft backup` and `flyloft restore`")),
+    }
 }
 
 /// Whether a directory is there, or could be.
@@ -60,8 +74,8 @@ fn can_be_made(dir: &Path) -> io::Result<()> {
 
 /// What the daemon has that runs in this state directory is handed over; what any other process has is not, whatever it
 /// is called.
-fn check_holder(holder: &Holder, lock: &Path, failed: impl FnOnce() -> String) -> Result<()> {
-    match holder.has_open(lock) {
+fn check_holder(holder: &Holder, failed: impl FnOnce() -> String) -> Result<()> {
+    match holder.ours {
         true => Ok(()),
         false => Err(Error::failed(failed()).hint(format!("`{}` (process {}) has it", holder.name, holder.pid))),
     }
@@ -69,8 +83,8 @@ fn check_holder(holder: &Holder, lock: &Path, failed: impl FnOnce() -> String) -
 
 fn check_socket(path: &Path, lock: &Path) -> Result<()> {
     let failed = || format!("failed to listen at `{}`", path.display());
-    if let Some(holder) = ports::look_at(path) {
-        return check_holder(&holder, lock, failed);
+    if let Some(holder) = ports::look_at(path, lock) {
+        return check_holder(&holder, failed);
     }
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => Ok(()),
@@ -79,15 +93,32 @@ fn check_socket(path: &Path, lock: &Path) -> Result<()> {
     }
 }
 
-fn check_port(port: &Port, lock: &Path) -> Result<()> {
+fn check_port(port: &Port) -> Result<()> {
     let Port { address, door, holder } = port;
     let failed = || format!("failed to listen on `{address}` for {door}");
     match holder {
-        Some(holder) => check_holder(holder, lock, failed),
+        Some(holder) => check_holder(holder, failed),
         None => {
             let bound = Socket::new(socket2::Domain::for_address(*address), Type::STREAM, None)
                 .and_then(|socket| socket.set_reuse_address(true).and_then(|()| socket.bind(&(*address).into())));
             bound.or_failed(failed)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_directory_stays_the_same_in_an_upgrade_however_it_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, other) = (dir.path().join("state"), dir.path().join("other"));
+        std::fs::create_dir(&state).unwrap();
+        must_be_the_same(&state, None).unwrap();
+        must_be_the_same(&dir.path().join("state/../state"), Some(&state)).unwrap();
+        let refused = must_be_the_same(&other, Some(&state)).unwrap_err();
+        assert_eq!(refused.what, "`state_dir` cannot be changed by an upgrade");
+        assert_eq!(refused.hints[0], format!("leave it at `{}`", state.display()));
     }
 }

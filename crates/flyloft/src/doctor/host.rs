@@ -181,7 +181,7 @@ fn port(port: &Port) -> Check {
     let Port { address, door, holder } = port;
     match holder {
         None => Check::ok("ports", format!("{door} at {address} is free")),
-        Some(holder) if holder.name == "flyloft" => Check::ok("ports", format!("{door} at {address} is flyloft's")),
+        Some(holder) if holder.ours => Check::ok("ports", format!("{door} at {address} is flyloft's")),
         Some(holder) => {
             let (name, pid) = (&holder.name, holder.pid);
             let who = if pid == 0 { name.clone() } else { format!("`{name}` (process {pid})") };

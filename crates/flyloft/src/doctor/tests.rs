@@ -75,7 +75,7 @@ fn healthy() -> Machine {
             Port {
                 address: "[::]:2222".parse().unwrap(),
                 door: "SSH",
-                holder: Some(Holder { pid: 700, name: "flyloft".to_owned() }),
+                holder: Some(Holder { pid: 700, name: "flyloft".to_owned(), ours: true }),
             },
         ],
         systemd: true,
@@ -156,7 +156,7 @@ fn everything_that_is_wrong_says_how_to_mend_it() {
     };
     machine.storage.unwritable = Some("Read-only file system (os error 30)".to_owned());
     (machine.storage.space.free, machine.storage.own) = (MIB, Some(Usage { bytes: 3072 * MIB, inodes: 9 }));
-    machine.ports[0].holder = Some(Holder { pid: 612, name: "nginx".to_owned() });
+    machine.ports[0].holder = Some(Holder { pid: 612, name: "nginx".to_owned(), ours: false });
     let report = report(&machine);
     assert!(report.checks.iter().all(|check| check.verdict == Verdict::Ok || check.remedy.is_some()));
     insta::assert_snapshot!(report, @r#"
@@ -238,6 +238,17 @@ fn what_sleep_keeps_is_measured_where_there_is_enough_to_measure() {
     assert!(report(&busy).to_string().contains("keeps 33 % of its memory"));
     busy.memory.pool = Pool { stored: MIB, taken: MIB };
     assert!(report(&busy).to_string().contains("keeps 40 % of its memory"));
+}
+
+#[test]
+fn a_port_is_flylofts_where_this_daemon_has_it_and_not_where_somebody_is_called_so() {
+    let said = broken(|machine| {
+        machine.ports[1].holder = Some(Holder { pid: 612, name: "flyloft".to_owned(), ours: false });
+    });
+    assert!(said.contains("SSH at [::]:2222 is taken by `flyloft` (process 612)"), "{said}");
+    let mut installed = healthy();
+    installed.ports[1].holder = Some(Holder { pid: 700, name: "daemon".to_owned(), ours: true });
+    assert!(report(&installed).to_string().contains("SSH at [::]:2222 is flyloft's"));
 }
 
 #[test]

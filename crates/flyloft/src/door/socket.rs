@@ -14,6 +14,7 @@ use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::codec::{FramedWrite, LengthDelimitedCodec};
 use tokio_util::sync::CancellationToken;
@@ -137,18 +138,24 @@ impl SocketDoor {
             Ok((principal, Asked::Upgrade)) => {
                 tracing::info!(by = principal.name, "asked to let a newer version take over");
                 let (answer, told) = oneshot::channel();
-                // Where it cannot be sent, nobody answers.
-                let _ = self.upgrades.try_send(Upgrade { answer });
-                match told.await {
-                    Ok(Ok(())) => {
+                let told = match self.upgrades.try_send(Upgrade { answer }) {
+                    Ok(()) => tokio::select! {
+                        biased;
+                        told = told => told.unwrap_or_else(|_| Err(Error::ending())),
+                        () = self.closing.cancelled() => Err(Error::ending()),
+                    },
+                    Err(TrySendError::Full(_)) => Err(Error::upgrading()),
+                    Err(TrySendError::Closed(_)) => Err(Error::ending()),
+                };
+                match told {
+                    Ok(()) => {
                         write.send(frame::encode(Tag::Exit, &[0])).await?;
                         // The daemon ends only when this is answered.
                         drop(client);
                         // The client sees by the end of the connection that it has happened.
                         read.next().await.transpose().map(drop)
                     }
-                    Ok(Err(error)) => refuse(&mut write, &error).await,
-                    Err(_) => refuse(&mut write, &Error::conflict("an upgrade is under way already")).await,
+                    Err(error) => refuse(&mut write, &error).await,
                 }
             }
             Err(error) => refuse(&mut write, &error).await,

@@ -49,6 +49,8 @@ impl Machine {
     /// at most.
     pub async fn look(config: &Config) -> Self {
         let (tools, network) = tokio::join!(tools::look(), Network::look(&config.network.dns));
+        let lock = config.state_dir.join(crate::daemon::LOCK);
+        let ports = [("HTTP", &config.http.listen), ("SSH", &config.ssh.listen)];
         Self {
             root: nix::unistd::geteuid().is_root(),
             kernel: Kernel::look(&config.state_dir),
@@ -58,7 +60,7 @@ impl Machine {
             memory: Memory::look(),
             network,
             storage: Storage::look(&config.state_dir).measured_below(config.disk.floor),
-            ports: [ports::look("HTTP", &config.http.listen), ports::look("SSH", &config.ssh.listen)].concat(),
+            ports: ports.into_iter().flat_map(|(door, addresses)| ports::look(door, addresses, &lock)).collect(),
             systemd: has_systemd(),
         }
     }

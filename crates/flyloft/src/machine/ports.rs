@@ -20,30 +20,31 @@ pub struct Holder {
     pub pid: u32,
     /// As in `/proc/PID/comm`.
     pub name: String,
+    /// Whether it is the daemon of a state directory: it has the lock there open. Its name tells nothing.
+    pub ours: bool,
 }
 
-impl Holder {
-    /// Whether it has this file open. Asked of the lock in a state directory, it tells whose daemon it is.
-    pub fn has_open(&self, file: &Path) -> bool {
-        let id = |path: &Path| path.metadata().ok().map(|found| (found.dev(), found.ino()));
-        let Some(wanted) = id(file) else { return false };
-        let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid)).into_iter().flatten().flatten();
-        open.map(|fd| id(&fd.path())).any(|found| found == Some(wanted))
-    }
+/// Whether a process has this file open.
+fn has_open(pid: u32, file: &Path) -> bool {
+    let id = |path: &Path| path.metadata().ok().map(|found| (found.dev(), found.ino()));
+    let Some(wanted) = id(file) else { return false };
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    open.map(|fd| id(&fd.path())).any(|found| found == Some(wanted))
 }
 
-/// The process that listens at a unix socket of this name.
-pub fn look_at(path: &Path) -> Option<Holder> {
-    unix_listener(&read("/proc/net/unix"), path).map(holder)
+/// The process that listens at a unix socket of this name, and whether it is the one that has the `lock`.
+pub fn look_at(path: &Path, lock: &Path) -> Option<Holder> {
+    unix_listener(&read("/proc/net/unix"), path).map(|inode| holder(inode, lock))
 }
 
-pub fn look(door: &'static str, addresses: &[SocketAddr]) -> Vec<Port> {
+/// The same for TCP.
+pub fn look(door: &'static str, addresses: &[SocketAddr], lock: &Path) -> Vec<Port> {
     let listeners: Vec<Listener> =
         ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().flat_map(|table| listeners(&read(table))).collect();
     let port = |address: &SocketAddr| Port {
         address: *address,
         door,
-        holder: listeners.iter().find(|listener| conflict(*address, listener.address)).map(|l| holder(l.inode)),
+        holder: listeners.iter().find(|listener| conflict(*address, listener.address)).map(|l| holder(l.inode, lock)),
     };
     addresses.iter().map(port).collect()
 }
@@ -103,7 +104,7 @@ fn parse_ip(text: &str) -> Option<IpAddr> {
 
 /// The process that has the socket open. Another user's is found by root only. systemd keeps copies of a service's
 /// sockets, so of several it is the one that has least to do with it.
-fn holder(inode: u64) -> Holder {
+fn holder(inode: u64, lock: &Path) -> Holder {
     let wanted = format!("socket:[{inode}]");
     let has = |pid: &u32| {
         let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
@@ -113,7 +114,8 @@ fn holder(inode: u64) -> Holder {
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let pid = pids.filter(has).max_by_key(|pid| (*pid != 1, std::cmp::Reverse(*pid)));
     let name = pid.map(|pid| read(format!("/proc/{pid}/comm")).trim().to_owned());
-    Holder { pid: pid.unwrap_or(0), name: name.unwrap_or_else(|| "a process that only root can see".to_owned()) }
+    let name = name.unwrap_or_else(|| "a process that only root can see".to_owned());
+    Holder { pid: pid.unwrap_or(0), name, ours: pid.is_some_and(|pid| has_open(pid, lock)) }
 }
 
 #[cfg(test)]
@@ -125,7 +127,8 @@ mod tests {
         let listener = std::net::TcpListener::bind("[::1]:0").unwrap();
         let address = listener.local_addr().unwrap();
         let everywhere = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), address.port());
-        let found = look("HTTP", &[everywhere, address]);
+        let lock = Path::new("/nonexistent");
+        let found = look("HTTP", &[everywhere, address], lock);
         assert_eq!(found.len(), 2);
         for port in found {
             let holder = port.holder.expect("somebody listens");
@@ -133,21 +136,20 @@ mod tests {
             assert!(!holder.name.is_empty());
         }
         drop(listener);
-        assert_eq!(look("HTTP", &[address])[0].holder, None);
+        assert_eq!(look("HTTP", &[address], lock)[0].holder, None);
     }
 
     #[test]
     fn whoever_listens_at_a_path_is_known_by_what_it_has_open() {
         let dir = tempfile::tempdir().unwrap();
         let (path, lock) = (dir.path().join("a socket"), dir.path().join("lock"));
-        assert_eq!(look_at(&path), None);
+        assert_eq!(look_at(&path, &lock), None);
         let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let holder = look_at(&path).expect("somebody listens");
-        assert_eq!(holder.pid, std::process::id());
-        assert!(!holder.has_open(&lock));
+        let holder = look_at(&path, &lock).expect("somebody listens");
+        assert_eq!((holder.pid, holder.ours), (std::process::id(), false));
         let _lock = std::fs::File::create(&lock).unwrap();
-        assert!(holder.has_open(&lock));
-        assert!(!Holder { pid: 1, ..holder }.has_open(&lock));
+        assert!(look_at(&path, &lock).expect("it still does").ours);
+        assert!(!has_open(1, &lock));
     }
 
     #[test]

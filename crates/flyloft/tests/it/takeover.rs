@@ -63,11 +63,15 @@ impl Installed {
 
     /// Installs a script, for which `$real` is this version.
     fn install(&self, script: &str) {
+        self.put(&self.program(), script);
+    }
+
+    fn put(&self, program: &Path, script: &str) {
         let new = self.new_file();
         let dir = self.dir.path().display();
         fs::write(&new, format!("#!/bin/sh\nreal={REAL}\ncd {dir}\n{script}\n")).unwrap();
         fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
-        fs::rename(new, self.program()).unwrap();
+        fs::rename(new, program).unwrap();
     }
 
     fn wait_for_mark(&self, name: &str) {
@@ -134,6 +138,16 @@ fn patient() -> Vec<(&'static str, String)> {
     let mut files = app("hello");
     let post = "    def do_POST(self):\n        self.rfile.read(1); self.do_GET()\n    def log_message";
     files.iter_mut().for_each(|(_, text)| *text = text.replace("    def log_message", post));
+    files
+}
+
+/// An app that takes seconds for all of what it has to say, but not for the beginning.
+fn slow() -> Vec<(&'static str, String)> {
+    let mut files = app("hello");
+    let slowly = "self.wfile.write(body[:2]); time.sleep(3); self.wfile.write(body[2:])";
+    let server =
+        |text: &str| text.replace("import http", "import time, http").replace("self.wfile.write(body)", slowly);
+    files.iter_mut().for_each(|(_, text)| *text = server(text));
     files
 }
 
@@ -229,6 +243,44 @@ fn a_version_that_fails_at_its_start_gives_way_to_the_one_before_with_its_config
 }
 
 #[test]
+fn a_version_that_fails_when_it_answers_already_cuts_nobody() {
+    let installed = Installed::start();
+    let flyloft = &installed.flyloft;
+    flyloft.repository("it-late", &borrowed(&slow())).pushed(&["main"]);
+    let pid = flyloft.pid();
+    // So it does not come to its engine. The version that is back has the same surroundings.
+    fs::create_dir(installed.dir.path().join("bin")).unwrap();
+    installed.put(
+        &installed.dir.path().join("bin/nft"),
+        "case $FLYLOFT_SOCKETS in *failure=*) PATH=${PATH#*:}; exec nft \"$@\" ;; esac
+        touch begun; until [ -e go ]; do sleep 0.01; done; echo no rules today >&2; exit 1",
+    );
+    installed.install(
+        "case $* in *--check) exec $real \"$@\" ;; esac
+        export PATH=$PWD/bin:$PATH; exec $real \"$@\"",
+    );
+    let upgrade = installed.upgrade();
+    installed.wait_for_mark("begun");
+    let mut download = connect(flyloft.http);
+    download.write_all(b"GET / HTTP/1.1\r\nHost: it-late-main.localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    while !answer.ends_with("\r\n\r\nhe") {
+        let mut byte = [0];
+        download.read_exact(&mut byte).unwrap();
+        answer.push(byte[0].into());
+    }
+    installed.mark("go");
+    download.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nhello"), "{answer}");
+    let output = upgrade.wait_with_output().unwrap();
+    refused(&output, 1, "error: the new version did not start, and the daemon goes on as it was\n");
+    refused(&output, 1, "no rules today");
+    assert_eq!(flyloft.pid(), pid);
+    assert_eq!(flyloft.get("it-late/main", "/").body, "hello");
+    flyloft.ok(&["destroy", "it-late", "--yes"]);
+}
+
+#[test]
 fn a_program_that_cannot_be_executed_any_more_leaves_the_one_before() {
     let installed = Installed::start();
     let flyloft = &installed.flyloft;
@@ -286,6 +338,11 @@ fn sockets_follow_a_changed_configuration_and_nothing_dead_stays_behind() {
     let upgraded = upgrade();
     assert!(upgraded.status.success(), "{}\n{}", text(&upgraded), flyloft.log());
     assert!(old.exists() && !new.exists());
+
+    let elsewhere = installed.dir.path().join("elsewhere").display().to_string();
+    let own = flyloft.configure(&flyloft.config.replace(&state, &elsewhere));
+    refused(&upgrade(), 1, "`state_dir` cannot be changed by an upgrade");
+    flyloft.configure(&own);
     flyloft.ok(&["destroy", "it-follows-sockets", "--yes"]);
 }
 
