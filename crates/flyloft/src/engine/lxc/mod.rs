@@ -397,10 +397,11 @@ impl Engine for LxcEngine {
         to_the_end(async move {
             let _turn = engine.turns.take(&id.0).await;
             let (home, record) = engine.known(&id)?;
-            match Running::find(&home) {
-                Some(_) => return Ok(()),
-                None => engine.launch(&home, &record, Vec::new()).await?,
+            if Running::find(&home).is_none() {
+                engine.launch(&home, &record, Vec::new()).await?;
             }
+            // What runs already may have come up after this engine had looked at all that runs: an earlier daemon had
+            // begun to start it.
             engine.watch_end(&home, &id);
             Ok(())
         })

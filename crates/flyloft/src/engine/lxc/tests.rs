@@ -407,14 +407,23 @@ async fn the_end_of_a_container_is_told_at_once_also_by_an_engine_that_has_not_s
     let mut bench = Bench::open().await;
     let spec = spec(&bench, "mortal", "sleep 1000");
     bench.engine.create(&spec).await.unwrap();
-    for reopened in [false, true] {
-        bench.engine.start(&spec.id).await.unwrap();
-        if reopened {
-            bench.reopen().await;
+    for way in ["started", "taken up", "started by an earlier one after that"] {
+        let earlier = bench.engine.clone();
+        match way {
+            "started" => earlier.start(&spec.id).await.unwrap(),
+            "taken up" => {
+                earlier.start(&spec.id).await.unwrap();
+                bench.reopen().await;
+            }
+            _ => {
+                bench.reopen().await;
+                earlier.start(&spec.id).await.unwrap();
+                bench.engine.start(&spec.id).await.unwrap();
+            }
         }
         let (_, running) = bench.engine.running(&spec.id).unwrap();
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(running.init), nix::sys::signal::Signal::SIGKILL).unwrap();
-        let ended = tokio::time::timeout(Duration::from_secs(20), bench.engine.ended()).await.expect("it is told");
+        let ended = tokio::time::timeout(Duration::from_secs(20), bench.engine.ended()).await.expect(way);
         assert_eq!(ended, spec.id);
         let found = bench.engine.find(&spec.id).await.unwrap().unwrap();
         assert_eq!(found.state, ContainerState::Stopped, "it is as it was told");
