@@ -5,7 +5,8 @@
 //!
 //!           deploy succeeded           idle, sleep             ttl, off
 //!     none ─────────────────► awake ────────────────► asleep ────────────► off
-//!                             ▲   │ died, restart       │ wake, visit       │ wake, visit
+//!                             ▲   │ died, restart       │ wake, visit       │ wake, visit,
+//!                             │   │                     │                   │ pause over
 //!                        woke │   ▼                     ▼                   ▼
 //!                             └─ waking ◄───────────────┴───────────────────┘
 //!                                  └───── failed ──────────────────────► off
@@ -27,6 +28,7 @@
 //! - A deploy that fails changes nothing but the second axis.
 //! - The old release serves until the new one is routed, which is the first effect of a deploy that succeeded.
 //! - There is never more than one deploy at once, and of those that were pushed meanwhile the newest wins.
+//! - What ends by itself is started again at once, and what does so again and again is not (`death.rs`).
 //! - What the engine stopped because it had outgrown its disk runs again only when somebody asks for it.
 //! - Nothing is taken off the disk that is not off, that is pinned, or that is being deployed.
 //! - Destroyed is final, and time alone never destroys what is pinned.
@@ -36,6 +38,7 @@
 //! out the effects in their order. It may die in between: every effect can be repeated, and what was under way is
 //! mended by [`Event::DaemonStarted`] followed by [`Event::Found`].
 
+mod death;
 mod effect;
 mod event;
 mod state;
@@ -44,6 +47,7 @@ mod tests;
 
 use std::time::Duration;
 
+pub use death::Deaths;
 pub use effect::{Answer, Cause, Effect, Refusal};
 pub use event::{Event, Found};
 pub use state::{Deploying, Depth, Live, Runs, State, Timestamp, WhyOff};
@@ -56,9 +60,6 @@ const DEEP_AFTER: Duration = Duration::from_secs(3600);
 
 /// How long visits to what could not be built are refused at least and at most.
 const REBUILD_PAUSE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(2 * 3600));
-
-/// A container that dies this soon after it came up is not started again until somebody asks.
-const CRASH_LOOP: Duration = Duration::from_secs(60);
 
 /// What `event` does to an environment in `state`, at the time `now` and under `policy`.
 pub fn step(state: &State, event: &Event, now: Timestamp, policy: &Policy) -> Result<Answer, Refusal> {
@@ -81,7 +82,6 @@ pub fn step(state: &State, event: &Event, now: Timestamp, policy: &Policy) -> Re
         Event::Off => off(live, WhyOff::Asked, now),
         Event::Clear => clear(live, now),
         Event::Restart => restart(live, now),
-        Event::Died { release } => died(live, release, now),
 
         Event::Used { at } if at > live.last_used => done(Live { last_used: at, ..live }, []),
         Event::Used { .. } => Ok(Answer::AlreadySo),
@@ -132,6 +132,7 @@ fn deploy_succeeded(mut live: Live, release: ReleaseNumber, now: Timestamp) -> R
     effects.extend(live.runs.release().map(|release| Effect::Retire { release }));
     effects.extend(next.release().map(|release| Effect::StartDeploy { release }));
     live.runs = Runs::Awake { release, since: now };
+    live.deaths = None;
     live.deploying = next;
     live.last_used = live.last_used.max(now);
     done(live, effects)
@@ -170,6 +171,7 @@ fn wake_failed(mut live: Live, release: ReleaseNumber, now: Timestamp) -> Result
         return Ok(Answer::AlreadySo);
     }
     live.runs = off_for(release, WhyOff::Crashed, now);
+    live.count_death(now);
     done(live, [Effect::Hold, Effect::Stop { release }])
 }
 
@@ -271,21 +273,6 @@ fn restart(mut live: Live, now: Timestamp) -> Result<Answer, Refusal> {
     done(live, [Effect::Hold, Effect::Stop { release }, Effect::Start { release }])
 }
 
-/// The container that serves has ended by itself. While it wakes, the wake finds that out and says so.
-fn died(mut live: Live, release: ReleaseNumber, now: Timestamp) -> Result<Answer, Refusal> {
-    match live.runs {
-        Runs::Awake { release: ours, since } if ours == release && now.since(since) >= CRASH_LOOP => {
-            live.runs = Runs::Waking { release, since: now };
-            done(live, [Effect::Hold, Effect::Start { release }])
-        }
-        Runs::Awake { release: ours, .. } | Runs::Asleep { release: ours, .. } if ours == release => {
-            live.runs = off_for(release, WhyOff::Crashed, now);
-            done(live, [Effect::Hold])
-        }
-        _ => Ok(Answer::AlreadySo),
-    }
-}
-
 fn set_pinned(live: Live, pinned: bool) -> Result<Answer, Refusal> {
     if live.pinned == pinned { Ok(Answer::AlreadySo) } else { done(Live { pinned, ..live }, []) }
 }
@@ -331,7 +318,6 @@ fn after_the_end(ending: Option<ReleaseNumber>, event: &Event) -> Result<Answer,
         | Event::WakeFailed { .. }
         | Event::BuildFailed { .. }
         | Event::SleepFailed { .. }
-        | Event::Died { .. }
         | Event::Used { .. }
         | Event::Clock
         | Event::SourceGone
@@ -340,16 +326,17 @@ fn after_the_end(ending: Option<ReleaseNumber>, event: &Event) -> Result<Answer,
     }
 }
 
-/// A step down the ladder that time brings about, the lowest last.
+/// A step that time brings about: up again, of what ended by itself, or down the ladder, the lowest last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rung {
+    Again,
     Asleep,
     DeepAsleep,
     Off,
     Destroyed,
 }
 
-/// The steps down that lie ahead of an environment if nobody uses it, and when. None while a deploy is under way.
+/// The steps that lie ahead of an environment if nobody uses it, and when. None while a deploy is under way.
 /// A clock that was set back only delays them.
 fn rungs(live: &Live, policy: &Policy) -> impl Iterator<Item = (Timestamp, Rung)> {
     let quiet = live.deploying == Deploying::No;
@@ -365,12 +352,13 @@ fn rungs(live: &Live, policy: &Policy) -> impl Iterator<Item = (Timestamp, Rung)
     let off = kept(unused(policy.ttl)).filter(|_| matches!(live.runs, Runs::Awake { .. } | Runs::Asleep { .. }));
     let destroyed = kept(unused(policy.expire)).filter(|_| !matches!(live.runs, Runs::Waking { .. }));
 
-    [(asleep, Rung::Asleep), (deep, Rung::DeepAsleep), (off, Rung::Off), (destroyed, Rung::Destroyed)]
+    let again = (live.tried_again_at(), Rung::Again);
+    [again, (asleep, Rung::Asleep), (deep, Rung::DeepAsleep), (off, Rung::Off), (destroyed, Rung::Destroyed)]
         .into_iter()
         .filter_map(move |(due, rung)| due.filter(|_| quiet).map(|due| (due, rung)))
 }
 
-/// The next step down the ladder if nobody uses the environment, and when [`Event::Clock`] will bring it about.
+/// The next step if nobody uses the environment, and when [`Event::Clock`] will bring it about.
 pub fn next_rung(state: &State, policy: &Policy) -> Option<(Timestamp, Rung)> {
     match state {
         State::Live(live) => rungs(live, policy).min(),
@@ -379,9 +367,14 @@ pub fn next_rung(state: &State, policy: &Policy) -> Option<(Timestamp, Rung)> {
 }
 
 /// Goes straight to the lowest rung that is due: what has been unused for weeks is not frozen first.
-fn clock(live: Live, now: Timestamp, policy: &Policy) -> Result<Answer, Refusal> {
+fn clock(mut live: Live, now: Timestamp, policy: &Policy) -> Result<Answer, Refusal> {
     match rungs(&live, policy).filter(|(due, _)| *due <= now).map(|(_, rung)| rung).max() {
         None => Ok(Answer::AlreadySo),
+        Some(Rung::Again) => {
+            let Some(release) = live.runs.release() else { return Ok(Answer::AlreadySo) };
+            live.runs = Runs::Waking { release, since: now };
+            done(live, [Effect::Start { release }])
+        }
         Some(Rung::Asleep) => sleep(live, Depth::Shallow, now),
         Some(Rung::DeepAsleep) => sleep(live, Depth::Deep, now),
         Some(Rung::Off) => off(live, WhyOff::Unused, now),
@@ -431,9 +424,8 @@ fn reconcile(mut live: Live, found: Found, now: Timestamp) -> Result<Answer, Ref
             live.runs = off_for(release, WhyOff::Over(excess), now);
             done(live, [Effect::Hold, Effect::Report { release, excess }])
         }
-        (Runs::Awake { release, .. }, Found::Stopped | Found::Gone) => {
-            live.runs = Runs::Waking { release, since: now };
-            done(live, [Effect::Hold, Effect::Start { release }])
+        (Runs::Awake { release, .. } | Runs::Asleep { release, .. }, Found::Stopped | Found::Gone) => {
+            death::ended(live, release, now)
         }
         (Runs::Awake { release, .. }, Found::Frozen | Found::Resident) => {
             live.runs = Runs::Waking { release, since: now };
@@ -442,10 +434,6 @@ fn reconcile(mut live: Live, found: Found, now: Timestamp) -> Result<Answer, Ref
         (Runs::Asleep { release, depth, .. }, Found::Running) => done(live, put_to_sleep(release, depth)),
         // A daemon died before it had moved all of it, or swap was turned off or on meanwhile.
         (Runs::Asleep { release, depth, .. }, Found::Resident) => done(live, [Effect::Offload { release, depth }]),
-        (Runs::Asleep { release, .. }, Found::Stopped | Found::Gone) => {
-            live.runs = off_for(release, WhyOff::Crashed, now);
-            done(live, [Effect::Hold])
-        }
         (Runs::Off { release, .. }, Found::Running | Found::Frozen | Found::Resident) => {
             done(live, [Effect::Stop { release }])
         }

@@ -317,6 +317,8 @@ fn was_awake(env: &EnvRow) -> bool {
 }
 
 #[cfg(test)]
+mod ended;
+#[cfg(test)]
 mod resting;
 #[cfg(test)]
 pub mod stage;

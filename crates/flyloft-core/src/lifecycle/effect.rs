@@ -56,6 +56,9 @@ pub enum Effect {
 
     /// Let people know that the release was stopped, and for what.
     Report { release: ReleaseNumber, excess: Excess },
+    /// Let people know that the release ended by itself, and that it is started `again` after so long: by the next who
+    /// comes, if there is no such time.
+    ReportEnd { release: ReleaseNumber, again: Option<Duration> },
 
     /// Let the requests to this release end, then remove its container. The release stays for a rollback.
     Retire { release: ReleaseNumber },
@@ -133,6 +136,13 @@ impl fmt::Display for Effect {
             Effect::Stop { release } => write!(f, "stop {release}"),
             Effect::Clear { release } => write!(f, "clear {release}"),
             Effect::Report { release, excess } => write!(f, "report that {release} was stopped: {excess}"),
+            Effect::ReportEnd { release, again: None } => write!(f, "report that {release} ended"),
+            Effect::ReportEnd { release, again: Some(again) } if again.is_zero() => {
+                write!(f, "report that {release} ended and is started again")
+            }
+            Effect::ReportEnd { release, again: Some(again) } => {
+                write!(f, "report that {release} ended and is started again in {} s", again.as_secs())
+            }
             Effect::Retire { release } => write!(f, "retire {release}"),
             Effect::Farewell { release } => write!(f, "farewell of {release}"),
             Effect::Remove => f.write_str("remove all"),

@@ -39,8 +39,6 @@ pub enum Event {
     Clear,
     /// `flyloft restart`.
     Restart,
-    /// The container of this release ended by itself.
-    Died { release: ReleaseNumber },
 
     /// Somebody used it at that time; told at the latest before [`Event::Clock`]. Use that goes on (a shell) is use now.
     Used { at: Timestamp },
@@ -60,7 +58,8 @@ pub enum Event {
 
     /// The first event after a start of the daemon. `rebooted` when the machine has started since.
     DaemonStarted { rebooted: bool },
-    /// What the engine has of the release that should run. At start, every minute, and of what rests now and then.
+    /// What the engine has of the release that should run. At start, every minute, when it tells that a container has
+    /// ended, and of what rests now and then.
     Found(Found),
 }
 
@@ -103,7 +102,6 @@ impl Event {
             | Event::BuildFailed { .. }
             | Event::Sleep { .. }
             | Event::SleepFailed { .. }
-            | Event::Died { .. }
             | Event::Used { .. }
             | Event::Found(_) => false,
         }
@@ -127,7 +125,6 @@ impl fmt::Display for Event {
             Event::Off => f.write_str("off"),
             Event::Clear => f.write_str("clear"),
             Event::Restart => f.write_str("restart"),
-            Event::Died { release } => write!(f, "{release} died"),
             Event::Used { .. } => f.write_str("used"),
             Event::Pin => f.write_str("pin"),
             Event::Unpin => f.write_str("unpin"),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Deaths;
 use crate::name::ReleaseNumber;
 use crate::policy::Excess;
 
@@ -36,6 +37,8 @@ pub struct Live {
     pub last_used: Timestamp,
     /// As if pinned, until then.
     pub kept_until: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deaths: Option<Deaths>,
 }
 
 /// The first axis: what runs. `since` is when it came to be so.
@@ -135,6 +138,7 @@ impl State {
             pinned: false,
             last_used: now,
             kept_until: None,
+            deaths: None,
         })
     }
 }

@@ -1,3 +1,5 @@
+mod deaths;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -12,7 +14,7 @@ fn v(number: u32) -> ReleaseNumber {
 }
 
 fn live(runs: Runs, deploying: Deploying) -> Live {
-    Live { runs, deploying, pinned: false, last_used: Timestamp(0), kept_until: None }
+    Live { runs, deploying, pinned: false, last_used: Timestamp(0), kept_until: None, deaths: None }
 }
 
 fn awake(release: u32) -> State {
@@ -62,6 +64,9 @@ fn all_states() -> Vec<State> {
         all_runs().into_iter().flat_map(|runs| deploying.map(|deploying| State::Live(live(runs, deploying)))).collect();
     let runs = Runs::Awake { release: v(1), since: Timestamp(0) };
     states.push(State::Live(Live { pinned: true, ..live(runs, Deploying::No) }));
+    let runs = Runs::Off { release: v(1), since: Timestamp(0), why: WhyOff::Crashed, cleared: false };
+    let deaths = Some(Deaths { count: 2, last: Timestamp(0) });
+    states.push(State::Live(Live { pinned: true, deaths, ..live(runs, Deploying::No) }));
     states.push(State::Destroyed { ending: None });
     states.push(State::Destroyed { ending: Some(v(2)) });
     states
@@ -84,7 +89,6 @@ fn all_events() -> Vec<(String, u64, Event)> {
         Event::Off,
         Event::Clear,
         Event::Restart,
-        Event::Died { release: v(1) },
         Event::Used { at: Timestamp(MINUTE) },
         Event::Pin,
         Event::Unpin,
@@ -164,16 +168,6 @@ fn a_destroy_during_a_deploy_removes_nothing_before_the_deploy_has_ended() {
     assert!(!effects.contains(&Effect::Remove));
     let (state, effects) = done(&state, Event::DeployFailed { release: v(2) }, 3);
     assert_eq!((state, effects), (State::Destroyed { ending: None }, vec![Effect::Remove]));
-}
-
-#[test]
-fn an_environment_that_crashes_at_once_is_not_started_for_ever() {
-    let (state, effects) = done(&awake(1), Event::Died { release: v(1) }, 2 * MINUTE);
-    assert!(effects.contains(&Effect::Start { release: v(1) }));
-    let (state, _) = done(&state, Event::Woke { release: v(1) }, 2 * MINUTE + 300);
-    let (state, effects) = done(&state, Event::Died { release: v(1) }, 2 * MINUTE + 900);
-    assert_eq!(state.to_string(), "off v1 (crashed)");
-    assert_eq!(effects, [Effect::Hold]);
 }
 
 #[test]
@@ -293,8 +287,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => release.clone().prop_map(|release| Event::Woke { release }),
         1 => release.clone().prop_map(|release| Event::WakeFailed { release }),
         1 => release.clone().prop_map(|release| Event::BuildFailed { release }),
-        1 => release.clone().prop_map(|release| Event::SleepFailed { release }),
-        1 => release.prop_map(|release| Event::Died { release }),
+        1 => release.prop_map(|release| Event::SleepFailed { release }),
         2 => prop::sample::select(vec![Event::Visit, Event::Wake]),
         1 => Just(Event::Clear),
         1 => prop::sample::select(vec![Depth::Shallow, Depth::Deep]).prop_map(|depth| Event::Sleep { depth }),
@@ -378,6 +371,7 @@ impl World {
             | Effect::Thaw { .. }
             | Effect::Start { .. }
             | Effect::Report { .. }
+            | Effect::ReportEnd { .. }
             | Effect::Farewell { .. } => {}
         }
     }

@@ -95,7 +95,7 @@ struct MemoryItem {
 
 #[derive(Serialize)]
 struct NextItem {
-    /// `asleep`, `deep asleep`, `off`, `destroyed`
+    /// `started again`, `asleep`, `deep asleep`, `off`, `destroyed`
     step: &'static str,
     #[serde(serialize_with = "as_time")]
     at: i64,
@@ -236,6 +236,7 @@ fn since(runs: Runs) -> Option<Timestamp> {
 
 fn step(rung: Rung) -> &'static str {
     match rung {
+        Rung::Again => "started again",
         Rung::Asleep => "asleep",
         Rung::DeepAsleep => "deep asleep",
         Rung::Off => "off",
@@ -278,7 +279,8 @@ impl Reply for Why {
         lines.extend(self.memory.lines());
         lines.extend(self.next.iter().map(|next| {
             let left = age(self.wall, next.at);
-            ("next", format!("{} in {left}, if nobody uses it", next.step))
+            let before = if next.step == step(Rung::Again) { " before" } else { "" };
+            ("next", format!("{} in {left}, if nobody uses it{before}", next.step))
         }));
         lines.extend(self.never.iter().map(|never| ("next", (*never).to_owned())));
         lines.push(("settings", self.settings_text()));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use flyloft_core::lifecycle::{Cause, Depth, Effect, Runs, State, WhyOff};
 use flyloft_core::name::{EnvRef, Origin, ReleaseNumber};
-use flyloft_core::policy::{Excess, Size};
+use flyloft_core::policy::{Excess, Size, Span};
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -66,6 +66,7 @@ impl Task {
             Effect::Route { .. } => self.route().await?,
             Effect::Hold => self.close().await?,
             Effect::Report { release, excess } => self.report(release, excess).await?,
+            Effect::ReportEnd { release, again } => self.report_end(release, again).await,
             Effect::Unroute => {
                 self.parts.edge.remove(&self.env.host).await.or_failed(|| "failed to remove the route")?
             }
@@ -182,6 +183,17 @@ impl Task {
         told.await.or_failed(|| format!("failed to record that {release} was stopped"))
     }
 
+    async fn report_end(&self, release: ReleaseNumber, again: Option<Duration>) {
+        let then = match again {
+            Some(again) if again.is_zero() => "is started again".to_owned(),
+            Some(again) => format!("is started again in {}, or by a visit", Span(Some(again))),
+            None => "is started again by the next visit".to_owned(),
+        };
+        let text = format!("{release} ended by itself and {then}");
+        tracing::warn!(env = %self.env.name, text, "what serves has ended");
+        tell(&self.parts, &self.env.name, EventKind::Crashed, &text).await;
+    }
+
     /// Lets the requests to what serves end, and then has it rest. Whoever comes before that keeps it awake.
     fn rest(&mut self, release: ReleaseNumber, rest: Rest) {
         let (Some(live), Some(myself)) = (self.env.live.clone(), self.myself.upgrade()) else { return };
@@ -198,6 +210,8 @@ impl Task {
             let noted = match parted {
                 Some(at) => {
                     let awake = parts.engine.stats(&live.container).await.ok().map(|stats| stats.memory + stats.swap);
+                    // What has ended meanwhile holds nothing, which is not what it needs.
+                    let awake = awake.filter(|bytes| *bytes > 0);
                     awake.inspect(|bytes| memory.set(*bytes));
                     parts.store.note_rest(env, awake, at).await
                 }
@@ -220,8 +234,9 @@ impl Task {
             };
             crate::fault::point(done);
             match rested {
-                // It is being destroyed, or a newer release has taken its place.
-                Ok(()) | Err(EngineError::NoContainer(_)) => {}
+                // It is being destroyed, a newer release has taken its place, or it has ended while requests did: then
+                // its next visitor finds that out.
+                Ok(()) | Err(EngineError::NoContainer(_) | EngineError::NotRunning(_)) => {}
                 Err(error) => {
                     tracing::warn!(container = %live.container, %error, "failed to have a container rest");
                     if let Rest::Frozen = rest {

@@ -43,7 +43,7 @@ use self::uses::Uses;
 use self::wake::Call;
 use crate::admission::{Place, Weight};
 use crate::deploy::{Deployed, Job, Work};
-use crate::engine::{ContainerId, Observed};
+use crate::engine::{ContainerId, ContainerState, Observed};
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
 use crate::store::{self, EnvRow, LiveRow, NewRelease, StoreError};
@@ -151,6 +151,7 @@ impl Conductor {
             parted: None,
             moved,
             uses: uses.clone(),
+            ended_unseen: false,
             rested: Instant::now(),
             unrecorded: Vec::new(),
             removed: false,
@@ -199,6 +200,8 @@ struct Task {
     /// What of it is out of the way, while it sleeps.
     moved: Moved,
     uses: Uses,
+    /// Its container was told to have ended when it was not awake.
+    ended_unseen: bool,
     /// Time is looked at again only after this.
     rested: Instant,
     /// What has ended while the store could not take it.
@@ -231,6 +234,7 @@ impl Task {
                 },
                 () = tokio::time::sleep_until(due) => self.tick().await,
             }
+            self.see_what_ended().await;
             self.begin_later().await;
         }
     }
@@ -288,6 +292,7 @@ impl Task {
 
     /// Makes a healthy release the one that serves.
     async fn switch(&mut self, release: ReleaseNumber, live: &LiveRow) -> Result<()> {
+        self.check_that_it_runs(release, live).await?;
         self.step(&Event::DeploySucceeded { release }, Some(live)).await?.ok();
         // What its `app.json` asks for holds from here on.
         if let Err(error) = self.reload().await {
@@ -296,6 +301,19 @@ impl Task {
         match self.env.live.as_ref() == Some(live) {
             true => Ok(()),
             false => Err(self.unwanted(release)),
+        }
+    }
+
+    /// It may have waited for long since it was probed, and that it has ended was told when it did not serve yet. What
+    /// ends from here on is told after this message.
+    async fn check_that_it_runs(&self, release: ReleaseNumber, live: &LiveRow) -> Result<()> {
+        let found = self.parts.engine.find(&live.container).await;
+        match found.or_failed(|| format!("failed to look at `{}`", live.container))? {
+            Some(Observed { state: ContainerState::Running, .. }) => Ok(()),
+            Some(Observed { excess: Some(excess), .. }) => {
+                Err(Error::failed(format!("{release} was stopped before it could serve: {excess}")))
+            }
+            _ => Err(Error::failed(format!("{release} does not run any more, though it had come up"))),
         }
     }
 

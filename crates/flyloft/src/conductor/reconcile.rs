@@ -1,5 +1,5 @@
-//! Comparing an environment with what the engine has of it, at the start, every minute, and while it rests in its turn. What
-//! a difference leads to is decided by [`flyloft_core::lifecycle`].
+//! Comparing an environment with what the engine has of it, at the start, every minute, and while it rests in its turn.
+//! What a difference leads to is decided by [`flyloft_core::lifecycle`].
 
 use flyloft_core::lifecycle::{self, Answer, Deploying, Event, Found, Live, Runs, State};
 
@@ -20,9 +20,8 @@ impl Task {
             let listed = self.found(observed.iter().find(|container| container.id == live.container));
             // The list is a little old: what was launched or woken since is not in it.
             if !self.is_as_it_should_be(&listed) {
-                let now = self.parts.engine.find(&live.container).await;
-                let now = now.or_failed(|| format!("failed to look at `{}`", live.container))?;
-                self.step(&self.found(now.as_ref()), None).await?.ok();
+                let container = live.container.clone();
+                self.look(&container).await?;
             }
         }
         self.settle().await?;
@@ -35,21 +34,39 @@ impl Task {
 
     /// The engine has told that a container has ended. What is awake is not left without one until the next look at it;
     /// what sleeps is none of this: it is started for its next visitor, who may be here already and must not be told
-    /// that it has crashed.
+    /// that it has crashed. But what is told while it wakes may be true of what has been woken, so it is looked at once
+    /// it is awake.
     pub(super) async fn ended(&mut self, container: &ContainerId) -> Result<()> {
-        let State::Live(Live { runs: Runs::Awake { release, .. }, .. }) = self.state else { return Ok(()) };
         if self.env.live.as_ref().is_none_or(|live| live.container != *container) {
             return Ok(());
         }
-        let now = self.parts.engine.find(container).await;
-        let event = match self.found(now.or_failed(|| format!("failed to look at `{container}`"))?.as_ref()) {
-            Event::Found(Found::Stopped | Found::Gone) => Event::Died { release },
-            found => found,
-        };
-        if event == (Event::Died { release }) {
-            tracing::warn!(env = %self.env.name, %container, "what serves has ended by itself");
+        if !self.is_awake() {
+            self.ended_unseen = true;
+            return Ok(());
         }
-        self.step(&event, None).await?.ok();
+        self.look(container).await
+    }
+
+    /// Looks at what was told to have ended when it was not awake, if it is by now.
+    pub(super) async fn see_what_ended(&mut self) {
+        if !self.ended_unseen || !self.is_awake() {
+            return;
+        }
+        self.ended_unseen = false;
+        let Some(container) = self.env.live.as_ref().map(|live| live.container.clone()) else { return };
+        if let Err(error) = self.look(&container).await {
+            tracing::warn!(env = %self.env.name, %error, "failed to look at what has ended");
+        }
+    }
+
+    fn is_awake(&self) -> bool {
+        matches!(self.state, State::Live(Live { runs: Runs::Awake { .. }, .. }))
+    }
+
+    async fn look(&mut self, container: &ContainerId) -> Result<()> {
+        let now = self.parts.engine.find(container).await;
+        let now = now.or_failed(|| format!("failed to look at `{container}`"))?;
+        self.step(&self.found(now.as_ref()), None).await?.ok();
         Ok(())
     }
 

@@ -141,6 +141,25 @@ async fn what_cannot_be_frozen_stays_awake_and_its_people_are_told() {
 }
 
 #[tokio::test]
+async fn what_ends_while_its_last_requests_do_falls_asleep_all_the_same_and_its_next_visitor_has_it_started() {
+    let (stage, env, conductor) = deployed(Policy::default()).await;
+    stage.door.busy.send_replace(true);
+    conductor.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+    let container = env.live.unwrap().container;
+    stage.engine.kill(&container);
+    conductor.ended(container).await;
+    stage.door.busy.send_replace(false);
+    conductor.at_rest().await.unwrap();
+    assert_eq!(conductor.state().to_string(), "asleep v1");
+    assert_eq!(stage.door.target(&env.host), Some(HELD));
+    let events = stage.store().events(Some(&env.name.app), Some(&env.name.env), 0, 10).await.unwrap();
+    assert!(events.iter().all(|event| event.kind != "sleep-failed"), "{events:?}");
+    conductor.visit("GET /".to_owned()).await;
+    stage.wait_for_state("awake v1").await;
+    assert!(stage.is(ContainerState::Running).await);
+}
+
+#[tokio::test]
 async fn a_wake_that_fails_is_told_to_who_waits_and_the_next_visit_tries_again() {
     let (stage, env, conductor) = deployed(Policy::default()).await;
     conductor.tell(Event::Off).await.unwrap();

@@ -2,9 +2,8 @@
 
 use flyloft_core::lifecycle::Depth;
 
-use super::stage::{Stage, content};
+use super::stage::Stage;
 use super::*;
-use crate::deploy::Again;
 use crate::engine::Engine;
 use crate::retention;
 
@@ -98,42 +97,4 @@ fn those_that_rest_take_turns_and_nobody_is_left_out() {
     assert_eq!(turn(3, 2), [5, 9]);
     assert_eq!(turn(4, 3), [5, 9, 1], "that one has gone since");
     assert_eq!(turn(9, 100), [1, 3, 5, 9]);
-}
-
-#[tokio::test]
-async fn what_serves_and_ends_by_itself_is_started_at_once_and_not_again_if_it_ends_soon() {
-    let stage = Stage::new().await;
-    stage.deploy().await.unwrap();
-    let (env, conductor) = stage.env().await;
-    let container = env.live.clone().unwrap().container;
-    stage.loft.parts.clock.advance(Duration::from_secs(60));
-    tokio::select! {
-        () = stage.loft.reconcile_for_ever() => unreachable!(),
-        () = async {
-            let starts = stage.calls("start");
-            stage.engine.kill(&container);
-            stage.wait_until("it is started", async || stage.calls("start") > starts).await;
-            stage.wait_for_state("awake v1").await;
-            stage.engine.kill(&container);
-            stage.wait_for_state("off v1 (crashed)").await;
-            assert_eq!(stage.calls("start"), starts + 1);
-
-            // Of what sleeps its next visitor finds that out, who must not be told that it has crashed.
-            conductor.wake("alice").await.unwrap();
-            stage.wait_for_state("awake v1").await;
-            conductor.tell(Event::Sleep { depth: Depth::Deep }).await.unwrap();
-            conductor.at_rest().await.unwrap();
-            stage.engine.kill(&container);
-            // One that comes after it, and is acted upon.
-            let (_, other) = stage.branch("other").await;
-            stage.launch_in(&other, Again::Rollback, content(&[("web", "serve")])).await.unwrap();
-            let (other, _) = stage.branch("other").await;
-            stage.engine.kill(&other.live.unwrap().container);
-            let known = async || stage.branch("other").await.1.state().to_string() == "off v1 (crashed)";
-            stage.wait_until("the other is known to have ended", known).await;
-            // What follows in the mailbox what it was told.
-            conductor.transcript().await.unwrap();
-            assert_eq!(stage.state().await, "deep asleep v1");
-        } => {}
-    }
 }

@@ -16,6 +16,8 @@ pub enum EventKind {
     Scaled,
     SettingsChanged,
     Stopped,
+    /// It ended by itself.
+    Crashed,
     SleepFailed,
     /// Its image and its disk were given up to make room, and it was built anew, or could not be.
     Cleared,
@@ -144,6 +146,7 @@ impl EventKind {
             EventKind::Scaled => "scaled",
             EventKind::SettingsChanged => "settings-changed",
             EventKind::Stopped => "stopped",
+            EventKind::Crashed => "crashed",
             EventKind::SleepFailed => "sleep-failed",
             EventKind::Cleared => "cleared",
             EventKind::Rebuilt => "rebuilt",

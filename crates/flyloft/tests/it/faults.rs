@@ -118,25 +118,37 @@ fn what_is_killed_from_outside_while_it_sleeps_is_started_for_its_next_visitor()
 }
 
 #[test]
-fn what_is_killed_from_outside_while_it_serves_answers_again_within_seconds() {
+fn what_is_killed_from_outside_while_it_serves_is_started_within_seconds_and_the_second_time_by_its_next_visitor() {
     const ENV: &str = "it-slain/main";
     let flyloft = Flyloft::start();
     flyloft.repository("it-slain", &borrowed(&app("hello"))).pushed(&["main"]);
     let (_, init) = flyloft.processes(ENV);
+    // What was told of an earlier environment of this name is still there.
+    let earlier = flyloft.told(ENV, "crashed").len();
+    let newest = |count| {
+        let told = || Some(flyloft.told(ENV, "crashed")).filter(|told| told.len() == earlier + count);
+        wait_for("it to be told", told).pop().unwrap()
+    };
     let killed = Instant::now();
     kill(Pid::from_raw(init), Signal::SIGKILL).unwrap();
-    let mut failed = 0;
-    let answer = loop {
+    assert_eq!(newest(1), "v1 ended by itself and is started again");
+    // Nobody has come meanwhile.
+    wait_for("it to be awake", || (flyloft.why(ENV)["woken"]["by"] == "flyloft").then_some(()));
+    assert_eq!(state(&flyloft, ENV), "awake");
+    // Until the next comparison with what should be it may be a minute.
+    assert!(killed.elapsed() < Duration::from_secs(10), "it took {:?}", killed.elapsed());
+    let answers = || {
         let answer = visit(&flyloft, ENV, "").unwrap();
-        if answer.starts_with("HTTP/1.1 200 ") {
-            break answer;
-        }
-        failed += 1;
-        // Until the next comparison with what should be it may be a minute.
-        assert!(killed.elapsed() < Duration::from_secs(10), "{failed} failed: {answer}");
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("hello"), "{answer}");
     };
-    assert!(answer.ends_with("hello"), "{answer}");
-    assert_ne!(flyloft.processes(ENV).1, init);
+    answers();
+    let (_, next) = flyloft.processes(ENV);
+    assert_ne!(next, init);
+
+    kill(Pid::from_raw(next), Signal::SIGKILL).unwrap();
+    assert_eq!(newest(2), "v1 ended by itself and is started again by the next visit");
+    assert_eq!(state(&flyloft, ENV), "off");
+    answers();
     flyloft.ok(&["destroy", "it-slain", "--yes"]);
 }
 

@@ -155,7 +155,9 @@ async fn what_is_off_says_why_and_what_to_do() {
     desk.stage.engine.fail("start", 1);
     conductor.wake("ada").await.unwrap();
     assert_eq!(conductor.settled().await.to_string(), "off v1 (crashed), pinned");
-    assert!(desk.why().await.contains("it ended, or did not answer when it was woken; a visit tries again"));
+    let why = desk.why().await;
+    assert!(why.contains("it ended, or did not answer when it was woken; a visit tries again"), "{why}");
+    assert!(why.contains("next       started again in ") && why.contains(" s, if nobody uses it before"), "{why}");
     desk.stage.engine.stop_for(&env.live.unwrap().container, Excess::Disk);
     desk.stage.loft.reconcile().await.unwrap();
     let over = async || conductor.state().to_string() == "off v1 (over its disk limit), pinned";
