@@ -7,6 +7,8 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
+use nix::sys::signal::Signal;
+
 use super::pagemap::PAGE;
 
 /// A process, and not another one that was given its number since.
@@ -43,6 +45,18 @@ impl Process {
         }
         // SAFETY: the kernel has just given this descriptor to us.
         Ok(Some(Self { pid, fd: unsafe { OwnedFd::from_raw_fd(fd as i32) } }))
+    }
+
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        let (fd, none) = (self.fd.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
+        // SAFETY: pidfd_send_signal(2) takes numbers, and no details of the signal.
+        match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal as i32, none, 0) } {
+            0 => Ok(()),
+            _ => match io::Error::last_os_error() {
+                error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+                error => Err(error),
+            },
+        }
     }
 
     /// Advises about all of `ranges`. One that the kernel does not take, because it is locked for example, is passed

@@ -207,6 +207,29 @@ impl Groups {
         }
     }
 
+    /// Bytes of files that the group is charged for.
+    pub fn files(&self) -> io::Result<u64> {
+        let text = fs::read_to_string(self.dir("memory")?.join("memory.stat"))?;
+        let prefix = if matches!(self.layout, Layout::Legacy { .. }) { "total_" } else { "" };
+        let bytes = |name: &str| field(&text, &format!("{prefix}{name}")).unwrap_or(0);
+        Ok(bytes("inactive_file") + bytes("active_file"))
+    }
+
+    /// Has the kernel reclaim all that it can of the group, its files too. `false` if it is older than 5.19 and cannot.
+    pub fn reclaim(&self) -> io::Result<bool> {
+        let dir = self.dir("memory")?;
+        let reclaimed = match self.layout {
+            Layout::Legacy { .. } => fs::write(dir.join("memory.force_empty"), "0"),
+            Layout::Unified => fs::write(dir.join("memory.reclaim"), self.anonymous()?.bytes.to_string()),
+        };
+        match reclaimed {
+            // Not all of it went.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR | libc::EBUSY)) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            reclaimed => reclaimed.map(|()| true),
+        }
+    }
+
     /// Bytes that the group may still have swapped out. `None` where that has no bound of its own.
     pub fn swap_left(&self) -> io::Result<Option<u64>> {
         if matches!(self.layout, Layout::Legacy { .. }) {

@@ -36,6 +36,7 @@ pub mod net;
 mod offload;
 mod pagemap;
 mod pages;
+mod parents;
 mod places;
 mod seccomp;
 mod sizes;

@@ -7,8 +7,10 @@
 //!
 //! - Pages that processes have in common since a fork are passed over. They are parted first, within bounds: afterwards
 //!   each process has a copy.
-//! - Pages on their way to a disk stay in memory until somebody wants the room, though they are written. They are mapped
-//!   once more and paged out again: what is unchanged on the disk goes at once.
+//! - Pages on their way to a disk stay in memory until somebody wants the room, though they are written. A group that has
+//!   next to no files of its own is reclaimed as a whole then. In another one they are mapped once more and paged out
+//!   again: what is unchanged on the disk goes at once, as long as half of the swap is free (the kernel's
+//!   `vm_swap_full`): beyond that, what is mapped again gives its place in swap back.
 //! - Pages in zswap do not move on to the disk. They are read in and paged out past it.
 
 use std::cell::Cell;
@@ -183,7 +185,9 @@ fn page_out(groups: &Groups, renew: bool, wanted: &Wanted) -> io::Result<u64> {
                 wanted.check()?;
                 std::thread::sleep(Duration::from_millis(2));
             }
-            write_out(groups, wanted)?;
+            if groups.files()? > LITTLE || !groups.reclaim()? {
+                write_out(groups, wanted)?;
+            }
         }
     }
     Ok(groups.anonymous()?.bytes)

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::cgroup::Groups;
 use super::offload::{Past, Wanted, offload};
 use super::places::Home;
-use super::{LxcEngine, blocking, container, touched};
+use super::{LxcEngine, blocking, container, parents, touched};
 use crate::engine::{ContainerId, EngineError, Held, Kept};
 use crate::machine::Memory;
 
@@ -70,11 +70,13 @@ impl LxcEngine {
                     container::halt(&home, engine.layout, Duration::ZERO)?;
                     return Ok(None);
                 }
+                let held_back = parents::hold_back(&groups, running.init)?;
                 groups.thaw()?;
-                Ok(Some(groups))
+                Ok(Some((groups, held_back)))
             }
         });
-        let Some(groups) = groups.await? else { return Err(EngineError::NotRunning(id.clone())) };
+        let Some((groups, held_back)) = groups.await? else { return Err(EngineError::NotRunning(id.clone())) };
+        tokio::task::spawn_blocking(|| held_back.release());
         tokio::spawn(async move {
             if let Ok(Err(error)) = prefetched.await {
                 tracing::debug!(container = home.name, %error, "what it touched when it last woke was not brought in");

@@ -7,12 +7,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::LxcEngine;
 use super::attach::PATH;
 use super::container::{Record, Running};
 use super::net::Removals;
+use super::places::Home;
 use super::slots::Slot;
 use super::watch::Watch;
+use super::{LxcEngine, parents};
 use crate::engine::{ContainerId, ContainerState, Engine, EngineError, Reach};
 use crate::exec::Cmd;
 
@@ -84,8 +85,9 @@ impl LxcEngine {
         Ok(())
     }
 
-    /// Takes out of the table whoever does not run, watches who does, and notes who is frozen. Not while there are builds,
-    /// which are not observed, or anybody who could thaw what was found frozen.
+    /// Takes out of the table whoever does not run, watches who does, notes who is frozen, and has who was left in the
+    /// middle of a wake go on. Not while there are builds, which are not observed, or anybody who could thaw what was found
+    /// frozen.
     pub(super) async fn take_stock(&self) -> Result<(), EngineError> {
         let mut running = BTreeSet::new();
         for container in self.observe().await? {
@@ -94,8 +96,10 @@ impl LxcEngine {
                 running.insert(record.slot);
                 self.watch_end(&home, &container.id);
             }
-            if container.state == ContainerState::Frozen {
-                self.frozen().insert(container.id, Instant::now());
+            match container.state {
+                ContainerState::Frozen => drop(self.frozen().insert(container.id, Instant::now())),
+                ContainerState::Running => self.let_go(&home, &container.id),
+                ContainerState::Stopped => {}
             }
         }
         Ok(self.network.dismiss_all_but(&running).await?)
@@ -113,6 +117,14 @@ impl LxcEngine {
         match Running::find(&home) {
             Some(_) => self.admit(&record).await,
             None => Ok(()),
+        }
+    }
+
+    fn let_go(&self, home: &Home, id: &ContainerId) {
+        let Some(running) = Running::find(home) else { return };
+        let let_go = running.groups(self.layout).and_then(|groups| parents::let_go(&groups));
+        if let Err(error) = let_go {
+            tracing::warn!(container = %id, %error, "failed to see whether somebody in it was left stopped");
         }
     }
 

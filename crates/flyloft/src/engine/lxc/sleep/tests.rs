@@ -221,6 +221,60 @@ async fn what_a_container_has_no_use_for_any_more_is_not_brought_in_for_ever() {
     assert!(mapped_after[9] < 8 * MIB, "{mapped_after:?}");
 }
 
+/// As servers do: the parent looks every tenth of a second whether the child has been heard of in the last one.
+const WATCHED: &str = "exec python3 -c '
+import os, time
+beat = lambda: time.monotonic() - os.stat(\"beat\").st_mtime
+def hear(): os.utime(\"beat\", (time.monotonic(),) * 2)
+open(\"beat\", \"w\").close()
+hear()
+if os.fork() == 0:
+    while True:
+        hear()
+        time.sleep(0.1)
+open(\"ready\", \"w\").close()
+while True:
+    if beat() > 1: open(\"lost\", \"w\").close()
+    time.sleep(0.1)
+'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_frozen_is_heard_of_before_whoever_watches_over_it_looks() {
+    demand_swap();
+    let bench = Bench::open().await;
+    // Watchers that are not the container's first process, nor its child.
+    let web = spec(&bench, "web", &format!("sh -c {}; true", shell_words(WATCHED)));
+    bench.engine.create(&web).await.unwrap();
+    bench.engine.start(&web.id).await.unwrap();
+    let app = bench.dir.path().join("engine/containers/web/upper/app");
+    eventually("both run", async || app.join("ready").exists()).await;
+    for round in 0..8 {
+        let depth = if round % 2 == 0 { Depth::Shallow } else { Depth::Deep };
+        bench.engine.freeze(&web.id).await.unwrap();
+        bench.engine.offload(&web.id, depth).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        bench.engine.thaw(&web.id).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        assert!(!app.join("lost").exists(), "after sleep {round}");
+    }
+    let groups = container::Running::find(&bench.engine.home(&web.id)).unwrap().groups(bench.engine.layout).unwrap();
+    let stopped = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") T ");
+    assert!(!groups.processes().unwrap().iter().any(stopped), "all go on");
+
+    // A daemon that dies in the middle of a wake.
+    assert!(groups.freeze(super::PATIENCE).unwrap());
+    let init = container::Running::find(&bench.engine.home(&web.id)).unwrap().init;
+    std::mem::forget(super::parents::hold_back(&groups, init).unwrap());
+    groups.thaw().unwrap();
+    eventually("parents are stopped", async || groups.processes().unwrap().iter().any(stopped)).await;
+    super::parents::let_go(&groups).unwrap();
+    eventually("all go on", async || !groups.processes().unwrap().iter().any(stopped)).await;
+}
+
+fn shell_words(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
 /// What its processes have in memory without having to ask the kernel for it.
 fn mapped(groups: &Groups) -> u64 {
     let of = |pid| pagemap::runs(pid, &super::super::pages::mappings(pid).unwrap()).unwrap();
