@@ -35,6 +35,19 @@ pub struct Stock<C, L, R, E> {
     pub off: Vec<Off<E, R, L>>,
 }
 
+impl<C: PartialEq, L: PartialEq, R, E: PartialEq> Stock<C, L, R, E> {
+    /// What one gives back by itself.
+    pub fn size(&self, victim: &Victim<C, L, R, E>) -> u64 {
+        let size = match victim {
+            Victim::Cache(id) => self.caches.iter().find(|cache| cache.id == *id).map(|cache| cache.size),
+            Victim::Layer(id) => self.layers.iter().find(|layer| layer.id == *id).map(|layer| layer.size),
+            Victim::Environment(id) => self.off.iter().find(|off| off.id == *id).map(|off| off.disk),
+            Victim::Release(_) => None,
+        };
+        size.unwrap_or(0)
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Cache<C> {
     pub id: C,
@@ -94,6 +107,11 @@ impl Room {
         let [caches, layers] = [caches, layers].map(|bytes| unit.of(bytes, u64::MAX));
         Self { unit, caches, layers, missing, least }
     }
+
+    /// What is left of this to do once so much is free.
+    pub fn after(self, freed: u64) -> Self {
+        Self { missing: self.missing.saturating_sub(freed), least: self.least.saturating_sub(freed), ..self }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,7 +144,8 @@ pub enum Spared {
 }
 
 impl<C, L, R, E> Decision<C, L, R, E> {
-    pub fn takes_environments(&self) -> bool {
+    #[cfg(test)]
+    fn takes_environments(&self) -> bool {
         self.victims.iter().any(|victim| matches!(victim, Victim::Environment(_)))
     }
 }
@@ -209,13 +228,13 @@ impl<'a, C: Clone, L: Clone + Ord, R: Clone + Ord, E: Clone> Plan<'a, C, L, R, E
     fn caches(&mut self) {
         let mut caches: Vec<_> = self.stock.caches.iter().collect();
         caches.sort_by_key(|cache| cache.used);
-        let mut kept: u64 = caches.iter().map(|cache| cache.size).sum();
+        let mut kept = sum(caches.iter().map(|cache| cache.size));
         for cache in caches {
             if kept <= self.room.caches && !self.is_short() {
                 return;
             }
-            kept -= cache.size;
-            self.freed += cache.size;
+            kept = kept.saturating_sub(cache.size);
+            self.free(cache.size);
             self.victims.push(Victim::Cache(cache.id.clone()));
         }
     }
@@ -226,12 +245,12 @@ impl<'a, C: Clone, L: Clone + Ord, R: Clone + Ord, E: Clone> Plan<'a, C, L, R, E
         let mut unused: Vec<_> = self.stock.layers.iter().filter(|layer| !is_used(layer)).collect();
         // Among those of the same age the highest go first.
         unused.sort_by_key(|layer| (used[&layer.id], std::cmp::Reverse(layer.on.len())));
-        let mut kept: u64 = unused.iter().map(|layer| layer.size).sum();
+        let mut kept = sum(unused.iter().map(|layer| layer.size));
         for layer in unused {
             if kept <= self.room.layers && !self.is_short() {
                 return;
             }
-            kept -= layer.size;
+            kept = kept.saturating_sub(layer.size);
             self.remove(layer);
         }
     }
@@ -271,11 +290,11 @@ impl<'a, C: Clone, L: Clone + Ord, R: Clone + Ord, E: Clone> Plan<'a, C, L, R, E
             if !self.is_short() {
                 return;
             }
-            if off.disk + self.held_by(&off.image) < self.room.unit.least() {
+            if off.disk.saturating_add(self.held_by(&off.image)) < self.room.unit.least() {
                 continue;
             }
             self.victims.push(Victim::Environment(off.id.clone()));
-            self.freed += off.disk;
+            self.free(off.disk);
             for old in self.stock.releases.iter().filter(|old| off.releases.contains(&old.id)) {
                 self.forget(old);
             }
@@ -286,7 +305,7 @@ impl<'a, C: Clone, L: Clone + Ord, R: Clone + Ord, E: Clone> Plan<'a, C, L, R, E
     /// The size of the layers that are there only for those that could go.
     fn held_by(&self, image: &[L]) -> u64 {
         let own = image.iter().filter(|layer| !self.stock.needed.contains(layer));
-        own.filter_map(|layer| Some(self.layers.get(layer)?.size)).sum()
+        sum(own.filter_map(|layer| Some(self.layers.get(layer)?.size)))
     }
 
     fn forget(&mut self, old: &'a Release<R, L>) {
@@ -310,9 +329,18 @@ impl<'a, C: Clone, L: Clone + Ord, R: Clone + Ord, E: Clone> Plan<'a, C, L, R, E
     }
 
     fn remove(&mut self, layer: &'a Layer<L>) {
-        self.freed += layer.size;
+        self.free(layer.size);
         self.victims.push(Victim::Layer(layer.id.clone()));
     }
+
+    fn free(&mut self, size: u64) {
+        self.freed = self.freed.saturating_add(size);
+    }
+}
+
+/// Where somebody hides what a directory takes, its size is as large as a number can be.
+pub fn sum(sizes: impl IntoIterator<Item = u64>) -> u64 {
+    sizes.into_iter().fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]

@@ -210,6 +210,27 @@ fn it_is_said_who_fills_the_disk_and_what_could_go() {
 
 proptest! {
     #[test]
+    fn sizes_as_large_as_numbers_can_be_are_reckoned_with_like_others(
+        sizes in prop::collection::vec(prop_oneof![0..9u64, u64::MAX - 9..=u64::MAX], 9),
+        missing in prop_oneof![0..9u64, u64::MAX - 9..=u64::MAX],
+        bound in prop_oneof![0..9u64, u64::MAX - 9..=u64::MAX],
+    ) {
+        let mut stock = shop();
+        stock.caches.push(cache("npm", 8));
+        let caches = stock.caches.iter_mut().map(|cache| &mut cache.size);
+        let layers = stock.layers.iter_mut().map(|layer| &mut layer.size);
+        for (size, hidden) in caches.chain(layers).zip(&sizes) {
+            *size = *hidden;
+        }
+        (stock.off[0].disk, stock.off[1].disk) = (sizes[0], sizes[8]);
+        let room = Room { unit: Unit::Bytes, caches: bound, layers: bound, missing, least: missing };
+        let decision = decide(&stock, room, false);
+        prop_assert!(decision.freed <= decision.most);
+        let enough = decision.freed >= missing || decision.freed == decision.most || decision.spared.is_some();
+        prop_assert!(enough, "{decision:?}");
+    }
+
+    #[test]
     fn nothing_that_stays_loses_a_layer_and_nothing_goes_twice(
         images in prop::collection::vec((prop::collection::btree_set(0..12u32, 1..5), 0..3u8, 0..50u64), 0..12),
         missing in 0..2000u64,

@@ -32,6 +32,16 @@ impl Unit {
         self.of(1 << 20, 100)
     }
 
+    /// What whoever is told that there is too little of it should know.
+    pub fn hint(self) -> &'static str {
+        match self {
+            Unit::Bytes => "`floor` in `[disk]` of the server's configuration says how much is kept free",
+            Unit::Inodes => {
+                "each file takes an inode, and of many small ones the disk is full before its bytes are taken"
+            }
+        }
+    }
+
     /// For reading.
     pub fn about(self, amount: u64) -> String {
         match self {

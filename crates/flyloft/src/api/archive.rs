@@ -6,11 +6,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use nix::sys::statvfs::statvfs;
+use flyloft_core::disk::{Shortage, Unit};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::process::Child;
 
 use super::reply::size;
+use crate::engine::lxc;
 use crate::error::{Error, OrFailed, Result};
 use crate::exec::Cmd;
 use crate::source::SourceLimits;
@@ -19,8 +20,6 @@ use crate::source::SourceLimits;
 const COMPLAINT: u64 = 4096;
 /// The free space is looked at after as many bytes.
 const STRETCH: usize = 1 << 20;
-/// File systems that have a fixed number of inodes keep as many.
-const INODES: u64 = 10_000;
 
 /// Where it goes, and how much of it may.
 pub(super) struct Unpacking {
@@ -35,14 +34,17 @@ pub(super) struct Unpacking {
 impl Unpacking {
     /// Whether there is room for anything.
     pub(super) fn check_space(&self, dir: &Path) -> Result<()> {
-        let space = statvfs(dir).or_failed(|| "failed to ask for the free space")?;
-        let free = space.blocks_available() * space.fragment_size();
-        // Some file systems make inodes as they go, and say that they have none.
-        if free >= self.floor && (space.files() == 0 || space.files_available() >= INODES) {
-            return Ok(());
+        for unit in Unit::ALL {
+            let space = lxc::space(dir, unit).or_failed(|| "failed to ask for the free space")?;
+            let floor = space.floor(self.floor);
+            if space.free < floor {
+                let shortage = Shortage { space, floor, ours: None };
+                return Err(Error::failed(format!("the disk is full: {shortage}"))
+                    .hint("destroy environments that nobody needs, or make room on the server's disk beside them")
+                    .hint(unit.hint()));
+            }
         }
-        Err(Error::failed(format!("the disk is full: {} are free, and {} are kept free", size(free), size(self.floor)))
-            .hint("destroy an environment that nobody needs, or set a lower `floor` in `[disk]` of the configuration"))
+        Ok(())
     }
 
     /// After an error, the directory holds some of it.

@@ -71,7 +71,7 @@ impl BuildError {
                     hint("raise `pids` under `[build]` in the server's configuration")
                 }
                 EngineError::DiskFull { .. } => {
-                    hint("free some space, or set a lower `floor` in `[disk]` of the server's configuration")
+                    hint("destroy environments that nobody needs, or make room on the server's disk beside them")
                 }
                 EngineError::TimedOut { .. } => hint("raise `time` under `[build]` in the server's configuration"),
                 EngineError::Missing { hint, .. } => vec![hint.clone()],

@@ -5,16 +5,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use flyloft_core::disk::{Layer, Space, Unit};
+use flyloft_core::disk::{Space, Unit};
 use flyloft_core::lifecycle::Timestamp;
 use flyloft_core::name::AppName;
 
 use super::{BuildError, Builder, layering};
-use crate::engine::{CacheFacts, CacheId, EngineError, LayerId};
+use crate::engine::{CacheFacts, CacheId, EngineError, LayerFacts, LayerId};
 
 /// When layers were last seen in use, as far as this process knows.
 #[derive(Default)]
 pub(super) struct Seen(Mutex<BTreeMap<LayerId, SystemTime>>);
+
+/// A layer that is there.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    pub id: LayerId,
+    pub facts: LayerFacts,
+    /// When this process last saw it in use, or when it was made.
+    pub used: SystemTime,
+}
 
 impl Builder {
     pub async fn caches(&self) -> Result<Vec<CacheFacts>, BuildError> {
@@ -47,8 +56,8 @@ impl Builder {
         self.holds.held()
     }
 
-    /// All layers. Those `in_use` are used now, the others when this process last saw them so, or when they were made.
-    pub async fn layers(&self, in_use: &BTreeSet<LayerId>, unit: Unit) -> Result<Vec<Layer<LayerId>>, BuildError> {
+    /// All layers. Those `in_use` are used now.
+    pub async fn layers(&self, in_use: &BTreeSet<LayerId>) -> Result<Vec<Stored>, BuildError> {
         let now = SystemTime::now();
         let mut layers = Vec::new();
         for id in self.engine.layers().await.map_err(|source| BuildError::engine("list the layers", source))? {
@@ -61,8 +70,7 @@ impl Builder {
                 seen.insert(id.clone(), now);
             }
             let used = seen.get(&id).copied().unwrap_or(facts.made).max(facts.made);
-            let size = unit.of(facts.bytes, facts.inodes);
-            layers.push(Layer { id, on: facts.on, size, used: timestamp(used) });
+            layers.push(Stored { id, facts, used });
         }
         Ok(layers)
     }

@@ -35,7 +35,7 @@ use tokio::sync::RwLock;
 
 pub use self::error::BuildError;
 pub use self::hold::Hold;
-pub use self::kept::timestamp;
+pub use self::kept::{Stored, timestamp};
 pub use self::layering::{Trust, owner as cache_owner};
 
 use self::checkout::Checkout;

@@ -100,7 +100,7 @@ impl Test {
     /// What can be forgotten while these layers are on record.
     async fn forget_all(&self, releases: &[LayerId]) -> Vec<LayerId> {
         let mut forgotten = Vec::new();
-        for layer in self.builder.layers(&BTreeSet::new(), flyloft_core::disk::Unit::Bytes).await.unwrap() {
+        for layer in self.builder.layers(&BTreeSet::new()).await.unwrap() {
             let needed = async { Ok::<_, BuildError>(releases.contains(&layer.id)) };
             if self.builder.forget(&layer.id, needed).await.unwrap() {
                 forgotten.push(layer.id);

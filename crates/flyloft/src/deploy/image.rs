@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use flyloft_core::disk::Unit;
 use flyloft_core::name::{CommitId, Origin};
 use flyloft_core::service::Ask;
 
@@ -60,12 +59,7 @@ async fn check_space(parts: &Parts) -> Result<()> {
     let Some(shortage) = retention::make_room(parts).await? else { return Ok(()) };
     let mut error = Error::failed(format!("the disk is full: {shortage}; nothing is built"))
         .hint("destroy environments that nobody needs, or make room on the server's disk beside them")
-        .hint(match shortage.space.unit {
-            Unit::Bytes => "`floor` in `[disk]` of the server's configuration says how much is kept free",
-            Unit::Inodes => {
-                "each file takes an inode, and of many small ones the disk is full before its bytes are taken"
-            }
-        });
+        .hint(shortage.space.unit.hint());
     error.causes.extend(shortage.ours.map(|ours| ours.said(shortage.space)));
     Err(error)
 }

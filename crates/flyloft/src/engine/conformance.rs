@@ -131,6 +131,7 @@ async fn a_container_goes_through_its_states(engine: &dyn Engine, base: &Image) 
         assert_eq!(state_of(engine, &web.id).await, Some(ContainerState::Running));
     }
     assert!(engine.stats(&web.id).await.unwrap().pids > 0);
+    assert!(engine.sizes().await.unwrap().contains_key(&web.id));
     for _ in 0..2 {
         engine.freeze(&web.id).await.unwrap();
         assert_eq!(state_of(engine, &web.id).await, Some(ContainerState::Frozen));

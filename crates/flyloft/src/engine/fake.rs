@@ -20,6 +20,7 @@ use tokio::sync::{Notify, watch};
 use super::{
     Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, ContainerState, Derivation, Engine,
     EngineError, Exec, ExecControl, ExecSpec, Held, Kept, LayerFacts, LayerId, Observed, Reach, Recipe, Staging, Stats,
+    Usage,
 };
 use crate::transcript::Transcript;
 
@@ -37,6 +38,8 @@ struct Memory {
     layers: BTreeMap<LayerId, LayerFacts>,
     caches: BTreeMap<CacheId, SystemTime>,
     containers: BTreeMap<ContainerId, Container>,
+    /// What the writable layers of some take; those of the others take nothing.
+    sizes: HashMap<ContainerId, Usage>,
     /// Verbs as they were called: `start web-1`.
     calls: Vec<String>,
     /// How often a verb is to fail from now on.
@@ -72,7 +75,7 @@ struct Disk {
 
 impl Default for Disk {
     fn default() -> Self {
-        let [bytes, inodes] = Unit::ALL.map(|unit| Space { unit, free: 1 << 40, taken: 0 });
+        let [bytes, inodes] = Unit::ALL.map(|unit| Space { unit, free: 1 << 40, taken: 1 << 40 });
         Self { bytes, inodes, is_lost: false }
     }
 }
@@ -189,6 +192,11 @@ impl Fake {
         let container = memory.containers.get_mut(id).unwrap();
         (container.state, container.excess) = (ContainerState::Stopped, Some(excess));
         self.excess.notify_one();
+    }
+
+    /// The writable layer of a container takes so much from now on.
+    pub fn grow(&self, id: &ContainerId, usage: Usage) {
+        self.memory().sizes.insert(id.clone(), usage);
     }
 
     /// The disk is so full from now on, and what becomes free on it is taken by somebody else if it `is_lost`.
@@ -461,10 +469,17 @@ impl Engine for Fake {
         let mut memory = self.memory();
         memory.looks += 1;
         let container = memory.container(id)?;
-        let (memory, pids) = if container.state == ContainerState::Stopped { (0, 0) } else { (MEMORY, 2) };
+        let (resident, pids) = if container.state == ContainerState::Stopped { (0, 0) } else { (MEMORY, 2) };
         let asleep = container.asleep;
-        let (memory, swap) = asleep.map_or((memory, 0), |held| (held.resident, held.moved()));
-        Ok(Stats { memory, swap, pids, asleep, ..Stats::default() })
+        let (resident, swap) = asleep.map_or((resident, 0), |held| (held.resident, held.moved()));
+        let Usage { bytes: disk, inodes } = memory.sizes.get(id).copied().unwrap_or_default();
+        Ok(Stats { memory: resident, swap, pids, asleep, disk, inodes, ..Stats::default() })
+    }
+
+    async fn sizes(&self) -> Result<BTreeMap<ContainerId, Usage>, EngineError> {
+        let memory = self.memory();
+        let size = |id: &ContainerId| memory.sizes.get(id).copied().unwrap_or_default();
+        Ok(memory.containers.keys().map(|id| (id.clone(), size(id))).collect())
     }
 
     async fn listening(&self, id: &ContainerId) -> Result<Vec<SocketAddr>, EngineError> {

@@ -34,6 +34,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use self::asleep::{Held, Kept};
+pub use self::lxc::tree::Usage;
 use crate::exec::ExecError;
 use crate::transcript::Transcript;
 
@@ -306,6 +307,9 @@ pub trait Engine: Send + Sync {
     async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<Exec, EngineError>;
 
     async fn stats(&self, id: &ContainerId) -> Result<Stats, EngineError>;
+
+    /// What the writable layer of each container takes, as it was a minute or two ago. Nothing else of them is looked at.
+    async fn sizes(&self) -> Result<BTreeMap<ContainerId, Usage>, EngineError>;
 
     /// TCP sockets that listen inside the container.
     async fn listening(&self, id: &ContainerId) -> Result<Vec<SocketAddr>, EngineError>;

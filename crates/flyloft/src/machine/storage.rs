@@ -53,13 +53,24 @@ impl Storage {
     /// Measures what is ours where too little is free, and it matters: to measure it is to walk it.
     pub fn measured_below(mut self, floor: u64) -> Self {
         if [self.space, self.inodes].iter().any(|space| space.free < space.floor(floor)) {
-            let trees = ["engine", "repos"].map(|name| tree::measure(&self.state_dir.join(name)).unwrap_or_default());
-            let [engine, repos] = trees;
-            let (bytes, inodes) = (engine.bytes + repos.bytes, engine.inodes + repos.inodes);
-            self.own = Some(Usage { bytes, inodes });
+            let engine = measure(&self.state_dir, &["engine/layers", "engine/caches", "engine/containers"]);
+            let own = engine.plus(beside(&self.state_dir));
+            self.own =
+                Some(Usage { bytes: own.bytes.min(self.space.taken), inodes: own.inodes.min(self.inodes.taken) });
         }
         self
     }
+}
+
+/// What is ours beside layers, package caches and containers: repositories, what deploys said, and builds that are under
+/// way with what they are given.
+pub fn beside(state_dir: &Path) -> Usage {
+    measure(state_dir, &["repos", "transcripts", "engine/builds", "engine/staging", "engine/apt"])
+}
+
+fn measure(state_dir: &Path, names: &[&str]) -> Usage {
+    let trees = names.iter().map(|name| tree::measure(&state_dir.join(name)).unwrap_or_default());
+    trees.fold(Usage::default(), Usage::plus)
 }
 
 fn unwritable(state_dir: &Path, place: &Path) -> Option<String> {
@@ -112,10 +123,14 @@ mod tests {
         let engine = dir.path().join("engine/layers");
         std::fs::create_dir_all(&engine).unwrap();
         std::fs::write(engine.join("layer"), vec![1; 100_000]).unwrap();
+        std::fs::create_dir(dir.path().join("repos")).unwrap();
+        std::fs::write(dir.path().join("repos/pack"), vec![1; 200_000]).unwrap();
         std::fs::write(dir.path().join("of-somebody-else"), vec![1; 1_000_000]).unwrap();
         let own = |floor| Storage::look(dir.path()).measured_below(floor).own;
         assert_eq!(own(0), None);
         let own = own(u64::MAX).unwrap();
-        assert!((100_000..1_000_000).contains(&own.bytes) && own.inodes == 2, "{own:?}");
+        assert!((300_000..1_000_000).contains(&own.bytes) && own.inodes == 2, "{own:?}");
+        let beside = beside(dir.path());
+        assert!((200_000..300_000).contains(&beside.bytes) && beside.inodes == 1, "{beside:?}");
     }
 }

@@ -1,26 +1,26 @@
 //! Room on the disk: what [`flyloft_core::disk`] says goes, goes here, and its people are told.
 //!
 //! What is there is looked at once; after each step the disk is asked whether that was enough. Nothing is believed for
-//! longer than a step: a layer is looked for anew before it goes, and an environment's conductor has the last word.
+//! longer than a step: a layer is looked for anew before it goes, and an environment's conductor has the last word. What
+//! does not go after all, or fails to, does not keep the rest: it is decided anew without it.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod seen;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use flyloft_core::disk::{self, Cache, Given, Layer, Off, Ours, Release, Room, Shortage, Space, Unit, Victim};
-use flyloft_core::lifecycle::{Deploying, Event, Live, Runs, State, Timestamp};
-use flyloft_core::name::{CommitId, ReleaseNumber};
+use flyloft_core::disk::{self, Given, Ours, Room, Shortage, Space, Unit, Victim};
+use flyloft_core::lifecycle::Event;
+use flyloft_core::name::ReleaseNumber;
 use flyloft_core::policy::Span;
 
-use crate::build::{cache_owner, timestamp};
+use self::seen::{Going, Seen, Stock};
+use crate::build::cache_owner;
 use crate::conductor::Told;
-use crate::deploy::spec;
 use crate::engine::{CacheId, LayerId};
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
-use crate::store::{self, EnvId, EnvRow, EventKind, ImageRow};
-
-type ReleaseId = (EnvId, ReleaseNumber);
-type Stock = disk::Stock<CacheId, LayerId, ReleaseId, EnvId>;
+use crate::store::{self, EnvId, EnvRow, EventKind, StoreError};
 
 /// Makes room if less than the floor is free, as far as something can go, and says what is wrong if that is not enough.
 /// What hinders it is told in the log.
@@ -52,161 +52,105 @@ fn short(parts: &Parts) -> Result<Vec<(Space, u64)>> {
     Ok(short)
 }
 
-/// Removes what there is no room for, and says what is left.
+/// Removes what there is no room for, and says what is left. The bounds of caches and layers are kept in any case.
 pub(super) async fn collect(parts: &Parts) -> Result<BTreeMap<Unit, Ours>> {
     let mut given = parts.making_room.lock().await;
-    let short = short(parts)?;
-    if short.is_empty() {
-        let space = parts.builder.space(Unit::Bytes)?;
-        let ours = collect_in(parts, &mut given, space, parts.settings.disk.floor).await?;
-        return Ok([(Unit::Bytes, ours)].into());
-    }
+    let mut seen = Seen::look(parts, is_short(parts)?).await?;
     let mut left = BTreeMap::new();
-    for (space, floor) in short {
+    for unit in Unit::ALL {
         // As it is by now.
-        let space = parts.builder.space(space.unit)?;
-        left.insert(space.unit, collect_in(parts, &mut given, space, floor).await?);
+        let space = parts.builder.space(unit)?;
+        let floor = space.floor(parts.settings.disk.floor);
+        if unit == Unit::Bytes || space.free < floor {
+            let round = Round::begin(parts, &mut seen, space, floor);
+            left.insert(unit, round.collect(&mut given).await);
+        }
     }
     Ok(left)
 }
 
-async fn collect_in(parts: &Parts, given: &mut BTreeMap<Unit, Given>, space: Space, floor: u64) -> Result<Ours> {
-    let (bounds, unit) = (&parts.settings.disk, space.unit);
-    let room = Room::new(unit, (bounds.caches, bounds.layers), space.free, floor);
-    let is_short = room.missing > 0;
-    let seen = Seen::look(parts, unit, is_short).await?;
-    let now = parts.clock.now();
-    let is_lost = given.get(&unit).is_some_and(|given| given.is_lost(now, space.free, seen.own));
-    let decision = disk::decide(&seen.stock, room, is_lost);
-    let left = seen.own.saturating_sub(decision.freed);
-    if decision.takes_environments() {
-        // As it is to be: whoever takes it while it becomes free has taken it, too.
-        given.insert(unit, Given { at: now, free: space.free.saturating_add(decision.freed), own: left });
-    }
-    let why = Why { space, floor, own: seen.own };
-    for victim in decision.victims {
-        // What was reckoned to become free may be more by now, and everything beyond is kept.
-        if is_short && parts.builder.space(unit)?.free >= space.free.saturating_add(room.missing) {
-            break;
-        }
-        why.remove(parts, &seen, victim).await?;
-    }
-    let most = decision.most.saturating_sub(decision.freed);
-    let ours = Ours { own: left, most: Some(most), spared: decision.spared };
-    if is_short {
-        let after = parts.builder.space(unit)?;
-        let [free, now, floor] = [space.free, after.free, floor].map(|amount| unit.about(amount));
-        tracing::warn!(free, now, floor, "the disk was short of room; {}", ours.said(after));
-    }
-    Ok(ours)
+/// Room made in one unit.
+struct Round<'a> {
+    parts: &'a Parts,
+    seen: &'a mut Seen,
+    why: Why,
+    room: Room,
+    /// What has gone, as it was reckoned, and how much of that was measured.
+    freed: u64,
+    known: u64,
+    took_environments: bool,
 }
 
-/// What is on the disk, and whose it is.
-struct Seen {
-    stock: Stock,
-    rows: BTreeMap<EnvId, EnvRow>,
-    commits: BTreeMap<EnvId, CommitId>,
-    /// The size of layers, of caches and, where the disk is short, of the disks of environments.
-    own: u64,
-}
+impl<'a> Round<'a> {
+    fn begin(parts: &'a Parts, seen: &'a mut Seen, space: Space, floor: u64) -> Self {
+        let bounds = &parts.settings.disk;
+        let room = Room::new(space.unit, (bounds.caches, bounds.layers), space.free, floor);
+        let why = Why { space, floor, own: seen.own(space) };
+        Self { parts, seen, why, room, freed: 0, known: 0, took_environments: false }
+    }
 
-impl Seen {
-    /// Where the disk is not `short`, nothing is asked about old releases and what is off: they stay.
-    async fn look(parts: &Parts, unit: Unit, short: bool) -> Result<Self> {
-        let failed = || "failed to see what is kept on the disk";
-        // In this order, or what goes on record meanwhile would be in neither.
-        let mut needed = parts.builder.held();
-        let images = images(parts).await?;
-        let rows = parts.store.environments(None).await.or_failed(failed)?;
-        let rows: BTreeMap<_, _> = rows.into_iter().map(|row| (row.id, row)).collect();
-        let containers = parts.engine.observe().await.or_failed(failed)?;
-
-        let (mut off, mut commits, mut releases) = (Vec::new(), BTreeMap::new(), Vec::new());
-        if short {
-            let old = images.iter().filter(|row| row.old);
-            let old = old.map(|row| Release {
-                id: (row.env, row.number),
-                image: row.image.clone(),
-                since: Timestamp(row.at as u64),
-            });
-            releases.extend(old);
-            for row in rows.values() {
-                let Some((since, commit)) = can_go(parts, row).await? else { continue };
-                off.push(resting(parts, row, (since, unit), &images).await);
-                commits.insert(row.id, commit);
+    async fn collect(mut self, given: &mut BTreeMap<Unit, Given>) -> Ours {
+        let Why { space, own, floor } = self.why;
+        let now = self.parts.clock.now();
+        let is_lost = given.get(&space.unit).is_some_and(|given| given.is_lost(now, space.free, own));
+        let (most, spared) = loop {
+            let before = self.freed;
+            let stock = self.seen.stock(space);
+            let decision = disk::decide(&stock, self.room.after(before), is_lost);
+            let whole = self.remove(&stock, &decision.victims).await;
+            let went = self.freed.saturating_sub(before);
+            if whole {
+                break (decision.most.saturating_sub(went), decision.spared);
             }
+        };
+        let left = own.saturating_sub(self.known);
+        if self.took_environments {
+            // As it is to be: whoever takes it while it becomes free has taken it, too.
+            let free = space.free.saturating_add(self.known.min(space.taken));
+            given.insert(space.unit, Given { at: now, free, own: left });
         }
-        let goes = |row: &ImageRow| short && row.old || commits.contains_key(&row.env);
-        needed.extend(images.iter().filter(|row| !goes(row)).flat_map(|row| row.image.clone()));
-        let mut own = 0;
-        if short {
-            for container in &containers {
-                own += parts.engine.stats(&container.id).await.map_or(0, |stats| unit.of(stats.disk, stats.inodes));
+        let ours = Ours { own: left, most: Some(most), spared };
+        if self.room.missing > 0 {
+            let after = self.parts.builder.space(space.unit).unwrap_or(space);
+            let [free, now, floor] = [space.free, after.free, floor].map(|amount| space.unit.about(amount));
+            tracing::warn!(free, now, floor, "the disk was short of room; {}", ours.said(after));
+        }
+        ours
+    }
+
+    /// Removes one after the other until that is enough, and says whether all went as it was planned. One that stays is
+    /// not counted on any more, and what goes in its place is to be decided anew.
+    async fn remove(&mut self, stock: &Stock, victims: &[Going]) -> bool {
+        for victim in victims {
+            if self.is_enough() {
+                return true;
             }
+            let removed = self.why.remove(self.parts, self.seen, stock, victim).await;
+            let removed =
+                removed.inspect_err(|error| tracing::warn!(?victim, %error, "failed to make room on the disk"));
+            if !removed.unwrap_or(false) {
+                self.seen.stays(victim);
+                return false;
+            }
+            let size = stock.size(victim);
+            self.freed = self.freed.saturating_add(size);
+            self.known = self.known.saturating_add(seen::measured(self.why.space, size));
+            self.took_environments |= matches!(victim, Victim::Environment(_));
+            self.seen.gone(victim);
         }
-        let stay = containers.into_iter().filter(|container| {
-            let owner = spec::owner(&container.id).map(EnvId);
-            owner.is_none_or(|owner| !commits.contains_key(&owner))
-        });
-        needed.extend(stay.flat_map(|container| container.image));
-
-        // Also those that could go are in use until then.
-        let in_use: BTreeSet<_> = needed.iter().cloned().chain(images.into_iter().flat_map(|row| row.image)).collect();
-        let layers: Vec<Layer<LayerId>> = parts.builder.layers(&in_use, unit).await?;
-        let caches = parts.builder.caches().await?.into_iter().map(|cache| {
-            let size = unit.of(cache.bytes, cache.inodes);
-            Cache { id: cache.id, size, used: timestamp(cache.used) }
-        });
-        let caches: Vec<_> = caches.collect();
-        own += caches.iter().map(|cache| cache.size).chain(layers.iter().map(|layer| layer.size)).sum::<u64>();
-        let stock = Stock { caches, layers, needed, releases, off };
-        Ok(Self { stock, rows, commits, own })
+        true
     }
-}
 
-/// Those that keep their layers: what was given up to make room does not.
-async fn images(parts: &Parts) -> Result<Vec<ImageRow>> {
-    let failed = || "failed to see which layers are in use";
-    let rows = parts.store.environments(None).await.or_failed(failed)?;
-    let is_cleared = |row: &EnvRow| matches!(serde_json::from_str(&row.state), Ok(State::Live(Live { runs, .. })) if runs.is_cleared());
-    let cleared: BTreeSet<_> = rows.iter().filter(|row| is_cleared(row)).map(|row| row.id).collect();
-    // After that: what has been built anew since then keeps them as well.
-    let mut images = parts.store.images().await.or_failed(failed)?;
-    images.retain(|row| !cleared.contains(&row.env));
-    Ok(images)
-}
-
-/// Since when an environment has been off that can be built anew, and from which commit. Its conductor looks again
-/// before it goes.
-async fn can_go(parts: &Parts, row: &EnvRow) -> Result<Option<(Timestamp, CommitId)>> {
-    let Ok(State::Live(live)) = serde_json::from_str(&row.state) else { return Ok(None) };
-    let kept = live.pinned || live.kept_until.is_some_and(|until| parts.clock.now() < until);
-    let Runs::Off { since, cleared: false, .. } = live.runs else { return Ok(None) };
-    if kept || live.deploying != Deploying::No {
-        return Ok(None);
-    }
-    let release = parts.store.live_release(row).await.or_failed(|| format!("failed to look up `{}`", row.name))?;
-    Ok(release.and_then(|release| release.commit).map(|commit| (since, commit)))
-}
-
-async fn resting(
-    parts: &Parts,
-    row: &EnvRow,
-    (since, unit): (Timestamp, Unit),
-    images: &[ImageRow],
-) -> Off<EnvId, ReleaseId, LayerId> {
-    let own = || images.iter().filter(|image| image.env == row.id);
-    let serves = row.live.as_ref().map(|live| live.release);
-    Off {
-        id: row.id,
-        image: own().find(|image| Some(image.number) == serves).map(|image| image.image.clone()).unwrap_or_default(),
-        disk: parts.stats(row).await.map_or(0, |stats| unit.of(stats.disk, stats.inodes)),
-        releases: own().filter(|image| image.old).map(|image| (image.env, image.number)).collect(),
-        since,
+    /// What was reckoned to become free may be more by now, and everything beyond is kept.
+    fn is_enough(&self) -> bool {
+        let Why { space, .. } = self.why;
+        let wanted = space.free.saturating_add(self.room.missing);
+        self.room.missing > 0 && self.parts.builder.space(space.unit).is_ok_and(|space| space.free >= wanted)
     }
 }
 
 /// Why something goes: how much was free, how much is to be, and how much was ours.
+#[derive(Clone, Copy)]
 struct Why {
     space: Space,
     floor: u64,
@@ -214,80 +158,63 @@ struct Why {
 }
 
 impl Why {
-    async fn remove(
-        &self,
-        parts: &Parts,
-        seen: &Seen,
-        victim: Victim<CacheId, LayerId, ReleaseId, EnvId>,
-    ) -> Result<()> {
+    /// Says whether it is gone.
+    async fn remove(&self, parts: &Parts, seen: &Seen, stock: &Stock, victim: &Going) -> Result<bool> {
         match victim {
-            Victim::Cache(cache) => self.remove_cache(parts, seen, &cache).await,
-            Victim::Layer(layer) => self.remove_layer(parts, &layer).await,
-            Victim::Release((env, number)) => self.remove_release(parts, seen, env, number).await,
-            Victim::Environment(env) => self.clear(parts, seen, env).await,
+            Victim::Cache(cache) => self.remove_cache(parts, cache, stock.size(victim)).await,
+            Victim::Layer(layer) => remove_layer(parts, layer).await,
+            Victim::Release((env, number)) => self.remove_release(parts, seen, *env, *number).await,
+            Victim::Environment(env) => self.clear(parts, seen, *env).await,
         }
     }
 
-    async fn remove_cache(&self, parts: &Parts, seen: &Seen, cache: &CacheId) -> Result<()> {
+    async fn remove_cache(&self, parts: &Parts, cache: &CacheId, size: u64) -> Result<bool> {
         if !parts.builder.forget_cache(cache).await? {
-            return Ok(());
+            return Ok(false);
         }
         parts.tally.dropped("cache");
         tracing::info!(%cache, "removed a package cache that there is no room for");
-        let Some(app) = cache_owner(cache) else { return Ok(()) };
-        let size = seen.stock.caches.iter().find(|known| known.id == *cache).map_or(0, |known| known.size);
+        let Some(app) = cache_owner(cache) else { return Ok(true) };
         let size = self.space.unit.about(size);
         let text = format!("package cache `{cache}` ({size}) was removed: {}", self.said());
-        let told = parts.store.tell(&app, None, EventKind::CacheDropped, "flyloft", &text, store::now()).await;
-        told.or_failed(|| "failed to record that a package cache was removed")
+        told(parts.store.tell(&app, None, EventKind::CacheDropped, "flyloft", &text, store::now()).await);
+        Ok(true)
     }
 
-    async fn remove_layer(&self, parts: &Parts, layer: &LayerId) -> Result<()> {
-        let needed = async { Ok::<_, Error>(images(parts).await?.iter().any(|row| row.image.contains(layer))) };
-        if parts.builder.forget(layer, needed).await? {
-            parts.tally.dropped("layer");
-            tracing::info!(%layer, "forgot a layer that nothing needs");
-        }
-        Ok(())
-    }
-
-    async fn remove_release(&self, parts: &Parts, seen: &Seen, env: EnvId, number: ReleaseNumber) -> Result<()> {
+    async fn remove_release(&self, parts: &Parts, seen: &Seen, env: EnvId, number: ReleaseNumber) -> Result<bool> {
         let failed = || format!("failed to forget {number}");
         if !parts.store.forget_release(env, number).await.or_failed(failed)? {
-            return Ok(());
+            return Ok(false);
         }
         parts.tally.dropped("release");
-        let Some(row) = seen.rows.get(&env) else { return Ok(()) };
-        let text = format!("{number} cannot be rolled back to any more: {}", self.said());
-        self.tell(parts, row, EventKind::ReleaseDropped, &text).await
+        if let Some(row) = seen.rows.get(&env) {
+            let text = format!("{number} cannot be rolled back to any more: {}", self.said());
+            tell(parts, row, EventKind::ReleaseDropped, &text).await;
+        }
+        Ok(true)
     }
 
     /// Takes what is off from the disk, if it can be built anew.
-    async fn clear(&self, parts: &Parts, seen: &Seen, env: EnvId) -> Result<()> {
-        let (Some(row), Some(commit)) = (seen.rows.get(&env), seen.commits.get(&env)) else { return Ok(()) };
-        let Some(conductor) = parts.admission.conductor(env) else { return Ok(()) };
-        if !parts.repositories.holds(&row.name.app, commit).await {
+    async fn clear(&self, parts: &Parts, seen: &Seen, env: EnvId) -> Result<bool> {
+        let (Some(row), Some(resting)) = (seen.rows.get(&env), seen.resting(env)) else { return Ok(false) };
+        let Some(conductor) = parts.admission.conductor(env) else { return Ok(false) };
+        if !parts.repositories.holds(&row.name.app, &resting.commit).await {
+            let commit = &resting.commit;
             tracing::info!(env = %row.name, %commit, "stays on the disk: its commit is in no repository any more");
-            return Ok(());
+            return Ok(false);
         }
-        let since = seen.stock.off.iter().find(|off| off.id == env).map_or(Timestamp(0), |off| off.since);
         match conductor.tell(Event::Clear).await {
             Ok(Told::Done) => conductor.at_rest().await?,
             // Somebody came.
-            Ok(Told::AlreadySo) | Err(_) => return Ok(()),
+            Ok(Told::AlreadySo) | Err(_) => return Ok(false),
         }
         parts.tally.dropped("environment");
-        let minutes = parts.clock.now().since(since).as_secs() / 60;
+        let minutes = parts.clock.now().since(resting.since).as_secs() / 60;
         let off = Span(Some(Duration::from_secs(minutes * 60)));
         let why = self.said();
         let text = format!("its image and its disk are given up, it was off for {off}: {why}; a visit builds it anew");
-        self.tell(parts, row, EventKind::Cleared, &text).await
-    }
-
-    async fn tell(&self, parts: &Parts, row: &EnvRow, kind: EventKind, text: &str) -> Result<()> {
-        tracing::info!(env = %row.name, text, "made room on the disk");
-        let told = parts.store.tell(&row.name.app, Some(&row.name.env), kind, "flyloft", text, store::now()).await;
-        told.or_failed(|| format!("failed to record what room was made by for `{}`", row.name))
+        tell(parts, row, EventKind::Cleared, &text).await;
+        Ok(true)
     }
 
     fn said(&self) -> String {
@@ -296,5 +223,27 @@ impl Why {
         }
         let [free, floor] = [self.space.free, self.floor].map(|amount| self.space.unit.about(amount));
         format!("the disk had {free} free, and {floor} are kept free; {}", self.space.filled(self.own))
+    }
+}
+
+async fn remove_layer(parts: &Parts, layer: &LayerId) -> Result<bool> {
+    let needed = async { Ok::<_, Error>(seen::images(parts).await?.iter().any(|row| row.image.contains(layer))) };
+    if !parts.builder.forget(layer, needed).await? {
+        return Ok(false);
+    }
+    parts.tally.dropped("layer");
+    tracing::info!(%layer, "forgot a layer that nothing needs");
+    Ok(true)
+}
+
+async fn tell(parts: &Parts, row: &EnvRow, kind: EventKind, text: &str) {
+    tracing::info!(env = %row.name, text, "made room on the disk");
+    told(parts.store.tell(&row.name.app, Some(&row.name.env), kind, "flyloft", text, store::now()).await);
+}
+
+/// On a full disk there may be no room for that, and it has gone all the same.
+fn told(told: Result<(), StoreError>) {
+    if let Err(error) = told {
+        tracing::warn!(%error, "failed to record what room was made by");
     }
 }

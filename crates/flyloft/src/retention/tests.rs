@@ -10,8 +10,9 @@ use super::*;
 use crate::conductor::Conductor;
 use crate::config::Disk;
 use crate::deploy::{Again, Source};
-use crate::engine::{CacheId, ContainerState, Derivation, Engine, Image, LayerId, Reach, Recipe, Run};
+use crate::engine::{CacheId, ContainerState, Derivation, Engine, Image, LayerId, Reach, Recipe, Run, Usage};
 use crate::loft::stage::{Stage, content};
+use crate::machine::storage;
 use crate::store::Content;
 use crate::transcript::Transcript;
 
@@ -127,6 +128,11 @@ impl Stage {
             is_lost,
         );
     }
+
+    /// What is ours beside the engine's.
+    fn beside(&self) -> Usage {
+        storage::beside(&self.loft.parts.settings.state_dir)
+    }
 }
 
 /// A branch that was deployed from the commit, with this image.
@@ -195,10 +201,13 @@ async fn a_full_disk_takes_what_costs_least_first_and_of_what_is_off_the_longest
     };
     assert!(cache.starts_with("package cache `shop-python` (4.0 KiB) was removed: the disk had "), "{cache}");
     assert!(release.starts_with("v1 cannot be rolled back to any more: the disk had "), "{release}");
+    let own = Unit::Bytes.about(14 * MIB + 4096 + stage.beside().bytes);
     assert_eq!(
         cleared,
-        "its image and its disk are given up, it was off for 20m: the disk had 1016.0 MiB free, and 1.0 GiB are kept free; \
-         something else fills it: Flyloft has 14.0 MiB of the 1.0 GiB that are taken; a visit builds it anew"
+        format!(
+            "its image and its disk are given up, it was off for 20m: the disk had 1016.0 MiB free, and 1.0 GiB are kept \
+             free; something else fills it: Flyloft has {own} of the 1.0 GiB that are taken; a visit builds it anew"
+        )
     );
     let dropped = stage.loft.parts.tally.all_dropped();
     assert_eq!(
@@ -238,19 +247,100 @@ async fn what_is_off_stays_where_all_that_could_go_would_not_be_enough_and_that_
     let (_, conductor) = stage.branch("other").await;
     let error = stage.build(&conductor, &commit).await.unwrap_err();
     assert_eq!(error.what, "the disk is full: 1019.0 MiB are free, and 1.0 GiB are kept free; nothing is built");
-    assert_eq!(
-        error.causes,
-        [
-            "something else fills it: Flyloft has 4.0 MiB of the 1022.0 MiB that are taken, and could free 4.0 MiB at most; \
-          what is off is kept, since to give it up would be in vain"
-        ]
+    let own = Unit::Bytes.about(4 * MIB + stage.beside().bytes);
+    let cause = format!(
+        "something else fills it: Flyloft has {own} of the 1022.0 MiB that are taken, and could free 4.0 MiB at most; what \
+         is off is kept, since to give it up would be in vain"
     );
+    assert_eq!(error.causes, [cause]);
     assert_eq!(layers(&stage).await, ["main", "next"], "what nobody needs has gone");
     assert_eq!(off.each_ref().map(|conductor| conductor.state().to_string()), ["off v1", "off v1"]);
 
     stage.fill(4 * MIB, false);
     collect(&stage.loft.parts).await;
     assert_eq!(off.map(|conductor| conductor.state().to_string()), ["off v1 (to be built anew)"; 2], "that is enough");
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_given_up_does_not_keep_the_others() {
+    let stage = Stage::keeping(Disk { floor: 4 * MIB, ..FULL }).await;
+    let commit = stage.commit("main", &[]).await;
+    let nowhere = CommitId::parse(&"f".repeat(40)).unwrap();
+    let mut off = Vec::new();
+    for (name, commit) in [("lost", &nowhere), ("main", &commit)] {
+        let image = vec![derive(&stage, name, &Image::new(), &[]).await];
+        let conductor = deployed(&stage, name, commit, image).await;
+        conductor.tell(Event::Off).await.unwrap();
+        conductor.at_rest().await.unwrap();
+        off.push(conductor);
+    }
+    // With the quarter more, two are missing: what either has.
+    stage.fill(MIB, false);
+    let states = || off.iter().map(|conductor| conductor.state().to_string()).collect::<Vec<_>>();
+    collect(&stage.loft.parts).await;
+    assert_eq!(states(), ["off v1", "off v1 (to be built anew)"]);
+    assert_eq!(layers(&stage).await, ["lost"]);
+    // Nor is it counted on.
+    stage.loft.parts.clock.advance(Duration::from_secs(25 * 3600));
+    stage.fill(MIB, false);
+    let ours = room::collect(&stage.loft.parts).await.unwrap()[&Unit::Bytes];
+    assert_eq!((ours.most, ours.spared), (Some(0), None), "{ours:?}");
+}
+
+#[tokio::test]
+async fn what_fails_to_go_does_not_keep_the_rest_and_bytes_have_their_bounds_also_where_inodes_are_short() {
+    // A cache takes 4096 bytes, and there is room for one.
+    let stage = Stage::keeping(Disk { caches: 4096, floor: 0, ..FULL }).await;
+    for (layer, cache) in [("a", "shop-pip"), ("b", "shop-npm"), ("c", "shop-gem")] {
+        derive(&stage, layer, &Image::new(), &[cache]).await;
+    }
+    let left = async || {
+        let caches = stage.engine.caches().await.unwrap().into_iter().map(|cache| cache.id.0).collect::<Vec<_>>();
+        (caches.len(), layers(&stage).await.len())
+    };
+    stage.engine.fail("forget cache", 1);
+    collect(&stage.loft.parts).await;
+    assert_eq!(left().await, (2, 3), "the one that failed, and the one that there is room for");
+
+    // None is missing of which there is room for more than one.
+    stage.engine.fill(Space { unit: Unit::Inodes, free: 19_999, taken: 980_001 }, false);
+    collect(&stage.loft.parts).await;
+    assert_eq!(left().await, (1, 3), "one goes for the bytes, and with it so many inodes are free");
+
+    // A fiftieth of them is 20,000, and a layer has 1,000.
+    stage.engine.fill(Space { unit: Unit::Inodes, free: 19_000, taken: 981_000 }, false);
+    stage.engine.fail("forget", 1);
+    collect(&stage.loft.parts).await;
+    assert_eq!(left().await, (0, 1), "the layer that failed");
+}
+
+#[tokio::test]
+async fn a_disk_that_nobody_can_measure_goes_like_others_and_is_not_waited_for() {
+    let (stage, off, _) = two_that_are_off(FULL).await;
+    let containers = stage.engine.containers().await.unwrap();
+    for container in &containers {
+        stage.engine.grow(container, Usage { bytes: u64::MAX, inodes: u64::MAX });
+    }
+    let states = || off.each_ref().map(|conductor| conductor.state().to_string());
+    stage.fill(8 * MIB, false);
+    collect(&stage.loft.parts).await;
+    assert_eq!(states(), ["off v1 (to be built anew)", "off v1"]);
+    // Had its whole size been counted on, somebody else had taken it.
+    let own = room::collect(&stage.loft.parts).await.unwrap()[&Unit::Bytes].own;
+    assert_eq!(states(), ["off v1 (to be built anew)"; 2]);
+    assert!(own < 10 * MIB, "{own}");
+}
+
+#[tokio::test]
+async fn on_a_disk_that_stays_short_each_container_is_looked_at_once_for_both_units() {
+    let stage = Stage::keeping(FULL).await;
+    stage.deploy().await.unwrap();
+    stage.multiply(100).await;
+    stage.fill(1, true);
+    stage.engine.fill(Space { unit: Unit::Inodes, free: 1, taken: 1_000_000 }, true);
+    let before = stage.engine.looks();
+    collect(&stage.loft.parts).await;
+    assert_eq!(stage.engine.looks() - before, 100);
 }
 
 #[tokio::test]
@@ -266,7 +356,8 @@ async fn where_something_else_takes_what_is_given_up_no_more_is_given_up_than_on
         parts.clock.advance(Duration::from_secs(3600));
     }
     let ours = room::collect(parts).await.unwrap()[&Unit::Bytes];
-    assert_eq!((ours.own, ours.most, ours.spared), (2 * MIB, Some(2 * MIB), Some(Spared::Lost)));
+    let own = 2 * MIB + stage.beside().bytes;
+    assert_eq!((ours.own, ours.most, ours.spared), (own, Some(2 * MIB), Some(Spared::Lost)));
 
     parts.clock.advance(Duration::from_secs(19 * 3600));
     collect(parts).await;
@@ -283,9 +374,12 @@ async fn inodes_are_made_room_for_as_bytes_are_and_nothing_is_built_without_them
     let (_, conductor) = stage.branch("other").await;
     let error = stage.build(&conductor, &commit).await.unwrap_err();
     assert_eq!(error.what, "the disk is full: 17999 inodes are free, and 20000 inodes are kept free; nothing is built");
-    let filled = "something else fills it: Flyloft has 2000 inodes of the 982001 inodes that are taken, and could free 2000 \
-                  inodes at most; ";
-    assert!(error.causes[0].starts_with(filled), "{error:?}");
+    let filled = format!(
+        "something else fills it: Flyloft has {} inodes of the 982001 inodes that are taken, and could free 2000 inodes at \
+         most; ",
+        2000 + stage.beside().inodes
+    );
+    assert!(error.causes[0].starts_with(&filled), "{error:?}");
     assert!(error.hints[1].starts_with("each file takes an inode"), "{error:?}");
     assert_eq!(states(), ["off v1"; 2]);
 

@@ -13,7 +13,7 @@ use tokio::io::AsyncRead;
 use super::super::*;
 use crate::engine::{
     Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, Engine, EngineError, Exec, ExecSpec, Held,
-    LayerFacts, Observed, Staging, Stats,
+    LayerFacts, Observed, Staging, Stats, Usage,
 };
 
 /// Has every layer that it was asked to make, and remembers how.
@@ -134,6 +134,9 @@ impl Engine for Recorder {
         unreachable!("a build has no containers")
     }
     async fn stats(&self, _: &ContainerId) -> Result<Stats, EngineError> {
+        unreachable!("a build has no containers")
+    }
+    async fn sizes(&self) -> Result<BTreeMap<ContainerId, Usage>, EngineError> {
         unreachable!("a build has no containers")
     }
     async fn listening(&self, _: &ContainerId) -> Result<Vec<SocketAddr>, EngineError> {

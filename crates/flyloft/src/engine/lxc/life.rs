@@ -85,6 +85,7 @@ impl LxcEngine {
     async fn try_launch(&self, home: &Home, record: &Record, mut binds: Vec<Bind>) -> Result<(), EngineError> {
         let lower = self.lower(&record.spec.image)?;
         self.frozen().remove(&record.spec.id);
+        self.excess.forget(&record.spec.id);
         binds.push(Bind { source: home.init(), target: "flyloft".into(), access: Access::ReadOnly, uid_base: None });
         let uid_base = record.slot.uid_base();
         let mounted = blocking(format!("mount the file system of container `{}`", home.name), {

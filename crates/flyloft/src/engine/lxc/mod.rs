@@ -23,6 +23,7 @@ mod container;
 mod debian;
 mod derive;
 mod ends;
+mod excess;
 mod held;
 #[cfg(test)]
 mod hostile;
@@ -58,7 +59,7 @@ mod zswap;
 #[cfg(test)]
 pub use self::bench::Bench;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -71,13 +72,13 @@ use async_trait::async_trait;
 use flyloft_core::disk::{Space, Unit};
 use flyloft_core::lifecycle::Depth;
 use tokio::io::AsyncRead;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::caches::Caches;
 use self::cgroup::Layout;
 use self::container::{APP, Record, Running};
 use self::ends::Ends;
+use self::excess::Excesses;
 use self::layers::Layers;
 use self::mounts::Lower;
 use self::net::{NetConfig, Network};
@@ -90,7 +91,7 @@ use self::turns::Turns;
 pub use self::watch::{Bounds, space};
 use super::{
     Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, Derivation, Engine, EngineError, Exec,
-    ExecSpec, Held, Image, LayerFacts, LayerId, Observed, Reach, Staging, Stats,
+    ExecSpec, Held, Image, LayerFacts, LayerId, Observed, Reach, Staging, Stats, Usage,
 };
 use crate::machine::Memory;
 use crate::transcript::Transcript;
@@ -125,8 +126,7 @@ pub struct LxcEngine {
     turns: Arc<Turns>,
     bounds: Bounds,
     sizes: Arc<Sizes>,
-    /// Told when a container was stopped unasked.
-    excess: Arc<Notify>,
+    excess: Arc<Excesses>,
     ends: Arc<Ends>,
     /// Those that were frozen and have not been thawed, since when: what they take of the disk changes no more.
     frozen: Arc<Mutex<HashMap<ContainerId, Instant>>>,
@@ -250,6 +250,12 @@ impl LxcEngine {
         }
     }
 
+    /// What there is of a container.
+    fn observed(&self, home: &Home) -> io::Result<Option<Observed>> {
+        let found = container::observe(home, self.layout)?;
+        Ok(found.map(|found| self.excess.remembered(found)))
+    }
+
     /// The names of all containers, in their order.
     fn ids(&self) -> io::Result<Vec<ContainerId>> {
         let names = fs::read_dir(&self.places.containers)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
@@ -321,7 +327,7 @@ impl Engine for LxcEngine {
         let engine = self.clone();
         blocking("look at the containers".to_owned(), move || {
             let homes = engine.ids()?.into_iter().map(|id| engine.home(&id));
-            homes.filter_map(|home| container::observe(&home, engine.layout).transpose()).collect()
+            homes.filter_map(|home| engine.observed(&home).transpose()).collect()
         })
         .await
     }
@@ -332,12 +338,12 @@ impl Engine for LxcEngine {
 
     async fn find(&self, id: &ContainerId) -> Result<Option<Observed>, EngineError> {
         id.check()?;
-        let (home, layout) = (self.home(id), self.layout);
-        blocking(format!("look at container `{id}`"), move || container::observe(&home, layout)).await
+        let (engine, home) = (self.clone(), self.home(id));
+        blocking(format!("look at container `{id}`"), move || engine.observed(&home)).await
     }
 
     async fn excess(&self) {
-        self.excess.notified().await;
+        self.excess.told().await;
     }
 
     async fn ended(&self) -> ContainerId {
@@ -455,14 +461,22 @@ impl Engine for LxcEngine {
         let (home, _) = self.known(id)?;
         let (layout, sizes, known) = (self.layout, self.sizes.clone(), id.clone());
         blocking(format!("measure container `{id}`"), move || {
-            let tree::Usage { bytes: disk, inodes } = sizes.known(&known, Instant::now()).unwrap_or_else(|| {
-                let usage = tree::measure(&home.upper()).unwrap_or_default();
-                sizes.note([(&known, usage)], Instant::now());
-                usage
-            });
+            let Usage { bytes: disk, inodes } = sizes.look(&known, &home);
             let Some(running) = Running::find(&home) else { return Ok(Stats { disk, inodes, ..Stats::default() }) };
             let groups = running.groups(layout)?;
             Ok(Stats { disk, inodes, asleep: sleep::asleep(&home, &groups)?, ..groups.stats()? })
+        })
+        .await
+    }
+
+    async fn sizes(&self) -> Result<BTreeMap<ContainerId, Usage>, EngineError> {
+        let engine = self.clone();
+        blocking("measure the containers".to_owned(), move || {
+            let look = |id: ContainerId| {
+                let usage = engine.sizes.look(&id, &engine.home(&id));
+                (id, usage)
+            };
+            Ok(engine.ids()?.into_iter().map(look).collect())
         })
         .await
     }
@@ -489,6 +503,7 @@ impl Engine for LxcEngine {
             let _turn = engine.turns.take(&id.0).await;
             let destroyed = engine.destroy(&engine.home(&id)).await;
             engine.sizes.forget(&id);
+            engine.excess.forget(&id);
             destroyed
         })
         .await

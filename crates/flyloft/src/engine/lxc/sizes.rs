@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::tree::Usage;
+use super::places::Home;
+use super::tree::{self, Usage};
 use crate::engine::ContainerId;
 
 /// Longer than between two measurements of the watch.
@@ -27,6 +28,15 @@ impl Sizes {
     pub fn known(&self, id: &ContainerId, now: Instant) -> Option<Usage> {
         let (at, usage) = self.0.lock().expect("not poisoned").get(id).copied()?;
         (now.duration_since(at) < FRESH).then_some(usage)
+    }
+
+    /// The same, measured now if it was not.
+    pub fn look(&self, id: &ContainerId, home: &Home) -> Usage {
+        self.known(id, Instant::now()).unwrap_or_else(|| {
+            let usage = tree::measure(&home.upper()).unwrap_or_default();
+            self.note([(id, usage)], Instant::now());
+            usage
+        })
     }
 
     /// It is another one from now on.

@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use flyloft_core::disk::Unit;
 use flyloft_core::policy::{Excess, Limits};
 
 use super::attach;
@@ -119,13 +120,14 @@ async fn overflow(home: &Home, groups: Option<&Groups>, limits: &Limits, floor: 
         tokio::time::sleep(pause).await;
         let begun = Instant::now();
         let free = watch::free(&home.dir)?.bytes;
-        let look = free < floor || before.is_some_and(Taken::holds);
+        let below = watch::below_floor(&home.dir, floor)?;
+        let look = !below.is_empty() || before.is_some_and(Taken::holds);
         let mut taken = measure(home, groups, look).await?;
-        let grown = before.map_or(0, |before| taken.growth(before));
+        let grown = before.map_or(0, |before| taken.growth(before, Unit::Bytes));
         if ledger.settle(free, grown) && !look {
             taken = measure(home, groups, true).await?;
         }
-        match verdict(before, taken, limits, free < floor) {
+        match verdict(before, taken, limits, &below) {
             Some(excess) => return Ok(excess),
             None => before = Some(taken),
         }

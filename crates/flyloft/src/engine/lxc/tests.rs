@@ -399,6 +399,11 @@ async fn what_lxc_says_of_a_container_is_cut_off_while_it_runs_and_begun_anew_wi
     bench.engine.stop(&spec.id, Duration::ZERO).await.unwrap();
     bench.engine.start(&spec.id).await.unwrap();
     assert!(fs::read_to_string(&log).unwrap_or_default().len() < 1000, "it is a new one");
+
+    // One that cannot be bounded hides nothing.
+    let _ = fs::remove_file(&log);
+    std::os::unix::fs::symlink(&log, &log).unwrap();
+    assert!(bench.engine.measure_all(&BTreeMap::new(), false).await.unwrap().contains_key(&spec.id));
     bench.engine.remove(&spec.id).await.unwrap();
 }
 
@@ -429,4 +434,32 @@ async fn the_end_of_a_container_is_told_at_once_also_by_an_engine_that_has_not_s
         assert_eq!(found.state, ContainerState::Stopped, "it is as it was told");
     }
     bench.engine.remove(&spec.id).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_container_was_stopped_for_is_known_also_where_it_cannot_be_written_down() {
+    let bench = Bench::open().await;
+    let spec = spec(&bench, "hog", "sleep 1000");
+    let id = &spec.id;
+    bench.engine.create(&spec).await.unwrap();
+    bench.engine.start(id).await.unwrap();
+    let (home, record) = bench.engine.known(id).unwrap();
+    // As on a disk without room for it.
+    fs::create_dir(home.dir.join("excess.json.new")).unwrap();
+    let found = async || bench.engine.find(id).await.unwrap().map(|found| (found.state, found.excess));
+    let at_its_end = async {
+        assert_eq!(bench.engine.ended().await, *id);
+        found().await
+    };
+    let (stopped, seen) = tokio::join!(bench.engine.stop_for(&home, &record, Excess::Disk), at_its_end);
+    assert!(stopped.is_err(), "it was not written down");
+    let over = Some((ContainerState::Stopped, Some(Excess::Disk)));
+    assert_eq!([seen, found().await], [over, over]);
+    let observed = bench.engine.observe().await.unwrap();
+    assert!(observed.iter().any(|seen| seen.id == *id && seen.excess == Some(Excess::Disk)), "{observed:?}");
+
+    bench.engine.start(id).await.unwrap();
+    bench.engine.stop(id, Duration::ZERO).await.unwrap();
+    assert_eq!(found().await, Some((ContainerState::Stopped, None)), "it was started since");
+    bench.engine.remove(id).await.unwrap();
 }

@@ -22,6 +22,11 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Either may be of a tree that nobody can measure.
+    pub fn plus(self, other: Self) -> Self {
+        Self { bytes: self.bytes.saturating_add(other.bytes), inodes: self.inodes.saturating_add(other.inodes) }
+    }
+
     fn add(&mut self, meta: &Metadata, linked: &mut HashSet<u64>) {
         self.inodes += 1;
         let counted_before = meta.nlink() > 1 && meta.is_file() && !linked.insert(meta.ino());

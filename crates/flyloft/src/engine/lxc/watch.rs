@@ -45,7 +45,7 @@ const ROUND: Duration = Duration::from_secs(60);
 const MUCH: Usage = Usage { bytes: 64 << 20, inodes: 10_000 };
 
 /// What a container may grow by between two measurements without being taken for one that goes on writing.
-const NOISE: u64 = 4 << 20;
+const NOISE: Usage = Usage { bytes: 4 << 20, inodes: 500 };
 
 /// What is free on a file system.
 pub fn free(dir: &Path) -> io::Result<Usage> {
@@ -69,6 +69,18 @@ pub fn space(dir: &Path, unit: Unit) -> io::Result<Space> {
     })
 }
 
+/// What there is less of than the floor.
+pub fn below_floor(dir: &Path, floor: u64) -> io::Result<Vec<Unit>> {
+    let mut below = Vec::new();
+    for unit in Unit::ALL {
+        let space = space(dir, unit)?;
+        if space.free < space.floor(floor) {
+            below.push(unit);
+        }
+    }
+    Ok(below)
+}
+
 /// What a container takes of the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
@@ -81,20 +93,17 @@ pub struct Taken {
 
 impl Taken {
     pub fn all(self) -> Usage {
-        let held = self.held.unwrap_or_default();
-        Usage {
-            bytes: self.named.bytes.saturating_add(held.bytes),
-            inodes: self.named.inodes.saturating_add(held.inodes),
-        }
+        self.named.plus(self.held.unwrap_or_default())
     }
 
-    /// Bytes by which it has grown, as far as both times it was looked at.
-    pub fn growth(self, before: Self) -> i128 {
+    /// By how many of the unit it has grown, as far as both times it was looked at.
+    pub fn growth(self, before: Self, unit: Unit) -> i128 {
         let (now, then) = match (self.held, before.held) {
             (Some(_), Some(_)) => (self.all(), before.all()),
             _ => (self.named, before.named),
         };
-        i128::from(now.bytes) - i128::from(then.bytes)
+        let [now, then] = [now, then].map(|usage| i128::from(unit.of(usage.bytes, usage.inodes)));
+        now - then
     }
 
     /// Whoever held something is looked at until it holds nothing.
@@ -128,16 +137,17 @@ impl Ledger {
     }
 }
 
-/// What a container is stopped for.
-pub fn verdict(before: Option<Taken>, now: Taken, limits: &Limits, below_floor: bool) -> Option<Excess> {
+/// What a container is stopped for, where there is too little `below` the floor.
+pub fn verdict(before: Option<Taken>, now: Taken, limits: &Limits, below: &[Unit]) -> Option<Excess> {
     if now.all().bytes > limits.disk {
         return Some(Excess::Disk);
     }
     if now.all().inodes > limits.inodes {
         return Some(Excess::Inodes);
     }
-    let grew = before.map_or(0, |before| now.growth(before));
-    (below_floor && grew > i128::from(NOISE)).then_some(Excess::Floor)
+    let goes_on = |before: Taken, unit: Unit| now.growth(before, unit) > i128::from(unit.of(NOISE.bytes, NOISE.inodes));
+    let before = before?;
+    below.iter().any(|unit| goes_on(before, *unit)).then_some(Excess::Floor)
 }
 
 /// The last line of its log.
@@ -172,16 +182,19 @@ impl Watch {
     /// Looks at the disk; acts when it has changed by much, is nearly full, or has not been looked at for long.
     pub async fn look(&mut self, engine: &LxcEngine) -> Result<(), EngineError> {
         let now = free(&engine.places.engine).map_err(EngineError::io("ask for the free space"))?;
-        let below_floor = now.bytes < engine.bounds.floor;
+        let below = below_floor(&engine.places.engine, engine.bounds.floor);
+        let below = below.map_err(EngineError::io("ask for the free space"))?;
+        let is_below = !below.is_empty();
         let much =
             self.free.bytes.abs_diff(now.bytes) >= MUCH.bytes || self.free.inodes.abs_diff(now.inodes) >= MUCH.inodes;
-        if !much && !below_floor && self.at.elapsed() < ROUND {
+        if !much && !is_below && self.at.elapsed() < ROUND {
             return Ok(());
         }
         (self.at, self.free) = (Instant::now(), now);
-        let mut measured = engine.measure_all(&self.measured, below_floor).await?;
-        let grown = measured.iter().filter_map(|(id, taken)| Some(taken.growth(*self.measured.get(id)?))).sum();
-        if self.ledger.settle(now.bytes, grown) && !below_floor {
+        let mut measured = engine.measure_all(&self.measured, is_below).await?;
+        let grown = |(id, taken): (&ContainerId, &Taken)| Some(taken.growth(*self.measured.get(id)?, Unit::Bytes));
+        let grown = measured.iter().filter_map(grown).sum();
+        if self.ledger.settle(now.bytes, grown) && !is_below {
             measured = engine.measure_all(&self.measured, true).await?;
         }
         let before = std::mem::replace(&mut self.measured, measured);
@@ -192,8 +205,11 @@ impl Watch {
             }
             // Removed meanwhile, it needs no stopping.
             let Ok((home, record)) = engine.known(id) else { continue };
-            if let Some(excess) = verdict(before.get(id).copied(), *taken, &record.spec.limits, below_floor) {
-                engine.stop_for(&home, &record, excess).await?;
+            if let Some(excess) = verdict(before.get(id).copied(), *taken, &record.spec.limits, &below)
+                && let Err(error) = engine.stop_for(&home, &record, excess).await
+            {
+                // The others are stopped all the same.
+                tracing::error!(container = %id, %error, "failed to stop a container that fills the disk");
             }
         }
         Ok(())
@@ -209,7 +225,7 @@ impl LxcEngine {
             if space.free < floor {
                 return Err(EngineError::Missing {
                     what: format!("the disk is full: {}", Shortage { space, floor, ours: None }),
-                    hint: "free some space, or set a lower `floor` in `[disk]` of the configuration".to_owned(),
+                    hint: format!("destroy environments that nobody needs, or make room beside them; {}", unit.hint()),
                 });
             }
         }
@@ -232,21 +248,30 @@ impl LxcEngine {
             let layout = self.layout;
             let taken = super::blocking(format!("measure container `{id}`"), move || {
                 let Some(running) = Running::find(&home) else { return Ok(None) };
-                journal::bound(&home)?;
+                // Whatever it is, it must not hide what the container takes.
+                if let Err(error) = journal::bound(&home) {
+                    tracing::warn!(container = home.name, %error, "cannot bound LXC's log of a container");
+                }
                 let named = tree::measure(&home.upper())?;
                 // One that ends just now holds nothing any more.
                 let held = look.then(|| running.groups(layout).and_then(|groups| held::measure(&home, &groups)).ok());
                 Ok(Some(Taken { named, held: held.flatten(), frozen }))
             });
-            measured.extend(taken.await?.map(|taken| (id, taken)));
+            match taken.await {
+                Ok(taken) => measured.extend(taken.map(|taken| (id, taken))),
+                // Removed meanwhile, as a rule; the others are measured all the same.
+                Err(error) => tracing::warn!(%error, "failed to measure what a container takes of the disk"),
+            }
         }
         self.sizes.note(measured.iter().map(|(id, taken)| (id, taken.named)), Instant::now());
         Ok(measured)
     }
 
-    async fn stop_for(&self, home: &Home, record: &Record, excess: Excess) -> Result<(), EngineError> {
+    pub(super) async fn stop_for(&self, home: &Home, record: &Record, excess: Excess) -> Result<(), EngineError> {
         tracing::warn!(container = home.name, %excess, "stopped a container");
-        // First, so that nobody who finds it stopped starts it again; on a full disk only its end may make room for it.
+        // First, so that nobody who finds it stopped starts it again; on a full disk only its end may make room for the
+        // note.
+        self.excess.remember(&record.spec.id, excess);
         let noted = container::note_excess(home, excess);
         self.stop(&record.spec.id, Duration::ZERO).await?;
         let noted = noted.or_else(|_| container::note_excess(home, excess));
@@ -254,7 +279,7 @@ impl LxcEngine {
         let line = last_words(OffsetDateTime::now_utc(), excess, &record.spec.limits);
         let log = std::fs::OpenOptions::new().create(true).append(true).open(home.console());
         let written = log.and_then(|mut log| log.write_all(line.as_bytes()));
-        self.excess.notify_one();
+        self.excess.tell();
         noted.and(written).map_err(EngineError::io("write down what a container was stopped for"))
     }
 }
@@ -263,6 +288,7 @@ impl LxcEngine {
 mod tests {
     use super::*;
 
+    const BYTES: &[Unit] = &[Unit::Bytes];
     const LIMITS: Limits = Limits { memory: 0, swap: 0, pids: 0, cpu_weight: 100, disk: 100 << 20, inodes: 1000 };
 
     fn usage(megabytes: u64, inodes: u64) -> Usage {
@@ -275,22 +301,35 @@ mod tests {
 
     #[test]
     fn a_container_is_stopped_when_it_has_outgrown_its_bytes_or_its_files() {
-        assert_eq!(verdict(None, named(101, 1), &LIMITS, false), Some(Excess::Disk));
-        assert_eq!(verdict(None, named(1, 1001), &LIMITS, false), Some(Excess::Inodes));
-        assert_eq!(verdict(None, named(100, 1000), &LIMITS, false), None);
+        assert_eq!(verdict(None, named(101, 1), &LIMITS, &[]), Some(Excess::Disk));
+        assert_eq!(verdict(None, named(1, 1001), &LIMITS, &[]), Some(Excess::Inodes));
+        assert_eq!(verdict(None, named(100, 1000), &LIMITS, &[]), None);
         let holding = Taken { held: Some(usage(60, 1)), ..named(50, 1) };
-        assert_eq!(verdict(None, holding, &LIMITS, false), Some(Excess::Disk), "deleted files count");
+        assert_eq!(verdict(None, holding, &LIMITS, &[]), Some(Excess::Disk), "deleted files count");
     }
 
     #[test]
     fn below_the_floor_only_who_goes_on_writing_is_stopped() {
-        assert_eq!(verdict(Some(named(10, 1)), named(20, 1), &LIMITS, true), Some(Excess::Floor));
-        assert_eq!(verdict(Some(named(10, 1)), named(10, 1), &LIMITS, true), None);
-        assert_eq!(verdict(Some(named(10, 1)), named(20, 1), &LIMITS, false), None);
-        assert_eq!(verdict(None, named(20, 1), &LIMITS, true), None, "it has just been started");
+        assert_eq!(verdict(Some(named(10, 1)), named(20, 1), &LIMITS, BYTES), Some(Excess::Floor));
+        assert_eq!(verdict(Some(named(10, 1)), named(10, 1), &LIMITS, BYTES), None);
+        assert_eq!(verdict(Some(named(10, 1)), named(20, 1), &LIMITS, &[]), None);
+        assert_eq!(verdict(None, named(20, 1), &LIMITS, BYTES), None, "it has just been started");
         let holding = |megabytes| Taken { held: Some(usage(megabytes, 1)), ..named(10, 1) };
-        assert_eq!(verdict(Some(holding(10)), holding(20), &LIMITS, true), Some(Excess::Floor));
-        assert_eq!(verdict(Some(named(10, 1)), holding(20), &LIMITS, true), None, "nobody had looked before");
+        assert_eq!(verdict(Some(holding(10)), holding(20), &LIMITS, BYTES), Some(Excess::Floor));
+        assert_eq!(verdict(Some(named(10, 1)), holding(20), &LIMITS, BYTES), None, "nobody had looked before");
+    }
+
+    #[test]
+    fn who_goes_on_making_files_is_stopped_where_there_are_too_few_inodes() {
+        let limits = Limits { inodes: 100_000, ..LIMITS };
+        let many = |below| verdict(Some(named(10, 1000)), named(11, 2000), &limits, below);
+        assert_eq!(many(&[Unit::Inodes]), Some(Excess::Floor));
+        assert_eq!(many(&Unit::ALL), Some(Excess::Floor));
+        assert_eq!([many(BYTES), many(&[])], [None, None]);
+        let few = verdict(Some(named(10, 1000)), named(90, 1400), &limits, &[Unit::Inodes]);
+        assert_eq!(few, None, "there is room for what it writes");
+        let holding = |inodes| Taken { held: Some(usage(0, inodes)), ..named(10, 1) };
+        assert_eq!(verdict(Some(holding(1)), holding(900), &limits, &[Unit::Inodes]), Some(Excess::Floor));
     }
 
     #[test]
