@@ -389,20 +389,20 @@ async fn a_dependency_that_does_not_exist_fails_with_its_output_and_can_be_mende
 }
 
 #[tokio::test]
-async fn running_out_of_memory_or_time_says_which_setting_allows_more() {
+async fn running_out_of_memory_room_or_time_says_what_to_do() {
     let command = || "npm run build".to_owned();
     let errors = [
         (EngineError::OutOfMemory { command: command(), limit: 1 << 30 }, "`memory`"),
         (EngineError::OutOfDisk { command: command(), limit: 1, inodes: 1 }, "`disk`"),
         (EngineError::OutOfProcesses { command: command(), limit: 1 }, "`pids`"),
-        (EngineError::DiskFull { command: command() }, "`floor`"),
+        (EngineError::DiskFull { command: command() }, "make room"),
         (EngineError::TimedOut { command: command(), seconds: 900 }, "`time`"),
     ];
-    for (error, setting) in errors {
+    for (error, advice) in errors {
         let mut test = Test::flask();
         *test.engine.fails.lock().unwrap() = Some(("Python packages", error));
         let hints = test.try_build().await.unwrap_err().hints();
-        assert!(hints[0].contains(setting), "{hints:?}");
+        assert!(hints[0].contains(advice), "{hints:?}");
     }
 }
 
