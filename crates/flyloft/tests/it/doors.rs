@@ -188,7 +188,7 @@ fn what_makes_no_sense_is_told_with_the_right_exit_code_at_every_door() {
     let output = text(&flyloft.ssh("help"));
     assert!(output.starts_with("Just-in-time staging environments, commanded over SSH"), "{output}");
     let output = flyloft.command(&["ls", "--json"]).env("FLYLOFT_SOCKET", "/nowhere").output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(75));
     assert_eq!(objects(&text(&output))[0]["error"]["kind"], "unavailable");
 }
 

@@ -246,16 +246,18 @@ fn connections_that_are_closed_at_once_do_not_pile_up_whoever_they_were_to() {
             let modest = lab.admitted(&network, 1, &[]).await;
             serve(TcpListener::bind(at("::", 8080)).unwrap());
             let share = tracking::Share::observe();
-            let mut opened = 0;
-            // Until the first one is kept waiting.
+            let (mut opened, mut waited) = (0, 0);
+            // Until three have been kept waiting: on a busy machine the listener itself does that now and then.
             let hasty = || {
-                while TcpStream::connect_timeout(&to, Duration::from_millis(300)).is_ok() && opened < 20_000 {
-                    opened += 1;
+                while waited < 3 && opened < 20_000 {
+                    match TcpStream::connect_timeout(&to, Duration::from_millis(300)) {
+                        Ok(_) => opened += 1,
+                        Err(_) => waited += 1,
+                    }
                 }
             };
             hog.space.enter(hasty);
             let used = tracked().await;
-            // On a busy machine the listener itself keeps one waiting sooner.
             assert!((share.burst / 4..share.burst * 3).contains(&opened), "{opened} of {share:?} to {to}");
             assert!(used < share.open * 3, "{used} of {share:?} to {to}");
             assert!(modest.space.connect(to).is_some(), "{to}");
