@@ -1,4 +1,5 @@
-//! Whether there is memory for one more environment that is awake, and who makes room for it.
+//! Whether there is memory for one more environment that is awake, and who makes room for it: whoever is awake falls
+//! asleep, and what is asleep in compressed memory is written out.
 
 use std::time::Duration;
 
@@ -79,6 +80,36 @@ pub fn admit<Id: Copy>(
     }
 }
 
+/// Compressed memory from which a way leads on to a disk, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool {
+    pub taken: u64,
+    /// What it may take.
+    pub most: u64,
+}
+
+/// From where on compressed memory counts as full, in per cent of what it may take. The kernel begins to write out at
+/// the end: page by page, whoever's they are, and what it has written stays in memory as well.
+const FULL: u64 = 80;
+
+/// An environment whose memory is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sleeper<Id> {
+    pub id: Id,
+    pub since: Timestamp,
+}
+
+/// Whose memory is to be written out, so that compressed memory is not full, and gives so many bytes to others: the
+/// longest asleep first.
+pub fn write_out<Id: Copy>(pool: Pool, wanted: u64, mut sleepers: Vec<Sleeper<Id>>) -> Vec<Id> {
+    let missing = pool.taken.saturating_sub(pool.most / 100 * FULL).max(wanted);
+    sleepers.sort_by_key(|sleeper| sleeper.since);
+    // What each takes of it is not known. More are asked where this was not enough.
+    let each = (pool.taken / sleepers.len().max(1) as u64).max(1);
+    let count = usize::try_from(missing.div_ceil(each)).unwrap_or(usize::MAX);
+    sleepers.into_iter().take(count).map(|sleeper| sleeper.id).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -116,6 +147,29 @@ mod tests {
     #[test]
     fn the_longest_idle_make_room_and_no_more_of_them_than_it_takes() {
         assert_eq!(admit(memory(100), 100 * MIB, false, idle(&[60, 900, 300]), NOW), Decision::After(vec![1, 2]));
+    }
+
+    /// Each asleep for so many seconds.
+    fn asleep(seconds: &[u64]) -> Vec<Sleeper<usize>> {
+        let sleeper = |(id, seconds): (usize, &u64)| Sleeper { id, since: Timestamp(NOW.0 - seconds * 1000) };
+        seconds.iter().enumerate().map(sleeper).collect()
+    }
+
+    #[test]
+    fn nobody_is_written_out_while_compressed_memory_has_room() {
+        let pool = Pool { taken: 80 * MIB, most: 100 * MIB };
+        assert_eq!(write_out(pool, 0, asleep(&[10, 20])), [0; 0]);
+        assert_eq!(write_out(Pool { taken: 0, most: 0 }, 0, asleep(&[10])), [0; 0]);
+    }
+
+    #[test]
+    fn the_longest_asleep_are_written_out_and_no_more_of_them_than_it_takes() {
+        let pool = Pool { taken: 90 * MIB, most: 100 * MIB };
+        // Each has 30 MiB of it, if all have the same.
+        assert_eq!(write_out(pool, 0, asleep(&[10, 30, 20])), [1]);
+        assert_eq!(write_out(pool, 40 * MIB, asleep(&[10, 30, 20])), [1, 2]);
+        assert_eq!(write_out(pool, 1 << 60, asleep(&[10, 30, 20])), [1, 2, 0]);
+        assert_eq!(write_out(pool, 1 << 60, asleep(&[])), [0; 0]);
     }
 
     #[test]

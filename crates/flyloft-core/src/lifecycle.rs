@@ -78,6 +78,7 @@ pub fn step(state: &State, event: &Event, now: Timestamp, policy: &Policy) -> Re
         Event::WakeFailed { release } => wake_failed(live, release, now),
         Event::BuildFailed { release } => build_failed(live, release, now),
         Event::Sleep { depth } => sleep(live, depth, now),
+        Event::Deepen => deepen(live, now),
         Event::SleepFailed { release } => sleep_failed(live, release, now),
         Event::Off => off(live, WhyOff::Asked, now),
         Event::Clear => clear(live, now),
@@ -233,6 +234,14 @@ fn sleep(mut live: Live, depth: Depth, now: Timestamp) -> Result<Answer, Refusal
     }
 }
 
+/// Whoever is awake by now is let alone.
+fn deepen(live: Live, now: Timestamp) -> Result<Answer, Refusal> {
+    match live.runs {
+        Runs::Asleep { .. } => sleep(live, Depth::Deep, now),
+        _ => Ok(Answer::AlreadySo),
+    }
+}
+
 /// It runs on, and is let alone for as long as if somebody had used it.
 fn sleep_failed(mut live: Live, release: ReleaseNumber, now: Timestamp) -> Result<Answer, Refusal> {
     match live.runs {
@@ -318,6 +327,7 @@ fn after_the_end(ending: Option<ReleaseNumber>, event: &Event) -> Result<Answer,
         | Event::WakeFailed { .. }
         | Event::BuildFailed { .. }
         | Event::SleepFailed { .. }
+        | Event::Deepen
         | Event::Used { .. }
         | Event::Clock
         | Event::SourceGone

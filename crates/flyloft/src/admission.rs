@@ -1,7 +1,8 @@
 //! Who may be awake: bounded by the memory that the machine has.
 //!
 //! Before an environment wakes, or a container is launched, there must be room for what it needs. If there is none, the
-//! longest idle fall asleep first. What is decided is decided by [`flyloft_core::admission`]. Whoever has to wait does so
+//! longest idle fall asleep first, and where that is not enough the longest asleep are written out, as they are when
+//! compressed memory is full. What is decided is decided by [`flyloft_core::admission`]. Whoever has to wait does so
 //! in the order of arrival; whoever is let in has a [`Place`], which counts what it needs as taken until the kernel sees
 //! that it is.
 
@@ -10,14 +11,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use flyloft_core::admission::{Decision, Idler, Memory, admit};
-use flyloft_core::lifecycle::{Deploying, Depth, Event, Runs, State, Timestamp};
+use flyloft_core::admission::{self, Decision, Idler, Memory, Pool, Sleeper, admit};
+use flyloft_core::lifecycle::{Deploying, Depth, Event, Live, Runs, State, Timestamp};
 
 use crate::clock::Clock;
 use crate::conductor::Conductor;
 use crate::edge::SharedEdge;
 use crate::error::{Error, Result};
-use crate::machine::memory::Load;
+use crate::machine::load::Load;
 use crate::store::EnvId;
 
 /// How long somebody waits for room. A request is held for 30 s, and a wake has to follow.
@@ -30,8 +31,29 @@ const UNKNOWN: u64 = 96 << 20;
 /// Per cent of time in which somebody waited for memory, from where on it is short.
 const PRESSED: f32 = 20.0;
 
-/// Reads the machine's memory: bytes available, and whether it is short.
-type Look = Box<dyn Fn() -> (u64, bool) + Send + Sync>;
+type Look = Box<dyn Fn() -> Seen + Send + Sync>;
+
+/// The machine's memory as it is now.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// Bytes.
+    pub available: u64,
+    /// Whether somebody waits for it.
+    pub pressed: bool,
+    /// None where nothing leads from compressed memory to a disk.
+    pub pool: Option<Pool>,
+}
+
+impl Seen {
+    fn of(load: &Load) -> Self {
+        let pool = Pool { taken: load.zswap.taken, most: load.zswap_most };
+        Self {
+            available: load.available,
+            pressed: load.pressure.is_some_and(|pressure| pressure.some > PRESSED),
+            pool: (pool.most > 0 && load.zram == Default::default()).then_some(pool),
+        }
+    }
+}
 
 pub struct Admission {
     clock: Clock,
@@ -42,6 +64,8 @@ pub struct Admission {
     patience: Duration,
     promised: Arc<AtomicU64>,
     turn: tokio::sync::Mutex<()>,
+    /// Held by whoever has others written out.
+    relieving: tokio::sync::Mutex<()>,
     known: Mutex<HashMap<EnvId, Known>>,
 }
 
@@ -86,16 +110,12 @@ impl Admission {
     /// For this machine, of which `reserve` bytes stay free: a twentieth where nobody says how many.
     pub fn new(clock: Clock, edge: SharedEdge, reserve: Option<u64>) -> Self {
         let reserve = reserve.unwrap_or_else(|| (crate::machine::Memory::look().total / 20).max(64 << 20));
-        let look = || {
-            let load = Load::look();
-            (load.available, load.pressure.is_some_and(|pressure| pressure.some > PRESSED))
-        };
-        Self::with(clock, edge, Box::new(look), reserve, PATIENCE)
+        Self::with(clock, edge, Box::new(|| Seen::of(&Load::look())), reserve, PATIENCE)
     }
 
     pub fn with(clock: Clock, edge: SharedEdge, look: Look, reserve: u64, patience: Duration) -> Self {
-        let (promised, turn, known) = Default::default();
-        Self { clock, edge, look, reserve, patience, promised, turn, known }
+        let (promised, turn, relieving, known) = Default::default();
+        Self { clock, edge, look, reserve, patience, promised, turn, relieving, known }
     }
 
     /// Makes an environment known, which may be asked to make room from then on.
@@ -141,12 +161,38 @@ impl Admission {
                         }
                     }
                 }
-                Decision::Full => {}
+                Decision::Full => self.write_out(need.saturating_sub(self.memory().free()), Some(id)).await,
             }
             if begun.elapsed() > self.patience {
                 return Err(full(need));
             }
             tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Has the longest asleep written out where compressed memory is full. For whoever has just filled it.
+    pub async fn relieve(&self) {
+        // Whoever is at it already has seen the same.
+        if let Ok(_alone) = self.relieving.try_lock() {
+            self.write_out(0, None).await;
+        }
+    }
+
+    async fn write_out(&self, wanted: u64, spared: Option<EnvId>) {
+        let Some(pool) = (self.look)().pool else { return };
+        let known: HashMap<EnvId, Conductor> =
+            self.lock().iter().map(|(id, known)| (*id, known.conductor.clone())).collect();
+        let sleepers = known.iter().filter_map(|(id, conductor)| match conductor.state() {
+            State::Live(Live { runs: Runs::Asleep { since, depth: Depth::Shallow, .. }, .. }) => {
+                (spared != Some(*id)).then_some(Sleeper { id: *id, since })
+            }
+            _ => None,
+        });
+        for id in admission::write_out(pool, wanted, sleepers.collect()) {
+            // Whoever is visited just now stays where it is.
+            if known[&id].tell(Event::Deepen).await.is_ok() {
+                known[&id].at_rest().await.ok();
+            }
         }
     }
 
@@ -156,7 +202,7 @@ impl Admission {
     }
 
     fn memory(&self) -> Memory {
-        let (available, pressed) = (self.look)();
+        let Seen { available, pressed, .. } = (self.look)();
         Memory { available, promised: self.promised.load(Ordering::SeqCst), reserve: self.reserve, pressed }
     }
 

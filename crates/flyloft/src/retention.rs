@@ -73,6 +73,8 @@ pub async fn keep(parts: &Parts) {
     if room::is_short(parts).unwrap_or(true) || parts.looked_through.is_due(now) {
         parts.looked_through.set(Some(now));
         collect(parts).await;
+        // What deploys have taken, and this.
+        let _ = tokio::task::spawn_blocking(crate::memory::give_back).await;
     }
 }
 

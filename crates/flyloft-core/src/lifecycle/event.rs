@@ -31,6 +31,8 @@ pub enum Event {
     BuildFailed { release: ReleaseNumber },
     /// `flyloft sleep [--deep]`, or room is needed for another.
     Sleep { depth: Depth },
+    /// Compressed memory is short of room.
+    Deepen,
     /// The kernel cannot hold it where it is: it runs on.
     SleepFailed { release: ReleaseNumber },
     /// `flyloft off`.
@@ -101,6 +103,7 @@ impl Event {
             | Event::WakeFailed { .. }
             | Event::BuildFailed { .. }
             | Event::Sleep { .. }
+            | Event::Deepen
             | Event::SleepFailed { .. }
             | Event::Used { .. }
             | Event::Found(_) => false,
@@ -124,6 +127,7 @@ impl fmt::Display for Event {
             Event::SleepFailed { release } => write!(f, "{release} failed to sleep"),
             Event::Off => f.write_str("off"),
             Event::Clear => f.write_str("clear"),
+            Event::Deepen => f.write_str("deepen"),
             Event::Restart => f.write_str("restart"),
             Event::Used { .. } => f.write_str("used"),
             Event::Pin => f.write_str("pin"),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use flyloft::machine::Memory;
-use flyloft::machine::memory::Load;
+use flyloft::machine::load::Load;
 
 use crate::interrupt;
 

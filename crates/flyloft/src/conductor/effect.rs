@@ -99,7 +99,7 @@ impl Task {
                 let (heard, wait) = oneshot::channel();
                 let end = End::Failed { release, why: error.brief(), unwanted };
                 // Whoever waits may look at once what has become of it.
-                if job.conductor.send(Message::Ended { end, heard }).await.is_ok() {
+                if job.conductor.send(Message::JobEnded { end, heard }).await.is_ok() {
                     let _ = wait.await;
                 }
             }
@@ -241,7 +241,7 @@ impl Task {
                     tracing::warn!(container = %live.container, %error, "failed to have a container rest");
                     if let Rest::Frozen = rest {
                         let end = End::Restless { release, why: error.to_string() };
-                        let _ = myself.send(Message::Ended { end, heard: oneshot::channel().0 }).await;
+                        let _ = myself.send(Message::JobEnded { end, heard: oneshot::channel().0 }).await;
                     }
                 }
             }
@@ -291,6 +291,10 @@ impl Task {
                         let text = format!("{release} sleeps and keeps {kept_mib} MiB of memory: {kept}");
                         tell(&parts, &env, EventKind::MemoryKept, &text).await;
                     }
+                    if depth == Depth::Shallow {
+                        // Beside this one, which may be among those that make room.
+                        tokio::spawn(async move { parts.admission.relieve().await });
+                    }
                 }
                 Err(EngineError::NoContainer(_) | EngineError::NotFrozen(_) | EngineError::NotRunning(_)) => {}
                 // It sleeps all the same.
@@ -322,7 +326,7 @@ impl Task {
                 tell(&parts, &env.name, EventKind::WakeFailed, &format!("{release}: {why}")).await;
             }
             let end = End::Woke { release, outcome };
-            let _ = myself.send(Message::Ended { end, heard: oneshot::channel().0 }).await;
+            let _ = myself.send(Message::JobEnded { end, heard: oneshot::channel().0 }).await;
             // By then the kernel sees what it has taken.
             tokio::spawn(async move {
                 tokio::time::sleep(SETTLED).await;

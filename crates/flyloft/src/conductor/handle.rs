@@ -121,7 +121,7 @@ impl Conductor {
 
     /// A container of it has ended.
     pub async fn ended(&self, container: ContainerId) {
-        let _ = self.mailbox.send(Message::Stopped { container }).await;
+        let _ = self.mailbox.send(Message::ContainerEnded { container }).await;
     }
 
     /// Since when it takes no processor time, if it does not and nobody is about to change that.

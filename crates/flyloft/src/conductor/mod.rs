@@ -97,7 +97,7 @@ pub enum Message {
         swap_changed: bool,
     },
     /// It runs no more, whoever ended it.
-    Stopped {
+    ContainerEnded {
         container: ContainerId,
     },
     /// What does the newest deploy of this daemon's say?
@@ -112,7 +112,7 @@ pub enum Message {
         routed: oneshot::Sender<Result<()>>,
     },
     /// Something has ended that the conductor had begun. `heard` when that is recorded, or else will be.
-    Ended {
+    JobEnded {
         end: End,
         heard: oneshot::Sender<()>,
     },
@@ -268,7 +268,7 @@ impl Task {
                     tracing::warn!(env = %self.env.name, %error, "failed to reconcile");
                 }
             }
-            Message::Stopped { container } => {
+            Message::ContainerEnded { container } => {
                 if let Err(error) = self.ended(&container).await {
                     tracing::warn!(env = %self.env.name, %error, "failed to look at what has ended");
                 }
@@ -280,7 +280,7 @@ impl Task {
                 self.forget_running(release);
                 let _ = routed.send(self.switch(release, &live).await);
             }
-            Message::Ended { end, heard } => {
+            Message::JobEnded { end, heard } => {
                 if let End::Failed { release, .. } = end {
                     self.forget_running(release);
                 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use flyloft_core::admission::Pool;
 use flyloft_core::lifecycle::{Depth, Event, State, Timestamp};
 use flyloft_core::policy::Policy;
 
@@ -204,7 +205,7 @@ async fn another_asleep(stage: &Stage) -> (EnvRow, Conductor) {
     stage.launch_in(&next, Again::Rollback, content(&[("web", "serve")])).await.unwrap();
     next.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
     next.at_rest().await.unwrap();
-    stage.machine.lock().unwrap().0 = 0;
+    stage.machine.lock().unwrap().available = 0;
     stage.branch("next").await
 }
 
@@ -216,9 +217,43 @@ async fn where_memory_is_short_the_longest_idle_falls_asleep_before_another_wake
     waking.visit("GET /".to_owned()).await;
     stage.wait_until("room is made", async || idle.state().to_string() == "asleep v1").await;
     assert_eq!(waking.state().to_string(), "asleep v1", "it has to wait until the kernel says that there is room");
-    stage.machine.lock().unwrap().0 = 1 << 40;
+    stage.machine.lock().unwrap().available = 1 << 40;
     stage.wait_until("it wakes", async || waking.state().to_string() == "awake v1").await;
     stage.wait_until("routed", async || stage.serves(&next)).await;
+}
+
+#[tokio::test]
+async fn when_compressed_memory_is_full_the_longest_asleep_is_written_out() {
+    let (stage, _, longest) = deployed(Policy::default()).await;
+    longest.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+    longest.at_rest().await.unwrap();
+    stage.loft.parts.clock.advance(Duration::from_secs(10));
+    stage.machine.lock().unwrap().pool = Some(Pool { taken: 80, most: 100 });
+    let (_, newest) = another_asleep(&stage).await;
+    assert_eq!(longest.state().to_string(), "asleep v1", "there is room still");
+    stage.machine.lock().unwrap().pool = Some(Pool { taken: 90, most: 100 });
+    stage.machine.lock().unwrap().available = 1 << 40;
+    newest.wake("alice").await.unwrap();
+    newest.settled().await;
+    newest.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+    stage.wait_until("it is written out", async || longest.state().to_string() == "deep asleep v1").await;
+    assert_eq!(newest.state().to_string(), "asleep v1");
+}
+
+#[tokio::test]
+async fn where_memory_is_short_and_nobody_is_idle_who_sleeps_is_written_out_before_another_wakes() {
+    let (stage, _, busy) = deployed(Policy::default()).await;
+    let (_, sleeper) = stage.branch("sleeper").await;
+    stage.launch_in(&sleeper, Again::Rollback, content(&[("web", "serve")])).await.unwrap();
+    sleeper.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+    let (_, waking) = another_asleep(&stage).await;
+    let _in_use = busy.begin_use();
+    stage.machine.lock().unwrap().pool = Some(Pool { taken: 10 << 20, most: 1 << 40 });
+    waking.visit("GET /".to_owned()).await;
+    stage.wait_until("room is made", async || sleeper.state().to_string() == "deep asleep v1").await;
+    assert_eq!(waking.state().to_string(), "asleep v1", "who is to wake is not written out");
+    stage.machine.lock().unwrap().available = 1 << 40;
+    stage.wait_until("it wakes", async || waking.state().to_string() == "awake v1").await;
 }
 
 #[tokio::test]
@@ -233,7 +268,7 @@ async fn where_nobody_can_make_room_visitors_are_told_so_and_it_sleeps_on() {
     let Some(Target::Held { failure: Some(why) }) = stage.door.target(&next.host) else { panic!("nobody is told") };
     assert!(why.contains("has no 32 MiB"), "{why}");
     // What was promised to nobody is there for the next.
-    stage.machine.lock().unwrap().0 = 32 << 20;
+    stage.machine.lock().unwrap().available = 32 << 20;
     assert_eq!(waking.wake("alice").await.unwrap(), Told::Done);
     assert_eq!(waking.settled().await.to_string(), "awake v1");
 }
@@ -249,7 +284,7 @@ async fn all_of_a_burst_are_told_in_time_that_there_is_no_room_however_many_they
         conductor.at_rest().await.unwrap();
         waking.push(conductor);
     }
-    stage.machine.lock().unwrap().0 = 0;
+    stage.machine.lock().unwrap().available = 0;
     let _in_use = busy.begin_use();
     let begun = std::time::Instant::now();
     let told = futures_util::future::join_all(waking.iter().map(|conductor| conductor.wake("alice"))).await;

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
 use super::Loft;
-use crate::admission::Admission;
+use crate::admission::{Admission, Seen};
 use crate::build::Builder;
 use crate::clock::Clock;
 use crate::conductor::Conductor;
@@ -91,8 +91,7 @@ pub struct Stage {
     pub loft: Arc<Loft>,
     pub engine: Arc<Fake>,
     pub door: Arc<Doorman>,
-    /// Bytes of memory that are available, and whether it is short.
-    pub machine: Arc<Mutex<(u64, bool)>>,
+    pub machine: Arc<Mutex<Seen>>,
     dir: tempfile::TempDir,
 }
 
@@ -122,7 +121,8 @@ impl Stage {
             explained: Mutex::default(),
         });
         let user = nix::unistd::geteuid().as_raw();
-        let (clock, machine) = (Clock::of_the_wall(), Arc::new(Mutex::new((1 << 40, false))));
+        let (clock, machine) =
+            (Clock::of_the_wall(), Arc::new(Mutex::new(Seen { available: 1 << 40, pressed: false, pool: None })));
         let look = machine.clone();
         let admission =
             Admission::with(clock.clone(), door.clone(), Box::new(move || *look.lock().unwrap()), 0, PATIENCE);

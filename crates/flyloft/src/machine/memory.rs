@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::load::Load;
 use super::{kernel, read};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,18 +84,6 @@ impl Memory {
     }
 }
 
-/// What is free and what is taken at the moment, in bytes. Read with a few system calls.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Load {
-    /// What new work can have without swapping, as the kernel reckons.
-    pub available: u64,
-    pub swap_free: u64,
-    pub zram: Pool,
-    pub zswap: Pool,
-    /// `None` where the kernel does not measure it.
-    pub pressure: Option<Pressure>,
-}
-
 /// Compressed memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pool {
@@ -104,43 +93,8 @@ pub struct Pool {
     pub taken: u64,
 }
 
-/// `/proc/pressure/memory` (the kernel's psi.rst): per cent of the last ten seconds in which some, or all, of those who
-/// had work to do waited for memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Pressure {
-    pub some: f32,
-    pub full: f32,
-}
-
-impl Load {
-    pub fn look() -> Self {
-        let meminfo = read("/proc/meminfo");
-        let bytes = |name| bytes(&meminfo, name).unwrap_or(0);
-        let swaps = swaps(&read("/proc/swaps"));
-        let mut zram = Pool::default();
-        for swap in swaps.iter().filter(|swap| swap.is_zram()) {
-            let name = swap.path.file_name().unwrap_or_default();
-            zram.add(zram_pool(&read(Path::new("/sys/block").join(name).join("mm_stat"))));
-        }
-        Self {
-            available: bytes("MemAvailable"),
-            swap_free: bytes("SwapFree"),
-            zram,
-            zswap: Pool { stored: bytes("Zswapped"), taken: bytes("Zswap") },
-            pressure: pressure(&read("/proc/pressure/memory")),
-        }
-    }
-
-    /// Compressed memory of both kinds.
-    pub fn pool(&self) -> Pool {
-        let mut pool = self.zram;
-        pool.add(self.zswap);
-        pool
-    }
-}
-
 impl Pool {
-    fn add(&mut self, other: Pool) {
+    pub fn add(&mut self, other: Pool) {
         (self.stored, self.taken) = (self.stored + other.stored, self.taken + other.taken);
     }
 
@@ -153,17 +107,9 @@ impl Pool {
 }
 
 /// `mm_stat` of a zram device: what is stored, its size compressed, what the pool takes (the kernel's zram.rst).
-fn zram_pool(mm_stat: &str) -> Pool {
+pub fn zram_pool(mm_stat: &str) -> Pool {
     let number = |at| mm_stat.split_whitespace().nth(at).and_then(|text| text.parse().ok()).unwrap_or(0);
     Pool { stored: number(0), taken: number(2) }
-}
-
-fn pressure(text: &str) -> Option<Pressure> {
-    let average = |kind: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
-        line.split_whitespace().find_map(|field| field.strip_prefix("avg10="))?.parse().ok()
-    };
-    Some(Pressure { some: average("some")?, full: average("full")? })
 }
 
 /// Where the machine swaps to at the moment.
@@ -172,12 +118,12 @@ pub fn swaps_now() -> Vec<PathBuf> {
 }
 
 /// A line of `/proc/meminfo`.
-fn bytes(meminfo: &str, name: &str) -> Option<u64> {
+pub fn bytes(meminfo: &str, name: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
 }
 
-fn swaps(table: &str) -> Vec<Swap> {
+pub fn swaps(table: &str) -> Vec<Swap> {
     let row = |line: &str| {
         let mut fields = line.split_whitespace();
         // The kernel writes spaces in names as octal escapes.
@@ -220,12 +166,5 @@ mod tests {
         assert_eq!(pool.share(1 << 19), 209_715);
         assert_eq!(Pool { stored: 1, taken: 4096 }.share(1), 1);
         assert_eq!(zram_pool("").share(100), 0);
-    }
-
-    #[test]
-    fn pressure_is_that_of_the_last_ten_seconds() {
-        let text = "some avg10=1.50 avg60=0.10 avg300=0.00 total=9\nfull avg10=0.25 avg60=0.00 avg300=0.00 total=3\n";
-        assert_eq!(pressure(text), Some(Pressure { some: 1.5, full: 0.25 }));
-        assert_eq!(pressure(""), None);
     }
 }

@@ -199,23 +199,30 @@ fn disk(text: &mut Text, loft: &Loft) {
 }
 
 fn machine(text: &mut Text, load: &Load) {
-    text.gauge("process_resident_memory_bytes", "Memory that the daemon holds.", load.resident);
+    text.gauge("process_resident_memory_bytes", "Memory that the daemon holds.", resident());
     text.gauge("flyloft_machine_memory_available_bytes", "MemAvailable of the machine.", load.available);
     text.gauge("flyloft_machine_swap_bytes", "Swap of the machine.", load.swap_total);
-    text.gauge("flyloft_machine_swap_used_bytes", "Swap in use.", load.swap_used);
+    text.gauge("flyloft_machine_swap_used_bytes", "Swap in use.", load.swap_total.saturating_sub(load.swap_free));
     let pools = [("zram", load.zram), ("zswap", load.zswap)];
     let name = "flyloft_machine_compressed_stored_bytes";
     text.family(name, Kind::Gauge, "Memory that was compressed, by its size before that.");
     pools.iter().for_each(|(kind, pool)| text.sample(name, &[("kind", kind)], pool.stored));
     let name = "flyloft_machine_compressed_pool_bytes";
     text.family(name, Kind::Gauge, "Memory that compressed memory takes.");
-    pools.iter().for_each(|(kind, pool)| text.sample(name, &[("kind", kind)], pool.pool));
+    pools.iter().for_each(|(kind, pool)| text.sample(name, &[("kind", kind)], pool.taken));
     if let Some(pressure) = load.pressure {
         let name = "flyloft_machine_memory_pressure_seconds_total";
         text.family(name, Kind::Counter, "Time in which some, or all, tasks waited for memory.");
-        text.sample(name, &[("tasks", "some")], pressure.some);
-        text.sample(name, &[("tasks", "full")], pressure.full);
+        text.sample(name, &[("tasks", "some")], pressure.some_total);
+        text.sample(name, &[("tasks", "full")], pressure.full_total);
     }
+}
+
+/// Bytes (proc_pid_statm(5)).
+fn resident() -> u64 {
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as u64;
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * page
 }
 
 #[cfg(test)]

@@ -68,10 +68,12 @@ impl Layout {
     }
 }
 
-/// See [`Groups::anonymous`]. Bytes.
+/// What a group is charged for, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Anonymous {
-    pub bytes: u64,
+pub struct Charged {
+    /// Memory that is not a file's: what would be lost without swap.
+    pub anonymous: u64,
+    pub files: u64,
     /// In memory and in swap: of these, those that are being written, and those that nobody needs.
     pub in_swap_cache: u64,
     pub being_written: u64,
@@ -166,8 +168,7 @@ impl Groups {
         Ok(Stats { memory, swap, pids, cpu, ..Stats::default() })
     }
 
-    /// Memory of the group that is not a file's: what would be lost without swap.
-    pub fn anonymous(&self) -> io::Result<Anonymous> {
+    pub fn charged(&self) -> io::Result<Charged> {
         let text = fs::read_to_string(self.dir("memory")?.join("memory.stat"))?;
         let (prefix, writeback) = match self.layout {
             Layout::Unified => ("", "file_writeback"),
@@ -175,8 +176,9 @@ impl Groups {
             Layout::Legacy { .. } => ("total_", "writeback"),
         };
         let bytes = |name: &str| field(&text, &format!("{prefix}{name}")).unwrap_or(0);
-        Ok(Anonymous {
-            bytes: bytes("inactive_anon") + bytes("active_anon"),
+        Ok(Charged {
+            anonymous: bytes("inactive_anon") + bytes("active_anon"),
+            files: bytes("inactive_file") + bytes("active_file"),
             in_swap_cache: bytes("swapcached"),
             being_written: bytes(writeback),
         })
@@ -191,7 +193,7 @@ impl Groups {
         let file = self.dir("memory")?.join("memory.reclaim");
         let mut before = u64::MAX;
         loop {
-            let there = self.anonymous()?.bytes;
+            let there = self.charged()?.anonymous;
             if there <= left || there >= before {
                 return Ok(());
             }
@@ -207,20 +209,12 @@ impl Groups {
         }
     }
 
-    /// Bytes of files that the group is charged for.
-    pub fn files(&self) -> io::Result<u64> {
-        let text = fs::read_to_string(self.dir("memory")?.join("memory.stat"))?;
-        let prefix = if matches!(self.layout, Layout::Legacy { .. }) { "total_" } else { "" };
-        let bytes = |name: &str| field(&text, &format!("{prefix}{name}")).unwrap_or(0);
-        Ok(bytes("inactive_file") + bytes("active_file"))
-    }
-
     /// Has the kernel reclaim all that it can of the group, its files too. `false` if it is older than 5.19 and cannot.
     pub fn reclaim(&self) -> io::Result<bool> {
         let dir = self.dir("memory")?;
         let reclaimed = match self.layout {
             Layout::Legacy { .. } => fs::write(dir.join("memory.force_empty"), "0"),
-            Layout::Unified => fs::write(dir.join("memory.reclaim"), self.anonymous()?.bytes.to_string()),
+            Layout::Unified => fs::write(dir.join("memory.reclaim"), self.charged()?.anonymous.to_string()),
         };
         match reclaimed {
             // Not all of it went.

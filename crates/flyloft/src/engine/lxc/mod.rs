@@ -35,6 +35,7 @@ pub mod machine;
 mod mounts;
 pub mod net;
 mod offload;
+mod open;
 mod pagemap;
 mod pages;
 mod parents;
@@ -44,6 +45,7 @@ mod sizes;
 mod sleep;
 pub mod slots;
 mod sources;
+mod stat;
 mod step;
 mod terminal;
 #[cfg(test)]
@@ -63,7 +65,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::chown;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -146,24 +147,6 @@ impl Drop for Background {
 }
 
 impl LxcEngine {
-    /// Checks that the machine has what is needed, and takes over what an earlier daemon left in `state`.
-    pub async fn open(config: LxcConfig) -> Result<Self, EngineError> {
-        Self::open_within(config, Bounds::default()).await
-    }
-
-    /// The same, with bounds of its own for the disk.
-    pub async fn open_within(config: LxcConfig, bounds: Bounds) -> Result<Self, EngineError> {
-        let layout = machine::check(&config)?;
-        let network = Network::new(&config.instance, config.network.clone());
-        let engine =
-            blocking("open the engine's state".to_owned(), move || Self::take_over(config, bounds, layout, network));
-        let mut engine = engine.await?;
-        engine.renew_network(None).await?;
-        engine.take_stock().await?;
-        engine._watch = Some(Arc::new(Background(tokio::spawn(engine.clone().watch()))));
-        Ok(engine)
-    }
-
     /// Whether the machine has what is needed. Nothing is changed.
     pub fn check(config: &LxcConfig) -> Result<(), EngineError> {
         machine::check(config).map(drop)
@@ -172,64 +155,6 @@ impl LxcEngine {
     /// Takes the rules of the network away, when all containers are gone and none will follow.
     pub async fn uninstall(&self) -> Result<(), EngineError> {
         Ok(self.network.uninstall().await?)
-    }
-
-    fn take_over(config: LxcConfig, bounds: Bounds, layout: Layout, network: Network) -> io::Result<Self> {
-        let places = Places::open(&config.state)?;
-        let slots = Slots::open(slots::REGISTRY.as_ref())?;
-        fs::write(&places.seccomp, seccomp::profile())?;
-        for point in mounts::mounted_below(&places.engine)? {
-            mounts::unmount(&point)?;
-        }
-        // Whoever put it there has gone down with the last daemon.
-        for entry in fs::read_dir(&places.staging)? {
-            tree::purge(&entry?.path())?;
-        }
-        let (layers, unsynced) = Layers::open(&places)?;
-        unsynced.into_iter().for_each(|id| layers.sync_soon(id));
-        let keeper = keeper(&places, &slots)?;
-        let engine = Self {
-            instance: config.instance,
-            init: std::path::absolute(config.init)?,
-            layout,
-            slots,
-            caches: Caches::new(&places, keeper),
-            keeper,
-            layers,
-            network: Arc::new(network),
-            addressing: config.network,
-            turns: Arc::default(),
-            bounds,
-            sizes: Arc::default(),
-            excess: Arc::default(),
-            ends: Arc::default(),
-            frozen: Arc::default(),
-            reads: Arc::default(),
-            _watch: None,
-            places,
-        };
-        engine.drop_half_made()?;
-        Ok(engine)
-    }
-
-    /// Removes builds that were under way and containers that were not made to the end, and renews the others' claims.
-    fn drop_half_made(&self) -> io::Result<()> {
-        for entry in fs::read_dir(&self.places.builds)? {
-            if let Ok(id) = entry?.file_name().into_string() {
-                container::erase(&self.build_home(&LayerId(id)))?;
-            }
-        }
-        for id in self.ids()? {
-            let home = self.home(&id);
-            match Record::read(&home)? {
-                None => container::erase(&home)?,
-                Some(record) if self.slots.hold(record.slot, &home.dir)? => container::renew_init(&home, &self.init)?,
-                Some(record) => {
-                    tracing::error!(container = home.name, slot = record.slot.index(), "its slot was given to another");
-                }
-            }
-        }
-        Ok(())
     }
 
     fn home(&self, id: &ContainerId) -> Home {
@@ -512,24 +437,6 @@ impl Engine for LxcEngine {
 
 /// Processes that there must be room for before a command can run.
 const ATTACH: u32 = 2;
-
-/// The slot of staged trees and caches, the same for as long as the state directory lives.
-fn keeper(places: &Places, slots: &Slots) -> io::Result<Slot> {
-    let file = places.engine.join("keeper");
-    let known: Option<Slot> = fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok());
-    let slot = match known {
-        Some(slot) if slots.hold(slot, &places.staging)? => slot,
-        Some(_) => return Err(io::Error::other("the slot of its staged files was given to another daemon")),
-        None => {
-            let slot = slots.take(&places.staging)?;
-            fs::write(&file, serde_json::to_vec(&slot)?)?;
-            slot
-        }
-    };
-    let user = slot.uid_base() + APP;
-    chown(&places.staging, Some(user), Some(user))?;
-    Ok(slot)
-}
 
 /// A verb that has begun is brought to its end, whether the caller still waits or not.
 async fn to_the_end<T: Send + 'static>(

@@ -29,7 +29,8 @@ use super::pages::{self, Kind};
 use super::zswap::{Bypass, Steady};
 use crate::engine::{Held, Kept};
 use crate::machine::Memory;
-use crate::machine::memory::{Load, Zswap};
+use crate::machine::load::Load;
+use crate::machine::memory::Zswap;
 
 /// Rounds over all processes. The second finds nearly everything gone.
 const ROUNDS: usize = 4;
@@ -159,11 +160,11 @@ fn page_out(groups: &Groups, renew: bool, wanted: &Wanted) -> io::Result<u64> {
     let copies = Cell::new(COPIES);
     let mut before = u64::MAX;
     for round in 0..ROUNDS {
-        let left = groups.anonymous()?;
-        if round > 0 && left.bytes <= LITTLE || left.bytes >= before {
+        let left = groups.charged()?;
+        if round > 0 && left.anonymous <= LITTLE || left.anonymous >= before {
             break;
         }
-        before = left.bytes;
+        before = left.anonymous;
         each(groups, |process, runs, shared_memory| {
             let own = pagemap::addresses(runs, |place| place == Place::Own);
             for ranges in [&own[..], shared_memory] {
@@ -179,18 +180,18 @@ fn page_out(groups: &Groups, renew: bool, wanted: &Wanted) -> io::Result<u64> {
             process.part(&affordable)?;
             process.advise(Advice::PageOut, &affordable)
         })?;
-        if groups.anonymous()?.in_swap_cache > LITTLE {
+        if groups.charged()?.in_swap_cache > LITTLE {
             let deadline = Instant::now() + WRITING;
-            while groups.anonymous()?.being_written > 0 && Instant::now() < deadline {
+            while groups.charged()?.being_written > 0 && Instant::now() < deadline {
                 wanted.check()?;
                 std::thread::sleep(Duration::from_millis(2));
             }
-            if groups.files()? > LITTLE || !groups.reclaim()? {
+            if groups.charged()?.files > LITTLE || !groups.reclaim()? {
                 write_out(groups, wanted)?;
             }
         }
     }
-    Ok(groups.anonymous()?.bytes)
+    Ok(groups.charged()?.anonymous)
 }
 
 /// For each process: where its pages are, and its shared memory.

@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 
 use super::advice::Process;
 use super::cgroup::Groups;
+use super::stat::Stat;
 
 /// How long children are waited for, whose memory may have to come from a busy disk.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -21,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const AT_WORK: u64 = 5;
 
 /// Those that are stopped until this goes.
+#[derive(Default)]
 pub struct HeldBack {
     /// By their distance from the container's first process.
     levels: BTreeMap<usize, Vec<Member>>,
@@ -47,7 +49,7 @@ impl Member {
 pub fn hold_back(groups: &Groups, init: i32) -> io::Result<HeldBack> {
     let members = members(groups)?;
     let parents: BTreeMap<_, _> = members.iter().map(|(pid, stat)| (*pid, stat.parent)).collect();
-    let mut held_back = HeldBack { levels: BTreeMap::new() };
+    let mut held_back = HeldBack::default();
     for (pid, stat) in members.into_iter().filter(|(pid, _)| *pid != init) {
         let up = std::iter::successors(Some(pid), |pid| parents.get(pid).copied());
         let depth = up.take_while(|pid| *pid != init).take(parents.len()).count();
@@ -109,9 +111,9 @@ fn settle(below: &[(i32, u64)], deadline: Instant) {
 
 /// Whether it waits for something again, and not for the disk, or is at work. So is one that has ended.
 fn has_woken(pid: i32, ran: u64) -> bool {
-    let is_at_work = || Stat::read(&format!("/proc/{pid}/stat")).is_none_or(|stat| stat.ran >= ran + AT_WORK);
+    let is_at_work = || Stat::of(pid).is_none_or(|stat| stat.ran >= ran + AT_WORK);
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    threads.filter_map(|thread| Stat::read(thread.path().join("stat").to_str()?)).all(|thread| match thread.state {
+    threads.filter_map(|thread| Stat::of_thread(&thread.path())).all(|thread| match thread.state {
         'D' => false,
         'R' => is_at_work(),
         _ => true,
@@ -119,30 +121,6 @@ fn has_woken(pid: i32, ran: u64) -> bool {
 }
 
 fn members(groups: &Groups) -> io::Result<BTreeMap<i32, Stat>> {
-    let stat = |pid: i32| Some((pid, Stat::read(&format!("/proc/{pid}/stat"))?));
+    let stat = |pid: i32| Some((pid, Stat::of(pid)?));
     Ok(groups.processes()?.into_iter().filter_map(stat).collect())
-}
-
-/// Of a process or a thread (proc_pid_stat(5)).
-struct Stat {
-    state: char,
-    parent: i32,
-    /// Ticks, in its own code and in the kernel's.
-    ran: u64,
-}
-
-impl Stat {
-    fn read(file: &str) -> Option<Self> {
-        let text = fs::read(file).ok()?;
-        // The name before that may contain anything.
-        let end = text.iter().rposition(|byte| *byte == b')')?;
-        let text = String::from_utf8_lossy(&text[end + 1..]).into_owned();
-        let fields: Vec<&str> = text.split_whitespace().collect();
-        let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
-        Some(Self {
-            state: fields.first()?.chars().next()?,
-            parent: fields.get(1)?.parse().ok()?,
-            ran: number(11)? + number(12)?,
-        })
-    }
 }

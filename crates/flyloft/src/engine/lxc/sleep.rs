@@ -19,8 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::cgroup::Groups;
 use super::offload::{Past, Wanted, offload};
+use super::parents::{self, HeldBack};
 use super::places::Home;
-use super::{LxcEngine, blocking, container, parents, touched};
+use super::stat::Stat;
+use super::{LxcEngine, blocking, container, touched};
 use crate::engine::{ContainerId, EngineError, Held, Kept};
 use crate::machine::Memory;
 
@@ -70,7 +72,10 @@ impl LxcEngine {
                     container::halt(&home, engine.layout, Duration::ZERO)?;
                     return Ok(None);
                 }
-                let held_back = parents::hold_back(&groups, running.init)?;
+                let held_back = parents::hold_back(&groups, running.init).unwrap_or_else(|error| {
+                    tracing::warn!(container = home.name, %error, "failed to have children wake before their parents");
+                    HeldBack::default()
+                });
                 groups.thaw()?;
                 Ok(Some((groups, held_back)))
             }
@@ -135,10 +140,9 @@ impl LxcEngine {
 
 /// The process that kept the others from being frozen: of those that are let go again, it waits for the kernel still.
 fn stuck(groups: &Groups) -> io::Result<(i32, String)> {
-    let mut processes = groups.processes()?.into_iter();
-    let waits = |pid: &i32| matches!(state(*pid), Some(('D', _)));
-    let pid = processes.find(waits).unwrap_or_default();
-    Ok((pid, state(pid).map(|(_, name)| name).unwrap_or_default()))
+    let waiting = |pid: i32| Some((pid, Stat::of(pid).filter(|stat| stat.state == 'D')?.name));
+    let (pid, name) = groups.processes()?.into_iter().find_map(waiting).unwrap_or_default();
+    Ok((pid, harmless::line(&name, Colours::Dropped)))
 }
 
 /// Whether a process has been killed and has yet to die of it, which on version 1 it does when it is thawed
@@ -150,14 +154,6 @@ fn is_killed(pid: i32) -> io::Result<bool> {
         u64::from_str_radix(mask.trim(), 16).ok()
     };
     Ok(status.lines().filter_map(pending).any(|mask| mask & 1 << (libc::SIGKILL - 1) != 0))
-}
-
-/// A process's state and its name (proc_pid_stat(5)). The name may contain anything.
-fn state(pid: i32) -> Option<(char, String)> {
-    let stat = String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).ok()?).into_owned();
-    let (start, end) = stat.rsplit_once(')')?;
-    let name = start.split_once('(')?.1;
-    Some((end.trim_start().chars().next()?, harmless::line(name, Colours::Dropped)))
 }
 
 /// It has woken since it was offloaded.

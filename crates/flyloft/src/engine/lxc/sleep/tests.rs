@@ -186,13 +186,13 @@ async fn what_a_wake_touched_is_brought_in_with_the_next() {
     // From where memory is compressed, and from a disk.
     for depth in [Depth::Shallow, Depth::Deep] {
         bench.engine.offload(&id, depth).await.unwrap();
-        assert!(groups.anonymous().unwrap().bytes < MIB);
+        assert!(groups.charged().unwrap().anonymous < MIB);
         // Frozen as it is, it brings nothing in itself.
         let held = super::asleep(&home, &groups).unwrap().unwrap();
         super::touched::prefetch(&home, &held, &reads).unwrap();
         assert!(mapped(&groups) < MIB, "nobody reads any more");
         super::touched::prefetch(&home, &held, &CancellationToken::new()).unwrap();
-        let there = async || groups.anonymous().unwrap().bytes > 16 * MIB;
+        let there = async || groups.charged().unwrap().anonymous > 16 * MIB;
         eventually("its heap is in memory again", there).await;
         assert!(mapped(&groups) > 16 * MIB, "{depth:?}: it need not fault");
     }
@@ -331,14 +331,14 @@ time.sleep(1000)
     bench.engine.freeze(&web.id).await.unwrap();
     let groups = container::Running::find(&bench.engine.home(&web.id)).unwrap().groups(bench.engine.layout).unwrap();
     let begun = async {
-        eventually("it has begun", async || groups.anonymous().unwrap().bytes < 395 * MIB).await;
+        eventually("it has begun", async || groups.charged().unwrap().anonymous < 395 * MIB).await;
     };
     tokio::select! {
         _ = bench.engine.offload(&web.id, Depth::Shallow) => {}
         () = begun => {}
     }
     bench.engine.thaw(&web.id).await.unwrap();
-    assert!(groups.anonymous().unwrap().bytes > 100 * MIB, "most of it was never moved");
+    assert!(groups.charged().unwrap().anonymous > 100 * MIB, "most of it was never moved");
 }
 
 #[tokio::test(flavor = "multi_thread")]
