@@ -118,6 +118,7 @@ pub async fn serve(mut start: Start, way_back: &mut Option<WayBack>) -> Result<O
     let _ = tokio::join!(ssh.close(), tokio::time::timeout(FAREWELL, clients.wait()));
     if let Reason::Upgrade(program) = reason {
         edge.shutdown(DRAIN).await;
+        let _ = tokio::time::timeout(FAREWELL, lxc.settle()).await;
         if !reasons.stopped_meanwhile().await {
             tracing::info!("a newer version takes over");
             return Ok(Some(Successor { program, sockets: running.kept, configuration: text }));
@@ -131,6 +132,7 @@ pub async fn serve(mut start: Start, way_back: &mut Option<WayBack>) -> Result<O
     }
     drop(running.kept);
     edge.shutdown(DRAIN).await;
+    let _ = tokio::time::timeout(FAREWELL, lxc.settle()).await;
     take_down(&lxc).await;
     Ok(None)
 }

@@ -90,7 +90,10 @@ pub struct Groups {
 impl Groups {
     pub fn of(layout: Layout, init: i32) -> io::Result<Self> {
         let text = fs::read_to_string(format!("/proc/{init}/cgroup"))?;
-        Ok(Self { layout, lines: parse(&text) })
+        match parse(&text) {
+            lines if lines.is_empty() => Err(io::Error::new(io::ErrorKind::NotFound, "it has ended")),
+            lines => Ok(Self { layout, lines }),
+        }
     }
 
     /// The group's directory in the hierarchy of a controller.
@@ -279,15 +282,15 @@ impl Groups {
     }
 }
 
-/// Pairs of controllers and path. The path ends with the container's own group, whatever it made below that.
+/// Pairs of controllers and path. The path ends with the container's own group, whatever it made below that. Other groups
+/// are none of it: of a process that ends version 1 says `/`, which is the whole machine.
 fn parse(text: &str) -> Vec<(String, String)> {
     let line = |line: &str| {
         let mut fields = line.splitn(3, ':');
         let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        let end = path.find("/lxc.payload.").map_or(path.len(), |at| {
-            let rest = &path[at + 1..];
-            at + 1 + rest.find('/').unwrap_or(rest.len())
-        });
+        let at = path.find("/lxc.payload.")?;
+        let rest = &path[at + 1..];
+        let end = at + 1 + rest.find('/').unwrap_or(rest.len());
         Some((controllers.to_owned(), path[..end].to_owned()))
     };
     text.lines().filter_map(line).collect()
@@ -372,7 +375,7 @@ mod tests {
     #[test]
     fn a_group_is_named_by_the_kernel_and_cut_at_the_container() {
         let text = "8:pids:/lxc.payload.fl-a-x-1\n1:cpu,cpuacct:/lxc.payload.fl-a-x-1/sub/deep\n0::/\n";
-        let expected = [("pids", "/lxc.payload.fl-a-x-1"), ("cpu,cpuacct", "/lxc.payload.fl-a-x-1"), ("", "/")];
+        let expected = [("pids", "/lxc.payload.fl-a-x-1"), ("cpu,cpuacct", "/lxc.payload.fl-a-x-1")];
         assert_eq!(parse(text), expected.map(|(name, path)| (name.to_owned(), path.to_owned())));
     }
 

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::advice::Process;
 use super::cgroup::{self, Groups, Layout};
 use super::mounts;
+use super::notes;
 use super::places::{Home, RUN};
 use super::slots::{Slot, Slots};
 use super::tree;
@@ -168,24 +169,15 @@ pub fn state(home: &Home, layout: Layout) -> ContainerState {
 
 /// What the engine stopped the container for, if it was that which stopped it.
 pub fn excess(home: &Home) -> io::Result<Option<Excess>> {
-    match fs::read(home.excess()) {
-        Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+    notes::read(&home.excess())
 }
 
 pub fn note_excess(home: &Home, excess: Excess) -> io::Result<()> {
-    let aside = home.dir.join("excess.json.new");
-    fs::write(&aside, serde_json::to_vec(&excess)?)?;
-    fs::rename(aside, home.excess())
+    notes::write(&home.excess(), &excess)
 }
 
 pub fn forget_excess(home: &Home) -> io::Result<()> {
-    match fs::remove_file(home.excess()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    notes::remove(&home.excess())
 }
 
 /// SIGTERM to PID 1, which passes it on; SIGKILL to all of them after `grace`. Returns when LXC has cleaned up too.

@@ -34,6 +34,7 @@ mod life;
 pub mod machine;
 mod mounts;
 pub mod net;
+mod notes;
 mod offload;
 mod open;
 mod pagemap;
@@ -74,6 +75,7 @@ use flyloft_core::disk::{Space, Unit};
 use flyloft_core::lifecycle::Depth;
 use tokio::io::AsyncRead;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use self::caches::Caches;
 use self::cgroup::Layout;
@@ -133,6 +135,8 @@ pub struct LxcEngine {
     frozen: Arc<Mutex<HashMap<ContainerId, Instant>>>,
     /// Those of which memory may be brought in, and what ends that.
     reads: Arc<Mutex<HashMap<ContainerId, CancellationToken>>>,
+    /// Wakes whose parents wait for their children still.
+    waking: TaskTracker,
     /// Ends with the last handle that users of the engine have.
     _watch: Option<Arc<Background>>,
 }
@@ -150,6 +154,12 @@ impl LxcEngine {
     /// Whether the machine has what is needed. Nothing is changed.
     pub fn check(config: &LxcConfig) -> Result<(), EngineError> {
         machine::check(config).map(drop)
+    }
+
+    /// Waits until nobody is held back any more who has woken, which does not take long.
+    pub async fn settle(&self) {
+        self.waking.close();
+        self.waking.wait().await;
     }
 
     /// Takes the rules of the network away, when all containers are gone and none will follow.

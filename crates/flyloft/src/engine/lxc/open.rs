@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::chown;
 use std::sync::Arc;
 
+use tokio_util::task::TaskTracker;
+
 use super::caches::Caches;
 use super::cgroup::Layout;
 use super::container::{self, APP, Record};
@@ -66,6 +68,7 @@ impl LxcEngine {
             ends: Arc::default(),
             frozen: Arc::default(),
             reads: Arc::default(),
+            waking: TaskTracker::new(),
             _watch: None,
             places,
         };

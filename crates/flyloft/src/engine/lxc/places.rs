@@ -125,6 +125,16 @@ impl Home {
         self.dir.join("asleep.json")
     }
 
+    /// What its processes did when it was last frozen.
+    pub fn before(&self) -> PathBuf {
+        self.dir.join("before.json")
+    }
+
+    /// Which of them wait until others have woken.
+    pub fn held_back(&self) -> PathBuf {
+        self.dir.join("held-back.json")
+    }
+
     /// What it held when it last slept and woke again.
     pub fn slept(&self) -> PathBuf {
         self.dir.join("slept.json")

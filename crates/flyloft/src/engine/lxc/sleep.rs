@@ -9,7 +9,6 @@ mod tests;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::path::Path;
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
@@ -22,7 +21,7 @@ use super::offload::{Past, Wanted, offload};
 use super::parents::{self, HeldBack};
 use super::places::Home;
 use super::stat::Stat;
-use super::{LxcEngine, blocking, container, touched};
+use super::{LxcEngine, blocking, container, notes, touched};
 use crate::engine::{ContainerId, EngineError, Held, Kept};
 use crate::machine::Memory;
 
@@ -39,7 +38,11 @@ impl LxcEngine {
             let _turn = turn;
             let groups = running.groups(engine.layout)?;
             if !groups.frozen()? {
-                put_aside(&home)?;
+                // It has woken since it was offloaded.
+                notes::rename(&home.asleep(), &home.slept())?;
+                // Whoever waits since the last wake is not stopped by the app.
+                parents::let_go(&home)?;
+                parents::note(&home, &groups)?;
                 if !groups.freeze(PATIENCE)? {
                     return Ok(Some(stuck(&groups)?));
                 }
@@ -56,23 +59,24 @@ impl LxcEngine {
     pub(super) async fn thaw_container(&self, id: &ContainerId) -> Result<(), EngineError> {
         let turn = self.turns.take(&id.0).await;
         let (home, running) = self.running(id)?;
-        let (engine, thawed) = (self.clone(), id.clone());
+        let (engine, thawed, waking) = (self.clone(), id.clone(), self.waking.token());
         // Beside the thawing, so that neither waits for the other.
         let prefetched = tokio::task::spawn_blocking({
             let (home, reads) = (home.clone(), self.read(id));
-            move || noted(&home.asleep())?.map_or(Ok(()), |held| touched::prefetch(&home, &held, &reads))
+            move || notes::read::<Held>(&home.asleep())?.map_or(Ok(()), |held| touched::prefetch(&home, &held, &reads))
         });
         let groups = blocking(format!("thaw container `{id}`"), {
             let home = home.clone();
             move || {
                 let _turn = turn;
                 engine.frozen().remove(&thawed);
-                let groups = running.groups(engine.layout)?;
                 if is_killed(running.init)? {
                     container::halt(&home, engine.layout, Duration::ZERO)?;
                     return Ok(None);
                 }
-                let held_back = parents::hold_back(&groups, running.init).unwrap_or_else(|error| {
+                let groups = running.groups(engine.layout)?;
+                let on_disk = notes::read::<Held>(&home.asleep())?.is_some_and(|held| held.disk > 0);
+                let held_back = parents::hold_back(&home, &groups, running.init, on_disk).unwrap_or_else(|error| {
                     tracing::warn!(container = home.name, %error, "failed to have children wake before their parents");
                     HeldBack::default()
                 });
@@ -81,7 +85,10 @@ impl LxcEngine {
             }
         });
         let Some((groups, held_back)) = groups.await? else { return Err(EngineError::NotRunning(id.clone())) };
-        tokio::task::spawn_blocking(|| held_back.release());
+        tokio::task::spawn_blocking(move || {
+            let _waking = waking;
+            held_back.release();
+        });
         tokio::spawn(async move {
             if let Ok(Err(error)) = prefetched.await {
                 tracing::debug!(container = home.name, %error, "what it touched when it last woke was not brought in");
@@ -113,9 +120,9 @@ impl LxcEngine {
             if !groups.frozen()? {
                 return Ok(None);
             }
-            let past = Past { before: noted(&home.asleep())?, slept: noted(&home.slept())? };
+            let past = Past { before: notes::read(&home.asleep())?, slept: notes::read(&home.slept())? };
             let held = offload(&groups, depth, past, &wanted)?;
-            note(&home, &held)?;
+            notes::write(&home.asleep(), &held)?;
             Ok(Some(held))
         });
         offloaded.await?.ok_or_else(|| EngineError::NotFrozen(id.clone()))
@@ -156,40 +163,15 @@ fn is_killed(pid: i32) -> io::Result<bool> {
     Ok(status.lines().filter_map(pending).any(|mask| mask & 1 << (libc::SIGKILL - 1) != 0))
 }
 
-/// It has woken since it was offloaded.
-fn put_aside(home: &Home) -> io::Result<()> {
-    unless_missing(fs::rename(home.asleep(), home.slept()))
-}
-
 /// Of processes that are gone nothing is true any more.
 pub fn forget(home: &Home) -> io::Result<()> {
-    [home.asleep(), home.slept(), home.touched()].iter().try_for_each(|file| unless_missing(fs::remove_file(file)))
-}
-
-fn unless_missing(done: io::Result<()>) -> io::Result<()> {
-    match done {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-fn note(home: &Home, held: &Held) -> io::Result<()> {
-    let aside = home.dir.join("asleep.json.new");
-    fs::write(&aside, serde_json::to_vec(held)?)?;
-    fs::rename(aside, home.asleep())
-}
-
-fn noted(file: &Path) -> io::Result<Option<Held>> {
-    match fs::read(file) {
-        Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+    let noted = [home.asleep(), home.slept(), home.touched(), home.before(), home.held_back()];
+    noted.iter().try_for_each(|file| notes::remove(file))
 }
 
 /// What a container holds that has been offloaded and is frozen since then.
 pub fn asleep(home: &Home, groups: &Groups) -> io::Result<Option<Held>> {
-    let Some(before) = noted(&home.asleep())? else { return Ok(None) };
+    let Some(before) = notes::read::<Held>(&home.asleep())? else { return Ok(None) };
     if !groups.frozen()? {
         return Ok(None);
     }

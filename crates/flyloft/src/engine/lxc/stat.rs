@@ -11,6 +11,8 @@ pub struct Stat {
     pub parent: i32,
     /// Ticks, in its own code and in the kernel's.
     pub ran: u64,
+    /// Ticks from the boot to its start.
+    pub started: u64,
 }
 
 impl Stat {
@@ -36,6 +38,7 @@ impl Stat {
             state: fields.first()?.chars().next()?,
             parent: fields.get(1)?.parse().ok()?,
             ran: number(11)? + number(12)?,
+            started: number(19)?,
         })
     }
 }
@@ -46,8 +49,8 @@ mod tests {
 
     #[test]
     fn a_name_with_brackets_in_it_hides_nothing() {
-        let stat = Stat::parse("7 (a) R 1 (b) S 3 7 7 0 -1 4194304 1 0 0 0 12 30 0 0 20 0 1 0 5 0 0\n").unwrap();
-        assert_eq!((&*stat.name, stat.state, stat.parent, stat.ran), ("a) R 1 (b", 'S', 3, 42));
+        let stat = Stat::parse("7 (a) R 1 (b) S 3 7 7 0 -1 4194304 1 0 0 0 12 30 0 0 20 0 1 0 555 0 0\n").unwrap();
+        assert_eq!((&*stat.name, stat.state, stat.parent, stat.ran, stat.started), ("a) R 1 (b", 'S', 3, 42, 555));
         assert!(Stat::parse("7 (a) S 3 7").is_none());
     }
 }

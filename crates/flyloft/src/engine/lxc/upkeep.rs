@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use super::attach::PATH;
 use super::container::{Record, Running};
 use super::net::Removals;
-use super::places::Home;
 use super::slots::Slot;
 use super::watch::Watch;
 use super::{LxcEngine, parents};
@@ -92,14 +91,16 @@ impl LxcEngine {
         let mut running = BTreeSet::new();
         for container in self.observe().await? {
             let Ok((home, record)) = self.known(&container.id) else { continue };
-            if container.state != ContainerState::Stopped {
-                running.insert(record.slot);
-                self.watch_end(&home, &container.id);
+            if container.state == ContainerState::Stopped {
+                continue;
             }
-            match container.state {
-                ContainerState::Frozen => drop(self.frozen().insert(container.id, Instant::now())),
-                ContainerState::Running => self.let_go(&home, &container.id),
-                ContainerState::Stopped => {}
+            running.insert(record.slot);
+            self.watch_end(&home, &container.id);
+            if let Err(error) = parents::let_go(&home) {
+                tracing::warn!(container = %container.id, %error, "failed to let those go on that were held back");
+            }
+            if container.state == ContainerState::Frozen {
+                self.frozen().insert(container.id, Instant::now());
             }
         }
         Ok(self.network.dismiss_all_but(&running).await?)
@@ -117,14 +118,6 @@ impl LxcEngine {
         match Running::find(&home) {
             Some(_) => self.admit(&record).await,
             None => Ok(()),
-        }
-    }
-
-    fn let_go(&self, home: &Home, id: &ContainerId) {
-        let Some(running) = Running::find(home) else { return };
-        let let_go = running.groups(self.layout).and_then(|groups| parents::let_go(&groups));
-        if let Err(error) = let_go {
-            tracing::warn!(container = %id, %error, "failed to see whether somebody in it was left stopped");
         }
     }
 

@@ -263,12 +263,60 @@ async fn who_was_frozen_is_heard_of_before_whoever_watches_over_it_looks() {
 
     // A daemon that dies in the middle of a wake.
     assert!(groups.freeze(super::PATIENCE).unwrap());
-    let init = container::Running::find(&bench.engine.home(&web.id)).unwrap().init;
-    std::mem::forget(super::parents::hold_back(&groups, init).unwrap());
+    let home = bench.engine.home(&web.id);
+    let init = container::Running::find(&home).unwrap().init;
+    // As if it had slept for long.
+    std::fs::remove_file(home.before()).unwrap();
+    std::mem::forget(super::parents::hold_back(&home, &groups, init, false).unwrap());
     groups.thaw().unwrap();
     eventually("parents are stopped", async || groups.processes().unwrap().iter().any(stopped)).await;
-    super::parents::let_go(&groups).unwrap();
+    // Whoever has no children any more goes on as well.
+    let parent = groups.processes().unwrap().into_iter().rfind(stopped).unwrap();
+    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
+    for child in children.split_whitespace() {
+        let child = nix::unistd::Pid::from_raw(child.parse().unwrap());
+        nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+    super::parents::let_go(&home).unwrap();
     eventually("all go on", async || !groups.processes().unwrap().iter().any(stopped)).await;
+    assert!(!home.held_back().exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_app_has_stopped_itself_stays_so() {
+    let bench = Bench::open().await;
+    let web = spec(&bench, "web", "sh -c 'sleep 1000 & echo $$ > pid; kill -STOP $$; wait'");
+    bench.engine.create(&web).await.unwrap();
+    bench.engine.start(&web.id).await.unwrap();
+    let home = bench.engine.home(&web.id);
+    let groups = container::Running::find(&home).unwrap().groups(bench.engine.layout).unwrap();
+    let stopped = || {
+        let of = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default().contains(") T ");
+        groups.processes().unwrap().iter().any(of)
+    };
+    eventually("it has stopped itself", async || stopped()).await;
+    bench.engine.freeze(&web.id).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    bench.engine.thaw(&web.id).await.unwrap();
+    bench.engine.settle().await;
+    assert!(stopped());
+    bench.engine.take_stock().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(stopped());
+}
+
+#[tokio::test]
+async fn the_groups_of_a_process_that_has_ended_are_not_those_of_the_machine() {
+    use std::process::Stdio;
+    // Nobody waits for it yet.
+    let child = crate::exec::Cmd::new("true").spawn(Stdio::null(), Stdio::null(), Stdio::null()).unwrap();
+    let pid = child.id().unwrap() as i32;
+    while !std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") Z ") {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let layout = super::super::cgroup::Layout::detect().unwrap();
+    assert!(Groups::of(layout, pid).is_err());
+    drop(child);
 }
 
 fn shell_words(text: &str) -> String {
