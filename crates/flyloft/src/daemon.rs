@@ -220,6 +220,7 @@ async fn begin(
         port: ports.first().copied().filter(|port| *port != 80),
         defaults: config.defaults.clone(),
         disk: config.disk.clone(),
+        services: config.services.clone(),
         transcripts: state.subdirectory("transcripts")?,
         state_dir: state.dir.clone(),
         configuration: file,
@@ -261,6 +262,7 @@ async fn begin(
     tokio::spawn(async move { reconciling.reconcile_for_ever().await });
     tokio::spawn(retention::keep_for_ever(loft.parts.clone()));
     tokio::spawn(provision::reconcile_for_ever(loft.parts.clone()));
+    tokio::spawn(provision::sleepers::hang_up_for_ever(loft.parts.clone()));
     for listener in metrics_listeners {
         tokio::spawn(metrics::serve(listener, loft.clone()));
     }

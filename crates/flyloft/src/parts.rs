@@ -52,6 +52,7 @@ pub struct Settings {
     pub defaults: policy::Settings,
     /// How much is kept for later.
     pub disk: config::Disk,
+    pub services: config::Services,
     /// What deploys say is kept here.
     pub transcripts: PathBuf,
     /// All that is kept.

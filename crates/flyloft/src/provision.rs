@@ -9,6 +9,8 @@
 //! What must hold: nothing is on a server that is not on record here, and nothing goes from a server that does not carry
 //! this daemon's label as well. The reconciliation repeats what a server that was down did not do.
 
+pub mod sleepers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;

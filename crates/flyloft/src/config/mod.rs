@@ -51,6 +51,7 @@ pub struct Config {
     pub memory: Memory,
     pub disk: Disk,
     pub follow: Follow,
+    pub services: Services,
     pub metrics: Metrics,
 }
 
@@ -163,6 +164,15 @@ pub struct Follow {
     /// How long a branch must have been missing before its environment goes.
     #[serde(deserialize_with = "value::duration")]
     pub gone: Duration,
+}
+
+/// What environments have on servers of others.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Services {
+    /// How long an environment must have rested before what it left open on a server is closed; none: never.
+    #[serde(deserialize_with = "value::duration_or_never")]
+    pub grace: Option<Duration>,
 }
 
 /// Where the daemon's numbers are, for Prometheus.
@@ -318,6 +328,7 @@ impl Default for Config {
             memory: Memory::default(),
             disk: Disk::default(),
             follow: Follow::default(),
+            services: Services::default(),
             metrics: Metrics::default(),
         }
     }
@@ -366,6 +377,12 @@ impl Default for Network {
 impl Default for Disk {
     fn default() -> Self {
         Self { floor: 2 * GIB, layers: 20 * GIB, caches: 10 * GIB, logs: 10 * MIB, releases: 5 }
+    }
+}
+
+impl Default for Services {
+    fn default() -> Self {
+        Self { grace: Some(Duration::from_secs(60)) }
     }
 }
 

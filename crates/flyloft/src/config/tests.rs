@@ -45,7 +45,7 @@ fn every_value_in_the_example_is_the_default() {
 #[test]
 fn every_key_is_in_the_example() {
     let mut accepted: BTreeSet<String> = Key::ALL.iter().map(|key| format!("defaults.{key}")).collect();
-    for table in ["", "http", "ssh", "edge", "build", "network", "memory", "disk", "follow", "metrics"] {
+    for table in ["", "http", "ssh", "edge", "build", "network", "memory", "disk", "follow", "services", "metrics"] {
         let header = if table.is_empty() { String::new() } else { format!("[{table}]\n") };
         let message = refusal(&format!("{header}no-such-key = 1"));
         let known = message.split_once("expected ").expect(&message).1;
@@ -123,6 +123,13 @@ fn a_repository_is_looked_at_as_often_as_the_file_says_or_never() {
     assert_eq!(parse("[follow]\nevery = \"never\"\n").unwrap().follow.every, None);
     refusal("[follow]\nevery = \"0s\"\n");
     refusal("[follow]\ngone = \"never\"\n");
+}
+
+#[test]
+fn connections_of_what_rests_are_closed_after_the_time_that_the_file_says_or_never() {
+    assert_eq!(parse("[services]\ngrace = \"5m\"\n").unwrap().services.grace, Some(Duration::from_secs(300)));
+    assert_eq!(parse("[services]\ngrace = \"never\"\n").unwrap().services.grace, None);
+    refusal("[services]\ngrace = \"0s\"\n");
 }
 
 #[test]

@@ -153,6 +153,7 @@ impl Stage {
                     ..policy::Settings::default()
                 },
                 disk,
+                services: config::Services::default(),
                 transcripts: dir.path().join("transcripts"),
                 state_dir: dir.path().to_owned(),
                 configuration: dir.path().join("flyloft.toml"),

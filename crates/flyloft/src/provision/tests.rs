@@ -1,13 +1,14 @@
 //! Databases on a real PostgreSQL, for environments on an engine in memory.
 
-use flyloft_core::lifecycle::Event;
+use flyloft_core::lifecycle::{Depth, Event};
 use flyloft_core::service::{Kind, ServerUrl};
 use tokio_postgres::NoTls;
 
+use super::sleepers::Sleepers;
 use super::*;
 use crate::conductor::Conductor;
 use crate::deploy::{Again, Deployed};
-use crate::loft::stage::{Stage, content};
+use crate::loft::stage::{Stage, content, in_time};
 use crate::service::bench::Postgres;
 use crate::store::{Content, Forgotten};
 
@@ -55,6 +56,42 @@ impl Bench {
         let (_, conductor) = self.env(branch).await;
         conductor.tell(Event::Destroy).await.unwrap();
         conductor.gone().await;
+    }
+
+    /// Puts it to sleep, and waits until that is noted.
+    async fn sleep(&self, branch: &str) {
+        let (_, conductor) = self.env(branch).await;
+        conductor.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+        let is_noted = async || self.env(branch).await.0.memory.down_since.is_some();
+        self.stage.wait_until("it is noted to sleep", is_noted).await;
+    }
+
+    async fn connect(&self, branch: &str) -> tokio_postgres::Client {
+        let url = &self.variables(branch).await["DATABASE_URL"];
+        let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client.simple_query("SELECT 1").await.unwrap();
+        client
+    }
+
+    /// Connections of environments that the server has.
+    fn connections(&self) -> String {
+        self.postgres.sql("SELECT count(*) FROM pg_stat_activity WHERE usename LIKE 'flyloft%'")
+    }
+
+    /// How often the server was asked to end some.
+    fn hung_up(&self) -> usize {
+        self.postgres.log().matches("pg_terminate_backend(there.pid)").count()
+    }
+
+    async fn turn_until(&self, sleepers: &mut Sleepers, connections: &str) {
+        let turning = async {
+            while self.connections() != connections {
+                sleepers.turn(self.parts()).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        in_time("connections are ended", turning).await;
     }
 
     /// Databases and roles of ours that the server has.
@@ -159,6 +196,73 @@ async fn a_destroyed_environment_takes_its_database_along_whoever_is_connected()
     bench.destroy("main").await;
     bench.stage.wait_until("nothing is left", async || bench.strays().await == 0).await;
     assert_eq!(bench.made(), "0 0");
+    assert!(client.simple_query("SELECT 1").await.is_err());
+}
+
+#[tokio::test]
+async fn what_sleeps_holds_no_connection_after_a_while_and_what_is_awake_keeps_its_own() {
+    let bench = Bench::new().await;
+    let mut clients = Vec::new();
+    for branch in ["main", "other", "third"] {
+        bench.deploy(branch).await.unwrap();
+        clients.extend([bench.connect(branch).await, bench.connect(branch).await]);
+    }
+    bench.sleep("main").await;
+    bench.sleep("other").await;
+    let mut sleepers = Sleepers::new(Duration::from_secs(60));
+    sleepers.turn(bench.parts()).await.unwrap();
+    assert_eq!((bench.connections().as_str(), bench.hung_up()), ("6", 0), "they have rested for a moment only");
+
+    let mut sleepers = Sleepers::new(Duration::from_millis(200));
+    bench.turn_until(&mut sleepers, "2").await;
+    for (client, is_open) in clients.iter().zip([false, false, false, false, true, true]) {
+        assert_eq!(client.simple_query("SELECT 1").await.is_ok(), is_open);
+    }
+    let hung_up = bench.hung_up();
+    for _ in 0..3 {
+        sleepers.turn(bench.parts()).await.unwrap();
+    }
+    assert_eq!(bench.hung_up(), hung_up, "what sleeps on is asked about no more");
+    Sleepers::new(Duration::ZERO).turn(bench.parts()).await.unwrap();
+    assert_eq!(bench.hung_up(), hung_up + 1, "all of a server's at once");
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_is_asked_again_and_what_has_woken_is_left_alone() {
+    let mut bench = Bench::new().await;
+    bench.deploy("main").await.unwrap();
+    bench.sleep("main").await;
+    let mut sleepers = Sleepers::new(Duration::ZERO);
+    bench.postgres.stop();
+    sleepers.turn(bench.parts()).await.unwrap();
+    bench.postgres.run();
+    let _client = bench.connect("main").await;
+    bench.turn_until(&mut sleepers, "0").await;
+
+    bench.env("main").await.1.wake("tester").await.unwrap();
+    let is_awake = async || bench.env("main").await.0.memory.down_since.is_none();
+    bench.stage.wait_until("it has woken", is_awake).await;
+    let _client = bench.connect("main").await;
+    let hung_up = bench.hung_up();
+    Sleepers::new(Duration::ZERO).turn(bench.parts()).await.unwrap();
+    assert_eq!((bench.connections().as_str(), bench.hung_up()), ("1", hung_up));
+}
+
+#[tokio::test]
+async fn a_connection_on_which_something_has_just_happened_is_not_ended() {
+    let bench = Bench::new().await;
+    bench.deploy("main").await.unwrap();
+    let client = bench.connect("main").await;
+    let row = bench.stage.store().services().await.unwrap().remove(0);
+    let (server, label) = (server_of(bench.parts(), &row).await.unwrap(), label(bench.parts(), &row));
+    let postgres = bench.parts().services.of(Kind::Postgres);
+    let hang_up = async |label: &Label, quiet| postgres.hang_up(&server, std::slice::from_ref(label), quiet).await;
+    assert_eq!(hang_up(&label, Duration::from_secs(60)).await.unwrap(), [row.name.as_str()]);
+    client.simple_query("SELECT 1").await.unwrap();
+    let stranger = Label { text: "payroll".to_owned(), ..label.clone() };
+    assert!(hang_up(&stranger, Duration::ZERO).await.unwrap().is_empty());
+    client.simple_query("SELECT 1").await.unwrap();
+    assert!(hang_up(&label, Duration::ZERO).await.unwrap().is_empty());
     assert!(client.simple_query("SELECT 1").await.is_err());
 }
 

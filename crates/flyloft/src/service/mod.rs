@@ -11,6 +11,7 @@ pub mod postgres;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use flyloft_core::service::{Kind, ServerUrl};
@@ -77,6 +78,13 @@ pub trait Driver: Send + Sync {
 
     /// Ends who uses it, and leaves nothing of it. What has the name and not the label is left alone.
     async fn remove(&self, server: &Server, label: &Label) -> Result<(), ServiceError>;
+
+    /// Ends connections of these on which nothing has happened for so long. Gives the names of those that still have some.
+    /// Where connections that nobody uses cost next to nothing, none is ended.
+    async fn hang_up(&self, server: &Server, labels: &[Label], quiet: Duration) -> Result<Vec<String>, ServiceError> {
+        let _ = (server, labels, quiet);
+        Ok(Vec::new())
+    }
 
     /// How an app finds it.
     fn variables(&self, server: &Server, wanted: &Wanted, alias: Option<&str>) -> Vec<(String, String)>;

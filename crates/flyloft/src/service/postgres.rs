@@ -1,5 +1,6 @@
 //! PostgreSQL, from version 10 on: an environment gets a role and a database that it owns.
 
+mod idle;
 mod made;
 
 use std::error::Error as _;
@@ -48,6 +49,10 @@ impl Driver for Postgres {
 
     async fn remove(&self, server: &Server, label: &Label) -> Result<(), ServiceError> {
         in_time(server, async { Session::open(server).await?.remove(label).await }).await
+    }
+
+    async fn hang_up(&self, server: &Server, labels: &[Label], quiet: Duration) -> Result<Vec<String>, ServiceError> {
+        in_time(server, async { Session::open(server).await?.hang_up(labels, quiet).await }).await
     }
 
     fn variables(&self, server: &Server, wanted: &Wanted, alias: Option<&str>) -> Vec<(String, String)> {

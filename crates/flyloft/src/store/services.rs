@@ -1,10 +1,13 @@
 //! What environments have on servers. On record before it is made, and until it is known to be gone.
 
+use std::collections::BTreeSet;
+
+use flyloft_core::lifecycle::Timestamp;
 use flyloft_core::name::{AppName, EnvName, EnvRef};
 use flyloft_core::service::{Ask, Kind};
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::{EnvId, Store, StoreError, name};
+use super::{EnvId, Store, StoreError, name, print};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceRow {
@@ -94,6 +97,32 @@ impl Store {
     /// What has lost its environment.
     pub async fn stray_services(&self) -> Result<Vec<ServiceRow>, StoreError> {
         self.services_where("environment IS ?1", None).await
+    }
+
+    /// What is there of environments that came to rest after `after`, and no later than `until`; and these, if theirs rests
+    /// still. Each with the moment at which it came to rest.
+    pub async fn services_at_rest(
+        &self,
+        after: Timestamp,
+        until: Timestamp,
+        also: &BTreeSet<i64>,
+    ) -> Result<Vec<(ServiceRow, Timestamp)>, StoreError> {
+        let also = print(also);
+        self.call(move |t| {
+            let mut query = t.prepare(
+                "SELECT services.id, environment, server, kind, alias, services.name, password, services.state, down_since
+                 FROM services JOIN environments ON environments.id = environment
+                 WHERE services.state = 'ready' AND down_since <= ?2
+                    AND (down_since > ?1 OR services.id IN (SELECT value FROM json_each(?3))) ORDER BY services.id",
+            )?;
+            let mut rows = query.query(params![after.0 as i64, until.0 as i64, also])?;
+            let mut all = Vec::new();
+            while let Some(row) = rows.next()? {
+                all.push((ServiceRow::from_row(row)?, Timestamp(row.get::<_, i64>(8)? as u64)));
+            }
+            Ok(all)
+        })
+        .await
     }
 
     async fn services_where(&self, what: &'static str, of: Option<i64>) -> Result<Vec<ServiceRow>, StoreError> {

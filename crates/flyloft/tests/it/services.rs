@@ -173,3 +173,61 @@ fn an_app_reads_and_writes_a_database_that_nobody_else_gets_at_and_that_goes_wit
     assert_eq!(postgres.sql("SELECT count(*) FROM pg_database WHERE datname LIKE 'flyloft%'"), "0");
     wait_for("the server to go", || flyloft.cli(&["services", "rm", "it-pg"]).status.success().then_some(()));
 }
+
+/// Two pools as their documentation has them where connections may have been closed: each tries one before it hands it
+/// out. Answers which connections of the server it has used.
+const POOLS: &str = r#"
+import http.server, os, psycopg_pool, sqlalchemy
+
+url = os.environ["DATABASE_URL"]
+check = psycopg_pool.ConnectionPool.check_connection
+plain = psycopg_pool.ConnectionPool(url, min_size=3, max_size=3, check=check, open=True)
+engine = sqlalchemy.create_engine(url.replace("postgres:", "postgresql+psycopg:"), pool_pre_ping=True)
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        with plain.connection() as one, engine.connect() as other:
+            pids = [one.info.backend_pid, other.execute(sqlalchemy.text("SELECT pg_backend_pid()")).scalar()]
+        body = " ".join(str(pid) for pid in pids).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args): pass
+
+plain.wait()
+http.server.ThreadingHTTPServer(("", int(os.environ["PORT"])), Handler).serve_forever()
+"#;
+
+#[test]
+fn what_sleeps_holds_no_connections_and_finds_working_pools_when_it_wakes() {
+    let mut flyloft = Flyloft::start();
+    let postgres = Postgres::start();
+    flyloft.config = "[services]\ngrace = \"2s\"\n".to_owned();
+    forget_servers(&mut flyloft);
+    let added = add(&flyloft, &postgres.url().replace("127.0.0.1", &host_address()), &[]);
+    assert!(added.status.success(), "{}", text(&added));
+    let repository = flyloft.repository(
+        "it-pools",
+        &[
+            ("Procfile", "web: python3 server.py\n"),
+            ("requirements.txt", "psycopg[binary,pool]==3.2.13\nsqlalchemy==2.0.44\n"),
+            ("app.json", r#"{"addons": ["postgres"]}"#),
+            ("server.py", POOLS),
+        ],
+    );
+    repository.pushed(&["main"]);
+    let held = || postgres.sql("SELECT count(*) FROM pg_stat_activity WHERE usename LIKE 'flyloft%'");
+    let before = flyloft.get("it-pools/main", "/");
+    assert_eq!((before.status, held().as_str()), (200, "4"), "{}", before.body);
+    flyloft.ok(&["sleep", "it-pools/main"]);
+    wait_for("connections to be ended", || (held() == "0").then_some(()));
+
+    let after = flyloft.get("it-pools/main", "/");
+    assert_eq!(after.status, 200, "{}", after.body);
+    let used = |body: &str| body.split(' ').map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
+    assert!(used(&before.body).is_disjoint(&used(&after.body)), "{} and {}", before.body, after.body);
+    assert_ne!(held(), "0");
+    flyloft.ok(&["destroy", "it-pools", "--yes"]);
+    wait_for("the server to go", || flyloft.cli(&["services", "rm", "it-pg"]).status.success().then_some(()));
+}

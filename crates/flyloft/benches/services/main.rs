@@ -1,0 +1,97 @@
+//! What databases of environments cost: how long one takes to be made, and what those that sleep hold on the server.
+//!
+//! ```text
+//! cargo bench -p flyloft --bench services -- [--quick] [--json FILE]
+//! ```
+//!
+//! The driver is asked directly, for a PostgreSQL of the benchmark's own, which waits for its disk as those do that people
+//! run.
+#![allow(clippy::disallowed_methods, reason = "benchmarks start the programs that people use")]
+
+#[allow(dead_code, reason = "it offers more than this needs")]
+#[path = "../../tests/it/postgres.rs"]
+mod postgres;
+#[allow(dead_code, reason = "another benchmark uses the rest")]
+#[path = "../report.rs"]
+mod report;
+
+use std::time::{Duration, Instant};
+
+use flyloft::service::postgres::Postgres as Driven;
+use flyloft::service::{Driver, Label, Secret, Server, Wanted};
+use flyloft_core::service::{Kind, ServerUrl};
+use postgres::Postgres;
+use report::{Row, median, millis};
+use tokio_postgres::NoTls;
+
+fn main() {
+    let (quick, file) = report::arguments();
+    let (rounds, environments) = if quick { (5, 20) } else { (20, 200) };
+    let postgres = Postgres::start_with(&["fsync=on", "log_statement=none", "max_connections=300"]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let rows = runtime.block_on(async {
+        let server = server(&postgres);
+        vec![empty(&server, rounds).await, sleepers(&postgres, &server, environments).await]
+    });
+    report::print(&rows, file);
+}
+
+fn server(postgres: &Postgres) -> Server {
+    let (url, password) = ServerUrl::parse(Kind::Postgres, &postgres.url()).unwrap();
+    Server { name: "pg".to_owned(), url, password: Secret(password), ca: None }
+}
+
+fn wanted(name: &str) -> Wanted {
+    let label = Label { name: name.to_owned(), text: format!("flyloft bench {name}") };
+    Wanted { label, password: Secret("5ecret".to_owned()), connections: 20 }
+}
+
+/// From nothing to a role with a database, connection included.
+async fn empty(server: &Server, rounds: usize) -> Row {
+    let mut times = Vec::new();
+    for round in 0..rounds {
+        let wanted = wanted(&format!("bench_{round}"));
+        let started = Instant::now();
+        Driven.provide(server, &wanted).await.unwrap();
+        times.push(started.elapsed());
+        Driven.remove(server, &wanted.label).await.unwrap();
+    }
+    let time = median(&times);
+    Row {
+        name: "PostgreSQL database for a new environment",
+        measured: format!("{:.0} ms", millis(time)),
+        promised: "≤ 150 ms",
+        kept: time <= Duration::from_millis(150),
+        value: millis(time),
+    }
+}
+
+/// So many environments hold a connection each, and are asleep.
+async fn sleepers(postgres: &Postgres, server: &Server, environments: usize) -> Row {
+    let all: Vec<Wanted> = (0..environments).map(|number| wanted(&format!("bench_sleeper_{number}"))).collect();
+    let mut clients = Vec::new();
+    for wanted in &all {
+        Driven.provide(server, wanted).await.unwrap();
+        let variables = Driven.variables(server, wanted, None);
+        let url = &variables.iter().find(|(name, _)| name == "DATABASE_URL").unwrap().1;
+        let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        clients.push(client);
+    }
+    let held = || postgres.sql("SELECT count(*) FROM pg_stat_activity WHERE usename LIKE 'bench_sleeper%'");
+    assert_eq!(held(), environments.to_string());
+    let labels: Vec<Label> = all.iter().map(|wanted| wanted.label.clone()).collect();
+    let started = Instant::now();
+    assert!(Driven.hang_up(server, &labels, Duration::ZERO).await.unwrap().is_empty());
+    while held() != "0" && started.elapsed() < Duration::from_secs(10) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (took, left) = (started.elapsed(), held().parse::<f64>().unwrap());
+    Row {
+        name: "connections of environments that sleep, after the grace time",
+        measured: format!("{left} of {environments} ({:.0} ms)", millis(took)),
+        promised: "0",
+        kept: left == 0.0,
+        value: left,
+    }
+}
