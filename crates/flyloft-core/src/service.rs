@@ -1,6 +1,7 @@
 //! Services: databases and the like outside the containers. Their kinds, where their servers are, and what apps ask for.
 
 mod ask;
+mod data;
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use ask::{Ask, AskError, Asks};
+pub use data::{Data, TemplateName};
 
 use crate::name::excerpt;
 

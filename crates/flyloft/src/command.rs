@@ -15,7 +15,9 @@ use flyloft_core::name::{AppName, BranchName, CommitId, EnvRef, ReleaseNumber};
 use flyloft_core::policy::Span;
 use serde::{Deserialize, Serialize};
 
-pub use self::services::{Services, ServicesAdd, ServicesLs};
+pub use self::services::{
+    Services, ServicesAdd, ServicesDump, ServicesLs, ServicesOne, ServicesReset, ServicesRestore, ServicesTemplate,
+};
 use self::value::parse_release;
 pub use self::value::{Assignment, Concealed, Count, Target, Variable};
 
@@ -428,6 +430,8 @@ impl Command {
             Command::Apps(Apps::Create(create)) => create.deploy_key_from.as_mut(),
             Command::Keys(Keys::Add(add)) => add.file.as_mut(),
             Command::Services(Services::Add(add)) => add.ca.as_mut(),
+            Command::Services(Services::Template(template)) => template.from_dump.as_mut(),
+            Command::Services(Services::Restore(restore)) => Some(&mut restore.file),
             Command::Up(up) => up.path.as_mut(),
             _ => None,
         }?;
@@ -439,15 +443,17 @@ impl Command {
 impl Command {
     /// The file that the client writes what it is sent to. Taken out, as with [`Command::take_file`].
     pub fn take_output(&mut self) -> Option<PathBuf> {
-        match self {
-            Command::Backup(backup) => backup.file.take().filter(|file| file.as_os_str() != "-"),
+        let file = match self {
+            Command::Backup(backup) => backup.file.take(),
+            Command::Services(Services::Dump(dump)) => dump.file.take(),
             _ => None,
-        }
+        };
+        file.filter(|file| file.as_os_str() != "-")
     }
 
     /// Whether the client's terminal is that of a command inside a container, and passes every key as it is.
     pub fn hands_terminal_over(&self) -> bool {
-        matches!(self, Command::Run(_) | Command::Shell(_))
+        matches!(self, Command::Run(_) | Command::Shell(_) | Command::Services(Services::Psql(_)))
     }
 
     /// Whether it has no end of its own, so that nobody should wait for one.
@@ -455,7 +461,7 @@ impl Command {
         match self {
             Command::Logs(logs) => logs.follow,
             Command::Events(events) => events.follow,
-            Command::Shell(_) => true,
+            Command::Shell(_) | Command::Services(Services::Psql(_)) => true,
             _ => false,
         }
     }
@@ -464,7 +470,7 @@ impl Command {
     pub fn reads_stdin(&self) -> bool {
         match self {
             Command::Apps(Apps::Create(create)) => create.token_from.is_some() || create.deploy_key_from.is_some(),
-            Command::Services(Services::Add(add)) => add.reads_url() || add.ca.is_some(),
+            Command::Services(services) => services.reads_stdin(),
             Command::Keys(Keys::Add(_)) | Command::Run(_) | Command::Shell(_) => true,
             // The answer to "are you sure".
             Command::Apps(Apps::Rm(_)) | Command::Destroy(_) => true,

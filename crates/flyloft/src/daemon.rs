@@ -40,6 +40,8 @@ use crate::loft::{self, Loft};
 use crate::machine::Memory;
 use crate::metrics::{self, Tally};
 use crate::parts::{Parts, Settings};
+use crate::provision::client::Clients;
+use crate::provision::data::Renewals;
 use crate::provision::{self, Places};
 use crate::retention::{self, LookedThrough};
 use crate::service::Drivers;
@@ -236,6 +238,8 @@ async fn begin(
         builder,
         repositories,
         places: Places::default(),
+        clients: Clients::default(),
+        renewals: Renewals::default(),
         services: Drivers { postgres: Arc::new(Postgres) },
         vault: Vault::open(&state.dir).or_failed(|| "failed to open what is secret")?,
         tally,

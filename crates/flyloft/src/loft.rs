@@ -166,7 +166,7 @@ impl Loft {
             {
                 continue;
             }
-            for id in orphans {
+            for id in orphans.into_iter().filter(|id| !self.parts.clients.has(id)) {
                 tracing::info!(container = %id, "removing a container that no environment has");
                 if let Err(error) = self.parts.engine.remove(&id).await {
                     tracing::warn!(container = %id, %error, "failed to remove a container that no environment has");

@@ -18,6 +18,8 @@ use crate::engine::{SharedEngine, Stats};
 use crate::error::{OrFailed, Result};
 use crate::metrics::Tally;
 use crate::provision::Places;
+use crate::provision::client::Clients;
+use crate::provision::data::Renewals;
 use crate::retention::LookedThrough;
 use crate::service::Drivers;
 use crate::source::{Credential, RemoteUrl, Repositories, Secret};
@@ -34,6 +36,8 @@ pub struct Parts {
     pub repositories: Repositories,
     pub services: Drivers,
     pub places: Places,
+    pub clients: Clients,
+    pub renewals: Renewals,
     pub vault: Vault,
     pub tally: Tally,
     /// Held by whoever makes room on the disk: what environments were last given up for.

@@ -9,6 +9,8 @@
 //! What must hold: nothing is on a server that is not on record here, and nothing goes from a server that does not carry
 //! this daemon's label as well. The reconciliation repeats what a server that was down did not do.
 
+pub mod client;
+pub mod data;
 pub mod sleepers;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,6 +68,7 @@ pub async fn met(parts: &Parts, env: &EnvRow, asked: &Settings) -> Result<(Vec<A
     let there: BTreeSet<Kind> = servers.into_iter().map(|row| row.url.kind).collect();
     let (met, unmet): (Vec<Ask>, Vec<Ask>) = asks.into_iter().partition(|ask| there.contains(&ask.kind));
     let (_, level) = parts.settings.levels(env, asked).of(Key::Services);
+    data::check_asks(env, &met, level)?;
     match unmet.first() {
         Some(ask) if level != Level::AppJson => Err(no_server(env, ask.kind)),
         _ => Ok((met, unmet.into_iter().map(|ask| ask.kind).collect())),
@@ -82,16 +85,19 @@ fn no_server(env: &EnvRow, kind: Kind) -> Error {
 pub async fn provide(parts: &Parts, env: &EnvRow, asks: &[Ask]) -> Result<Vec<String>> {
     let mut made = Vec::new();
     for ask in asks {
-        let row = match of(parts, env, ask).await? {
-            Some(row) => row,
-            None => begin(parts, env, ask).await?,
-        };
-        if row.state != ServiceState::Making {
+        let found = of(parts, env, ask).await?;
+        if found.as_ref().is_some_and(|row| row.state != ServiceState::Making) {
             continue;
         }
+        let seed = data::seed_of(parts, env, ask).await?;
+        let row = match found {
+            Some(row) => row,
+            None => begin(parts, env, ask, seed.as_ref()).await?,
+        };
         let server = server_of(parts, &row).await?;
         crate::fault::point("service.begun");
-        parts.services.of(ask.kind).provide(&server, &wanted(parts, &row)?).await?;
+        let wanted = Wanted { seed: data::on_server(seed, &row)?, ..wanted(parts, &row)? };
+        parts.services.of(ask.kind).provide(&server, &wanted).await?;
         crate::fault::point("service.made");
         let ready = parts.store.service_is_ready(row.id).await;
         ready.or_failed(|| format!("failed to record what `{}` has on server `{}`", env.name, row.server))?;
@@ -125,6 +131,9 @@ pub async fn given(parts: &Parts, env: &EnvRow, asks: &[Ask]) -> Result<Given> {
 /// Ends what has lost its environment, and has those that are there reach what is theirs where it is now. Not beside
 /// containers, who need not wait for a server that does not answer.
 pub async fn reconcile_for_ever(parts: Arc<Parts>) {
+    if let Err(error) = parts.store.abandon_templates().await {
+        tracing::warn!(%error, "failed to give up templates that were being made");
+    }
     loop {
         sweep(&parts).await;
         if let Err(error) = follow(&parts).await {
@@ -154,6 +163,7 @@ pub async fn sweep(parts: &Parts) {
             }
         }
     }
+    data::sweep(parts, &mut failing).await;
 }
 
 async fn end(parts: &Parts, row: &ServiceRow) -> Result<()> {
@@ -192,7 +202,8 @@ async fn follow(parts: &Parts) -> Result<()> {
     for (env, rows) in owned {
         let Some(env) = parts.store.environment_of(env).await.or_failed(failed)? else { continue };
         let asks = asks(parts, &env, &env.asked);
-        let found = rows.iter().filter(|row| asks.contains(&row.ask)).map(|row| places.get(&row.server));
+        let found =
+            rows.iter().filter(|row| asks.iter().any(|ask| ask.is(&row.ask))).map(|row| places.get(&row.server));
         // Where one of them was never found, nothing is closed.
         let Some(found) = found.collect::<Option<Vec<_>>>() else { continue };
         let allow: BTreeSet<SocketAddr> = found.into_iter().flatten().copied().collect();
@@ -213,14 +224,16 @@ async fn allow_only(parts: &Parts, container: &ContainerId, reach: Reach) {
 async fn of(parts: &Parts, env: &EnvRow, ask: &Ask) -> Result<Option<ServiceRow>> {
     let rows = parts.store.services_of(env.id).await;
     let rows = rows.or_failed(|| format!("failed to look up the services of `{}`", env.name))?;
-    Ok(rows.into_iter().find(|row| row.ask == *ask))
+    Ok(rows.into_iter().find(|row| row.ask.is(ask)))
 }
 
-/// Puts on record what is about to be made, on the server of its kind that was told of first.
-async fn begin(parts: &Parts, env: &EnvRow, ask: &Ask) -> Result<ServiceRow> {
+/// Puts on record what is about to be made: where what it begins with is, or else on the server of its kind that was told
+/// of first.
+async fn begin(parts: &Parts, env: &EnvRow, ask: &Ask, seed: Option<&data::Seed>) -> Result<ServiceRow> {
     let failed = || format!("failed to record what `{}` is to have", env.name);
     let servers = parts.store.servers().await.or_failed(failed)?;
-    let server = servers.into_iter().filter(|row| row.url.kind == ask.kind).min_by_key(|row| row.created_at);
+    let is_right = |row: &ServerRow| row.url.kind == ask.kind && seed.is_none_or(|seed| seed.server == row.name);
+    let server = servers.into_iter().filter(is_right).min_by_key(|row| row.created_at);
     let server = server.ok_or_else(|| no_server(env, ask.kind))?;
     let name = ask.name_for(&env.name, &parts.settings.instance, env.id.0);
     let password = parts.vault.seal(&purpose(&server.name, &name), &crate::random::hex(PASSWORD));
@@ -257,7 +270,7 @@ fn purpose(server: &str, name: &str) -> String {
 fn wanted(parts: &Parts, row: &ServiceRow) -> Result<Wanted> {
     let password = parts.vault.open_sealed(&purpose(&row.server, &row.name), &row.password);
     let password = password.or_failed(|| format!("failed to read the password of `{}`", row.name))?;
-    Ok(Wanted { label: label(parts, row), password: Secret(password), connections: CONNECTIONS })
+    Ok(Wanted { label: label(parts, row), password: Secret(password), connections: CONNECTIONS, seed: None })
 }
 
 /// Of this daemon alone: another one that was made of its backup takes nothing for its own.

@@ -8,7 +8,7 @@ use crate::name::excerpt;
 use crate::plan::Stack;
 use crate::policy::{Key, Settings};
 use crate::procfile::ProcessType;
-use crate::service::{Ask, Asks, Kind};
+use crate::service::{Ask, Asks, Data, Kind, TemplateName};
 use crate::variable::VariableName;
 
 /// In `env`, and bytes of their names and values: Linux takes no more than 2 MB of all variables and arguments together.
@@ -89,13 +89,15 @@ fn known_stack(node: &Node<'_>, stack: &str) -> Result<Stack> {
 fn services(node: &Node<'_>, warnings: &mut Vec<Warning>) -> Result<Asks> {
     let (mut asks, mut others) = (Asks::default(), Vec::new());
     for addon in node.array()? {
-        let (plan, alias) = addon_of(&addon)?;
+        let Addon { plan, alias, template } = addon_of(&addon)?;
         // `heroku-postgresql:mini`: how large it is to be means nothing here.
         let Some(kind) = Kind::of_addon(plan.split(':').next().unwrap_or_default()) else {
             others.push((addon, plan));
             continue;
         };
-        if let Err(error) = Ask::new(kind, alias.as_deref()).and_then(|ask| asks.add(ask)) {
+        if let Err(error) =
+            Ask::new(kind, alias.as_deref()).and_then(|ask| asks.add(ask.with(template.map(Data::Template))))
+        {
             return addon.fail(error);
         }
     }
@@ -110,24 +112,42 @@ fn services(node: &Node<'_>, warnings: &mut Vec<Warning>) -> Result<Asks> {
     Ok(asks)
 }
 
-/// An add-on is a string, or an object with a `plan`, and perhaps a name for its variable.
-fn addon_of(node: &Node<'_>) -> Result<(String, Option<String>)> {
+struct Addon {
+    plan: String,
+    alias: Option<String>,
+    /// Of whose data it is made.
+    template: Option<TemplateName>,
+}
+
+/// An add-on is a string, or an object with a `plan`, and perhaps a name for its variable and options.
+fn addon_of(node: &Node<'_>) -> Result<Addon> {
     if node.is_string() {
-        return Ok((node.string()?, None));
+        return Ok(Addon { plan: node.string()?, alias: None, template: None });
     }
-    let (mut plan, mut alias) = (None, None);
+    let (mut plan, mut alias, mut template) = (None, None, None);
     for member in node.object()? {
         match member.key.as_str() {
             "plan" => plan = Some(member.value.string()?),
             // Heroku takes any case.
             "as" => alias = Some(member.value.line()?.to_ascii_uppercase()),
+            "options" => template = template_in(&member.value)?,
             _ => {}
         }
     }
     match plan {
         // What is called as it would be called anyway.
-        Some(plan) => Ok((plan, alias.filter(|alias| alias != "DATABASE"))),
+        Some(plan) => Ok(Addon { plan, alias: alias.filter(|alias| alias != "DATABASE"), template }),
         None => node.fail(Problem::Missing("plan")),
+    }
+}
+
+/// `"options": { "template": "shop_seed" }`. Others are Heroku's business.
+fn template_in(node: &Node<'_>) -> Result<Option<TemplateName>> {
+    let options = node.object()?;
+    let Some(Member { value, .. }) = options.iter().find(|member| member.key == "template") else { return Ok(None) };
+    match TemplateName::parse(&value.line()?) {
+        Ok(name) => Ok(Some(name)),
+        Err(error) => value.fail(error),
     }
 }
 

@@ -125,6 +125,12 @@ fn add_ons_that_are_services_are_asked_for_and_what_flyloft_is_told_goes_before_
     assert_eq!(services("{}"), None);
     let review = r#"{"addons": ["postgres"], "environments": {"review": {"addons": []}}}"#;
     assert_eq!(read(review).for_review().settings.services.map(|asks| asks.to_string()).as_deref(), Some("none"));
+    let seeded = r#"{"addons": [{"plan": "postgres", "options": {"version": 15, "template": "shop_seed"}}]}"#;
+    assert_eq!(services(seeded).as_deref(), Some("postgres@shop_seed"));
+    refuse(
+        r#"{"addons": [{"plan": "postgres", "options": {"template": "shop/main"}}]}"#,
+        "app.json:1:58: `shop/main` is no name for a template: lower-case letters, digits, `_` and `-`, 30 at most",
+    );
     let twice = "`postgres` is asked for twice; name the second one, as in `postgres:REPORTS`";
     refuse(r#"{"addons": ["postgres", "heroku-postgresql"]}"#, &format!("app.json:1:25: {twice}"));
 }

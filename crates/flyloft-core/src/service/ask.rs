@@ -1,10 +1,10 @@
-//! What an app asks for: `postgres`, `postgres,postgres:REPORTS`, `none`.
+//! What an app asks for: `postgres`, `postgres,postgres:REPORTS`, `postgres@shop_seed`, `none`.
 
 use std::fmt;
 
 use thiserror::Error;
 
-use super::{Kind, UnknownKind};
+use super::{Data, Kind, UnknownKind};
 use crate::name::{EnvRef, excerpt, shorten};
 
 /// One service.
@@ -13,6 +13,8 @@ pub struct Ask {
     pub kind: Kind,
     /// What its variable is called, as in `REPORTS_URL`. Without it the variables are those of the kind.
     pub alias: Option<String>,
+    /// What it has in it at first; nothing, if nothing is said.
+    pub data: Option<Data>,
 }
 
 /// All that an app asks for. Prints as it is read.
@@ -25,6 +27,10 @@ pub enum AskError {
     Kind(#[from] UnknownKind),
     #[error("`{0}` is no name for variables: capital letters, digits and `_`, with a letter in front, 30 at most")]
     Alias(String),
+    #[error("`{0}` is no name for a template: lower-case letters, digits, `_` and `-`, 30 at most")]
+    Template(String),
+    #[error("`{0}` is not an environment such as `shop/main`")]
+    Data(String),
     #[error("`{0}` is asked for twice; name the second one, as in `postgres:REPORTS`")]
     Twice(String),
     #[error("{0} services are too many: {MOST} are allowed")]
@@ -47,8 +53,18 @@ impl Ask {
             {
                 Err(AskError::Alias(excerpt(alias)))
             }
-            alias => Ok(Self { kind, alias: alias.map(str::to_owned) }),
+            alias => Ok(Self { kind, alias: alias.map(str::to_owned), data: None }),
         }
+    }
+
+    /// The same, which begins with these data.
+    pub fn with(self, data: Option<Data>) -> Self {
+        Self { data, ..self }
+    }
+
+    /// Whether it is the same one, whatever it begins with.
+    pub fn is(&self, other: &Self) -> bool {
+        (self.kind, &self.alias) == (other.kind, &other.alias)
     }
 
     /// The variables by which an app finds it.
@@ -80,15 +96,16 @@ impl Asks {
         }
         let mut asks = Self::default();
         for part in text.split(',').map(str::trim) {
+            let (part, data) = part.split_once('@').map_or((part, None), |(part, data)| (part, Some(data)));
             let (kind, alias) = part.split_once(':').map_or((part, None), |(kind, alias)| (kind, Some(alias)));
-            asks.add(Ask::new(kind.parse()?, alias)?)?;
+            asks.add(Ask::new(kind.parse()?, alias)?.with(data.map(Data::parse).transpose()?))?;
         }
         Ok(asks)
     }
 
     pub fn add(&mut self, ask: Ask) -> Result<(), AskError> {
-        if self.0.contains(&ask) {
-            return Err(AskError::Twice(ask.to_string()));
+        if self.0.iter().any(|other| other.is(&ask)) {
+            return Err(AskError::Twice(ask.with(None).to_string()));
         }
         self.0.push(ask);
         match self.0.len() {
@@ -100,9 +117,13 @@ impl Asks {
 
 impl fmt::Display for Ask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.alias {
-            Some(alias) => write!(f, "{}:{alias}", self.kind),
-            None => self.kind.fmt(f),
+        self.kind.fmt(f)?;
+        if let Some(alias) = &self.alias {
+            write!(f, ":{alias}")?;
+        }
+        match &self.data {
+            Some(data) => write!(f, "@{data}"),
+            None => Ok(()),
         }
     }
 }
@@ -121,6 +142,7 @@ impl fmt::Display for Asks {
 
 #[cfg(test)]
 mod tests {
+    use super::super::TemplateName;
     use super::*;
 
     #[track_caller]
@@ -130,7 +152,7 @@ mod tests {
 
     #[test]
     fn asks_are_the_same_after_they_were_printed() {
-        for text in ["none", "postgres", "postgres,postgres:REPORTS"] {
+        for text in ["none", "postgres", "postgres,postgres:REPORTS", "postgres@shop_seed,postgres:REPORTS@shop/main"] {
             assert_eq!(Asks::parse(text).unwrap().to_string(), text);
         }
         assert_eq!(Asks::parse("postgres, postgres:A_1").unwrap().to_string(), "postgres,postgres:A_1");
@@ -144,8 +166,29 @@ mod tests {
         let names = "capital letters, digits and `_`, with a letter in front, 30 at most";
         refuse("postgres:reports", &format!("`reports` is no name for variables: {names}"));
         refuse("postgres:", &format!("`` is no name for variables: {names}"));
+        refuse("postgres@a,postgres@b", "`postgres` is asked for twice; name the second one, as in `postgres:REPORTS`");
+        let names = "lower-case letters, digits, `_` and `-`, 30 at most";
+        refuse("postgres@Seed", &format!("`Seed` is no name for a template: {names}"));
+        refuse("postgres@", &format!("`` is no name for a template: {names}"));
+        refuse("postgres@shop/", "`shop/` is not an environment such as `shop/main`");
         let many = (0..11).map(|n| format!("postgres:A{n}")).collect::<Vec<_>>().join(",");
         refuse(&many, "11 services are too many: 10 are allowed");
+    }
+
+    #[test]
+    fn templates_of_two_daemons_and_of_two_times_have_names_of_their_own_that_fit() {
+        let name = |name: &str, instance, id| TemplateName::parse(name).unwrap().name_for(instance, id);
+        let all = [
+            name("shop_seed", "1f3a9c", "1"),
+            name("shop_seed", "1f3a9c", "2"),
+            name("shop_seed", "2b4d6e", "1"),
+            name(&"a".repeat(30), "1f3a9c", "1"),
+        ];
+        assert!(all[0].starts_with("flyloft_template_shop_seed_"), "{}", all[0]);
+        for (index, name) in all.iter().enumerate() {
+            assert!(name.len() <= 63 && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_')), "{name}");
+            assert!(!all[..index].contains(name));
+        }
     }
 
     #[test]

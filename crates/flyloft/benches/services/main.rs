@@ -31,7 +31,11 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let rows = runtime.block_on(async {
         let server = server(&postgres);
-        vec![empty(&server, rounds).await, sleepers(&postgres, &server, environments).await]
+        vec![
+            empty(&server, rounds).await,
+            copies(&postgres, &server, rounds).await,
+            sleepers(&postgres, &server, environments).await,
+        ]
     });
     report::print(&rows, file);
 }
@@ -43,7 +47,7 @@ fn server(postgres: &Postgres) -> Server {
 
 fn wanted(name: &str) -> Wanted {
     let label = Label { name: name.to_owned(), text: format!("flyloft bench {name}") };
-    Wanted { label, password: Secret("5ecret".to_owned()), connections: 20 }
+    Wanted { label, password: Secret("5ecret".to_owned()), connections: 20, seed: None }
 }
 
 /// From nothing to a role with a database, connection included.
@@ -64,6 +68,49 @@ async fn empty(server: &Server, rounds: usize) -> Row {
         kept: time <= Duration::from_millis(150),
         value: millis(time),
     }
+}
+
+/// A database with the data of a template, against what the server takes to copy them, in turns.
+async fn copies(postgres: &Postgres, server: &Server, rounds: usize) -> Row {
+    let seed = wanted("bench_template");
+    Driven.provide(server, &seed).await.unwrap();
+    let variables = Driven.variables(server, &seed, None);
+    let url = &variables.iter().find(|(name, _)| name == "DATABASE_URL").unwrap().1;
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    client.batch_execute(&seed_data()).await.unwrap();
+    drop(client);
+    connection.await.unwrap().unwrap();
+    Driven.seal(server, &seed.label).await.unwrap();
+    let (plain, connection) = tokio_postgres::connect(&postgres.url(), NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let (mut ours, mut servers) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let copy = Wanted { seed: Some(seed.label.clone()), ..wanted(&format!("bench_copy_{round}")) };
+        let started = Instant::now();
+        Driven.provide(server, &copy).await.unwrap();
+        ours.push(started.elapsed());
+        Driven.remove(server, &copy.label).await.unwrap();
+        let started = Instant::now();
+        plain.batch_execute("CREATE DATABASE bench_plain TEMPLATE bench_template").await.unwrap();
+        servers.push(started.elapsed());
+        plain.batch_execute("DROP DATABASE bench_plain").await.unwrap();
+    }
+    let (ours, servers) = (median(&ours), median(&servers));
+    let ratio = ours.as_secs_f64() / servers.as_secs_f64();
+    Row {
+        name: "the same with the data of a template, to CREATE DATABASE … TEMPLATE",
+        measured: format!("{ratio:.2} ({:.0} ms)", millis(ours)),
+        promised: "≤ 1.2",
+        kept: ratio <= 1.2,
+        value: ratio,
+    }
+}
+
+/// Forty tables, and some 100 MB in one of them: what a seed has that was made of a staging database.
+fn seed_data() -> String {
+    let tables: String = (0..40).map(|n| format!("CREATE TABLE t{n} (id serial PRIMARY KEY, text text);")).collect();
+    format!("{tables} INSERT INTO t0 (text) SELECT repeat(md5(n::text), 30) FROM generate_series(1, 100000) n;")
 }
 
 /// So many environments hold a connection each, and are asleep.

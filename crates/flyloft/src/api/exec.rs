@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{Api, Call, Ending};
 use crate::command::Run;
-use crate::engine::{EngineError, ExecSpec};
+use crate::engine::{EngineError, Exec, ExecSpec};
 use crate::error::{Error, OrFailed, Result};
 
 impl Api {
@@ -45,34 +45,38 @@ impl Api {
             Err(EngineError::NotRunning(_)) => return Err(not_running(&name, &row.state)),
             exec => exec.or_failed(failed)?,
         };
-
-        let (mut stdin, mut stdout, mut stderr, mut control) = (exec.stdin, exec.stdout, exec.stderr, exec.control);
-        let output = async {
-            let out = pass(&mut stdout, &mut call.io.stdout);
-            let err = pass(&mut stderr, &mut call.io.stderr);
-            tokio::join!(out, err)
-        };
-        let input = async {
-            // A command that does not read ends the copying, not the command.
-            let _ = pass(&mut call.io.stdin, &mut stdin).await;
-            let _ = stdin.shutdown().await;
-            drop(stdin);
-            std::future::pending::<()>().await
-        };
-        let mut resizes = terminal.map(|terminal| terminal.resize);
-        tokio::pin!(output, input);
-        let code = loop {
-            tokio::select! {
-                (out, err) = &mut output => {
-                    out.and(err).or_failed(failed)?;
-                    break control.wait().await.or_failed(failed)?;
-                }
-                () = &mut input => {}
-                size = resized(&mut resizes) => control.resize(size.0, size.1),
-            }
-        };
-        Ok(Ending::Code(code.clamp(0, 255) as u8))
+        attach(call, exec, failed).await
     }
+}
+
+/// Connects the client's streams and terminal to those of a command, until that ends.
+pub(super) async fn attach(call: &mut Call<'_>, exec: Exec, failed: impl Fn() -> String + Copy) -> Result<Ending> {
+    let (mut stdin, mut stdout, mut stderr, mut control) = (exec.stdin, exec.stdout, exec.stderr, exec.control);
+    let mut resizes = call.io.terminal.as_ref().map(|terminal| terminal.resize.clone());
+    let output = async {
+        let out = pass(&mut stdout, &mut call.io.stdout);
+        let err = pass(&mut stderr, &mut call.io.stderr);
+        tokio::join!(out, err)
+    };
+    let input = async {
+        // A command that does not read ends the copying, not the command.
+        let _ = pass(&mut call.io.stdin, &mut stdin).await;
+        let _ = stdin.shutdown().await;
+        drop(stdin);
+        std::future::pending::<()>().await
+    };
+    tokio::pin!(output, input);
+    let code = loop {
+        tokio::select! {
+            (out, err) = &mut output => {
+                out.and(err).or_failed(failed)?;
+                break control.wait().await.or_failed(failed)?;
+            }
+            () = &mut input => {}
+            size = resized(&mut resizes) => control.resize(size.0, size.1),
+        }
+    };
+    Ok(Ending::Code(code.clamp(0, 255) as u8))
 }
 
 fn crowded(name: &EnvRef, count: u32, limit: u32) -> Error {

@@ -8,6 +8,7 @@ mod archive;
 mod backup;
 mod config;
 mod cooked;
+mod data;
 mod environments;
 mod exec;
 mod keys;

@@ -67,7 +67,7 @@ impl Backend for Api {
         }
         if let Some(file) = command.take_output() {
             let error = Error::usage(format!("`{}` would be a file of the server", file.display()))
-                .hint("over SSH, leave the file out, and redirect what comes: ssh HOST backup > FILE");
+                .hint("over SSH, leave the file out, and redirect what comes: ssh HOST COMMAND > FILE");
             return refuse(&error, io).await;
         }
         Api::command(self, principal, invocation, io).await.into()

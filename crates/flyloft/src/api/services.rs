@@ -12,7 +12,7 @@ use crate::error::{Error, OrFailed, Result};
 use crate::provision::{opened, server_purpose};
 use crate::service::postgres::certificates;
 use crate::service::{Health, Secret, Server, ServiceError};
-use crate::store::{self, Forgotten, ServerRow};
+use crate::store::{self, Forgotten, ServerRow, TemplateRow};
 
 /// A URL, and the certificates of who vouches for a server.
 const INPUT: u64 = 256 << 10;
@@ -20,6 +20,16 @@ const INPUT: u64 = 256 << 10;
 #[derive(Serialize)]
 struct ServerList {
     servers: Vec<ServerItem>,
+    templates: Vec<TemplateItem>,
+}
+
+#[derive(Serialize)]
+struct TemplateItem {
+    name: String,
+    server: String,
+    is_ready: bool,
+    #[serde(serialize_with = "as_time")]
+    created_at: i64,
 }
 
 #[derive(Serialize)]
@@ -44,7 +54,15 @@ impl Reply for ServerList {
         let rows = self.servers.iter().map(|server| {
             [server.name.clone(), server.kind.to_string(), age(server.created_at, now), server.url.clone()]
         });
-        table(["SERVER", "KIND", "AGE", "URL"], rows)
+        let servers = table(["SERVER", "KIND", "AGE", "URL"], rows);
+        let rows = self.templates.iter().map(|template| {
+            let state = if template.is_ready { "ready" } else { "being made" };
+            [template.name.clone(), template.server.clone(), age(template.created_at, now), state.to_owned()]
+        });
+        match self.templates.is_empty() {
+            true => servers,
+            false => format!("{servers}\n{}", table(["TEMPLATE", "SERVER", "AGE", "STATE"], rows)),
+        }
     }
 }
 
@@ -73,16 +91,21 @@ impl Reply for HealthList {
 
 impl Api {
     pub(super) async fn services(&self, call: &mut Call<'_>, command: Services) -> Result<Ending> {
-        call.must_be_admin()?;
         match command {
             Services::Add(add) => self.add_server(call, add).await,
-            Services::Ls(ls) => self.list_servers(ls).await,
+            Services::Ls(ls) => self.list_servers(call, ls).await,
             Services::Check { name } => self.check_servers(call, name).await,
-            Services::Rm { name } => self.remove_server(&name).await,
+            Services::Rm { name } => self.remove_server(call, &name).await,
+            Services::Template(template) => self.template(call, template).await,
+            Services::Reset(reset) => self.reset_data(call, reset).await,
+            Services::Psql(one) => self.psql(call, one).await,
+            Services::Dump(dump) => self.dump(call, dump).await,
+            Services::Restore(restore) => self.restore_data(call, restore).await,
         }
     }
 
     async fn add_server(&self, call: &mut Call<'_>, add: ServicesAdd) -> Result<Ending> {
+        call.must_be_admin()?;
         let name = add.name.clone();
         let failed = || format!("failed to add server `{name}`");
         check_name(&name)?;
@@ -109,7 +132,9 @@ impl Api {
         Ok(done(format!("server `{name}` is added: {kind} {} at {address}", health.version)).into())
     }
 
-    async fn list_servers(&self, ls: ServicesLs) -> Result<Ending> {
+    async fn list_servers(&self, call: &mut Call<'_>, ls: ServicesLs) -> Result<Ending> {
+        call.must_be_admin()?;
+        let templates = self.loft.parts.store.templates().await.or_failed(|| "failed to list templates")?;
         let rows = self.loft.parts.store.servers().await.or_failed(|| "failed to list servers")?;
         let mut servers = Vec::new();
         for row in rows {
@@ -124,11 +149,16 @@ impl Api {
             let kind = row.url.kind;
             servers.push(ServerItem { name: row.name, kind, url, ca: row.ca.is_some(), created_at });
         }
-        Ok(ServerList { servers }.into())
+        let templates = templates.into_iter().filter_map(|row| {
+            let TemplateRow { name, server, is_ready, created_at, .. } = row;
+            Some(TemplateItem { name: name?.to_string(), server, is_ready, created_at })
+        });
+        Ok(ServerList { servers, templates: templates.collect() }.into())
     }
 
     /// All are tried, and the first that is not well is what comes of it.
     async fn check_servers(&self, call: &mut Call<'_>, name: Option<String>) -> Result<Ending> {
+        call.must_be_admin()?;
         let store = &self.loft.parts.store;
         let failed = || "failed to list servers";
         let rows = match name {
@@ -151,7 +181,13 @@ impl Api {
         Err(unwell.fold(first.into(), |error: Error, other| error.hint(format!("also: {other}"))))
     }
 
-    async fn remove_server(&self, name: &str) -> Result<Ending> {
+    async fn remove_server(&self, call: &mut Call<'_>, name: &str) -> Result<Ending> {
+        call.must_be_admin()?;
+        if self.loft.parts.store.has_templates(name).await.or_failed(|| "failed to list templates")? {
+            return Err(Error::conflict(format!("there are templates on server `{name}`"))
+                .hint(format!("remove them: flyloft services template {name} NAME --rm"))
+                .hint("`flyloft services ls` lists them; one that is removed goes when the server can be reached"));
+        }
         let forgotten = self.loft.parts.store.forget_server(name).await;
         match forgotten.or_failed(|| format!("failed to remove server `{name}`"))? {
             Forgotten::Gone => Ok(done(format!("server `{name}` is removed")).into()),
@@ -209,6 +245,6 @@ fn check_name(name: &str) -> Result<()> {
     }
 }
 
-fn unknown(name: &str) -> Error {
+pub(super) fn unknown(name: &str) -> Error {
     Error::not_found(format!("there is no server `{name}`")).hint("`flyloft services ls` lists them")
 }

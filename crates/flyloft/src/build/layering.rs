@@ -133,6 +133,26 @@ pub fn layers(plan: &Plan, inputs: &Inputs, there: &BTreeSet<LayerId>) -> Vec<La
     stacking.layers
 }
 
+/// Debian with these packages, for no app.
+pub fn tools(stack: Stack, packages: &[&str]) -> Vec<Layer> {
+    let inputs = Inputs {
+        // Layers of packages have no domain, and so nothing of it.
+        app: AppName::parse("tools").expect("it is a name"),
+        trust: Trust::Own,
+        generation: 0,
+        tree: String::new(),
+        manifests: Vec::new(),
+        surroundings: BTreeMap::new(),
+        variables: BTreeMap::new(),
+    };
+    let there = BTreeSet::new();
+    let mut stacking = Stacking { layers: Vec::new(), below: Vec::new(), inputs: &inputs, there: &there };
+    stacking.stack(stack, &BTreeSet::new(), true);
+    let title = format!("{} on {stack}", packages.join(" "));
+    stacking.packages(title, packages.iter().map(|&name| name.to_owned()).collect(), true);
+    stacking.layers
+}
+
 /// The image of the running app.
 pub fn image(layers: &[Layer]) -> Image {
     layers.iter().filter(|layer| layer.runs).map(|layer| layer.id.clone()).collect()

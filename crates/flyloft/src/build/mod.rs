@@ -17,6 +17,7 @@ mod packages;
 mod surroundings;
 #[cfg(test)]
 mod tests;
+mod tools;
 #[cfg(test)]
 mod trial;
 

@@ -26,6 +26,7 @@ use crate::error::{Error, Kind};
 pub async fn send(socket: &Path, mut invocation: Invocation) -> anyhow::Result<ExitCode> {
     let file = invocation.command.take_file();
     let mut output = invocation.command.take_output().map(Output::open).transpose()?;
+    let is_backup = matches!(invocation.command, Command::Backup(_));
     let json = invocation.json;
     let mut input = Input::open(&invocation.command, file).await?;
     let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(socket, &error))?;
@@ -60,7 +61,7 @@ pub async fn send(socket: &Path, mut invocation: Invocation) -> anyhow::Result<E
     if code == 0
         && let Some(output) = output
     {
-        output.finish(json)?;
+        if is_backup { output.finish(json)? } else { output.keep(json)? }
     }
     Ok(ExitCode::from(code))
 }

@@ -31,12 +31,8 @@ impl Output {
 
     /// Looks whether the backup is whole, and puts it where it belongs.
     pub fn finish(self, json: bool) -> Result<()> {
-        let Self { path, aside } = self;
-        let failed = || format!("failed to write `{}`", path.display());
-        aside.as_file().sync_all().or_failed(failed)?;
-        let Backup { manifest, bytes, .. } = Backup::open(aside.path())?;
-        aside.persist(&path).map_err(|error| error.error).or_failed(failed)?;
-        std::fs::File::open(dir(&path)).and_then(|dir| dir.sync_all()).or_failed(failed)?;
+        let Backup { manifest, bytes, .. } = Backup::open(self.aside.path())?;
+        let path = self.put()?;
         let amount = manifest.amount();
         let Manifest { apps, environments, made_at, .. } = manifest;
         if json {
@@ -49,6 +45,28 @@ impl Output {
             println!("wrote `{}`: {amount}, {mib:.1} MiB", path.display());
         }
         Ok(())
+    }
+
+    /// Puts what is whole as soon as its command has ended well where it belongs.
+    pub fn keep(self, json: bool) -> Result<()> {
+        let path = self.put()?;
+        let bytes = fs::metadata(&path).or_failed(|| format!("failed to look at `{}`", path.display()))?.len();
+        if json {
+            let written = serde_json::json!({"file": path, "bytes": bytes});
+            println!("{}", harmless::json(&format!("{written:#}")));
+        } else {
+            println!("wrote `{}`: {:.1} MiB", path.display(), bytes as f64 / f64::from(1 << 20));
+        }
+        Ok(())
+    }
+
+    fn put(self) -> Result<PathBuf> {
+        let Self { path, aside } = self;
+        let failed = || format!("failed to write `{}`", path.display());
+        aside.as_file().sync_all().or_failed(failed)?;
+        aside.persist(&path).map_err(|error| error.error).or_failed(failed)?;
+        fs::File::open(dir(&path)).and_then(|dir| dir.sync_all()).or_failed(failed)?;
+        Ok(path)
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
-use flyloft_core::service::Kind;
+use clap::{ArgGroup, Args, Subcommand};
+use flyloft_core::name::EnvRef;
+use flyloft_core::service::{Kind, TemplateName};
 use serde::{Deserialize, Serialize};
 
 use super::value::Concealed;
@@ -28,6 +29,109 @@ pub enum Services {
     },
     /// Forget a server.
     Rm { name: String },
+    /// Put data on a server of PostgreSQL that databases of environments can begin with.
+    ///
+    /// An app asks for them as in services=postgres@shop_seed, or in its app.json by {"plan": "postgres", "options":
+    /// {"template": "shop_seed"}}. Whoever may push to any app can have a copy of them.
+    #[command(after_help = "Examples:
+  flyloft services template pg shop_seed --from-dump shop.dump
+  pg_dump -Fc shop | ssh -p 2222 host services template pg shop_seed --from-dump -
+  flyloft services template pg shop_seed --rm")]
+    Template(ServicesTemplate),
+    /// Give an environment's database fresh data: those that it begins with, or none.
+    ///
+    /// All that is in it goes, and whoever is connected is cut, once the new data are whole. Then the environment is
+    /// deployed again, so that the Procfile's `release` command finds them.
+    Reset(ServicesReset),
+    /// Open psql for an environment's database, which may sleep.
+    Psql(ServicesOne),
+    /// Write all that is in an environment's database into a file, as `pg_dump --format=custom` does.
+    #[command(after_help = "Examples:
+  flyloft services dump shop/main main.dump
+  ssh -p 2222 host services dump shop/main > main.dump")]
+    Dump(ServicesDump),
+    /// Replace all that is in an environment's database by what a dump says.
+    ///
+    /// The dump is one of `pg_dump`, in its custom format or as SQL. It is read into another database, which takes the
+    /// place of that one when it is whole. Whoever is connected is cut in that moment.
+    #[command(after_help = "Examples:
+  flyloft services restore shop/pr-42 main.dump --yes
+  ssh -p 2222 host services restore shop/pr-42 - --yes < main.dump")]
+    Restore(ServicesRestore),
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[command(group = ArgGroup::new("what").args(["from_dump", "rm"]).required(true))]
+pub struct ServicesTemplate {
+    /// The server.
+    pub server: String,
+    /// What the template is to be called, or is.
+    pub name: TemplateName,
+    /// A dump of pg_dump, in its custom format or as SQL; `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    pub from_dump: Option<PathBuf>,
+    /// Remove it. What began with it stays.
+    #[arg(long)]
+    pub rm: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+pub struct ServicesOne {
+    /// APP/ENV.
+    pub env: EnvRef,
+    /// Which one, by the name that its variable has.
+    #[arg(long = "as", value_name = "NAME")]
+    pub alias: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+pub struct ServicesReset {
+    /// APP/ENV.
+    pub env: EnvRef,
+    /// Which one, by the name that its variable has.
+    #[arg(long = "as", value_name = "NAME")]
+    pub alias: Option<String>,
+    /// Do not ask.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+pub struct ServicesDump {
+    /// APP/ENV.
+    pub env: EnvRef,
+    /// The file, which is replaced once the new one is whole; standard output if none is named.
+    pub file: Option<PathBuf>,
+    /// Which one, by the name that its variable has.
+    #[arg(long = "as", value_name = "NAME")]
+    pub alias: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+pub struct ServicesRestore {
+    /// APP/ENV.
+    pub env: EnvRef,
+    /// The dump; `-` is standard input.
+    pub file: PathBuf,
+    /// Which one, by the name that its variable has.
+    #[arg(long = "as", value_name = "NAME")]
+    pub alias: Option<String>,
+    /// Really replace what is there.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+impl Services {
+    /// Whether standard input means something to it.
+    pub fn reads_stdin(&self) -> bool {
+        match self {
+            Services::Add(add) => add.reads_url() || add.ca.is_some(),
+            Services::Template(template) => template.from_dump.is_some(),
+            // The last one for the answer to "are you sure".
+            Services::Psql(_) | Services::Restore(_) | Services::Reset(_) => true,
+            Services::Ls(_) | Services::Check { .. } | Services::Rm { .. } | Services::Dump(_) => false,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]

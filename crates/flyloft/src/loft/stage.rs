@@ -29,6 +29,8 @@ use crate::exec::Cmd;
 use crate::metrics::Tally;
 use crate::parts::{Parts, Settings};
 use crate::provision::Places;
+use crate::provision::client::Clients;
+use crate::provision::data::Renewals;
 use crate::retention::LookedThrough;
 use crate::service::Drivers;
 use crate::service::postgres::Postgres;
@@ -137,6 +139,8 @@ impl Stage {
                 .unwrap()
                 .with_plain_http_on_loopback(),
             places: Places::default(),
+            clients: Clients::default(),
+            renewals: Renewals::default(),
             services: Drivers { postgres: Arc::new(Postgres) },
             vault: Vault::open(dir.path()).unwrap(),
             tally: Tally::default(),

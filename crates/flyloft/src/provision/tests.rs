@@ -1,7 +1,7 @@
 //! Databases on a real PostgreSQL, for environments on an engine in memory.
 
 use flyloft_core::lifecycle::{Depth, Event};
-use flyloft_core::service::{Kind, ServerUrl};
+use flyloft_core::service::{Kind, ServerUrl, TemplateName};
 use tokio_postgres::NoTls;
 
 use super::sleepers::Sleepers;
@@ -357,6 +357,85 @@ async fn a_container_may_reach_the_servers_that_it_was_given_and_follows_them() 
     let spec = bench.stage.engine.spec(&env.live.unwrap().container);
     assert!(spec.reach.allow.is_empty() && !spec.env.contains_key("DATABASE_URL"), "{spec:?}");
     assert_eq!(bench.made(), "1 1", "what it had is kept until it is destroyed");
+}
+
+#[tokio::test]
+async fn a_database_begins_with_the_data_that_people_ask_for_and_has_them_again_when_it_is_reset() {
+    let bench = Bench::new().await;
+    bench.deploy("main").await.unwrap();
+    let main = bench.variables("main").await["DATABASE_URL"].clone();
+    sql(&main, "CREATE TABLE notes (text text); INSERT INTO notes VALUES ('hello')").await.unwrap();
+    let (env, conductor) = bench.env("other").await;
+    let refused = bench.stage.launch_in(&conductor, Again::Rollback, asking("postgres@shop/main")).await.unwrap_err();
+    insta::assert_snapshot!(refused.text(), @r"
+    error: `app.json` asks for `postgres@shop/main`, the data of another environment
+      hint: whoever may use the app can: flyloft apps set shop services=postgres@shop/main
+      hint: or name a template
+    ");
+    assert_eq!(bench.made(), "1 1");
+
+    let app = &env.name.app;
+    let set = async |services: &str| {
+        bench.stage.store().set_app_settings(app, &asking(services).settings).await.unwrap();
+        bench.stage.loft.reload(app, None).await.unwrap();
+    };
+    for (wrong, said) in [
+        ("postgres@shop/nowhere", "`shop/nowhere` has no postgres whose data `shop/other` could begin with"),
+        ("postgres@shop_seed", "there is no template `shop_seed`"),
+        ("postgres@cart/main", "`shop/other` asks for the data of another app's `cart/main`"),
+    ] {
+        set(wrong).await;
+        assert_eq!(bench.deploy("other").await.unwrap_err().what, said);
+    }
+    set("postgres@shop/main").await;
+    bench.deploy("main").await.unwrap();
+    bench.deploy("other").await.unwrap();
+    let other = bench.variables("other").await["DATABASE_URL"].clone();
+    assert_eq!(sql(&other, "INSERT INTO notes VALUES ('more'); SELECT text FROM notes").await.unwrap(), "hello more");
+    assert_eq!(sql(&main, "SELECT text FROM notes").await.unwrap(), "hello");
+
+    let (env, _) = bench.env("other").await;
+    let owned = data::owned(bench.parts(), &env, None).await.unwrap();
+    let renew = || data::renew(bench.parts(), &env, &owned, &env.asked);
+    let (one, another) = tokio::join!(renew(), renew());
+    one.unwrap();
+    assert_eq!(another.unwrap_err().what, "its data are being replaced already");
+    assert_eq!(sql(&other, "SELECT text FROM notes").await.unwrap(), "hello");
+    assert_eq!(bench.made(), "2 2");
+}
+
+#[tokio::test]
+async fn a_template_that_was_not_finished_goes_and_so_does_one_that_is_removed_while_its_server_is_down() {
+    let mut bench = Bench::new().await;
+    let server = || async {
+        let row = bench.parts().store.server("pg").await.unwrap().unwrap();
+        opened(bench.parts(), row).unwrap()
+    };
+    let name = TemplateName::parse("shop_seed").unwrap();
+    let templates = || bench.postgres.sql("SELECT count(*) FROM pg_database WHERE datname LIKE 'flyloft_template%'");
+    let mut dump = &b"CREATE TABLE a (b int);"[..];
+    // The engine in memory restores nothing, but fails if it is told to.
+    bench.stage.engine.fail("exec", 1);
+    data::make_template(bench.parts(), server().await, &name, &mut dump).await.unwrap_err();
+    bench.stage.wait_until("it is gone", async || templates() == "0").await;
+    bench
+        .stage
+        .wait_until("its record is, too", async || !bench.parts().store.has_templates("pg").await.unwrap())
+        .await;
+
+    data::make_template(bench.parts(), server().await, &name, &mut dump).await.unwrap();
+    let again = data::make_template(bench.parts(), server().await, &name, &mut dump).await.unwrap_err();
+    assert_eq!(again.what, "there is a template `shop_seed` already");
+    assert_eq!(templates(), "1");
+    let is_gone = async || bench.stage.containers().await.is_empty();
+    bench.stage.wait_until("no client's container is left", is_gone).await;
+    bench.postgres.stop();
+    data::drop_template(bench.parts(), "pg", &name).await.unwrap();
+    sweep(bench.parts()).await;
+    bench.postgres.run();
+    assert!(bench.parts().store.has_templates("pg").await.unwrap());
+    sweep(bench.parts()).await;
+    assert_eq!((bench.made().as_str(), bench.parts().store.has_templates("pg").await.unwrap()), ("0 0", false));
 }
 
 #[tokio::test]

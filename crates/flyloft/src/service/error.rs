@@ -46,6 +46,10 @@ pub enum Fault {
     Old { found: String, least: &'static str },
     #[error("has a {what} `{name}` that is not ours")]
     Taken { what: &'static str, name: String },
+    #[error("has no `{0}` any more, whose data were asked for")]
+    NoSeed(String),
+    #[error("is of a kind of which {0}")]
+    NotOfThisKind(&'static str),
     #[error("only reads: it is a replica")]
     Replica,
     #[error("failed to {0}")]
@@ -94,6 +98,8 @@ impl ServiceError {
                     what.to_uppercase()
                 )
             }
+            Fault::NoSeed(_) => "ask for other data, or for none: flyloft set APP/ENV services=…".to_owned(),
+            Fault::NotOfThisKind(_) => "PostgreSQL has that".to_owned(),
             Fault::Replica => "name its primary in the URL".to_owned(),
             Fault::Other(_) => format!("look at the server's log, and try: {}", again()),
         }

@@ -66,6 +66,21 @@ pub struct Wanted {
     pub password: Secret,
     /// How many it may open at once.
     pub connections: u32,
+    /// On the same server, whose data it begins with.
+    pub seed: Option<Label>,
+}
+
+/// Programs of Debian's for people, and how they find a database. None of it has an argument that is secret, or that
+/// somebody else has chosen.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub packages: &'static [&'static str],
+    pub env: Vec<(String, String)>,
+    /// For a person at a terminal.
+    pub shell: Vec<String>,
+    /// Writes all data to standard output, and reads them from standard input.
+    pub dump: Vec<String>,
+    pub restore: Vec<String>,
 }
 
 #[async_trait]
@@ -86,8 +101,61 @@ pub trait Driver: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// Whether it gives what is made the data of [`Wanted::seed`].
+    fn copies(&self) -> bool {
+        false
+    }
+
+    /// Gives it the data that it begins with anew, in place of what it has. That stays until the new ones are whole; then
+    /// whoever is connected is cut.
+    async fn renew(&self, server: &Server, wanted: &Wanted) -> Result<(), ServiceError> {
+        let _ = wanted;
+        Err(no_data(server))
+    }
+
+    /// Makes an empty one aside, to be filled while the other is in use. One that is there is dropped before. Gives what
+    /// finds it; [`Driver::put_in_place`] or [`Driver::drop_aside`] is its end.
+    async fn open_aside(&self, server: &Server, wanted: &Wanted) -> Result<Client, ServiceError> {
+        let _ = wanted;
+        Err(no_data(server))
+    }
+
+    /// What was filled aside takes the place of what is there.
+    async fn put_in_place(&self, server: &Server, label: &Label) -> Result<(), ServiceError> {
+        let _ = label;
+        Err(no_data(server))
+    }
+
+    async fn drop_aside(&self, server: &Server, label: &Label) -> Result<(), ServiceError> {
+        let _ = label;
+        Err(no_data(server))
+    }
+
+    /// Makes a template of what was made and filled: nobody connects to it any more, and only
+    /// [`Driver::remove_template`] drops it.
+    async fn seal(&self, server: &Server, label: &Label) -> Result<(), ServiceError> {
+        let _ = label;
+        Err(no_data(server))
+    }
+
+    /// As [`Driver::remove`], for what was sealed.
+    async fn remove_template(&self, server: &Server, label: &Label) -> Result<(), ServiceError> {
+        let _ = label;
+        Err(no_data(server))
+    }
+
+    /// How people get at it.
+    fn client(&self, server: &Server, wanted: &Wanted) -> Result<Client, ServiceError> {
+        let _ = wanted;
+        Err(ServiceError::new(server, Fault::NotOfThisKind("flyloft starts no client")))
+    }
+
     /// How an app finds it.
     fn variables(&self, server: &Server, wanted: &Wanted, alias: Option<&str>) -> Vec<(String, String)>;
+}
+
+fn no_data(server: &Server) -> ServiceError {
+    ServiceError::new(server, Fault::NotOfThisKind("flyloft keeps no data to begin with"))
 }
 
 /// The driver of each kind.

@@ -1,5 +1,6 @@
 //! PostgreSQL, from version 10 on: an environment gets a role and a database that it owns.
 
+mod copy;
 mod idle;
 mod made;
 
@@ -19,11 +20,14 @@ use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Driver, Fault, Health, Label, Server, ServiceError, Wanted};
+use super::{Client as Programs, Driver, Fault, Health, Label, Server, ServiceError, Wanted};
 
 /// A server in reach answers in milliseconds. One that is busy is given time.
 const PATIENCE: Duration = Duration::from_secs(20);
 const CONNECT: Duration = Duration::from_secs(8);
+
+/// What copies a database is as busy as that is large.
+const COPYING: Duration = Duration::from_secs(1800);
 
 /// The first with SCRAM, without which a password would have to be sent as it is.
 const LEAST: i32 = 100_000;
@@ -44,7 +48,8 @@ impl Driver for Postgres {
     }
 
     async fn provide(&self, server: &Server, wanted: &Wanted) -> Result<(), ServiceError> {
-        in_time(server, async { Session::open(server).await?.provide(wanted).await }).await
+        let patience = if wanted.seed.is_some() { COPYING } else { PATIENCE };
+        within(patience, server, async { Session::open(server).await?.provide(wanted).await }).await
     }
 
     async fn remove(&self, server: &Server, label: &Label) -> Result<(), ServiceError> {
@@ -53,6 +58,40 @@ impl Driver for Postgres {
 
     async fn hang_up(&self, server: &Server, labels: &[Label], quiet: Duration) -> Result<Vec<String>, ServiceError> {
         in_time(server, async { Session::open(server).await?.hang_up(labels, quiet).await }).await
+    }
+
+    fn copies(&self) -> bool {
+        true
+    }
+
+    async fn renew(&self, server: &Server, wanted: &Wanted) -> Result<(), ServiceError> {
+        within(COPYING, server, async { Session::open(server).await?.renew(wanted).await }).await
+    }
+
+    async fn open_aside(&self, server: &Server, wanted: &Wanted) -> Result<Programs, ServiceError> {
+        let empty = Wanted { seed: None, ..wanted.clone() };
+        in_time(server, async { Session::open(server).await?.open_aside(&empty).await }).await?;
+        Ok(programs(server, wanted, &copy::aside(&wanted.label).name))
+    }
+
+    async fn put_in_place(&self, server: &Server, label: &Label) -> Result<(), ServiceError> {
+        in_time(server, async { Session::open(server).await?.put_in_place(label).await }).await
+    }
+
+    async fn drop_aside(&self, server: &Server, label: &Label) -> Result<(), ServiceError> {
+        in_time(server, async { Session::open(server).await?.drop_aside(label).await }).await
+    }
+
+    async fn seal(&self, server: &Server, label: &Label) -> Result<(), ServiceError> {
+        in_time(server, async { Session::open(server).await?.seal(label).await }).await
+    }
+
+    async fn remove_template(&self, server: &Server, label: &Label) -> Result<(), ServiceError> {
+        in_time(server, async { Session::open(server).await?.remove_template(label).await }).await
+    }
+
+    fn client(&self, server: &Server, wanted: &Wanted) -> Result<Programs, ServiceError> {
+        Ok(programs(server, wanted, &wanted.label.name))
     }
 
     fn variables(&self, server: &Server, wanted: &Wanted, alias: Option<&str>) -> Vec<(String, String)> {
@@ -77,15 +116,63 @@ impl Driver for Postgres {
 }
 
 async fn in_time<T>(server: &Server, work: impl Future<Output = Result<T, ServiceError>>) -> Result<T, ServiceError> {
-    let slow = |_| ServiceError::new(server, Fault::Slow(PATIENCE.as_secs()));
-    tokio::time::timeout(PATIENCE, work).await.map_err(slow)?
+    within(PATIENCE, server, work).await
+}
+
+async fn within<T>(
+    patience: Duration,
+    server: &Server,
+    work: impl Future<Output = Result<T, ServiceError>>,
+) -> Result<T, ServiceError> {
+    let slow = |_| ServiceError::new(server, Fault::Slow(patience.as_secs()));
+    tokio::time::timeout(patience, work).await.map_err(slow)?
+}
+
+/// Reads a dump from standard input, of either kind: `pg_restore` writes its own as SQL. That of newer versions begins
+/// with a setting that older servers do not know. All or nothing is up to who asks, who fills what nobody uses yet.
+const RESTORE: &str = "set -o pipefail
+sql() {
+    sed '1,40{/^SET transaction_timeout = 0;$/d}' |
+        psql --no-psqlrc --quiet --single-transaction --set=ON_ERROR_STOP=1 --output=/dev/null --file=-
+}
+IFS= read -r -N 5 begin
+[ -n \"$begin\" ] || { echo 'the dump is empty' >&2; exit 1; }
+case $begin in
+    PGDMP) { printf %s \"$begin\"; cat; } | pg_restore --no-owner --no-privileges --file=- | sql ;;
+    *) { printf %s \"$begin\"; cat; } | sql ;;
+esac";
+
+/// What works with a database of that name.
+fn programs(server: &Server, wanted: &Wanted, database: &str) -> Programs {
+    let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+    let env = [
+        ("PGHOST", server.url.host.clone()),
+        ("PGPORT", server.url.port.to_string()),
+        ("PGUSER", wanted.label.name.clone()),
+        ("PGPASSWORD", wanted.password.0.clone()),
+        ("PGDATABASE", database.to_owned()),
+        ("PGSSLMODE", if server.url.tls { "require" } else { "prefer" }.to_owned()),
+        ("PGCONNECT_TIMEOUT", CONNECT.as_secs().to_string()),
+        ("PSQL_HISTORY", "/dev/null".to_owned()),
+    ];
+    Programs {
+        packages: &["postgresql-client"],
+        env: env.map(|(name, value)| (name.to_owned(), value)).into(),
+        shell: words(&["psql"]),
+        dump: words(&["pg_dump", "--format=custom", "--no-owner", "--no-privileges"]),
+        restore: words(&["bash", "-c", RESTORE]),
+    }
 }
 
 impl<'a> Session<'a> {
     async fn open(server: &'a Server) -> Result<Self, ServiceError> {
+        Self::open_in(server, &server.url.database).await
+    }
+
+    async fn open_in(server: &'a Server, database: &str) -> Result<Self, ServiceError> {
         let url = &server.url;
         let mut config = Config::new();
-        config.user(&url.user).host(&url.host).port(url.port).dbname(&url.database);
+        config.user(&url.user).host(&url.host).port(url.port).dbname(database);
         config.application_name("flyloft").connect_timeout(CONNECT);
         if !server.password.0.is_empty() {
             config.password(&server.password.0);

@@ -13,6 +13,8 @@ pub enum EventKind {
     DeploySucceeded,
     DeployFailed,
     ConfigChanged,
+    /// Of a database, by somebody.
+    DataReplaced,
     Scaled,
     SettingsChanged,
     Stopped,
@@ -143,6 +145,7 @@ impl EventKind {
             EventKind::DeploySucceeded => "deploy-succeeded",
             EventKind::DeployFailed => "deploy-failed",
             EventKind::ConfigChanged => "config-changed",
+            EventKind::DataReplaced => "data-replaced",
             EventKind::Scaled => "scaled",
             EventKind::SettingsChanged => "settings-changed",
             EventKind::Stopped => "stopped",

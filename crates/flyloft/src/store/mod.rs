@@ -15,6 +15,7 @@ mod keys;
 mod releases;
 mod servers;
 mod services;
+mod templates;
 mod variables;
 mod wakes;
 
@@ -37,6 +38,7 @@ pub use keys::KeyRow;
 pub use releases::{BuildInputs, Content, ImageRow, NewRelease, ReleaseRow, ReleaseStatus, StepRow};
 pub use servers::ServerRow;
 pub use services::{Forgotten, NewService, ServiceRow, ServiceState};
+pub use templates::{NewTemplate, TemplateRow};
 pub use wakes::WakeRow;
 
 /// What makes each version of the schema out of the one before it, the first out of an empty file. What has been
@@ -48,6 +50,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/4.sql"),
     include_str!("migrations/5.sql"),
     include_str!("migrations/6.sql"),
+    include_str!("migrations/7.sql"),
 ];
 
 /// Its file in the state directory.

@@ -190,7 +190,7 @@ impl ServiceRow {
             id: row.get(0)?,
             env: row.get::<_, Option<i64>>(1)?.map(EnvId),
             server: row.get(2)?,
-            ask: Ask { kind, alias: Some(alias).filter(|alias| !alias.is_empty()) },
+            ask: Ask { kind, alias: Some(alias).filter(|alias| !alias.is_empty()), data: None },
             name: row.get(5)?,
             password: row.get(6)?,
             state,

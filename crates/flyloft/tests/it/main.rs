@@ -8,6 +8,7 @@ mod backup;
 mod bad_input;
 mod crash;
 mod crowds;
+mod data;
 mod disk;
 mod doors;
 mod faults;

@@ -9,7 +9,7 @@ use crate::harness::{Flyloft, run, text, wait_for};
 use crate::postgres::{ESCAPED, PASSWORD, Postgres};
 
 /// Uses what it is given when it is asked to, and says what went wrong.
-const NOTES: &str = r#"
+pub const NOTES: &str = r#"
 import http.server, os, socket, psycopg
 
 def answer(words):
@@ -43,22 +43,22 @@ http.server.ThreadingHTTPServer(("", int(os.environ["PORT"])), Handler).serve_fo
 "#;
 
 /// The host's own address on its way to the internet, found without sending anything: containers reach that.
-fn host_address() -> String {
+pub fn host_address() -> String {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     socket.connect("203.0.113.1:9").unwrap();
     socket.local_addr().unwrap().ip().to_string()
 }
 
 /// What a test that failed has left leads to servers that are gone.
-fn forget_servers(flyloft: &mut Flyloft) {
+pub fn forget_servers(flyloft: &mut Flyloft) {
     flyloft.stop();
     let store = rusqlite::Connection::open(flyloft.state.join("store.db")).unwrap();
-    store.execute_batch("DELETE FROM services; DELETE FROM servers").unwrap();
+    store.execute_batch("DELETE FROM services; DELETE FROM templates; DELETE FROM servers").unwrap();
     drop(store);
     flyloft.serve();
 }
 
-fn add(flyloft: &Flyloft, url: &str, more: &[&str]) -> std::process::Output {
+pub fn add(flyloft: &Flyloft, url: &str, more: &[&str]) -> std::process::Output {
     let words = ["services", "add", "it-pg", "--kind", "postgres", "--url", "-"];
     let mut add = flyloft.command(&[&words[..], more].concat());
     let mut add = add.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -13,9 +13,9 @@ use crate::harness::{Flyloft, wait_for};
 use crate::push::{app, borrowed};
 
 /// A person at a terminal, who has started a program.
-struct Seat {
+pub struct Seat {
     master: File,
-    child: Child,
+    pub child: Child,
     screen: Arc<Mutex<String>>,
 }
 
@@ -24,7 +24,7 @@ fn window(columns: u16, rows: u16) -> Winsize {
 }
 
 impl Seat {
-    fn take(mut command: Command, columns: u16, rows: u16) -> Self {
+    pub fn take(mut command: Command, columns: u16, rows: u16) -> Self {
         let pty = openpty(Some(&window(columns, rows)), None).unwrap();
         let slave = |fd: &OwnedFd| fd.try_clone().unwrap();
         command.stdin(slave(&pty.slave)).stdout(slave(&pty.slave)).stderr(pty.slave);
@@ -51,13 +51,13 @@ impl Seat {
         Self { master, child, screen }
     }
 
-    fn types(&mut self, keys: &str) {
+    pub fn types(&mut self, keys: &str) {
         self.master.write_all(keys.as_bytes()).unwrap();
     }
 
     /// Waits until the text has come, which what was typed, and is echoed, does not contain.
     #[track_caller]
-    fn sees(&self, text: &str) {
+    pub fn sees(&self, text: &str) {
         wait_for(&format!("`{text}`"), || self.screen.lock().unwrap().contains(text).then_some(()));
     }
 

@@ -125,3 +125,59 @@ async fn a_server_stays_as_long_as_environments_have_something_on_it() {
     assert_eq!(desk.command(&["destroy", "shop/main", "--yes"]).await.0, 0);
     desk.stage.wait_until("it can go", async || desk.command(&["services", "rm", "pg"]).await.0 == 0).await;
 }
+
+#[tokio::test]
+async fn data_are_the_business_of_whoever_may_use_the_app_and_templates_that_of_admins() {
+    let desk = Desk::new().await;
+    let postgres = Postgres::start();
+    let words = ["services", "add", "pg", "--kind", "postgres", "--url", "-"];
+    assert_eq!(desk.command_with(&words, &postgres.url()).await.0, 0);
+    let deployer = |app: &str| Principal {
+        name: "bot".to_owned(),
+        role: Role::Deployer { apps: vec![AppName::parse(app).unwrap()] },
+    };
+    let (ours, theirs) = (deployer("shop"), deployer("cart"));
+    let commands: [&[&str]; 4] = [
+        &["services", "psql", "shop/main"],
+        &["services", "dump", "shop/main"],
+        &["services", "restore", "shop/main", "-", "--yes"],
+        &["services", "reset", "shop/main", "--yes"],
+    ];
+    for words in commands {
+        let (code, said) = desk.command_by(&theirs, words).await;
+        assert!(code == 1 && said.contains("`bot`"), "{said}");
+        let (code, said) = desk.command_by(&ours, words).await;
+        assert_eq!((code, said.lines().next()), (20, Some("error: `shop/main` has no database")));
+    }
+    desk.command(&["apps", "set", "shop", "services=postgres"]).await;
+    desk.stage.deploy().await.unwrap();
+    // The engine in memory runs nothing, and says that it went well.
+    for words in commands {
+        let (code, said) = desk.command_by(&ours, words).await;
+        assert_eq!(code, 0, "{words:?}: {said}");
+    }
+    let (code, said) = desk.command_by(&ours, &["services", "psql", "shop/main", "--as", "REPORTS"]).await;
+    assert_eq!((code, said.lines().next()), (20, Some("error: `shop/main` has nothing called `REPORTS`")));
+    let (code, said) = desk.command(&["services", "restore", "shop/main", "-"]).await;
+    assert_eq!(
+        (code, said.lines().next()),
+        (2, Some("error: all data in `postgres` of `shop/main` would be replaced"))
+    );
+    let (code, said) = desk.command(&["services", "reset", "shop/main"]).await;
+    assert!(code == 2 && said.contains("there is no terminal to ask"), "{said}");
+    let (code, said) = desk.command(&["services", "dump", "shop/main", "/etc/motd"]).await;
+    assert_eq!((code, said.lines().next()), (2, Some("error: `/etc/motd` would be a file of the server")));
+
+    let template = ["services", "template", "pg", "shop_seed", "--from-dump", "-"];
+    let (code, said) = desk.command_by(&ours, &template).await;
+    assert_eq!((code, said.lines().next()), (1, Some("error: key `bot` is not an admin's")));
+    let (code, said) = desk.command_with(&template, "SELECT 1").await;
+    assert_eq!(code, 0, "{said}");
+    let (_, listed) = desk.command(&["services", "ls"]).await;
+    assert!(listed.contains("\nTEMPLATE   SERVER  AGE  STATE\nshop_seed  pg      "), "{listed}");
+    assert_eq!(desk.command(&["destroy", "shop/main", "--yes"]).await.0, 0);
+    let (code, said) = desk.command(&["services", "rm", "pg"]).await;
+    assert_eq!((code, said.lines().next()), (1, Some("error: there are templates on server `pg`")));
+    assert_eq!(desk.command(&["services", "template", "pg", "shop_seed", "--rm"]).await.0, 0);
+    desk.stage.wait_until("it can go", async || desk.command(&["services", "rm", "pg"]).await.0 == 0).await;
+}

@@ -11,7 +11,7 @@ use super::{Session, fault_of};
 use crate::service::{Fault, Label, ServiceError, Wanted};
 
 /// What a name stands for on the server.
-struct Found {
+pub(super) struct Found {
     comment: Option<String>,
     /// The comment of who owns it, where that is something that is owned.
     owner: Option<String>,
@@ -20,14 +20,14 @@ struct Found {
 impl Session<'_> {
     /// Makes what is missing, and sets what there is to what is wanted.
     pub(super) async fn provide(&self, wanted: &Wanted) -> Result<(), ServiceError> {
-        let Wanted { label, password, connections } = wanted;
+        let Wanted { label, password, connections, seed } = wanted;
         self.lock(label).await?;
         let (role, comment) = (identifier(&label.name), literal(&label.text));
         // The server need not know the password itself, and neither need its log.
         let password = literal(&scram_sha_256(password.0.as_bytes()));
         let with = format!("LOGIN PASSWORD {password} CONNECTION LIMIT {connections}");
         // Nothing is made beside what is somebody else's.
-        let (known, database) = (self.role(label).await?, self.database(label).await?);
+        let (known, mut database) = (self.role(label).await?, self.database(label).await?);
         if known.is_none() {
             // Statements that come together are one transaction.
             let create = format!("CREATE ROLE {role} {with}; COMMENT ON ROLE {role} IS {comment}");
@@ -38,47 +38,77 @@ impl Session<'_> {
         }
         let closed = database.as_ref().is_some_and(|found| found.comment.as_ref() == Some(&label.text));
         if !closed {
-            // Who is no superuser has a say in databases of those alone of whom it is a member.
-            self.run("become a member of a role", &format!("GRANT {role} TO CURRENT_USER")).await?;
+            self.join(label).await?;
+            // It was cut off in the middle of a copy. Nobody has had it yet.
+            if seed.is_some() && database.take().is_some() {
+                self.drop_database(label).await?;
+            }
         }
         if database.is_none() {
-            self.run("make a database", &format!("CREATE DATABASE {role} OWNER {role}")).await?;
+            self.make(label, wanted).await?;
             crate::fault::point("service.database");
         }
         if !closed {
-            let close = format!("REVOKE ALL ON DATABASE {role} FROM PUBLIC; COMMENT ON DATABASE {role} IS {comment}");
-            self.run("close a database to others", &close).await?;
+            self.close(label).await?;
         }
         Ok(())
+    }
+
+    /// Nobody but its owner may connect to it, and it is known to be ours.
+    pub(super) async fn close(&self, label: &Label) -> Result<(), ServiceError> {
+        let (name, comment) = (identifier(&label.name), literal(&label.text));
+        let close = format!("REVOKE ALL ON DATABASE {name} FROM PUBLIC; COMMENT ON DATABASE {name} IS {comment}");
+        self.run("close a database to others", &close).await
+    }
+
+    /// Who is no superuser has a say in databases, and in connections, of those alone of whom it is a member.
+    pub(super) async fn join(&self, label: &Label) -> Result<(), ServiceError> {
+        let name = label.name.as_str();
+        let row = self.client.query_one("SELECT pg_has_role(current_user, $1::name, 'USAGE')", &[&name]).await;
+        if row.map_err(|error| fault_of(self.server, error, "look for a name"))?.get(0) {
+            return Ok(());
+        }
+        self.run("become a member of a role", &format!("GRANT {} TO CURRENT_USER", identifier(name))).await
     }
 
     /// Ends who is connected, and leaves nothing of it.
     pub(super) async fn remove(&self, label: &Label) -> Result<(), ServiceError> {
         self.lock(label).await?;
-        let name = identifier(&label.name);
-        if self.database(label).await?.is_some() {
-            let rights = format!("GRANT {name} TO CURRENT_USER");
-            if self.role(label).await?.is_some() {
-                self.run("become a member of a role", &rights).await?;
-            }
-            self.run("close a database", &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await?;
-            let end = format!(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}",
-                literal(&label.name)
-            );
-            self.run("end connections", &end).await?;
-            // The server itself waits some seconds for those.
-            self.run("drop a database", &format!("DROP DATABASE {name}")).await?;
+        let has_role = self.role(label).await?.is_some();
+        if has_role {
+            self.join(label).await?;
         }
-        if self.role(label).await?.is_some() {
-            self.run("drop a role", &format!("DROP ROLE {name}")).await?;
+        self.clear(label).await?;
+        if self.database(label).await?.is_some() {
+            self.drop_database(label).await?;
+        }
+        if has_role {
+            self.run("drop a role", &format!("DROP ROLE {}", identifier(&label.name))).await?;
         }
         Ok(())
     }
 
+    /// One that was found to be ours.
+    pub(super) async fn drop_database(&self, label: &Label) -> Result<(), ServiceError> {
+        let name = identifier(&label.name);
+        self.run("close a database", &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await?;
+        self.run("end connections", &ending(&[label])).await?;
+        // The server itself waits some seconds for those, and drops no template.
+        self.run("drop a database", &format!("DROP DATABASE {name}")).await
+    }
+
     /// Held until the session ends.
-    async fn lock(&self, label: &Label) -> Result<(), ServiceError> {
-        let lock = format!("SELECT pg_advisory_lock(hashtextextended({}, 0))", literal(&label.name));
+    pub(super) async fn lock(&self, label: &Label) -> Result<(), ServiceError> {
+        self.lock_by("pg_advisory_lock", label).await
+    }
+
+    /// Others may hold it in the same way.
+    pub(super) async fn share(&self, label: &Label) -> Result<(), ServiceError> {
+        self.lock_by("pg_advisory_lock_shared", label).await
+    }
+
+    async fn lock_by(&self, function: &str, label: &Label) -> Result<(), ServiceError> {
+        let lock = format!("SELECT {function}(hashtextextended({}, 0))", literal(&label.name));
         // Before version 11 there is no hash of that width.
         let lock = match self.version().await? {
             version if version < 110_000 => lock.replace("hashtextextended", "hashtext").replace(", 0)", ")"),
@@ -87,7 +117,7 @@ impl Session<'_> {
         self.run("wait for its turn", &lock).await
     }
 
-    async fn role(&self, label: &Label) -> Result<Option<Found>, ServiceError> {
+    pub(super) async fn role(&self, label: &Label) -> Result<Option<Found>, ServiceError> {
         let found = self.find(
             "SELECT shobj_description(oid, 'pg_authid'), NULL::text FROM pg_roles WHERE rolname = $1",
             &label.name,
@@ -95,7 +125,7 @@ impl Session<'_> {
         self.ours("role", label, found.await?)
     }
 
-    async fn database(&self, label: &Label) -> Result<Option<Found>, ServiceError> {
+    pub(super) async fn database(&self, label: &Label) -> Result<Option<Found>, ServiceError> {
         let found = self.find(
             "SELECT shobj_description(oid, 'pg_database'), shobj_description(datdba, 'pg_authid')
              FROM pg_database WHERE datname = $1",
@@ -127,7 +157,7 @@ impl Session<'_> {
         }
     }
 
-    async fn run(&self, doing: &'static str, sql: &str) -> Result<(), ServiceError> {
+    pub(super) async fn run(&self, doing: &'static str, sql: &str) -> Result<(), ServiceError> {
         match self.client.batch_execute(sql).await {
             // Another one is being made from the same template at this moment.
             Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) && sql.starts_with("CREATE DATABASE") => {
@@ -145,13 +175,23 @@ impl Session<'_> {
     }
 }
 
+/// The statement that ends whoever is connected to one of these databases.
+pub(super) fn ending(labels: &[&Label]) -> String {
+    let names: Vec<String> = labels.iter().map(|label| literal(&label.name)).collect();
+    format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN ({}) AND pid <> pg_backend_pid() AND \
+         backend_type = 'client backend'",
+        names.join(", ")
+    )
+}
+
 /// In SQL, where a quote within is written twice.
-fn identifier(name: &str) -> String {
+pub(super) fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// The same, and a backslash stands for itself whatever the server's settings say.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
     if quoted.contains('\\') { format!(" E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
 }

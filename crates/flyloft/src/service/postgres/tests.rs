@@ -1,5 +1,7 @@
 //! With a real server.
 
+mod data;
+
 use flyloft_core::service::{Kind, ServerUrl};
 
 use super::*;

@@ -1,0 +1,392 @@
+//! What databases begin with, and fresh data for those that are there.
+//!
+//! A template is a database that a dump was read into, and that nobody connects to. What is to take the place of data that
+//! are in use is made aside, and takes it when it is whole: a dump that is broken, or a server that goes down in the
+//! middle, changes nothing.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Arc, Mutex};
+
+use flyloft_core::policy::{Level, Settings};
+use flyloft_core::service::{Ask, Data, Kind, TemplateName};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+
+use super::client::Client;
+use super::{asks, label, opened, purpose, server_of, wanted};
+use crate::error::{Error, OrFailed, Result};
+use crate::parts::Parts;
+use crate::service::{Client as Programs, Label, Secret, Server, Wanted};
+use crate::store::{self, EnvRow, NewTemplate, ServiceRow, ServiceState, TemplateRow};
+
+/// Bytes that are kept of what a program says.
+const SAID: usize = 4096;
+
+/// On which server what a database begins with is, and by what that is known.
+pub struct Seed {
+    pub server: String,
+    pub label: Label,
+}
+
+/// What an environment has, with all that opens it.
+pub struct Owned {
+    pub row: ServiceRow,
+    pub server: Server,
+    pub wanted: Wanted,
+}
+
+/// Services whose data are being replaced.
+#[derive(Default)]
+pub struct Renewals(Mutex<HashSet<i64>>);
+
+struct Renewal<'a>(&'a Renewals, i64);
+
+impl Renewals {
+    fn begin(&self, owned: &Owned) -> Result<Renewal<'_>> {
+        match self.0.lock().expect("not poisoned").insert(owned.row.id) {
+            true => Ok(Renewal(self, owned.row.id)),
+            false => Err(Error::conflict("its data are being replaced already").hint("wait until that has ended")),
+        }
+    }
+}
+
+impl Drop for Renewal<'_> {
+    fn drop(&mut self) {
+        self.0.0.lock().expect("not poisoned").remove(&self.1);
+    }
+}
+
+/// Only people may ask for what another environment has: `app.json` comes with a pull request as well.
+pub(super) fn check_asks(env: &EnvRow, asks: &[Ask], level: Level) -> Result<()> {
+    let copies = |ask: &&Ask| matches!(&ask.data, Some(Data::Environment(other)) if *other != env.name);
+    match asks.iter().find(copies) {
+        Some(ask) if level == Level::AppJson => {
+            Err(Error::forbidden(format!("`app.json` asks for `{ask}`, the data of another environment"))
+                .hint(format!("whoever may use the app can: flyloft apps set {} services={ask}", env.name.app))
+                .hint("or name a template"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a database that is made for this ask begins with. What an environment would copy from itself is nothing.
+pub(super) async fn seed_of(parts: &Parts, env: &EnvRow, ask: &Ask) -> Result<Option<Seed>> {
+    if ask.data.is_some() && !parts.services.of(ask.kind).copies() {
+        return Err(Error::usage(format!("`{ask}`: nothing of kind {} begins with data", ask.kind))
+            .hint(format!("ask for it without: {}", kind(ask))));
+    }
+    match &ask.data {
+        None => Ok(None),
+        Some(Data::Environment(other)) if *other == env.name => Ok(None),
+        Some(Data::Environment(other)) if other.app != env.name.app => {
+            Err(Error::forbidden(format!("`{}` asks for the data of another app's `{other}`", env.name))
+                .hint("name an environment of the same app, or a template"))
+        }
+        Some(Data::Environment(other)) => {
+            let failed = || format!("failed to look up `{other}`");
+            let missing = || {
+                Error::not_found(format!("`{other}` has no {} whose data `{}` could begin with", kind(ask), env.name))
+                    .hint(format!("deploy `{other}` first, or ask for other data: flyloft set {} services=…", env.name))
+            };
+            let source = parts.store.environment(other).await.or_failed(failed)?.ok_or_else(missing)?;
+            let rows = parts.store.services_of(source.id).await.or_failed(failed)?;
+            let row = rows.into_iter().find(|row| row.ask.is(ask) && row.state == ServiceState::Ready);
+            let row = row.ok_or_else(missing)?;
+            Ok(Some(Seed { label: label(parts, &row), server: row.server }))
+        }
+        Some(Data::Template(name)) => {
+            let row = template(parts, name).await?;
+            match row.kind == ask.kind {
+                true => Ok(Some(Seed { label: template_label(parts, &row.database), server: row.server })),
+                false => Err(Error::conflict(format!("template `{name}` is of kind {}, not {}", row.kind, ask.kind))),
+            }
+        }
+    }
+}
+
+fn kind(ask: &Ask) -> String {
+    ask.clone().with(None).to_string()
+}
+
+async fn template(parts: &Parts, name: &TemplateName) -> Result<TemplateRow> {
+    let found = parts.store.template(name).await.or_failed(|| format!("failed to look up template `{name}`"))?;
+    match found {
+        Some(row) if row.is_ready => Ok(row),
+        Some(_) => Err(Error::conflict(format!("template `{name}` is being made")).hint("try again when it is there")),
+        None => Err(Error::not_found(format!("there is no template `{name}`"))
+            .hint(format!("an admin makes one: flyloft services template SERVER {name} --from-dump FILE"))
+            .hint("`flyloft services ls` lists them")),
+    }
+}
+
+fn template_label(parts: &Parts, database: &str) -> Label {
+    let text = format!("flyloft {} {database}", parts.settings.instance);
+    Label { name: database.to_owned(), text }
+}
+
+/// What an environment has of this name: of its variables, or of the kind. Without a name the one that has none.
+pub async fn owned(parts: &Parts, env: &EnvRow, name: Option<&str>) -> Result<Owned> {
+    let rows = parts.store.services_of(env.id).await;
+    let rows = rows.or_failed(|| format!("failed to look up the services of `{}`", env.name))?;
+    let rows: Vec<ServiceRow> = rows.into_iter().filter(|row| row.state == ServiceState::Ready).collect();
+    let is_meant = |row: &&ServiceRow| match name {
+        Some(name) => row.ask.alias.as_deref() == Some(name) || row.ask.to_string() == name,
+        None => rows.len() == 1 || (row.ask.alias.is_none() && row.ask.kind == Kind::Postgres),
+    };
+    let Some(row) = rows.iter().find(is_meant).cloned() else {
+        let all: Vec<String> = rows.iter().map(|row| format!("`{}`", row.ask)).collect();
+        return Err(match (all.as_slice(), name) {
+            ([], _) => Error::not_found(format!("`{}` has no database", env.name))
+                .hint(format!("ask for one, and deploy it: flyloft set {} services=postgres", env.name)),
+            (all, Some(name)) => Error::not_found(format!("`{}` has nothing called `{name}`", env.name))
+                .hint(format!("it has {}", all.join(", "))),
+            (all, None) => Error::usage(format!("`{}` has several services", env.name))
+                .hint(format!("name one with --as: {}", all.join(", "))),
+        });
+    };
+    let server = server_of(parts, &row).await?;
+    let wanted = wanted(parts, &row)?;
+    Ok(Owned { row, server, wanted })
+}
+
+/// What people can do with it.
+pub fn programs(parts: &Parts, owned: &Owned) -> Result<Programs> {
+    Ok(parts.services.of(owned.row.ask.kind).client(&owned.server, &owned.wanted)?)
+}
+
+/// Gives it the data anew that it begins with: those that are asked for now.
+pub async fn renew(parts: &Parts, env: &EnvRow, owned: &Owned, asked: &Settings) -> Result<()> {
+    let _renewal = parts.renewals.begin(owned)?;
+    let ask = asks(parts, env, asked).into_iter().find(|ask| ask.is(&owned.row.ask));
+    let seed = match &ask {
+        Some(ask) => seed_of(parts, env, ask).await?,
+        None => None,
+    };
+    let wanted = Wanted { seed: on_server(seed, &owned.row)?, ..owned.wanted.clone() };
+    Ok(parts.services.of(owned.row.ask.kind).renew(&owned.server, &wanted).await?)
+}
+
+/// What a database begins with has to be where that is.
+pub(super) fn on_server(seed: Option<Seed>, row: &ServiceRow) -> Result<Option<Label>> {
+    match seed {
+        Some(seed) if seed.server != row.server => Err(Error::conflict(format!(
+            "`{}` is on server `{}`, and what it is to begin with on server `{}`",
+            row.name, row.server, seed.server
+        ))
+        .hint("destroy the environment, and stage it anew")),
+        seed => Ok(seed.map(|seed| seed.label)),
+    }
+}
+
+/// Replaces what it has by what a dump says.
+pub async fn restore(parts: &Arc<Parts>, owned: &Owned, dump: &mut (dyn AsyncRead + Send + Unpin)) -> Result<()> {
+    let _renewal = parts.renewals.begin(owned)?;
+    let driver = parts.services.of(owned.row.ask.kind);
+    let aside = Aside::of(parts, owned);
+    let programs = driver.open_aside(&owned.server, &owned.wanted).await?;
+    match fill(parts, &owned.server, &programs, dump).await {
+        Ok(()) => driver.put_in_place(&owned.server, &owned.wanted.label).await?,
+        Err(error) => {
+            aside.drop_now().await;
+            return Err(error.hint("what was there is there still"));
+        }
+    }
+    aside.keep();
+    Ok(())
+}
+
+/// What is being filled goes, unless it has come to be in place; also where whoever sent it has gone away.
+struct Aside {
+    parts: Arc<Parts>,
+    kind: Kind,
+    server: Server,
+    label: Label,
+    kept: bool,
+}
+
+impl Aside {
+    fn of(parts: &Arc<Parts>, owned: &Owned) -> Self {
+        let (parts, kind) = (parts.clone(), owned.row.ask.kind);
+        Self { parts, kind, server: owned.server.clone(), label: owned.wanted.label.clone(), kept: false }
+    }
+
+    fn keep(mut self) {
+        self.kept = true;
+    }
+
+    async fn drop_now(mut self) {
+        self.kept = true;
+        drop_aside(&self.parts, self.kind, &self.server, &self.label).await;
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        let (parts, kind) = (self.parts.clone(), self.kind);
+        let (server, label) = (self.server.clone(), self.label.clone());
+        tokio::spawn(async move { drop_aside(&parts, kind, &server, &label).await });
+    }
+}
+
+async fn drop_aside(parts: &Parts, kind: Kind, server: &Server, label: &Label) {
+    if let Err(error) = parts.services.of(kind).drop_aside(server, label).await {
+        // The next one takes it away before it begins, and the end of its environment does, too.
+        tracing::warn!(server = server.name, name = label.name, %error, "failed to drop what was half restored");
+    }
+}
+
+/// Reads a dump into a database. Ends with whoever sends it.
+async fn fill(
+    parts: &Parts,
+    server: &Server,
+    programs: &Programs,
+    dump: &mut (dyn AsyncRead + Send + Unpin),
+) -> Result<()> {
+    let failed = || format!("failed to restore the dump on server `{}`", server.name);
+    let client = Client::open(parts, server, programs).await?;
+    let mut exec = client.start(&programs.restore, None, None).await?;
+    let mut stdin = exec.stdin;
+    let feed = async {
+        // One that ends before it has read all says why.
+        let _ = tokio::io::copy(dump, &mut stdin).await;
+        let _ = stdin.shutdown().await;
+        drop(stdin);
+        std::future::pending::<()>().await
+    };
+    let (mut said, mut printed) = (Vec::new(), Vec::new());
+    let output = async { tokio::join!(tail(&mut exec.stderr, &mut said), tail(&mut exec.stdout, &mut printed)) };
+    tokio::select! {
+        (errors, output) = output => errors.and(output).or_failed(failed)?,
+        () = feed => {}
+    }
+    match exec.control.wait().await.or_failed(failed)? {
+        0 => Ok(()),
+        code => {
+            let mut error = Error::failed(failed());
+            let text = String::from_utf8_lossy(&said).trim().to_owned();
+            error.causes.push(if text.is_empty() { format!("it ended with status {code}") } else { text });
+            Err(error)
+        }
+    }
+}
+
+/// The last of what is printed.
+async fn tail(from: &mut (dyn AsyncRead + Send + Unpin), said: &mut Vec<u8>) -> std::io::Result<()> {
+    let mut piece = vec![0; 4096];
+    loop {
+        match from.read(&mut piece).await? {
+            0 => return Ok(()),
+            count => {
+                said.extend_from_slice(&piece[..count]);
+                let over = said.len().saturating_sub(SAID);
+                said.drain(..over);
+            }
+        }
+    }
+}
+
+/// Makes a template of a dump.
+pub async fn make_template(
+    parts: &Arc<Parts>,
+    server: Server,
+    name: &TemplateName,
+    dump: &mut (dyn AsyncRead + Send + Unpin),
+) -> Result<()> {
+    let failed = || format!("failed to record template `{name}`");
+    let driver = parts.services.of(server.url.kind);
+    let (kind, id) = (server.url.kind, crate::random::hex(8));
+    let database = name.name_for(&parts.settings.instance, &id);
+    let secret = crate::random::hex(super::PASSWORD);
+    let password = parts.vault.seal(&purpose(&server.name, &database), &secret);
+    let label = template_label(parts, &database);
+    let wanted = Wanted { label, password: Secret(secret), connections: super::CONNECTIONS, seed: None };
+    // Of a kind that has no templates nothing is made.
+    let programs = driver.client(&server, &wanted)?;
+    let new = NewTemplate { name: name.clone(), server: server.name.clone(), kind, database, password };
+    let begun = parts.store.begin_template(new, store::now()).await.or_failed(failed)?;
+    let row = begun.ok_or_else(|| {
+        Error::conflict(format!("there is a template `{name}` already"))
+            .hint(format!("flyloft services template {} {name} --rm", server.name))
+    })?;
+    let unfinished = Unfinished { parts: parts.clone(), id: Some(row.id) };
+    crate::fault::point("template.begun");
+    driver.provide(&server, &wanted).await?;
+    fill(parts, &server, &programs, dump).await?;
+    driver.seal(&server, &wanted.label).await?;
+    crate::fault::point("template.made");
+    parts.store.template_is_ready(row.id).await.or_failed(failed)?;
+    unfinished.keep();
+    Ok(())
+}
+
+/// A template that has to go if it does not come to its end.
+struct Unfinished {
+    parts: Arc<Parts>,
+    id: Option<i64>,
+}
+
+impl Unfinished {
+    fn keep(mut self) {
+        self.id = None;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let Some(id) = self.id else { return };
+        let parts = self.parts.clone();
+        tokio::spawn(async move {
+            if let Err(error) = parts.store.drop_template(id).await {
+                return tracing::warn!(%error, "failed to record that a template has to go");
+            }
+            sweep(&parts, &mut BTreeSet::new()).await;
+        });
+    }
+}
+
+/// Forgets a template. It goes from its server as soon as that lets it.
+pub async fn drop_template(parts: &Arc<Parts>, server: &str, name: &TemplateName) -> Result<()> {
+    let row = template(parts, name).await?;
+    if row.server != server {
+        return Err(Error::not_found(format!(
+            "template `{name}` is not on server `{server}`, but on `{}`",
+            row.server
+        )));
+    }
+    let dropped = parts.store.drop_template(row.id).await;
+    dropped.or_failed(|| format!("failed to forget template `{name}`"))?;
+    let parts = parts.clone();
+    tokio::spawn(async move { sweep(&parts, &mut BTreeSet::new()).await });
+    Ok(())
+}
+
+/// Ends what nobody can name any more. Servers that fail are noted, and not asked again.
+pub(super) async fn sweep(parts: &Parts, failing: &mut BTreeSet<String>) {
+    let strays = match parts.store.stray_templates().await {
+        Ok(strays) => strays,
+        Err(error) => return tracing::warn!(%error, "failed to list templates that are to go"),
+    };
+    for row in strays {
+        if failing.contains(&row.server) {
+            continue;
+        }
+        match end(parts, &row).await {
+            Ok(()) => tracing::info!(server = row.server, name = row.database, "removed a template"),
+            Err(error) => {
+                tracing::warn!(server = row.server, name = row.database, %error, "failed to remove a template");
+                failing.insert(row.server);
+            }
+        }
+    }
+}
+
+async fn end(parts: &Parts, row: &TemplateRow) -> Result<()> {
+    let failed = || format!("failed to look up server `{}`", row.server);
+    let server = parts.store.server(&row.server).await.or_failed(failed)?;
+    let server =
+        opened(parts, server.ok_or_else(|| Error::not_found(format!("there is no server `{}`", row.server)))?)?;
+    parts.services.of(row.kind).remove_template(&server, &template_label(parts, &row.database)).await?;
+    parts.store.forget_template(row.id).await.or_failed(|| format!("failed to forget `{}`", row.database))
+}

@@ -1,0 +1,180 @@
+//! Templates, copies, and data that take the place of others.
+
+use futures_util::future::join_all;
+use tokio_postgres::SimpleQueryMessage;
+
+use super::*;
+use crate::service::{Label, Wanted};
+
+/// A server, and an administrator who may do no more than is needed.
+fn bench() -> (bench::Postgres, Server) {
+    let postgres = bench::Postgres::start();
+    postgres.sql("CREATE ROLE apt LOGIN CREATEROLE CREATEDB PASSWORD 'x'");
+    let server = at(postgres.port, "apt:x", "");
+    (postgres, server)
+}
+
+fn wanted(name: &str, seed: Option<&Wanted>) -> Wanted {
+    let label = Label { name: name.to_owned(), text: format!("flyloft 1f3a9c {name}") };
+    let seed = seed.map(|seed| seed.label.clone());
+    Wanted { label, password: Secret("5ecret".to_owned()), connections: 20, seed }
+}
+
+async fn provided(server: &Server, name: &str, seed: Option<&Wanted>) -> Wanted {
+    let wanted = wanted(name, seed);
+    Postgres.provide(server, &wanted).await.unwrap();
+    wanted
+}
+
+async fn connect(server: &Server, wanted: &Wanted) -> Result<tokio_postgres::Client, String> {
+    let variables = Postgres.variables(server, wanted, None);
+    let url = &variables.iter().find(|(name, _)| name == "DATABASE_URL").unwrap().1;
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.map_err(told)?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// What a statement does for an app.
+async fn sql(server: &Server, wanted: &Wanted, statement: &str) -> Result<String, String> {
+    let messages = connect(server, wanted).await?.simple_query(statement).await.map_err(told)?;
+    let cell = |message: &SimpleQueryMessage| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    };
+    Ok(messages.iter().filter_map(cell).collect::<Vec<_>>().join(" "))
+}
+
+fn told(error: tokio_postgres::Error) -> String {
+    error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
+}
+
+/// Databases and roles of ours, and whatever is left of their making.
+fn left(postgres: &bench::Postgres) -> String {
+    postgres.sql(
+        "SELECT (SELECT count(*) FROM pg_database WHERE datname LIKE 'fly%') || ' ' ||
+            (SELECT count(*) FROM pg_roles WHERE rolname LIKE 'fly%')",
+    )
+}
+
+#[tokio::test]
+async fn what_is_made_from_a_template_has_its_data_and_is_all_its_owners() {
+    let (postgres, server) = bench();
+    let seed = provided(&server, "flyloft_template_seed", None).await;
+    let schema = "CREATE TABLE notes (id serial PRIMARY KEY, text text); CREATE VIEW seen AS SELECT text FROM notes;
+        INSERT INTO notes (text) VALUES ('hello')";
+    sql(&server, &seed, schema).await.unwrap();
+    Postgres.seal(&server, &seed.label).await.unwrap();
+    let refused = sql(&server, &seed, "SELECT 1").await.unwrap_err();
+    assert!(refused.contains("is not permitted to log in"), "{refused}");
+
+    let copies = ["flyloft_a", "flyloft_b", "flyloft_c"].map(|name| wanted(name, Some(&seed)));
+    for made in join_all(copies.iter().map(|copy| Postgres.provide(&server, copy))).await {
+        made.unwrap();
+    }
+    for copy in &copies {
+        let change = "INSERT INTO notes (text) VALUES ('more'); DROP VIEW seen; ALTER TABLE notes ADD COLUMN at date";
+        sql(&server, copy, change).await.unwrap();
+        assert_eq!(sql(&server, copy, "SELECT text FROM notes ORDER BY id").await.unwrap(), "hello more");
+        let opening = "ALTER DATABASE flyloft_template_seed ALLOW_CONNECTIONS true";
+        assert!(sql(&server, copy, opening).await.unwrap_err().starts_with("must be owner of database"));
+    }
+
+    let refused = Postgres.remove(&server, &seed.label).await.unwrap_err();
+    assert_eq!(refused.said.as_deref(), Some("cannot drop a template database"));
+    Postgres.remove_template(&server, &seed.label).await.unwrap();
+    Postgres.remove_template(&server, &seed.label).await.unwrap();
+    assert_eq!(sql(&server, &copies[0], "SELECT count(*) FROM notes").await.unwrap(), "2");
+    let gone = Postgres.provide(&server, &wanted("flyloft_d", Some(&seed))).await.unwrap_err();
+    assert_eq!(gone.fault, Fault::NoSeed("flyloft_template_seed".to_owned()));
+    for copy in &copies {
+        Postgres.remove(&server, &copy.label).await.unwrap();
+    }
+    Postgres.remove(&server, &wanted("flyloft_d", None).label).await.unwrap();
+    assert_eq!(left(&postgres), "0 0");
+}
+
+#[tokio::test]
+async fn a_copy_of_what_is_in_use_cuts_who_is_connected_and_leaves_it_as_it_was() {
+    let (postgres, server) = bench();
+    let main = provided(&server, "flyloft_main", None).await;
+    sql(&server, &main, "CREATE TABLE notes (text text); INSERT INTO notes VALUES ('hello')").await.unwrap();
+    let busy = connect(&server, &main).await.unwrap();
+    busy.simple_query("BEGIN; INSERT INTO notes VALUES ('uncommitted')").await.unwrap();
+
+    let copy = provided(&server, "flyloft_pr_7", Some(&main)).await;
+    assert!(busy.simple_query("COMMIT").await.is_err());
+    assert_eq!(sql(&server, &copy, "SELECT text FROM notes").await.unwrap(), "hello");
+    sql(&server, &copy, "DROP TABLE notes; CREATE TABLE other (a int)").await.unwrap();
+    sql(&server, &main, "INSERT INTO notes VALUES ('more'); CREATE TABLE later (a int)").await.unwrap();
+    let owner = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = ";
+    assert_eq!(postgres.sql(&format!("{owner} 'flyloft_main'")), "flyloft_main");
+    assert_eq!(postgres.sql(&format!("{owner} 'flyloft_pr_7'")), "flyloft_pr_7");
+
+    // What somebody may do by default with what is made later would hold the role of the first one.
+    sql(&server, &main, "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC").await.unwrap();
+    let another = provided(&server, "flyloft_pr_8", Some(&main)).await;
+    for wanted in [main, another, copy] {
+        Postgres.remove(&server, &wanted.label).await.unwrap();
+    }
+    assert_eq!(left(&postgres), "0 0");
+}
+
+#[tokio::test]
+async fn fresh_data_take_the_place_of_others_when_they_are_whole_and_not_before() {
+    let (postgres, server) = bench();
+    let main = provided(&server, "flyloft_main", None).await;
+    let notes = "CREATE TABLE notes (text text); INSERT INTO notes VALUES ('old')";
+    sql(&server, &main, notes).await.unwrap();
+    let missing = Wanted { seed: Some(wanted("flyloft_nobody", None).label), ..main.clone() };
+    let refused = Postgres.renew(&server, &missing).await.unwrap_err();
+    assert_eq!(refused.fault, Fault::NoSeed("flyloft_nobody".to_owned()));
+    postgres.sql("CREATE DATABASE flynew_main");
+    let refused = Postgres.renew(&server, &main).await.unwrap_err();
+    assert_eq!(refused.fault, Fault::Taken { what: "database", name: "flynew_main".to_owned() });
+    assert_eq!(sql(&server, &main, "SELECT text FROM notes").await.unwrap(), "old");
+
+    // As a renewal that was cut off has left it.
+    postgres.sql("COMMENT ON DATABASE flynew_main IS 'flyloft 1f3a9c flyloft_main'");
+    postgres.sql("GRANT flyloft_main TO admin");
+    postgres.sql("ALTER DATABASE flynew_main OWNER TO flyloft_main");
+    let busy = connect(&server, &main).await.unwrap();
+    Postgres.renew(&server, &main).await.unwrap();
+    assert!(busy.simple_query("SELECT 1").await.is_err());
+    let gone = sql(&server, &main, "SELECT text FROM notes").await.unwrap_err();
+    assert_eq!(gone, "relation \"notes\" does not exist");
+    sql(&server, &main, notes).await.unwrap();
+    assert_eq!(left(&postgres), "1 1");
+
+    // Filled by a program, which works with the one aside under the same role.
+    let programs = Postgres.open_aside(&server, &main).await.unwrap();
+    let named = |name: &str| programs.env.iter().find(|(found, _)| found == name).unwrap().1.clone();
+    assert_eq!((named("PGDATABASE").as_str(), named("PGUSER").as_str()), ("flynew_main", "flyloft_main"));
+    assert!(!format!("{:?}{:?}{:?}", programs.shell, programs.dump, programs.restore).contains("5ecret"));
+    let inside = Session::open_in(&server, &named("PGDATABASE")).await.unwrap();
+    inside.run("fill it", "SET ROLE flyloft_main; CREATE TABLE notes (text text)").await.unwrap();
+    Postgres.put_in_place(&server, &main.label).await.unwrap();
+    assert_eq!(sql(&server, &main, "SELECT count(*) FROM notes").await.unwrap(), "0");
+    Postgres.open_aside(&server, &main).await.unwrap();
+    Postgres.drop_aside(&server, &main.label).await.unwrap();
+    let refused = Postgres.put_in_place(&server, &main.label).await.unwrap_err();
+    assert_eq!(refused.fault, Fault::NoSeed("flynew_main".to_owned()));
+    assert_eq!(left(&postgres), "1 1");
+
+    Postgres.open_aside(&server, &main).await.unwrap();
+    Postgres.remove(&server, &main.label).await.unwrap();
+    assert_eq!(left(&postgres), "0 0");
+}
+
+#[tokio::test]
+async fn a_copy_that_was_cut_off_before_it_was_handed_over_is_made_anew() {
+    let (postgres, server) = bench();
+    let seed = provided(&server, "flyloft_template_seed", None).await;
+    sql(&server, &seed, "CREATE TABLE notes (text text); INSERT INTO notes VALUES ('hello')").await.unwrap();
+    Postgres.seal(&server, &seed.label).await.unwrap();
+    let copy = wanted("flyloft_a", Some(&seed));
+    postgres.sql("CREATE ROLE flyloft_a; COMMENT ON ROLE flyloft_a IS 'flyloft 1f3a9c flyloft_a'");
+    postgres.sql("CREATE DATABASE flyloft_a OWNER flyloft_a");
+    Postgres.provide(&server, &copy).await.unwrap();
+    Postgres.provide(&server, &copy).await.unwrap();
+    assert_eq!(sql(&server, &copy, "SELECT text FROM notes").await.unwrap(), "hello");
+}
