@@ -319,6 +319,8 @@ fn was_awake(env: &EnvRow) -> bool {
 #[cfg(test)]
 mod ended;
 #[cfg(test)]
+mod hooks;
+#[cfg(test)]
 mod resting;
 #[cfg(test)]
 pub mod stage;

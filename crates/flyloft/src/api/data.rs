@@ -40,7 +40,8 @@ impl Api {
         Ok(done(text).into())
     }
 
-    /// Gives a database fresh data, and deploys what serves again, so that its `release` command finds them.
+    /// Gives a database fresh data, and deploys what serves again, so that its `release` command and
+    /// `scripts.postdeploy` find them.
     pub(super) async fn reset_data(&self, call: &mut Call<'_>, reset: ServicesReset) -> Result<Ending> {
         let (env, owned) = self.owned(call, &reset.env, reset.alias.as_deref()).await?;
         let what = format!("`{}` of `{}`", owned.row.ask, env.name);
@@ -48,6 +49,8 @@ impl Api {
             call.confirm(&format!("all data in {what} go. Go on?")).await?;
         }
         data::renew(self.parts(), &env, &owned, &env.asked).await?;
+        let again = self.parts().store.set_postdeployed(env.id, None).await;
+        again.or_failed(|| format!("failed to have the postdeploy script of `{}` run again", env.name))?;
         self.note(call.by(), &env, &format!("{} begins anew", owned.row.ask)).await?;
         call.say(&format!("-----> {what} has fresh data\n")).await?;
         if env.live.is_none() {

@@ -41,7 +41,7 @@ pub enum Services {
     /// Give an environment's database fresh data: those that it begins with, or none.
     ///
     /// All that is in it goes, and whoever is connected is cut, once the new data are whole. Then the environment is
-    /// deployed again, so that the Procfile's `release` command finds them.
+    /// deployed again, so that the Procfile's `release` command and `scripts.postdeploy` of `app.json` find them.
     Reset(ServicesReset),
     /// Open psql for an environment's database, which may sleep.
     Psql(ServicesOne),

@@ -77,8 +77,7 @@ impl Task {
             Effect::Thaw { release } => self.wake(release, true),
             Effect::Start { release } => self.wake(release, false),
             Effect::Retire { .. } => self.retire().await?,
-            // Hooks of `app.json` come with the services that they clean up.
-            Effect::Farewell { .. } => {}
+            Effect::Farewell { .. } => self.farewell().await,
             Effect::Remove => self.remove().await?,
         }
         Ok(())

@@ -15,6 +15,7 @@
 
 mod effect;
 mod end;
+mod farewell;
 mod handle;
 mod hands;
 mod ladder;

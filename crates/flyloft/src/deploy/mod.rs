@@ -1,4 +1,4 @@
-//! A deploy, from top to bottom: `source → build → services → launch → probe → route`.
+//! A deploy, from top to bottom: `source → build → services → launch → probe → postdeploy → route`.
 //!
 //! Each step is recorded in the store before it is done, and registers its undo before it can be needed. A failure, or a
 //! newer push, anywhere before the end undoes what was done; the old release has served all the while. The last step
@@ -176,6 +176,9 @@ async fn prepare(job: &Job, undo: &mut Undo) -> Result<LiveRow> {
     let at = OffsetDateTime::UNIX_EPOCH;
     let started = Started { env: &job.env, content: &content, container: &container, at };
     let upstream = job.step("probe", probe::probe(&job.parts, started, &job.transcript)).await?;
+    if let Some(script) = &content.postdeploy {
+        job.step("postdeploy", postdeploy(job, script, &container)).await?;
+    }
     if let Some(together) = &job.work.together {
         together.all_ready().await?;
     }
@@ -251,14 +254,31 @@ async fn release_phase(job: &Job, spec: &crate::engine::ContainerSpec, command: 
     let alone = crate::engine::ContainerSpec { processes: Vec::new(), ..spec.clone() };
     engine.create(&alone).await.or_failed(failed)?;
     engine.start(&spec.id).await.or_failed(failed)?;
-    let ended = spec::run_release(engine, &spec.id, command, &job.transcript).await.or_failed(failed)?;
+    let ended = spec::run(engine, &spec.id, ("release.1", command), &job.transcript).await.or_failed(failed)?;
     engine.remove(&spec.id).await.or_failed(failed)?;
+    must_be_well("the release command", &ended, "the release that serves is left alone")
+}
+
+/// Runs `scripts.postdeploy` of `app.json` in the new container, where no deploy has succeeded yet, or the data have been
+/// made anew since. The app answers by then, and nobody is sent to it.
+async fn postdeploy(job: &Job, script: &str, container: &ContainerId) -> Result<()> {
+    let Parts { store, engine, .. } = &*job.parts;
+    let failed = || format!("failed to run the postdeploy script of `{}`", job.env.name);
+    if store.is_postdeployed(job.env.id).await.or_failed(failed)? {
+        return Ok(());
+    }
+    job.transcript.step("Running the postdeploy script");
+    let ended = spec::run(engine, container, ("postdeploy.1", script), &job.transcript).await.or_failed(failed)?;
+    must_be_well("the postdeploy script", &ended, "it runs again with the next deploy, until it has ended well once")?;
+    store.set_postdeployed(job.env.id, Some(store::now())).await.or_failed(failed)
+}
+
+fn must_be_well(what: &str, ended: &spec::Ended, and: &str) -> Result<()> {
     match ended {
         spec::Ended { code: 0, .. } => Ok(()),
         spec::Ended { code, said } => {
-            let output = if said { "its output is above" } else { "it has printed nothing" };
-            Err(Error::failed(format!("the release command ended with status {code}"))
-                .hint(format!("{output}; the release that serves is left alone")))
+            let output = if *said { "its output is above" } else { "it has printed nothing" };
+            Err(Error::failed(format!("{what} ended with status {code}")).hint(format!("{output}; {and}")))
         }
     }
 }

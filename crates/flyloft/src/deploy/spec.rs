@@ -57,6 +57,8 @@ async fn from_build(job: &Job, built: &Built, inputs: &BuildInputs) -> Result<Co
         formation: manifest.formation.iter().map(|(name, count)| (name.to_string(), *count)).collect(),
         health: health_path(&manifest),
         settings: manifest.settings.clone(),
+        postdeploy: manifest.scripts.postdeploy.clone(),
+        predestroy: manifest.scripts.pr_predestroy.clone(),
         inputs: Some(inputs.clone()),
     })
 }
@@ -208,26 +210,26 @@ fn processes(content: &Content, formation: &BTreeMap<String, u32>) -> Vec<Proces
     all
 }
 
-/// How the release command ended.
+/// How a command of the repository's ended.
 pub struct Ended {
     pub code: i32,
     /// Whether it has printed anything.
     pub said: bool,
 }
 
-/// Runs the release command in a container that runs nothing else.
-pub async fn run_release(
+/// Runs a command of the repository's in a container, as a process that is called `name` there.
+pub async fn run(
     engine: &SharedEngine,
     id: &ContainerId,
-    command: &str,
+    (name, command): (&str, &str),
     transcript: &Transcript,
 ) -> Result<Ended, EngineError> {
     let argv = ["sh", "-c", command].map(str::to_owned).to_vec();
-    let env = BTreeMap::from([("DYNO".to_owned(), "release.1".to_owned())]);
+    let env = BTreeMap::from([("DYNO".to_owned(), name.to_owned())]);
     let mut exec = engine.exec(id, ExecSpec { argv, env, terminal: None }).await?;
     drop(exec.stdin);
     let (out, err) = tokio::join!(tell(&mut exec.stdout, transcript), tell(&mut exec.stderr, transcript));
-    let failed = |source| EngineError::Io { doing: "read the release command's output".to_owned(), source };
+    let failed = |source| EngineError::Io { doing: format!("read the output of `{name}`"), source };
     let said = out.map_err(failed)? | err.map_err(failed)?;
     Ok(Ended { code: exec.control.wait().await?, said })
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use flyloft_core::lifecycle::Timestamp;
 use flyloft_core::name::{AppName, EnvName, EnvRef, Origin, ReleaseNumber};
 use flyloft_core::policy::Settings;
-use rusqlite::{Row, Transaction, params};
+use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::{Store, StoreError, name, parse, print};
 use crate::engine::{ContainerId, Held};
@@ -201,6 +201,24 @@ impl Store {
         .await
     }
 
+    /// Whether `scripts.postdeploy` has run, or no deploy needs to run it any more.
+    pub async fn is_postdeployed(&self, id: EnvId) -> Result<bool, StoreError> {
+        self.call(move |t| {
+            let sql = "SELECT postdeployed_at IS NOT NULL FROM environments WHERE id = ?1";
+            Ok(t.query_row(sql, [id.0], |row| row.get(0)).optional()?.unwrap_or(true))
+        })
+        .await
+    }
+
+    /// Notes that it has run; none: it is to run with the next deploy.
+    pub async fn set_postdeployed(&self, id: EnvId, at: Option<i64>) -> Result<(), StoreError> {
+        self.call(move |t| {
+            t.execute("UPDATE environments SET postdeployed_at = ?2 WHERE id = ?1", params![id.0, at])?;
+            Ok(())
+        })
+        .await
+    }
+
     /// The number of the environment's next container, counted from 1 and never given twice.
     pub async fn next_container(&self, id: EnvId) -> Result<u32, StoreError> {
         self.note(move |t| {
@@ -238,8 +256,10 @@ fn set_live(t: &Transaction, id: EnvId, live: LiveRow, now: i64) -> Result<(), S
         params![id.0, release.0, now],
     )?;
     t.execute(
-        "UPDATE environments SET live = ?2, container = ?3, upstream = ?4, down_since = NULL WHERE id = ?1",
-        params![id.0, release.0, container.0, upstream.map(|address| address.to_string())],
+        "UPDATE environments SET live = ?2, container = ?3, upstream = ?4, down_since = NULL,
+            postdeployed_at = CASE WHEN live IS ?2 THEN postdeployed_at ELSE coalesce(postdeployed_at, ?5) END
+         WHERE id = ?1",
+        params![id.0, release.0, container.0, upstream.map(|address| address.to_string()), now],
     )?;
     Ok(())
 }

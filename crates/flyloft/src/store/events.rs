@@ -31,6 +31,8 @@ pub enum EventKind {
     /// It sleeps, and its memory could not be moved, or not all of it.
     MemoryKept,
     WakeFailed,
+    /// `scripts.pr-predestroy` did not end well.
+    FarewellFailed,
     Destroyed,
     HostChanged,
     HostTaken,
@@ -158,6 +160,7 @@ impl EventKind {
             EventKind::CacheDropped => "cache-dropped",
             EventKind::MemoryKept => "memory-kept",
             EventKind::WakeFailed => "wake-failed",
+            EventKind::FarewellFailed => "farewell-failed",
             EventKind::Destroyed => "destroyed",
             EventKind::HostChanged => "host-changed",
             EventKind::HostTaken => "host-taken",

@@ -60,6 +60,11 @@ pub struct Content {
     /// What `app.json` asks for.
     #[serde(default)]
     pub settings: Settings,
+    /// Scripts of `app.json`, as it holds for this environment: after its first deploy, and before it goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postdeploy: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predestroy: Option<String>,
     /// What the image was built with beside its commit; none where it was built before that was noted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inputs: Option<BuildInputs>,

@@ -16,6 +16,7 @@ mod follow;
 mod githost;
 #[allow(dead_code, reason = "the benchmarks use the rest")]
 mod harness;
+mod hooks;
 mod hostile;
 mod limits;
 #[allow(dead_code, reason = "a benchmark uses the rest")]
