@@ -370,6 +370,7 @@ pub enum Config {
     #[command(after_help = "Examples:
   flyloft config set shop/pr-42 DEBUG=1 LOG_LEVEL=debug
   flyloft config set shop STRIPE_KEY=- < key.txt
+  flyloft config set shop MAPS_KEY=abc --share-with-pull-requests
   pass show stripe | ssh -p 2222 host config set shop STRIPE_KEY=-")]
     Set {
         target: Target,
@@ -377,6 +378,10 @@ pub enum Config {
         /// seen by others on the machine, and stays in the shell's history.
         #[arg(required = true, value_name = "NAME=VALUE")]
         variables: Vec<Variable>,
+        /// Let pull requests have these variables of an app, which they do not get otherwise: their code may be a
+        /// stranger's. Setting one again without this takes it from them.
+        #[arg(long)]
+        share_with_pull_requests: bool,
     },
     /// Remove variables, and redeploy what they touched.
     ///

@@ -17,12 +17,21 @@ use crate::store::{self, EnvId, EventKind};
 const LARGEST: usize = 64 << 10;
 
 #[derive(Serialize)]
-#[serde(transparent)]
-struct Variables(BTreeMap<String, String>);
+struct Variables {
+    #[serde(flatten)]
+    all: BTreeMap<String, String>,
+    /// Names of those that pull requests have, too.
+    #[serde(skip)]
+    shared: Vec<String>,
+}
 
 impl Reply for Variables {
     fn text(&self) -> String {
-        self.0.iter().map(|(name, value)| format!("{name}={value}\n")).collect()
+        let mut text: String = self.all.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+        if !self.shared.is_empty() {
+            text += &format!("# shared with pull requests: {}\n", self.shared.join(", "));
+        }
+        text
     }
 }
 
@@ -43,20 +52,27 @@ impl Reply for Value {
 impl Api {
     pub(super) async fn config(&self, call: &mut Call<'_>, args: ConfigArgs) -> Result<Ending> {
         match verb(args)? {
-            Config::Ls { target } => Ok(Variables(self.variables(call, &target).await?).into()),
+            Config::Ls { target } => {
+                let all = self.variables(call, &target).await?;
+                Ok(Variables { all, shared: self.shared(&target).await?.into_keys().collect() }.into())
+            }
             Config::Get { target, name } => match self.variables(call, &target).await?.remove(&name) {
                 Some(value) => Ok(Value(value).into()),
                 None => Err(Error::not_found(format!("`{target}` has no variable `{name}`"))
                     .hint(format!("`flyloft config ls {target}` lists them"))),
             },
-            Config::Set { target, variables } => {
+            Config::Set { target, variables, share_with_pull_requests: shared } => {
                 call.must_use(target.app())?;
+                if let (Target::Env(env), true) = (&target, shared) {
+                    return Err(Error::usage(format!("`{env}` is an environment: what is shared is an app's"))
+                        .hint(format!("flyloft config set {} NAME=VALUE --share-with-pull-requests", env.app)));
+                }
                 let changes = filled_in(call, variables).await?.into_iter().map(checked).collect::<Result<_>>()?;
-                self.change(call, target, changes).await
+                self.change(call, target, changes, shared).await
             }
             Config::Unset { target, names } => {
                 let changes = names.into_iter().map(|name| (name, None)).collect();
-                self.change(call, target, changes).await
+                self.change(call, target, changes, false).await
             }
         }
     }
@@ -80,34 +96,56 @@ impl Api {
         call: &mut Call<'_>,
         target: Target,
         changes: BTreeMap<String, Option<String>>,
+        shared: bool,
     ) -> Result<Ending> {
         let id = self.id_of(call, &target).await?;
-        let before = self.variables(call, &target).await?;
+        let (before, was_shared) = (self.variables(call, &target).await?, self.shared(&target).await?);
         let names: Vec<String> = changes.keys().cloned().collect();
-        if changes.iter().all(|(name, value)| before.get(name) == value.as_ref()) {
+        let as_before = |(name, value): (&String, &Option<String>)| {
+            before.get(name) == value.as_ref() && (value.is_none() || was_shared.contains_key(name) == shared)
+        };
+        if changes.iter().all(as_before) {
             return Ok(done("nothing to change").into());
         }
         let store = &self.loft.parts.store;
         let failed = || format!("failed to change the variables of `{target}`");
-        store.set_variables(target.app(), id, changes).await.or_failed(failed)?;
+        store.set_variables_for(target.app(), id, changes, shared).await.or_failed(failed)?;
         let env = match &target {
             Target::App(_) => None,
             Target::Env(env) => Some(&env.env),
         };
-        let text = names.join(", ");
+        let text = names.join(", ") + if shared { " (shared with pull requests)" } else { "" };
         let told = store.tell(target.app(), env, EventKind::ConfigChanged, call.by(), &text, store::now());
         told.await.or_failed(failed)?;
-        Ok(Changed { variables: names, deployed: self.redeploy_touched(call, &target).await? }.into())
+        let touches_requests = shared || names.iter().any(|name| was_shared.contains_key(name));
+        let deployed = self.redeploy_touched(call, &target, touches_requests).await?;
+        Ok(Changed { variables: names, deployed }.into())
+    }
+
+    /// What an app has that pull requests have, too. Nothing of an environment's own is.
+    async fn shared(&self, target: &Target) -> Result<BTreeMap<String, String>> {
+        match target {
+            Target::App(app) => {
+                let shared = self.loft.parts.store.shared_variables(app).await;
+                shared.or_failed(|| format!("failed to read the variables of `{app}`"))
+            }
+            Target::Env(_) => Ok(BTreeMap::new()),
+        }
     }
 
     /// Deploys again what runs with the variables: one environment, or all of the app's that share them. One that
     /// fails keeps the others from nothing, and the first failure is what comes of it all.
-    async fn redeploy_touched(&self, call: &mut Call<'_>, target: &Target) -> Result<Vec<Staged>> {
+    async fn redeploy_touched(
+        &self,
+        call: &mut Call<'_>,
+        target: &Target,
+        touches_requests: bool,
+    ) -> Result<Vec<Staged>> {
         let mut touched = match target {
             Target::Env(env) => vec![self.loft.find(env).await?.0],
             Target::App(app) => {
                 let mut all = self.environments_of(app).await?;
-                all.retain(|env| env.name.env.pull_request().is_none());
+                all.retain(|env| touches_requests || env.name.env.pull_request().is_none());
                 all
             }
         };

@@ -1,11 +1,12 @@
 //! What people read, with an engine in memory.
 
-use flyloft_core::name::BranchName;
+use flyloft_core::name::{BranchName, EnvRef, Origin};
 use tokio::io::{AsyncReadExt, DuplexStream, duplex};
 
 use super::*;
+use crate::deploy::Again;
 use crate::door::Backend;
-use crate::loft::stage::Stage;
+use crate::loft::stage::{Stage, content};
 use crate::source::{BranchUpdate, Push, Turn};
 
 /// More than anything here prints.
@@ -91,6 +92,39 @@ async fn config_without_a_verb_lists_the_variables() {
     let json = desk.command(&["config", "--json", "ls", "shop"]).await;
     assert_eq!(json, (0, "{\n  \"DEBUG\": \"1\"\n}\n".to_owned()));
     assert_eq!(desk.command(&["config", "--json", "shop"]).await, json);
+}
+
+#[tokio::test]
+async fn a_pull_request_has_what_its_app_shares_and_nothing_else_of_it() {
+    let desk = Desk::new().await;
+    let name = EnvRef::parse("shop/pr-7").unwrap();
+    let (_, conductor) = desk.stage.loft.ensure(&name, &Origin::PullRequest(7)).await.unwrap();
+    desk.stage.launch_in(&conductor, Again::Rollback, content(&[("web", "serve")])).await.unwrap();
+    let variables = async || {
+        let (env, _) = desk.stage.loft.find(&name).await.unwrap();
+        desk.stage.engine.spec(&env.live.unwrap().container).env
+    };
+    let set = async |words: &[&str]| {
+        let (code, said) = desk.command(&[&["config", "set", "shop"][..], words].concat()).await;
+        assert_eq!(code, 0, "{said}");
+        said
+    };
+    set(&["SECRET=s3cret"]).await;
+    set(&["MAPS=abc", "--share-with-pull-requests"]).await;
+    let found = variables().await;
+    assert_eq!((found.get("MAPS").map(String::as_str), found.get("SECRET")), (Some("abc"), None));
+    let listed = "MAPS=abc\nSECRET=s3cret\n# shared with pull requests: MAPS\n";
+    assert_eq!(desk.command(&["config", "shop"]).await, (0, listed.to_owned()));
+    assert_eq!(set(&["MAPS=abc", "--share-with-pull-requests"]).await, "nothing to change\n");
+    assert_eq!(desk.command(&["config", "set", "shop/pr-7", "MAPS=own"]).await.0, 0);
+    assert_eq!(variables().await["MAPS"], "own");
+    assert_eq!(desk.command(&["config", "unset", "shop/pr-7", "MAPS"]).await.0, 0);
+    assert_eq!(variables().await["MAPS"], "abc");
+    set(&["MAPS=abc"]).await;
+    assert_eq!(variables().await.get("MAPS"), None);
+    let (code, said) = desk.command(&["config", "set", "shop/pr-7", "A=1", "--share-with-pull-requests"]).await;
+    let refused = "error: `shop/pr-7` is an environment: what is shared is an app's";
+    assert_eq!((code, said.lines().next()), (2, Some(refused)));
 }
 
 #[tokio::test]

@@ -98,13 +98,13 @@ async fn secrets(
     Ok(made)
 }
 
-/// The variables that are set. A pull request has only its own: it may be a stranger's, and those of the app may be
-/// secrets.
+/// The variables that are set. A pull request has its own, and those that somebody has shared on purpose: it may be a
+/// stranger's, and those of the app may be secrets.
 pub(super) async fn config(parts: &Parts, env: &EnvRow) -> Result<BTreeMap<String, String>> {
     let (store, app) = (&parts.store, &env.name.app);
     let failed = || format!("failed to read the variables of `{}`", env.name);
     let mut all = match env.origin {
-        Origin::PullRequest(_) => BTreeMap::new(),
+        Origin::PullRequest(_) => store.shared_variables(app).await.or_failed(failed)?,
         _ => store.variables(app, None).await.or_failed(failed)?,
     };
     all.extend(store.variables(app, Some(env.id)).await.or_failed(failed)?);

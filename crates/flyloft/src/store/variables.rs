@@ -15,13 +15,25 @@ impl Store {
         environment: Option<EnvId>,
         changes: BTreeMap<String, Option<String>>,
     ) -> Result<(), StoreError> {
+        self.set_variables_for(app, environment, changes, false).await
+    }
+
+    /// The same; those of an app are for pull requests, too, if they are `shared`.
+    pub async fn set_variables_for(
+        &self,
+        app: &AppName,
+        environment: Option<EnvId>,
+        changes: BTreeMap<String, Option<String>>,
+        shared: bool,
+    ) -> Result<(), StoreError> {
         let (app, id) = (app.to_string(), environment.map_or(0, |id| id.0));
         self.call(move |t| {
             for (name, value) in changes {
                 match value {
                     Some(value) => t.execute(
-                        "INSERT OR REPLACE INTO variables (app, environment, name, value) VALUES (?, ?, ?, ?)",
-                        params![app, id, name, value],
+                        "INSERT OR REPLACE INTO variables (app, environment, name, value, shared)
+                         VALUES (?, ?, ?, ?, ?)",
+                        params![app, id, name, value, shared],
                     )?,
                     None => t.execute(
                         "DELETE FROM variables WHERE app = ? AND environment = ? AND name = ?",
@@ -30,6 +42,18 @@ impl Store {
                 };
             }
             Ok(())
+        })
+        .await
+    }
+
+    /// Those of an app that pull requests have as well.
+    pub async fn shared_variables(&self, app: &AppName) -> Result<BTreeMap<String, String>, StoreError> {
+        let app = app.to_string();
+        self.call(move |t| {
+            let mut query =
+                t.prepare("SELECT name, value FROM variables WHERE app = ? AND environment = 0 AND shared")?;
+            let rows = query.query_map([app], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok(rows.collect::<Result<_, _>>()?)
         })
         .await
     }

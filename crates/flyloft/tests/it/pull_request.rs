@@ -17,6 +17,7 @@ fn a_pull_request_is_staged_by_its_number_and_the_commit_that_is_built_is_shown(
 
     flyloft.ok(&["apps", "create", "it-pr", "--git", &host.url("shop")]);
     flyloft.ok(&["config", "set", "it-pr", "SECRET=of-the-app"]);
+    flyloft.ok(&["config", "set", "it-pr", "SHARED=with-all", "--share-with-pull-requests"]);
     for number in ["42", "7"] {
         let output = flyloft.ok(&["up", "it-pr", "--pr", number]);
         assert!(output.contains(&commit), "{output}");
@@ -25,6 +26,7 @@ fn a_pull_request_is_staged_by_its_number_and_the_commit_that_is_built_is_shown(
         let variables = flyloft.get(&env, "/env").body;
         assert!(variables.contains(&format!("FLYLOFT_PULL_REQUEST={number}\n")), "{variables}");
         assert!(!variables.contains("of-the-app"), "{variables}");
+        assert!(variables.contains("SHARED=with-all\n"), "{variables}");
     }
 
     flyloft.ok(&["up", "it-pr", "--branch", "main"]);
