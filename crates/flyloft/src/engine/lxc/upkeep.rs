@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::attach::PATH;
 use super::container::{Record, Running};
-use super::net::Removals;
+use super::net::{LINKS, Removals};
 use super::slots::Slot;
 use super::watch::Watch;
 use super::{LxcEngine, parents};
@@ -21,6 +21,9 @@ const PACE: Duration = Duration::from_secs(1);
 
 /// How often the firewall is looked at, and whether the host's own addresses and resolvers are others by now.
 const ROUND: Duration = Duration::from_secs(60);
+
+/// How long a container has to end that nobody can reach any more.
+const CUT_OFF: Duration = Duration::from_secs(2);
 
 impl LxcEngine {
     /// Never returns.
@@ -65,17 +68,28 @@ impl LxcEngine {
 
     /// Puts the table in place, with the containers in it that run and no others.
     pub(super) async fn renew_network(&self, removals: Option<&Removals>) -> Result<(), EngineError> {
-        let admitted = self.network.renew(removals).await?;
+        let (admitted, routed) = self.network.renew(removals).await?;
+        let links = self.network.links().map_err(EngineError::io("list the links of containers"))?;
         // As a rule. LXC makes a link when a container starts, and the kernel takes it away with the last process.
-        if self.network.links().map_err(EngineError::io("list the links of containers"))? == admitted {
+        if links == admitted && links.is_subset(&routed) {
             return Ok(());
         }
         for container in self.observe().await? {
             // Nobody starts or stops it meanwhile.
             let _turn = self.turns.take(&container.id.0).await;
             let Ok((home, record)) = self.known(&container.id) else { continue };
-            let known = admitted.contains(&self.network.link(record.slot));
+            let link = self.network.link(record.slot);
+            let known = admitted.contains(&link);
             match Running::find(&home) {
+                Some(_) if !is_there(&link) => {
+                    tracing::warn!(container = %container.id, link, "its link is gone; ending it, so that it gets another");
+                    self.halt(&home, &record, CUT_OFF).await?;
+                }
+                Some(_) if !routed.contains(&link) => {
+                    tracing::warn!(container = %container.id, link, "putting its routes back");
+                    self.network.introduce(record.slot, &record.addresses).await?;
+                    self.network.admit(record.slot, &record.addresses, &record.spec.reach).await?;
+                }
                 Some(_) if !known => self.network.admit(record.slot, &record.addresses, &record.spec.reach).await?,
                 None if known => self.network.dismiss(record.slot).await?,
                 _ => {}
@@ -145,15 +159,20 @@ impl LxcEngine {
     /// whoever has the slot next.
     async fn unlink(&self, slot: Slot) -> Result<(), EngineError> {
         let link = self.network.link(slot);
-        let is_there = || Path::new("/sys/class/net").join(&link).exists();
-        if !is_there() {
+        if !is_there(&link) {
             return Ok(());
         }
         let deleted = Cmd::new("ip").clear_env().env("PATH", PATH).args(["link", "delete", "dev", &link]).run().await;
         match deleted {
             // It may have gone by itself just now.
-            Err(source) if is_there() => Err(EngineError::Exec { doing: format!("remove the link `{link}`"), source }),
+            Err(source) if is_there(&link) => {
+                Err(EngineError::Exec { doing: format!("remove the link `{link}`"), source })
+            }
             _ => Ok(()),
         }
     }
+}
+
+fn is_there(link: &str) -> bool {
+    Path::new(LINKS).join(link).exists()
 }

@@ -154,6 +154,30 @@ async fn a_container_that_starts_again_is_reachable_at_once() {
     }
 }
 
+async fn ip(args: &[&str]) {
+    crate::exec::Cmd::new("ip").args(args.iter().copied()).run().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn routes_that_somebody_flushed_come_back_and_who_has_lost_the_link_is_ended() {
+    let bench = Bench::open().await;
+    let (id, addresses) = started(&bench, "web").await;
+    assert!(answers(addresses.ipv4.into(), soon()) && answers(addresses.ipv6.into(), soon()));
+    ip(&["route", "delete", &addresses.ipv4.to_string()]).await;
+    ip(&["-6", "route", "delete", &addresses.ipv6.to_string()]).await;
+    let now = || Instant::now() + Duration::from_secs(1);
+    assert!(!answers(addresses.ipv4.into(), now()));
+    bench.engine.renew_network(None).await.unwrap();
+    assert!(answers(addresses.ipv4.into(), soon()) && answers(addresses.ipv6.into(), soon()));
+
+    let link = bench.engine.network.link(bench.engine.known(&id).unwrap().1.slot);
+    ip(&["link", "delete", "dev", &link]).await;
+    bench.engine.renew_network(None).await.unwrap();
+    assert_eq!(bench.engine.find(&id).await.unwrap().unwrap().state, ContainerState::Stopped);
+    bench.engine.start(&id).await.unwrap();
+    assert!(answers(addresses.ipv4.into(), soon()));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_finds_names_and_the_mirror_that_debian_came_from() {
     let bench = Bench::open().await;

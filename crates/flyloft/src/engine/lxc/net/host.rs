@@ -1,5 +1,6 @@
 //! What the host's network is like, read from `/proc`; and making the host a router.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -55,6 +56,24 @@ impl Host {
             route.on_link && route.to.length >= shortest && !route.link.starts_with(own_links) && route.link != "lo"
         };
         self.routes.iter().filter(is_neighbourhood).map(|route| route.to).collect()
+    }
+
+    /// The links, of those whose names begin so, by which the host reaches what is at their other end.
+    pub fn routed(&self, own_links: &str) -> BTreeSet<String> {
+        let leads = |ipv4: bool| -> BTreeSet<String> {
+            let of_one = |route: &&Route| match route.to.address {
+                IpAddr::V4(_) => ipv4 && route.to.length == 32,
+                IpAddr::V6(address) => !ipv4 && route.to.length == 128 && !address.is_unicast_link_local(),
+            };
+            let ours = self.routes.iter().filter(|route| route.link.starts_with(own_links)).filter(of_one);
+            ours.map(|route| route.link.clone()).collect()
+        };
+        let mut routed = leads(true);
+        if has_ipv6() {
+            let routed6 = leads(false);
+            routed.retain(|link| routed6.contains(link));
+        }
+        routed
     }
 
     /// A route to a network that has addresses in the containers' range. What is routed in bulk, such as all of

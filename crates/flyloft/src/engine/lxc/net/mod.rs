@@ -34,6 +34,7 @@ use tokio::sync::Mutex;
 use self::elements::Admitted;
 use self::forwarder::Forwarder;
 use self::host::Host;
+pub use self::host::LINKS;
 pub use self::removals::Removals;
 use self::ruleset::Resolving;
 use self::tracking::Share;
@@ -196,28 +197,29 @@ impl Network {
 
     /// Makes the host a router and puts the table in place, with whatever is admitted left as it is.
     pub async fn install(&self) -> Result<(), NetError> {
-        self.put(None).await
+        self.put(&Host::observe()?, None).await
     }
 
-    /// The same, repeated since the host's addresses or resolvers may have changed. Gives the links that are admitted.
+    /// The same, repeated since the host's addresses or resolvers may have changed. Gives the links that are admitted, and
+    /// those that the host has a route over to whoever is at their other end.
     ///
     /// The table is left alone, and not looked at, where it is to be what it was and `removals` have heard of no change:
     /// both take time that grows with the number of containers.
-    pub async fn renew(&self, removals: Option<&Removals>) -> Result<BTreeSet<String>, NetError> {
-        self.put(removals).await?;
-        Ok(self.admitted.lock().await.keys().cloned().collect())
+    pub async fn renew(&self, removals: Option<&Removals>) -> Result<(BTreeSet<String>, BTreeSet<String>), NetError> {
+        let host = Host::observe()?;
+        self.put(&host, removals).await?;
+        Ok((self.admitted.lock().await.keys().cloned().collect(), host.routed(&self.prefix())))
     }
 
-    async fn put(&self, removals: Option<&Removals>) -> Result<(), NetError> {
-        let host = Host::observe()?;
-        self.check_collision(&host)?;
+    async fn put(&self, host: &Host, removals: Option<&Removals>) -> Result<(), NetError> {
+        self.check_collision(host)?;
         let resolvers = if self.config.dns.is_empty() { &host.resolvers } else { &self.config.dns };
         let translated = translatable(resolvers);
         let resolving = match translated.as_slice() {
             [] => Resolving::Carried { port: self.forward(resolvers).await? },
             some => Resolving::Translated(some),
         };
-        host::route(&host)?;
+        host::route(host)?;
         self.wanted.store(true, Ordering::SeqCst);
         let mut admitted = self.admitted.lock().await;
         let table = self.table();
@@ -263,7 +265,7 @@ impl Network {
     }
 
     /// Makes both ends of a link find each other whose container has just started: the host answers for the gateways, and
-    /// knows the container's hardware address without asking. For IPv6 it could not ask in the first second or two, in
+    /// knows the container's hardware address, and the way there, without asking. For IPv6 it could not ask in the first second or two, in
     /// which its own end has no address to ask from.
     ///
     /// LXC says the former as well, but before it moves the other end into the container: the link then is without a
@@ -277,6 +279,8 @@ impl Network {
         }
         let mut batch = String::new();
         for (gateway, address) in pairs {
+            // LXC has made it, and somebody may have flushed it since.
+            let _ = writeln!(batch, "route replace {address} dev {link}");
             let _ = writeln!(batch, "neigh replace proxy {gateway} dev {link}");
             let _ = writeln!(batch, "neigh replace {address} lladdr {hwaddr} dev {link} nud permanent");
         }
