@@ -2,84 +2,23 @@
 
 mod ask;
 mod data;
+mod kind;
 
 use std::fmt;
 use std::net::Ipv6Addr;
-use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use ask::{Ask, AskError, Asks};
+pub use ask::{Ask, AskError, Asks, Isolation};
 pub use data::{Data, TemplateName};
+pub use kind::{Kind, UnknownKind};
 
 use crate::name::excerpt;
 
-/// What a server is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    Postgres,
-}
-
-impl Kind {
-    pub const ALL: [Kind; 1] = [Kind::Postgres];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Kind::Postgres => "postgres",
-        }
-    }
-
-    fn is_scheme(self, scheme: &str) -> bool {
-        match self {
-            Kind::Postgres => matches!(scheme, "postgres" | "postgresql"),
-        }
-    }
-
-    /// What Heroku and others call an add-on, without its plan.
-    pub fn of_addon(name: &str) -> Option<Self> {
-        match name {
-            "heroku-postgresql" | "postgresql" | "postgres" => Some(Kind::Postgres),
-            _ => None,
-        }
-    }
-
-    /// Where such a server listens if nobody says otherwise.
-    fn port(self) -> u16 {
-        match self {
-            Kind::Postgres => 5432,
-        }
-    }
-
-    /// What its administrator connects to if nobody says otherwise.
-    fn database(self) -> &'static str {
-        match self {
-            Kind::Postgres => "postgres",
-        }
-    }
-}
-
-impl FromStr for Kind {
-    type Err = UnknownKind;
-    fn from_str(text: &str) -> Result<Self, UnknownKind> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| UnknownKind(excerpt(text)))
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("`{0}` is no kind of service; there is `postgres`")]
-pub struct UnknownKind(String);
-
 /// Where a server is, and who administers it. The password is kept apart, so that this can be shown.
 ///
-/// Reads and prints as `postgres://admin@db.example.org:5432/postgres?sslmode=require`.
+/// Reads and prints as `postgres://admin@db.example.org:5432/postgres?sslmode=require`, or as
+/// `rediss://default@cache:6379/1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerUrl {
     pub kind: Kind,
@@ -87,17 +26,20 @@ pub struct ServerUrl {
     /// A name or an address, that of IPv6 without brackets.
     pub host: String,
     pub port: u16,
+    /// With Redis the number of one, with RabbitMQ a virtual host.
     pub database: String,
     /// Whether connections are encrypted, which is with a certificate that is checked.
     pub tls: bool,
+    /// Where RabbitMQ is managed, unless that is where it is by itself.
+    pub management: Option<u16>,
 }
 
 /// None of them quotes the URL, which has a password in it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum UrlError {
-    #[error("the URL of a {0} server begins with `{0}://`")]
+    #[error("the URL of a {0} server begins with `{begin}://`", begin = .0.schemes().0)]
     Scheme(Kind),
-    #[error("the URL names no user: write it as {0}://USER:PASSWORD@HOST/DATABASE")]
+    #[error("the URL names no user: write it as {begin}://USER:PASSWORD@HOST/DATABASE", begin = .0.schemes().0)]
     NoUser(Kind),
     #[error("the URL names no host")]
     NoHost,
@@ -111,8 +53,10 @@ pub enum UrlError {
     Control,
     #[error("the URL has more than one `{0}` that is not written as `{1}`: escape those of the password")]
     Unescaped(char, &'static str),
-    #[error("the URL's parameter `{0}` is not known; there is `sslmode`")]
-    Parameter(String),
+    #[error("the URL's path is no number of a database, such as /1")]
+    Number,
+    #[error("the URL's parameter `{1}` is not known; there is {there}", there = .0.parameters())]
+    Parameter(Kind, String),
     #[error("the URL's `sslmode` must be `require`, which checks the certificate, or `disable`")]
     SslMode,
 }
@@ -120,16 +64,14 @@ pub enum UrlError {
 impl ServerUrl {
     /// The URL and the password in it.
     pub fn parse(kind: Kind, text: &str) -> Result<(Self, String), UrlError> {
-        let rest = match text.split_once("://") {
-            Some((scheme, rest)) if kind.is_scheme(scheme) => rest,
-            _ => return Err(UrlError::Scheme(kind)),
-        };
+        let (scheme, rest) = text.split_once("://").ok_or(UrlError::Scheme(kind))?;
+        let tls = kind.encrypts(scheme).ok_or(UrlError::Scheme(kind))?;
         let (rest, parameters) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         if path.contains('/') {
             return Err(UrlError::Unescaped('/', "%2F"));
         }
-        let (user, address) = authority.rsplit_once('@').ok_or(UrlError::NoUser(kind))?;
+        let (user, address) = authority.rsplit_once('@').unwrap_or(("", authority));
         if user.contains('@') {
             return Err(UrlError::Unescaped('@', "%40"));
         }
@@ -139,22 +81,32 @@ impl ServerUrl {
             kind,
             user: unescape(user)?,
             host: host.to_owned(),
-            port: port.unwrap_or(kind.port()),
+            port: port.unwrap_or(kind.port(tls)),
             database: unescape(path)?,
-            tls: false,
+            tls,
+            management: None,
         };
         if url.user.is_empty() {
-            return Err(UrlError::NoUser(kind));
+            url.user = kind.user().ok_or(UrlError::NoUser(kind))?.to_owned();
         }
         if url.database.is_empty() {
             url.database = kind.database().to_owned();
         }
+        if kind == Kind::Redis && !is_number(&url.database) {
+            return Err(UrlError::Number);
+        }
         for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
             match parameter.split_once('=').unwrap_or((parameter, "")) {
+                ("management", port) if kind == Kind::Rabbitmq => {
+                    url.management = Some(port.parse().ok().filter(|port| *port > 0).ok_or(UrlError::Port)?);
+                }
+                (other, _) if kind == Kind::Rabbitmq => return Err(UrlError::Parameter(kind, excerpt(other))),
                 ("sslmode", "require" | "verify-ca" | "verify-full") => url.tls = true,
                 ("sslmode", "disable") => url.tls = false,
+                // As MySQL's own programs have it.
+                ("ssl-mode", mode) if kind == Kind::Mysql => url.tls = ssl_mode(mode)?,
                 ("sslmode", _) => return Err(UrlError::SslMode),
-                (other, _) => return Err(UrlError::Parameter(excerpt(other))),
+                (other, _) => return Err(UrlError::Parameter(kind, excerpt(other))),
             }
         }
         Ok((url, unescape(password)?))
@@ -165,17 +117,32 @@ impl ServerUrl {
         format!("{}:{}", Host(&self.host), self.port)
     }
 
+    /// As a URL has the host.
+    pub fn host_in_url(&self) -> String {
+        Host(&self.host).to_string()
+    }
+
+    pub fn management_port(&self) -> u16 {
+        self.management.unwrap_or(if self.tls { 15671 } else { 15672 })
+    }
+
     /// With somebody's password in it, for somebody who may know it.
     pub fn with_password(&self, password: &str) -> String {
         self.written(Some(password))
     }
 
     fn written(&self, password: Option<&str>) -> String {
-        let Self { kind, user, port, database, .. } = self;
+        let Self { kind, user, port, database, management, .. } = self;
         let password = password.map(|password| format!(":{}", escape(password))).unwrap_or_default();
-        let tls = if self.tls { "?sslmode=require" } else { "" };
+        let (scheme, encrypted) = kind.schemes();
+        let (scheme, tls) = match self.tls {
+            true if scheme == encrypted => (scheme, "?sslmode=require"),
+            true => (encrypted, ""),
+            false => (scheme, ""),
+        };
         let host = Host(&self.host);
-        format!("{kind}://{}{password}@{host}:{port}/{}{tls}", escape(user), escape(database))
+        let management = management.map(|port| format!("?management={port}")).unwrap_or_default();
+        format!("{scheme}://{}{password}@{host}:{port}/{}{tls}{management}", escape(user), escape(database))
     }
 }
 
@@ -219,6 +186,20 @@ fn host_and_port(address: &str) -> Result<(&str, Option<u16>), UrlError> {
             _ => Err(UrlError::Port),
         },
     }
+}
+
+/// Those that encrypt whatever the server wants. With the others it depends on that.
+fn ssl_mode(mode: &str) -> Result<bool, UrlError> {
+    match mode.to_ascii_uppercase().as_str() {
+        "REQUIRED" | "VERIFY_CA" | "VERIFY_IDENTITY" => Ok(true),
+        "DISABLED" => Ok(false),
+        _ => Err(UrlError::SslMode),
+    }
+}
+
+/// One of a database: Redis takes no zeros in front of it, and nobody has a thousand.
+fn is_number(text: &str) -> bool {
+    text.parse::<u16>().is_ok_and(|number| number.to_string() == text)
 }
 
 /// As RFC 3986, 2.1 and 2.3 have it: all but unreserved characters.
@@ -293,8 +274,48 @@ mod tests {
         refuse("postgres://admin:a%0Ab@db/postgres", UrlError::Control);
         refuse("postgres://admin:p@ss@db/postgres", UrlError::Unescaped('@', "%40"));
         refuse("postgres://admin@db/a/b", UrlError::Unescaped('/', "%2F"));
-        refuse("postgres://admin@db?options=-c", UrlError::Parameter("options".to_owned()));
+        refuse("postgres://admin@db?options=-c", UrlError::Parameter(Kind::Postgres, "options".to_owned()));
         refuse("postgres://admin@db?sslmode=prefer", UrlError::SslMode);
+    }
+
+    #[test]
+    fn a_url_of_redis_says_by_its_scheme_whether_it_is_encrypted_and_needs_no_user() {
+        let redis = |text: &str| ServerUrl::parse(Kind::Redis, text).map(|(url, password)| (url.to_string(), password));
+        let told = |url: &str, password: &str| Ok((url.to_owned(), password.to_owned()));
+        assert_eq!(redis("redis://cache"), told("redis://default@cache:6379/0", ""));
+        assert_eq!(redis("valkeys://:a%40b@cache/3"), told("rediss://default@cache:6379/3", "a@b"));
+        assert_eq!(redis("redis://ops:x@cache:7000?sslmode=require"), told("rediss://ops@cache:7000/0", "x"));
+        assert_eq!(redis("redis://cache/main"), Err(UrlError::Number));
+        assert_eq!(redis("redis://cache/01"), Err(UrlError::Number));
+        let told = redis("postgres://cache").unwrap_err().to_string();
+        assert_eq!(told, "the URL of a redis server begins with `redis://`");
+    }
+
+    #[test]
+    fn a_url_of_mysql_needs_no_database_and_takes_mysqls_own_word_for_encryption() {
+        let mysql = |text: &str| ServerUrl::parse(Kind::Mysql, text).map(|(url, _)| url.to_string());
+        assert_eq!(mysql("mariadb://admin:x@db").unwrap(), "mysql://admin@db:3306/");
+        assert_eq!(mysql("mysql://admin@db:3306/").unwrap(), "mysql://admin@db:3306/");
+        let encrypted = "mysql://admin@db:3306/main?sslmode=require";
+        assert_eq!(mysql("mysql://admin@db/main?ssl-mode=VERIFY_CA").unwrap(), encrypted);
+        assert_eq!(mysql(encrypted).unwrap(), encrypted);
+        assert_eq!(mysql("mysql://admin@db?ssl-mode=PREFERRED"), Err(UrlError::SslMode));
+        assert_eq!(mysql("mysql://db"), Err(UrlError::NoUser(Kind::Mysql)));
+    }
+
+    #[test]
+    fn a_url_of_rabbitmq_has_a_port_for_apps_and_one_by_which_it_is_managed() {
+        let rabbitmq = |text: &str| ServerUrl::parse(Kind::Rabbitmq, text).map(|(url, _)| url);
+        let ports = |url: ServerUrl| (url.port, url.management_port());
+        assert_eq!(rabbitmq("amqp://admin:x@mq").map(ports), Ok((5672, 15672)));
+        assert_eq!(rabbitmq("amqps://admin:x@mq").map(ports), Ok((5671, 15671)));
+        let url = rabbitmq("amqps://admin:x@mq:1/?management=443").unwrap();
+        assert_eq!(url.to_string(), "amqps://admin@mq:1/%2F?management=443");
+        assert_eq!((url.management_port(), url.database.as_str()), (443, "/"));
+        assert_eq!(rabbitmq(&url.to_string()), Ok(url));
+        assert_eq!(rabbitmq("amqp://admin@mq?management=0"), Err(UrlError::Port));
+        let told = rabbitmq("amqp://admin@mq?heartbeat=5").unwrap_err().to_string();
+        assert_eq!(told, "the URL's parameter `heartbeat` is not known; there is `management`");
     }
 
     proptest! {
@@ -303,7 +324,7 @@ mod tests {
             user in "[^\\p{Cc}]{1,20}", password in "[^\\p{Cc}]{1,40}", database in "[^\\p{Cc}]{1,20}",
         ) {
             let url = ServerUrl {
-                kind: Kind::Postgres, user, host: "db".to_owned(), port: 1, database, tls: true,
+                kind: Kind::Postgres, user, host: "db".to_owned(), port: 1, database, tls: true, management: None,
             };
             prop_assert_eq!(parse(&url.with_password(&password)), Ok((url.clone(), password)));
             prop_assert_eq!(parse(&url.to_string()), Ok((url, String::new())));

@@ -50,7 +50,7 @@ pub enum Command {
     /// Add, list and remove the SSH keys that may push and command.
     #[command(subcommand)]
     Keys(Keys),
-    /// Tell of servers on which environments can have databases, list, try and forget them.
+    /// Tell of servers of databases and the like, list, try and forget them.
     #[command(subcommand)]
     Services(Services),
     /// Stage a pull request, a branch, a commit or a directory.
@@ -171,7 +171,7 @@ pub enum Apps {
   flyloft apps set shop
   flyloft apps set shop idle=5m ttl=never memory=512MiB
   flyloft apps set shop idle=
-  flyloft apps set shop services=postgres,postgres:REPORTS
+  flyloft apps set shop services=postgres,postgres:REPORTS,redis,redis/database:JOBS
 
 Settings: idle, ttl, expire, memory, swap, pids, cpu_weight, disk, inodes, services")]
 pub struct AppsSet {

@@ -45,7 +45,10 @@ use crate::provision::data::Renewals;
 use crate::provision::{self, Places};
 use crate::retention::{self, LookedThrough};
 use crate::service::Drivers;
+use crate::service::mysql::Mysql;
 use crate::service::postgres::Postgres;
+use crate::service::rabbitmq::Rabbitmq;
+use crate::service::redis::Redis;
 use crate::sockets::{Sockets, Use};
 use crate::source::{Repositories, SourceLimits};
 use crate::store::{self, Store};
@@ -240,7 +243,12 @@ async fn begin(
         places: Places::default(),
         clients: Clients::default(),
         renewals: Renewals::default(),
-        services: Drivers { postgres: Arc::new(Postgres) },
+        services: Drivers {
+            postgres: Arc::new(Postgres),
+            mysql: Arc::new(Mysql),
+            redis: Arc::new(Redis),
+            rabbitmq: Arc::new(Rabbitmq),
+        },
         vault: Vault::open(&state.dir).or_failed(|| "failed to open what is secret")?,
         tally,
         making_room: tokio::sync::Mutex::default(),

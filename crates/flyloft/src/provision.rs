@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flyloft_core::policy::{Key, Level, Settings};
-use flyloft_core::service::{Ask, Kind};
+use flyloft_core::service::{Ask, Isolation};
 
 use crate::engine::{ContainerId, EngineError, Reach};
 use crate::error::{Error, OrFailed, Result};
@@ -57,31 +57,31 @@ pub fn asks(parts: &Parts, env: &EnvRow, asked: &Settings) -> Vec<Ask> {
     parts.settings.levels(env, asked).merged().services.map(|asks| asks.0).unwrap_or_default()
 }
 
-/// The same where there are servers for it, and the kinds of which there is none. Where only `app.json` asks for one of
-/// those, that is no reason not to deploy: the file is written for others as well.
-pub async fn met(parts: &Parts, env: &EnvRow, asked: &Settings) -> Result<(Vec<Ask>, BTreeSet<Kind>)> {
+/// The same where there are servers for it, and what there is no server for. Where only `app.json` asks for that, it is
+/// no reason not to deploy: the file is written for others as well.
+pub async fn met(parts: &Parts, env: &EnvRow, asked: &Settings) -> Result<(Vec<Ask>, Vec<Ask>)> {
     let asks = asks(parts, env, asked);
     if asks.is_empty() {
-        return Ok((asks, BTreeSet::new()));
+        return Ok((asks, Vec::new()));
     }
     let servers = parts.store.servers().await.or_failed(|| "failed to list servers")?;
-    let there: BTreeSet<Kind> = servers.into_iter().map(|row| row.url.kind).collect();
-    let (met, unmet): (Vec<Ask>, Vec<Ask>) = asks.into_iter().partition(|ask| there.contains(&ask.kind));
+    let (met, unmet): (Vec<Ask>, Vec<Ask>) =
+        asks.into_iter().partition(|ask| servers.iter().any(|row| ask.fits(&row.url)));
     let (_, level) = parts.settings.levels(env, asked).of(Key::Services);
     data::check_asks(env, &met, level)?;
     match unmet.first() {
-        Some(ask) if level != Level::AppJson => Err(no_server(env, ask.kind)),
-        _ => Ok((met, unmet.into_iter().map(|ask| ask.kind).collect())),
+        Some(ask) if level != Level::AppJson => Err(no_server(env, ask)),
+        _ => Ok((met, unmet)),
     }
 }
 
-fn no_server(env: &EnvRow, kind: Kind) -> Error {
-    Error::failed(format!("`{}` asks for {kind}, and there is no server of that kind", env.name))
-        .hint(format!("an admin tells of one: flyloft services add NAME --kind {kind} --url -"))
+fn no_server(env: &EnvRow, ask: &Ask) -> Error {
+    Error::failed(format!("`{}` asks for {}, and there is no server {}", env.name, ask.what(), ask.of_which_kind()))
+        .hint(format!("an admin tells of one: flyloft services add NAME --kind {} --url -", ask.kind))
         .hint(format!("or do without: flyloft set {} services=none", env.name))
 }
 
-/// Makes what is asked for and not there yet. Gives the servers on which something was made.
+/// Makes what is asked for and not there yet. Gives what was made, as in `Database on server pg`.
 pub async fn provide(parts: &Parts, env: &EnvRow, asks: &[Ask]) -> Result<Vec<String>> {
     let mut made = Vec::new();
     for ask in asks {
@@ -96,14 +96,22 @@ pub async fn provide(parts: &Parts, env: &EnvRow, asks: &[Ask]) -> Result<Vec<St
         };
         let server = server_of(parts, &row).await?;
         crate::fault::point("service.begun");
-        let wanted = Wanted { seed: data::on_server(seed, &row)?, ..wanted(parts, &row)? };
-        parts.services.of(ask.kind).provide(&server, &wanted).await?;
-        crate::fault::point("service.made");
-        let ready = parts.store.service_is_ready(row.id).await;
-        ready.or_failed(|| format!("failed to record what `{}` has on server `{}`", env.name, row.server))?;
-        made.push(row.server);
+        make(parts, &server, &row, seed).await?;
+        made.push(format!("{} on server {}", ask.kind.thing(), row.server));
     }
     Ok(made)
+}
+
+/// Gives whether it is still on record, so that somebody will end it.
+async fn make(parts: &Parts, server: &Server, row: &ServiceRow, seed: Option<data::Seed>) -> Result<bool> {
+    let failed = || format!("failed to record what is on server `{}`", row.server);
+    let mut wanted = Wanted { seed: data::on_server(seed, row)?, ..wanted(parts, row)? };
+    if row.ask.isolation == Isolation::Database {
+        wanted.taken = parts.store.numbers_of_others(&row.server, row.id).await.or_failed(failed)?;
+    }
+    let number = parts.services.of(row.ask.kind).provide(server, &wanted).await?;
+    crate::fault::point("service.made");
+    parts.store.service_is_ready(row.id, number).await.or_failed(failed)
 }
 
 /// What a container that is launched now gets. All of it has been made.
@@ -113,7 +121,10 @@ pub async fn given(parts: &Parts, env: &EnvRow, asks: &[Ask]) -> Result<Given> {
         let Some(row) = of(parts, env, ask).await?.filter(|row| row.state == ServiceState::Ready) else { continue };
         let server = server_of(parts, &row).await?;
         let wanted = wanted(parts, &row)?;
-        given.variables.extend(parts.services.of(ask.kind).variables(&server, &wanted, ask.alias.as_deref()));
+        // Where two have one name, it is that of the first who asks.
+        for (name, value) in parts.services.of(ask.kind).variables(&server, &wanted, ask.alias.as_deref()) {
+            given.variables.entry(name).or_insert(value);
+        }
         given.reach.allow.extend(match addresses(&server).await {
             Ok(found) => found,
             // It is most likely where it was.
@@ -138,6 +149,9 @@ pub async fn reconcile_for_ever(parts: Arc<Parts>) {
         sweep(&parts).await;
         if let Err(error) = follow(&parts).await {
             tracing::warn!(%error, "failed to look where servers are");
+        }
+        if let Err(error) = remake(&parts).await {
+            tracing::warn!(%error, "failed to look for what servers have lost");
         }
         tokio::time::sleep(RECONCILE).await;
     }
@@ -164,6 +178,37 @@ pub async fn sweep(parts: &Parts) {
         }
     }
     data::sweep(parts, &mut failing).await;
+}
+
+/// Makes again what servers have forgotten, as Redis does when it is started without a file for its users.
+async fn remake(parts: &Parts) -> Result<()> {
+    let rows = parts.store.services().await.or_failed(|| "failed to list what is on servers")?;
+    let mut on = BTreeMap::<String, Vec<ServiceRow>>::new();
+    for row in rows.into_iter().filter(|row| row.state == ServiceState::Ready) {
+        on.entry(row.server.clone()).or_default().push(row);
+    }
+    for (name, rows) in on {
+        if let Err(error) = remake_on(parts, &rows).await {
+            tracing::warn!(server = name, %error, "failed to make again what a server may have lost");
+        }
+    }
+    Ok(())
+}
+
+/// `rows` are of one server.
+async fn remake_on(parts: &Parts, rows: &[ServiceRow]) -> Result<()> {
+    let Some(first) = rows.first() else { return Ok(()) };
+    let server = server_of(parts, first).await?;
+    let names: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
+    let lost = parts.services.of(server.url.kind).lost(&server, &names).await?;
+    for row in rows.iter().filter(|row| lost.contains(&row.name)) {
+        match make(parts, &server, row, None).await? {
+            true => tracing::info!(server = row.server, name = row.name, "made again what the server had lost"),
+            // Its environment went meanwhile.
+            false => parts.services.of(row.ask.kind).remove(&server, &label(parts, row)).await?,
+        }
+    }
+    Ok(())
 }
 
 async fn end(parts: &Parts, row: &ServiceRow) -> Result<()> {
@@ -227,14 +272,14 @@ async fn of(parts: &Parts, env: &EnvRow, ask: &Ask) -> Result<Option<ServiceRow>
     Ok(rows.into_iter().find(|row| row.ask.is(ask)))
 }
 
-/// Puts on record what is about to be made: where what it begins with is, or else on the server of its kind that was told
-/// of first.
+/// Puts on record what is about to be made: where what it begins with is, or else on the server that was told of first among
+/// those that can have it.
 async fn begin(parts: &Parts, env: &EnvRow, ask: &Ask, seed: Option<&data::Seed>) -> Result<ServiceRow> {
     let failed = || format!("failed to record what `{}` is to have", env.name);
     let servers = parts.store.servers().await.or_failed(failed)?;
-    let is_right = |row: &ServerRow| row.url.kind == ask.kind && seed.is_none_or(|seed| seed.server == row.name);
+    let is_right = |row: &ServerRow| ask.fits(&row.url) && seed.is_none_or(|seed| seed.server == row.name);
     let server = servers.into_iter().filter(is_right).min_by_key(|row| row.created_at);
-    let server = server.ok_or_else(|| no_server(env, ask.kind))?;
+    let server = server.ok_or_else(|| no_server(env, ask))?;
     let name = ask.name_for(&env.name, &parts.settings.instance, env.id.0);
     let password = parts.vault.seal(&purpose(&server.name, &name), &crate::random::hex(PASSWORD));
     let new = NewService { env: env.id, server: server.name, ask: ask.clone(), name, password };
@@ -270,12 +315,20 @@ fn purpose(server: &str, name: &str) -> String {
 fn wanted(parts: &Parts, row: &ServiceRow) -> Result<Wanted> {
     let password = parts.vault.open_sealed(&purpose(&row.server, &row.name), &row.password);
     let password = password.or_failed(|| format!("failed to read the password of `{}`", row.name))?;
-    Ok(Wanted { label: label(parts, row), password: Secret(password), connections: CONNECTIONS, seed: None })
+    Ok(Wanted {
+        label: label(parts, row),
+        password: Secret(password),
+        connections: CONNECTIONS,
+        isolation: row.ask.isolation,
+        taken: BTreeSet::new(),
+        seed: None,
+    })
 }
 
 /// Of this daemon alone: another one that was made of its backup takes nothing for its own.
 fn label(parts: &Parts, row: &ServiceRow) -> Label {
-    Label { name: row.name.clone(), text: format!("flyloft {} {}", parts.settings.instance, row.name) }
+    let text = format!("flyloft {} {}", parts.settings.instance, row.name);
+    Label { name: row.name.clone(), text, number: row.number }
 }
 
 async fn addresses(server: &Server) -> Result<Vec<SocketAddr>> {

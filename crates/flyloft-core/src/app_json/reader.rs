@@ -8,7 +8,7 @@ use crate::name::excerpt;
 use crate::plan::Stack;
 use crate::policy::{Key, Settings};
 use crate::procfile::ProcessType;
-use crate::service::{Ask, Asks, Data, Kind, TemplateName};
+use crate::service::{Ask, AskError, Asks, Data, Kind, TemplateName};
 use crate::variable::VariableName;
 
 /// In `env`, and bytes of their names and values: Linux takes no more than 2 MB of all variables and arguments together.
@@ -89,15 +89,16 @@ fn known_stack(node: &Node<'_>, stack: &str) -> Result<Stack> {
 fn services(node: &Node<'_>, warnings: &mut Vec<Warning>) -> Result<Asks> {
     let (mut asks, mut others) = (Asks::default(), Vec::new());
     for addon in node.array()? {
-        let Addon { plan, alias, template } = addon_of(&addon)?;
+        let Addon { plan, alias, isolation, template } = addon_of(&addon)?;
         // `heroku-postgresql:mini`: how large it is to be means nothing here.
         let Some(kind) = Kind::of_addon(plan.split(':').next().unwrap_or_default()) else {
             others.push((addon, plan));
             continue;
         };
-        if let Err(error) =
-            Ask::new(kind, alias.as_deref()).and_then(|ask| asks.add(ask.with(template.map(Data::Template))))
-        {
+        // What is called as it would be called anyway.
+        let alias = alias.filter(|alias| !kind.is_its_name(alias));
+        let asked = ask(kind, alias.as_deref(), isolation.as_deref());
+        if let Err(error) = asked.and_then(|ask| asks.add(ask.with(template.map(Data::Template)))) {
             return addon.fail(error);
         }
     }
@@ -112,31 +113,46 @@ fn services(node: &Node<'_>, warnings: &mut Vec<Warning>) -> Result<Asks> {
     Ok(asks)
 }
 
+fn ask(kind: Kind, alias: Option<&str>, isolation: Option<&str>) -> std::result::Result<Ask, AskError> {
+    let ask = Ask::new(kind, alias)?;
+    match isolation {
+        Some(isolation) => ask.kept_apart_by(isolation),
+        None => Ok(ask),
+    }
+}
+
+#[derive(Default)]
 struct Addon {
     plan: String,
     alias: Option<String>,
+    isolation: Option<String>,
     /// Of whose data it is made.
     template: Option<TemplateName>,
 }
 
-/// An add-on is a string, or an object with a `plan`, and perhaps a name for its variable and options.
+/// An add-on is a string, or an object with a `plan`, and perhaps a name for its variable and options. Options of others
+/// mean nothing here.
 fn addon_of(node: &Node<'_>) -> Result<Addon> {
     if node.is_string() {
-        return Ok(Addon { plan: node.string()?, alias: None, template: None });
+        return Ok(Addon { plan: node.string()?, ..Addon::default() });
     }
-    let (mut plan, mut alias, mut template) = (None, None, None);
+    let (mut plan, mut addon) = (None, Addon::default());
     for member in node.object()? {
         match member.key.as_str() {
             "plan" => plan = Some(member.value.string()?),
             // Heroku takes any case.
-            "as" => alias = Some(member.value.line()?.to_ascii_uppercase()),
-            "options" => template = template_in(&member.value)?,
+            "as" => addon.alias = Some(member.value.line()?.to_ascii_uppercase()),
+            "options" => {
+                addon.template = template_in(&member.value)?;
+                for option in member.value.object()?.iter().filter(|option| option.key == "isolation") {
+                    addon.isolation = Some(option.value.line()?);
+                }
+            }
             _ => {}
         }
     }
     match plan {
-        // What is called as it would be called anyway.
-        Some(plan) => Ok(Addon { plan, alias: alias.filter(|alias| alias != "DATABASE"), template }),
+        Some(plan) => Ok(Addon { plan, ..addon }),
         None => node.fail(Problem::Missing("plan")),
     }
 }

@@ -31,7 +31,7 @@ const EXAMPLE: &str = r#"{
     "TRACE": { "required": false }
   },
   "formation": { "web": { "quantity": 2, "size": "standard-1x" }, "worker": { "quantity": 1 } },
-  "addons": ["heroku-postgresql:mini", { "plan": "heroku-redis", "as": "CACHE" }],
+  "addons": ["heroku-postgresql:mini", { "plan": "heroku-redis", "as": "CACHE" }, "papertrail"],
   "buildpacks": [{ "url": "heroku/python" }],
   "stack": "heroku-24",
   "environments": {
@@ -60,14 +60,14 @@ fn the_file_that_heroku_documents_is_understood() {
     assert_eq!(required, [("API_KEY", Some("of the payment provider"))]);
     let formation: Vec<_> = manifest.formation.iter().map(|(name, count)| (name.as_str(), *count)).collect();
     assert_eq!(formation, [("web", 2), ("worker", 1)]);
-    assert_eq!(manifest.settings.to_string(), "idle=5m memory=256MiB pids=64 services=postgres");
+    assert_eq!(manifest.settings.to_string(), "idle=5m memory=256MiB pids=64 services=postgres,redis:CACHE");
 }
 
 #[test]
 fn what_is_asked_for_and_not_done_is_a_warning_with_its_place() {
     let warnings: Vec<String> = read(EXAMPLE).warnings.iter().map(Warning::to_string).collect();
     insta::assert_snapshot!(warnings.join("\n"), @r"
-    app.json:13:40: add-on `heroku-redis` is not made
+    app.json:13:83: add-on `papertrail` is not made
     app.json:14:3: `buildpacks` is ignored: how to build is found out from the files
     ");
 }
@@ -121,7 +121,11 @@ fn add_ons_that_are_services_are_asked_for_and_what_flyloft_is_told_goes_before_
     assert_eq!(services(r#"{"addons": [{"plan": "postgres", "as": "DATABASE"}]}"#).as_deref(), Some("postgres"));
     let told = format!(r#"{{{addons}, "flyloft": {{"services": "none"}}}}"#);
     assert_eq!(services(&told).as_deref(), Some("none"));
-    assert_eq!(services(r#"{"addons": ["heroku-redis"]}"#).as_deref(), Some("none"));
+    assert_eq!(services(r#"{"addons": ["papertrail"]}"#).as_deref(), Some("none"));
+    let own = r#"{"addons": [{"plan": "rediscloud:30", "options": {"isolation": "database", "size": 1}}]}"#;
+    assert_eq!(services(own).as_deref(), Some("redis/database"));
+    let unknown = "redis has no isolation `own`; there are `prefix` and `database`";
+    refuse(r#"{"addons": [{"plan": "redis", "options": {"isolation": "own"}}]}"#, &format!("app.json:1:13: {unknown}"));
     assert_eq!(services("{}"), None);
     let review = r#"{"addons": ["postgres"], "environments": {"review": {"addons": []}}}"#;
     assert_eq!(read(review).for_review().settings.services.map(|asks| asks.to_string()).as_deref(), Some("none"));
@@ -151,7 +155,7 @@ fn a_pull_request_overrides_the_rest_key_by_key() {
     assert_eq!(Vec::from_iter(review.formation.values()), [&2, &0]);
     assert_eq!(review.scripts.postdeploy.as_deref(), Some("bin/seed --small"));
     assert_eq!(review.scripts.pr_predestroy.as_deref(), Some("bin/forget"));
-    assert_eq!(review.settings.to_string(), "idle=5m memory=256MiB pids=64 services=postgres");
+    assert_eq!(review.settings.to_string(), "idle=5m memory=256MiB pids=64 services=postgres,redis:CACHE");
 }
 
 #[test]

@@ -1,20 +1,31 @@
-//! What an app asks for: `postgres`, `postgres,postgres:REPORTS`, `postgres@shop_seed`, `none`.
+//! What an app asks for: `postgres`, `postgres:REPORTS`, `postgres@shop_seed`, `redis/database`, `none`.
 
 use std::fmt;
 
 use thiserror::Error;
 
-use super::{Data, Kind, UnknownKind};
+use super::{Data, Kind, ServerUrl, UnknownKind};
 use crate::name::{EnvRef, excerpt, shorten};
 
 /// One service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ask {
     pub kind: Kind,
+    pub isolation: Isolation,
     /// What its variable is called, as in `REPORTS_URL`. Without it the variables are those of the kind.
     pub alias: Option<String>,
     /// What it has in it at first; nothing, if nothing is said.
     pub data: Option<Data>,
+}
+
+/// How environments on one server are kept apart, where there is more than one way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isolation {
+    /// Redis: each has keys with a prefix of its own.
+    #[default]
+    Usual,
+    /// Redis: each has a database number of its own.
+    Database,
 }
 
 /// All that an app asks for. Prints as it is read.
@@ -27,12 +38,16 @@ pub enum AskError {
     Kind(#[from] UnknownKind),
     #[error("`{0}` is no name for variables: capital letters, digits and `_`, with a letter in front, 30 at most")]
     Alias(String),
+    #[error("{0} has no isolation `{1}`; {there}", there = Isolation::there(*.0))]
+    Isolation(Kind, String),
     #[error("`{0}` is no name for a template: lower-case letters, digits, `_` and `-`, 30 at most")]
     Template(String),
     #[error("`{0}` is not an environment such as `shop/main`")]
     Data(String),
-    #[error("`{0}` is asked for twice; name the second one, as in `postgres:REPORTS`")]
-    Twice(String),
+    #[error("`{0}` is asked for twice; name the second one, as in `{1}:REPORTS`")]
+    Twice(String, Kind),
+    #[error("`{0}` is the name of two services")]
+    SameName(String),
     #[error("{0} services are too many: {MOST} are allowed")]
     TooMany(usize),
 }
@@ -41,6 +56,24 @@ pub enum AskError {
 const MOST: usize = 10;
 
 const NONE: &str = "none";
+
+impl Isolation {
+    /// As people write it.
+    fn parse(kind: Kind, text: &str) -> Result<Self, AskError> {
+        match (kind, text) {
+            (Kind::Redis, "prefix") => Ok(Self::Usual),
+            (Kind::Redis, "database") => Ok(Self::Database),
+            _ => Err(AskError::Isolation(kind, excerpt(text))),
+        }
+    }
+
+    fn there(kind: Kind) -> &'static str {
+        match kind {
+            Kind::Redis => "there are `prefix` and `database`",
+            Kind::Postgres | Kind::Mysql | Kind::Rabbitmq => "there is one way only",
+        }
+    }
+}
 
 impl Ask {
     pub fn new(kind: Kind, alias: Option<&str>) -> Result<Self, AskError> {
@@ -53,7 +86,7 @@ impl Ask {
             {
                 Err(AskError::Alias(excerpt(alias)))
             }
-            alias => Ok(Self { kind, alias: alias.map(str::to_owned), data: None }),
+            alias => Ok(Self { kind, isolation: Isolation::Usual, alias: alias.map(str::to_owned), data: None }),
         }
     }
 
@@ -64,28 +97,92 @@ impl Ask {
 
     /// Whether it is the same one, whatever it begins with.
     pub fn is(&self, other: &Self) -> bool {
-        (self.kind, &self.alias) == (other.kind, &other.alias)
+        (self.kind, self.isolation, &self.alias) == (other.kind, other.isolation, &other.alias)
     }
 
-    /// The variables by which an app finds it.
-    pub fn variables(&self) -> Vec<String> {
-        match (&self.alias, self.kind) {
-            (Some(alias), _) => vec![format!("{alias}_URL")],
-            (None, Kind::Postgres) => {
-                ["DATABASE_URL", "PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE"].map(str::to_owned).into()
-            }
+    /// `what` is a kind, and perhaps how it is kept apart: `redis/database`.
+    pub fn parse(what: &str, alias: Option<&str>) -> Result<Self, AskError> {
+        match what.split_once('/') {
+            Some((kind, isolation)) => Self::new(kind.parse()?, alias)?.kept_apart_by(isolation),
+            None => Self::new(what.parse()?, alias),
         }
     }
 
-    /// What it is called on its server: of lower-case letters, digits and `_`, 63 at most, so that nobody has to quote it.
-    /// The same environment never gets the name of another one, not even of one that had its name before: `id` is its
-    /// own, of the daemon `instance`.
+    pub fn kept_apart_by(self, isolation: &str) -> Result<Self, AskError> {
+        Ok(Self { isolation: Isolation::parse(self.kind, isolation)?, ..self })
+    }
+
+    /// The variables by which an app finds it, whatever the server is like.
+    pub fn variables(&self) -> Vec<String> {
+        let names: &[&str] = match (&self.alias, self.kind) {
+            (Some(alias), Kind::Redis) => return vec![format!("{alias}_URL"), format!("{alias}_PREFIX")],
+            (Some(alias), _) => return vec![format!("{alias}_URL")],
+            (None, Kind::Postgres) => &["DATABASE_URL", "PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE"],
+            (None, Kind::Mysql) => &[
+                "DATABASE_URL",
+                "MYSQL_URL",
+                "JAWSDB_URL",
+                "JAWSDB_MARIA_URL",
+                "CLEARDB_DATABASE_URL",
+                "MYSQL_HOST",
+                "MYSQL_PORT",
+                "MYSQL_USER",
+                "MYSQL_PASSWORD",
+                "MYSQL_DATABASE",
+            ],
+            (None, Kind::Redis) => &[
+                "REDIS_URL",
+                "REDISCLOUD_URL",
+                "REDIS_HOST",
+                "REDIS_PORT",
+                "REDIS_USERNAME",
+                "REDIS_PASSWORD",
+                "REDIS_DB",
+                "REDIS_PREFIX",
+            ],
+            (None, Kind::Rabbitmq) => &[
+                "RABBITMQ_URL",
+                "CLOUDAMQP_URL",
+                "RABBITMQ_HOST",
+                "RABBITMQ_PORT",
+                "RABBITMQ_USER",
+                "RABBITMQ_PASSWORD",
+                "RABBITMQ_VHOST",
+            ],
+        };
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    /// What [`Ask::parse`] reads.
+    pub fn what(&self) -> String {
+        match self.isolation {
+            Isolation::Usual => self.kind.to_string(),
+            Isolation::Database => format!("{}/database", self.kind),
+        }
+    }
+
+    /// Whether a server can have it. Where environments begin in a database of others, none is given a number of its own.
+    pub fn fits(&self, server: &ServerUrl) -> bool {
+        server.kind == self.kind && (self.isolation == Isolation::Usual || server.database != self.kind.database())
+    }
+
+    /// Of which kind a server has to be, as the end of a sentence.
+    pub fn of_which_kind(&self) -> &'static str {
+        match self.isolation {
+            Isolation::Usual => "of that kind",
+            Isolation::Database => "that gives numbers: the URL of one ends in another than 0, as in redis://HOST/1",
+        }
+    }
+
+    /// What it is called on its server: of lower-case letters, digits and `_`, as many as fit there, so that nobody has to
+    /// quote it. The same environment never gets the name of another one, not even of one that had its name before: `id`
+    /// is its own, of the daemon `instance`.
     pub fn name_for(&self, env: &EnvRef, instance: &str, id: i64) -> String {
         let alias = self.alias.as_deref().unwrap_or_default().to_ascii_lowercase();
         let said = format!("flyloft-{}-{}", env.app, env.env);
         let said = if alias.is_empty() { said } else { format!("{said}-{alias}") };
-        // PostgreSQL's NAMEDATALEN is 64, with a NUL at its end.
-        shorten(&said, &format!("{instance}/{id}/{}/{alias}", self.kind), 63).replace('-', "_")
+        let whole = format!("{instance}/{id}/{}/{alias}", self.what());
+        shorten(&said, &whole, self.kind.longest_name()).replace('-', "_")
     }
 }
 
@@ -97,15 +194,22 @@ impl Asks {
         let mut asks = Self::default();
         for part in text.split(',').map(str::trim) {
             let (part, data) = part.split_once('@').map_or((part, None), |(part, data)| (part, Some(data)));
-            let (kind, alias) = part.split_once(':').map_or((part, None), |(kind, alias)| (kind, Some(alias)));
-            asks.add(Ask::new(kind.parse()?, alias)?.with(data.map(Data::parse).transpose()?))?;
+            let (what, alias) = part.split_once(':').map_or((part, None), |(what, alias)| (what, Some(alias)));
+            asks.add(Ask::parse(what, alias)?.with(data.map(Data::parse).transpose()?))?;
         }
         Ok(asks)
     }
 
     pub fn add(&mut self, ask: Ask) -> Result<(), AskError> {
-        if self.0.iter().any(|other| other.is(&ask)) {
-            return Err(AskError::Twice(ask.with(None).to_string()));
+        for there in &self.0 {
+            // Their variables would have the same names, however each is kept apart, and whatever it begins with.
+            match (&there.alias, &ask.alias) {
+                (one, other) if one == other && there.kind == ask.kind => {
+                    return Err(AskError::Twice(ask.clone().with(None).to_string(), ask.kind));
+                }
+                (Some(one), Some(other)) if one == other => return Err(AskError::SameName(one.clone())),
+                _ => {}
+            }
         }
         self.0.push(ask);
         match self.0.len() {
@@ -117,7 +221,7 @@ impl Asks {
 
 impl fmt::Display for Ask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.kind.fmt(f)?;
+        f.write_str(&self.what())?;
         if let Some(alias) = &self.alias {
             write!(f, ":{alias}")?;
         }
@@ -152,16 +256,24 @@ mod tests {
 
     #[test]
     fn asks_are_the_same_after_they_were_printed() {
-        for text in ["none", "postgres", "postgres,postgres:REPORTS", "postgres@shop_seed,postgres:REPORTS@shop/main"] {
+        for text in [
+            "none",
+            "postgres",
+            "postgres,postgres:REPORTS",
+            "postgres@shop_seed,postgres:REPORTS@shop/main",
+            "redis,redis/database:JOBS",
+            "mysql,rabbitmq",
+        ] {
             assert_eq!(Asks::parse(text).unwrap().to_string(), text);
         }
         assert_eq!(Asks::parse("postgres, postgres:A_1").unwrap().to_string(), "postgres,postgres:A_1");
+        assert_eq!(Asks::parse("valkey/prefix").unwrap().to_string(), "redis");
     }
 
     #[test]
     fn what_cannot_be_made_is_refused_in_words() {
-        refuse("", "`` is no kind of service; there is `postgres`");
-        refuse("oracle", "`oracle` is no kind of service; there is `postgres`");
+        refuse("", "`` is no kind of service; there are `postgres`, `mysql`, `redis`, `rabbitmq`");
+        refuse("oracle", "`oracle` is no kind of service; there are `postgres`, `mysql`, `redis`, `rabbitmq`");
         refuse("postgres,postgres", "`postgres` is asked for twice; name the second one, as in `postgres:REPORTS`");
         let names = "capital letters, digits and `_`, with a letter in front, 30 at most";
         refuse("postgres:reports", &format!("`reports` is no name for variables: {names}"));
@@ -173,6 +285,13 @@ mod tests {
         refuse("postgres@shop/", "`shop/` is not an environment such as `shop/main`");
         let many = (0..11).map(|n| format!("postgres:A{n}")).collect::<Vec<_>>().join(",");
         refuse(&many, "11 services are too many: 10 are allowed");
+        refuse(
+            "redis,redis/database",
+            "`redis/database` is asked for twice; name the second one, as in `redis:REPORTS`",
+        );
+        refuse("redis:CACHE,postgres:CACHE", "`CACHE` is the name of two services");
+        refuse("redis/own", "redis has no isolation `own`; there are `prefix` and `database`");
+        refuse("postgres/database", "postgres has no isolation `database`; there is one way only");
     }
 
     #[test]
@@ -205,9 +324,16 @@ mod tests {
             name("a/b-c", 4, "postgres"),
             name(&long, 5, "postgres"),
             name(&long, 6, "postgres:REPORTS"),
+            name("shop/main", 1, "redis"),
+            name("shop/main", 1, "mysql"),
+            name("shop/main", 1, "rabbitmq"),
+            name("shop/main", 1, "redis/database"),
         ];
         let distinct: std::collections::BTreeSet<_> = all.iter().collect();
         assert_eq!(distinct.len(), all.len());
+        let users = [name(&long, 5, "mysql"), name(&long, 6, "mysql"), name("shop/main", 1, "mysql:REPORTS")];
+        assert!(users.iter().all(|name| name.len() <= 32), "{users:?}");
+        assert_ne!(users[0], users[1]);
         assert!(all[0].starts_with("flyloft_shop_main_"), "{}", all[0]);
         for name in &all {
             assert!(name.len() <= 63 && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_')), "{name}");

@@ -15,11 +15,12 @@ mod postgres;
 #[path = "../report.rs"]
 mod report;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use flyloft::service::postgres::Postgres as Driven;
 use flyloft::service::{Driver, Label, Secret, Server, Wanted};
-use flyloft_core::service::{Kind, ServerUrl};
+use flyloft_core::service::{Isolation, Kind, ServerUrl};
 use postgres::Postgres;
 use report::{Row, median, millis};
 use tokio_postgres::NoTls;
@@ -46,8 +47,9 @@ fn server(postgres: &Postgres) -> Server {
 }
 
 fn wanted(name: &str) -> Wanted {
-    let label = Label { name: name.to_owned(), text: format!("flyloft bench {name}") };
-    Wanted { label, password: Secret("5ecret".to_owned()), connections: 20, seed: None }
+    let label = Label { name: name.to_owned(), text: format!("flyloft bench {name}"), number: None };
+    let (password, isolation, taken) = (Secret("5ecret".to_owned()), Isolation::Usual, BTreeSet::new());
+    Wanted { label, password, connections: 20, isolation, taken, seed: None }
 }
 
 /// From nothing to a role with a database, connection included.

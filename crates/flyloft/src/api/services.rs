@@ -10,7 +10,7 @@ use super::{Api, Call, Ending};
 use crate::command::{Services, ServicesAdd, ServicesLs};
 use crate::error::{Error, OrFailed, Result};
 use crate::provision::{opened, server_purpose};
-use crate::service::postgres::certificates;
+use crate::service::tls::certificates;
 use crate::service::{Health, Secret, Server, ServiceError};
 use crate::store::{self, Forgotten, ServerRow, TemplateRow};
 
@@ -83,7 +83,8 @@ impl Reply for HealthList {
     fn text(&self) -> String {
         let rows = self.servers.iter().map(|HealthItem { name, kind, health }| {
             let Health { version, connections, max_connections } = health;
-            [name.clone(), format!("{kind} {version}"), format!("{connections} of {max_connections}")]
+            let most = max_connections.map(|most| format!(" of {most}")).unwrap_or_default();
+            [name.clone(), format!("{kind} {version}"), format!("{connections}{most}")]
         });
         if self.servers.is_empty() { String::new() } else { table(["SERVER", "VERSION", "CONNECTIONS"], rows) }
     }

@@ -11,14 +11,15 @@ use super::value::Concealed;
 
 #[derive(Clone, Debug, PartialEq, Subcommand, Serialize, Deserialize)]
 pub enum Services {
-    /// Tell of a server on which environments can have databases. It is tried before it is taken.
+    /// Tell of a server on which environments can have databases and the like. It is tried before it is taken.
     ///
-    /// The URL's user must be allowed to create roles and databases. The password is kept encrypted, with a key in the
-    /// daemon's state directory.
+    /// The URL's user must be allowed to make users, and databases where there are such. The password is kept
+    /// encrypted, with a key in the daemon's state directory.
     #[command(after_help = "Examples:
   pass show pg | flyloft services add pg --kind postgres --url -
   flyloft services add pg --kind postgres --url - --ca ca.pem < url.txt
-  cat url.txt ca.pem | ssh -p 2222 host services add pg --kind postgres --url - --ca -")]
+  cat url.txt ca.pem | ssh -p 2222 host services add pg --kind postgres --url - --ca -
+  pass show cache | flyloft services add cache --kind redis --url -")]
     Add(ServicesAdd),
     /// List servers.
     Ls(ServicesLs),
@@ -138,12 +139,13 @@ impl Services {
 pub struct ServicesAdd {
     /// What it is to be called.
     pub name: String,
-    /// What it is: postgres.
+    /// What it is: postgres, mysql, redis, rabbitmq. MariaDB is mysql, and Valkey redis.
     #[arg(long)]
     pub kind: Kind,
-    /// As in postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=require; `-` takes it from the first line of standard
-    /// input, since an argument can be seen by others on the machine, and stays in the shell's history. What is not a
-    /// letter, a digit or one of -._~ in the password is escaped, as `%40` for `@`.
+    /// As in postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=require, mysql://USER:PASSWORD@HOST:3306/,
+    /// rediss://USER:PASSWORD@HOST:6379/1 or amqp://USER:PASSWORD@HOST:5672?management=15672; `-` takes it from the
+    /// first line of standard input, since an argument can be seen by others on the machine, and stays in the shell's
+    /// history. What is not a letter, a digit or one of -._~ in the password is escaped, as `%40` for `@`.
     #[arg(long)]
     pub url: Concealed,
     /// A file with the certificate of who signed the server's. Connections are encrypted then. `-` is standard input, after

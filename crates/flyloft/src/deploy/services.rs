@@ -44,13 +44,13 @@ pub(super) async fn collect(job: &Job, built: Made, early: Early) -> Result<(Con
     let content = spec::content(job, built).await?;
     let (asks, unmet) = provision::met(&job.parts, &job.env, &content.settings).await?;
     made.extend(provision::provide(&job.parts, &job.env, &asks).await?);
-    for server in made {
-        job.transcript.step(&format!("Database on server {server}"));
+    for made in made {
+        job.transcript.step(&made);
     }
-    for kind in unmet {
-        job.transcript.step(&format!("No {kind} database, which `app.json` asks for"));
+    for Ask { kind, .. } in unmet {
+        job.transcript.step(&format!("No {kind} service, which `app.json` asks for"));
         let words =
-            format!("there is no server of that kind; an admin tells of one: flyloft services add NAME --kind {kind}");
+            format!("there is no server for it; an admin tells of one: flyloft services add NAME --kind {kind}");
         job.transcript.detail(&words);
     }
     Ok((content, provision::given(&job.parts, &job.env, &asks).await?))

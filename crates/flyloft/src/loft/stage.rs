@@ -33,7 +33,10 @@ use crate::provision::client::Clients;
 use crate::provision::data::Renewals;
 use crate::retention::LookedThrough;
 use crate::service::Drivers;
+use crate::service::mysql::Mysql;
 use crate::service::postgres::Postgres;
+use crate::service::rabbitmq::Rabbitmq;
+use crate::service::redis::Redis;
 use crate::source::{Repositories, SourceLimits};
 use crate::store::{Content, EnvRow, Store};
 use crate::vault::Vault;
@@ -141,7 +144,12 @@ impl Stage {
             places: Places::default(),
             clients: Clients::default(),
             renewals: Renewals::default(),
-            services: Drivers { postgres: Arc::new(Postgres) },
+            services: Drivers {
+                postgres: Arc::new(Postgres),
+                mysql: Arc::new(Mysql),
+                redis: Arc::new(Redis),
+                rabbitmq: Arc::new(Rabbitmq),
+            },
             vault: Vault::open(dir.path()).unwrap(),
             tally: Tally::default(),
             making_room: tokio::sync::Mutex::default(),

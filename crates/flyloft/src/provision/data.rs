@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex};
 
 use flyloft_core::policy::{Level, Settings};
-use flyloft_core::service::{Ask, Data, Kind, TemplateName};
+use flyloft_core::service::{Ask, Data, Isolation, Kind, TemplateName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use super::client::Client;
@@ -120,7 +120,7 @@ async fn template(parts: &Parts, name: &TemplateName) -> Result<TemplateRow> {
 
 fn template_label(parts: &Parts, database: &str) -> Label {
     let text = format!("flyloft {} {database}", parts.settings.instance);
-    Label { name: database.to_owned(), text }
+    Label { name: database.to_owned(), text, number: None }
 }
 
 /// What an environment has of this name: of its variables, or of the kind. Without a name the one that has none.
@@ -301,7 +301,14 @@ pub async fn make_template(
     let secret = crate::random::hex(super::PASSWORD);
     let password = parts.vault.seal(&purpose(&server.name, &database), &secret);
     let label = template_label(parts, &database);
-    let wanted = Wanted { label, password: Secret(secret), connections: super::CONNECTIONS, seed: None };
+    let wanted = Wanted {
+        label,
+        password: Secret(secret),
+        connections: super::CONNECTIONS,
+        isolation: Isolation::Usual,
+        taken: BTreeSet::new(),
+        seed: None,
+    };
     // Of a kind that has no templates nothing is made.
     let programs = driver.client(&server, &wanted)?;
     let new = NewTemplate { name: name.clone(), server: server.name.clone(), kind, database, password };

@@ -1,5 +1,8 @@
 //! Databases on a real PostgreSQL, for environments on an engine in memory.
 
+mod mysql;
+mod redis;
+
 use flyloft_core::lifecycle::{Depth, Event};
 use flyloft_core::service::{Kind, ServerUrl, TemplateName};
 use tokio_postgres::NoTls;
@@ -444,7 +447,7 @@ async fn without_a_server_of_that_kind_app_json_gets_a_note_and_whoever_set_it_a
     let (env, conductor) = stage.env().await;
     stage.launch_in(&conductor, Again::Rollback, asking("postgres")).await.unwrap();
     let told = stage.told(1).await;
-    assert!(told.contains("-----> No postgres database, which `app.json` asks for\n"), "{told}");
+    assert!(told.contains("-----> No postgres service, which `app.json` asks for\n"), "{told}");
     stage.store().set_app_settings(&env.name.app, &asking("postgres").settings).await.unwrap();
     stage.loft.reload(&env.name.app, None).await.unwrap();
     let error = stage.launch_in(&conductor, Again::Rollback, asking("none")).await.unwrap_err();

@@ -1,5 +1,6 @@
 //! What can be wrong with a server of others, and what to do about it.
 
+use flyloft_core::service::Kind;
 use thiserror::Error;
 
 use super::Server;
@@ -9,7 +10,8 @@ use crate::error;
 #[error("server `{server}` at {address} {fault}")]
 pub struct ServiceError {
     pub server: String,
-    pub address: String,
+    pub kind: Kind,
+    pub address: Box<str>,
     pub fault: Fault,
     /// What was said about it, in the server's words or the system's.
     pub said: Option<String>,
@@ -52,13 +54,21 @@ pub enum Fault {
     NotOfThisKind(&'static str),
     #[error("only reads: it is a replica")]
     Replica,
+    #[error("lets everybody in: its user `{0}` has no password")]
+    Open(String),
+    #[error("has no database number left: it has {0} of them")]
+    NoNumber(u16),
+    /// With why, and what to do.
+    #[error("does not do: {0}")]
+    Unfit(&'static str, &'static str),
     #[error("failed to {0}")]
     Other(&'static str),
 }
 
 impl ServiceError {
     pub fn new(server: &Server, fault: Fault) -> Self {
-        Self { server: server.name.clone(), address: server.url.address(), fault, said: None }
+        let (name, kind, address) = (server.name.clone(), server.url.kind, server.url.address().into());
+        Self { server: name, kind, address, fault, said: None }
     }
 
     pub fn said(self, text: impl ToString) -> Self {
@@ -68,41 +78,116 @@ impl ServiceError {
     fn hint(&self) -> String {
         let again = || format!("flyloft services check {}", self.server);
         match &self.fault {
+            Fault::Down if self.kind == Kind::Rabbitmq => format!(
+                "is it running, with its management plugin (rabbitmq-plugins enable rabbitmq_management), and does its \
+                 firewall let this machine in? try: {}",
+                again()
+            ),
             Fault::Down | Fault::Slow(_) => {
                 format!("is it running, and does its firewall let this machine in? try: {}", again())
             }
             Fault::Password { .. } => "tell the right one: remove the server, and add it again".to_owned(),
-            Fault::Barred => "let this machine in, in the server's `pg_hba.conf`".to_owned(),
+            Fault::Barred => format!("let this machine in, in the server's {}", self.door()),
             Fault::NoDatabase(_) => "name one that is there in the URL, such as `postgres`".to_owned(),
             Fault::UnknownCa => "name the certificate of who signed it: --ca FILE".to_owned(),
             Fault::Certificate => {
                 "the URL must name the host as its certificate does, which must not be over, nor one that signs others"
                     .to_owned()
             }
-            Fault::NoTls => "turn `ssl` on in the server, or leave --ca and `sslmode` out".to_owned(),
-            Fault::TlsWanted => {
-                "say `?sslmode=require` in the URL, or name who signed its certificate, --ca FILE; or let this machine \
-                 in, in the server's `pg_hba.conf`"
-                    .to_owned()
+            Fault::NoTls => match self.kind {
+                Kind::Postgres => "turn `ssl` on in the server, or leave --ca and `sslmode` out".to_owned(),
+                Kind::Mysql => "give the server a certificate, or leave --ca and `sslmode` out".to_owned(),
+                Kind::Rabbitmq => {
+                    "name its ports that encrypt in the URL, or say amqp:// and leave --ca out".to_owned()
+                }
+                Kind::Redis => "name its `tls-port` in the URL, or say redis:// and leave --ca out".to_owned(),
+            },
+            Fault::TlsWanted => self.with_encryption(),
+            Fault::Crowded => {
+                let limit = match self.kind {
+                    Kind::Postgres | Kind::Mysql => "max_connections",
+                    Kind::Redis => "maxclients",
+                    Kind::Rabbitmq => "connection_max",
+                };
+                format!("raise its `{limit}`, or end what holds them; then: {}", again())
             }
-            Fault::Crowded => format!("raise its `max_connections`, or end what holds them; then: {}", again()),
             Fault::Full => format!("make room there; then: {}", again()),
-            Fault::Forbidden { user, .. } => {
-                format!("let the server's owner run there: ALTER ROLE \"{user}\" CREATEDB CREATEROLE")
-            }
+            Fault::Forbidden { user, .. } => format!("let the server's owner run there: {}", self.rights(user)),
             Fault::Old { .. } => "upgrade it, or add another server".to_owned(),
-            Fault::Taken { what, name } => {
-                format!(
-                    "nothing was done to it; if it is of the daemon whose backup was restored here, give it the \
-                     comment that it lacks; else rename it, or drop it: DROP {} \"{name}\"",
-                    what.to_uppercase()
-                )
-            }
+            Fault::Taken { what, name } => self.not_ours(what, name),
             Fault::NoSeed(_) => "ask for other data, or for none: flyloft set APP/ENV services=…".to_owned(),
             Fault::NotOfThisKind(_) => "PostgreSQL has that".to_owned(),
             Fault::Replica => "name its primary in the URL".to_owned(),
+            Fault::Open(user) => format!(
+                "whoever reaches it reaches all of it, so nobody can be kept apart: ACL SETUSER {user} resetpass, or \
+                 `requirepass` in its configuration"
+            ),
+            Fault::NoNumber(_) => {
+                "raise `databases` in its configuration, or destroy environments that have one".to_owned()
+            }
+            Fault::Unfit(_, instead) => (*instead).to_owned(),
             Fault::Other(_) => format!("look at the server's log, and try: {}", again()),
         }
+    }
+
+    /// Where a server is told whom to let in.
+    fn door(&self) -> &'static str {
+        match self.kind {
+            Kind::Postgres => "`pg_hba.conf`",
+            Kind::Mysql => "users: one is of a name and a host",
+            Kind::Redis => "configuration: `bind`, `protected-mode`",
+            Kind::Rabbitmq => "configuration: `loopback_users`",
+        }
+    }
+
+    fn with_encryption(&self) -> String {
+        match self.kind {
+            Kind::Postgres | Kind::Mysql => format!(
+                "say `?sslmode=require` in the URL, or name who signed its certificate, --ca FILE; or let this machine \
+                 in, in the server's {}",
+                self.door()
+            ),
+            Kind::Rabbitmq => {
+                "say amqps:// in the URL, or name who signed its certificate, --ca FILE; or name ports of the server's \
+                 that are not encrypted"
+                    .to_owned()
+            }
+            Kind::Redis => {
+                "say rediss:// in the URL, or name who signed its certificate, --ca FILE; or name a port of the server's \
+                 that is not encrypted"
+                    .to_owned()
+            }
+        }
+    }
+
+    /// What gives an administrator the rights that are needed.
+    fn rights(&self, user: &str) -> String {
+        match self.kind {
+            Kind::Postgres => format!("ALTER ROLE \"{user}\" CREATEDB CREATEROLE"),
+            Kind::Mysql => format!(
+                "GRANT CREATE USER, PROCESS, CONNECTION ADMIN ON *.* TO '{user}'@'%'; GRANT SELECT ON mysql.user TO \
+                 '{user}'@'%'; GRANT ALL ON `flyloft\\_%`.* TO '{user}'@'%' WITH GRANT OPTION; (with MySQL it is \
+                 CONNECTION_ADMIN)"
+            ),
+            Kind::Redis => format!("ACL SETUSER {user} allkeys allchannels +@all"),
+            Kind::Rabbitmq => format!("rabbitmqctl set_user_tags {user} administrator"),
+        }
+    }
+
+    fn not_ours(&self, what: &str, name: &str) -> String {
+        let (mark, end) = match self.kind {
+            Kind::Postgres => ("give it the comment that it lacks", format!("DROP {} \"{name}\"", what.to_uppercase())),
+            Kind::Mysql => ("tell `flyloft_labels` of it", format!("DROP {} `{name}`", what.to_uppercase())),
+            Kind::Rabbitmq if what == "user" => {
+                ("give it the tag that it lacks", format!("rabbitmqctl delete_user {name}"))
+            }
+            Kind::Rabbitmq => ("give it the description that it lacks", format!("rabbitmqctl delete_vhost {name}")),
+            Kind::Redis => ("give it the channel that it lacks", format!("ACL DELUSER {name}")),
+        };
+        format!(
+            "nothing was done to it; if it is of the daemon whose backup was restored here, {mark}; else rename it, or \
+             drop it: {end}"
+        )
     }
 }
 

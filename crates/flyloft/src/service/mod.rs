@@ -7,14 +7,32 @@
 #[path = "../../tests/it/postgres.rs"]
 pub mod bench;
 pub mod error;
+pub mod link;
+#[cfg(test)]
+#[path = "../../tests/it/mariadb.rs"]
+pub mod mariadb_bench;
+pub mod mysql;
+#[cfg(test)]
+#[path = "../../tests/it/own_server.rs"]
+pub mod own_server;
 pub mod postgres;
+pub mod rabbitmq;
+#[cfg(test)]
+#[path = "../../tests/it/rabbitmq.rs"]
+pub mod rabbitmq_bench;
+pub mod redis;
+#[cfg(test)]
+#[path = "../../tests/it/redis.rs"]
+pub mod redis_bench;
+pub mod tls;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use flyloft_core::service::{Kind, ServerUrl};
+use flyloft_core::service::{Isolation, Kind, ServerUrl};
 use serde::Serialize;
 
 pub use error::{Fault, ServiceError};
@@ -45,9 +63,10 @@ pub struct Server {
 pub struct Health {
     /// Such as `15.8`.
     pub version: String,
-    /// Connections that clients have now, and how many there may be.
+    /// Connections that clients have now, and how many there may be, where it says.
     pub connections: u32,
-    pub max_connections: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
 }
 
 /// By what a thing on a server is known, and known to be ours.
@@ -57,6 +76,8 @@ pub struct Label {
     pub name: String,
     /// The comment that it carries.
     pub text: String,
+    /// The database number that it was given, where it has one of its own.
+    pub number: Option<u16>,
 }
 
 /// What an environment is to get.
@@ -66,6 +87,9 @@ pub struct Wanted {
     pub password: Secret,
     /// How many it may open at once.
     pub connections: u32,
+    pub isolation: Isolation,
+    /// Database numbers that others have had from here, whatever the server knows of them.
+    pub taken: BTreeSet<u16>,
     /// On the same server, whose data it begins with.
     pub seed: Option<Label>,
 }
@@ -88,11 +112,17 @@ pub trait Driver: Send + Sync {
     /// Whether the server can be reached, and lets its administrator do all that is needed.
     async fn check(&self, server: &Server) -> Result<Health, ServiceError>;
 
-    /// Makes it, or finds it made. What has the name and not the label is left alone: [`Fault::Taken`].
-    async fn provide(&self, server: &Server, wanted: &Wanted) -> Result<(), ServiceError>;
+    /// Makes it, or finds it made. What has the name and not the label is left alone: [`Fault::Taken`]. Gives the
+    /// database number of its own, where it has one.
+    async fn provide(&self, server: &Server, wanted: &Wanted) -> Result<Option<u16>, ServiceError>;
 
     /// Ends who uses it, and leaves nothing of it. What has the name and not the label is left alone.
     async fn remove(&self, server: &Server, label: &Label) -> Result<(), ServiceError>;
+
+    /// Which of these the server has not, where a restart may make it forget.
+    async fn lost(&self, _server: &Server, _names: &[String]) -> Result<Vec<String>, ServiceError> {
+        Ok(Vec::new())
+    }
 
     /// Ends connections of these on which nothing has happened for so long. Gives the names of those that still have some.
     /// Where connections that nobody uses cost next to nothing, none is ended.
@@ -162,12 +192,64 @@ fn no_data(server: &Server) -> ServiceError {
 #[derive(Clone)]
 pub struct Drivers {
     pub postgres: Arc<dyn Driver>,
+    pub mysql: Arc<dyn Driver>,
+    pub redis: Arc<dyn Driver>,
+    pub rabbitmq: Arc<dyn Driver>,
 }
 
 impl Drivers {
     pub fn of(&self, kind: Kind) -> &dyn Driver {
         match kind {
             Kind::Postgres => &*self.postgres,
+            Kind::Mysql => &*self.mysql,
+            Kind::Redis => &*self.redis,
+            Kind::Rabbitmq => &*self.rabbitmq,
+        }
+    }
+}
+
+/// A server in reach answers in milliseconds. One that is busy is given time.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn in_time<T>(server: &Server, work: impl Future<Output = Result<T, ServiceError>>) -> Result<T, ServiceError> {
+    within(PATIENCE, server, work).await
+}
+
+async fn within<T>(
+    patience: Duration,
+    server: &Server,
+    work: impl Future<Output = Result<T, ServiceError>>,
+) -> Result<T, ServiceError> {
+    let slow = |_| ServiceError::new(server, Fault::Slow(patience.as_secs()));
+    tokio::time::timeout(patience, work).await.map_err(slow)?
+}
+
+#[cfg(test)]
+mod tests {
+    use flyloft_core::service::Ask;
+
+    use super::*;
+
+    /// What is said of an ask before anything is made, and what comes of it.
+    #[test]
+    fn an_app_is_given_the_variables_that_were_announced() {
+        let drivers = Drivers {
+            postgres: Arc::new(postgres::Postgres),
+            mysql: Arc::new(mysql::Mysql),
+            redis: Arc::new(redis::Redis),
+            rabbitmq: Arc::new(rabbitmq::Rabbitmq),
+        };
+        for (kind, url) in Kind::ALL.into_iter().zip(["postgres://a@b", "mysql://a@b", "redis://b", "amqp://a@b"]) {
+            let (url, password) = ServerUrl::parse(kind, url).unwrap();
+            let server = Server { name: "it".to_owned(), url, password: Secret(password), ca: None };
+            let label = Label { name: "flyloft_x".to_owned(), text: "flyloft x".to_owned(), number: None };
+            let (password, isolation, taken) = (Secret("s".to_owned()), Isolation::Usual, BTreeSet::new());
+            let wanted = Wanted { label, password, connections: 1, isolation, taken, seed: None };
+            for alias in [None, Some("REPORTS")] {
+                let given = drivers.of(kind).variables(&server, &wanted, alias);
+                let given: Vec<String> = given.into_iter().map(|(name, _)| name).collect();
+                assert_eq!(given, Ask::new(kind, alias).unwrap().variables());
+            }
         }
     }
 }

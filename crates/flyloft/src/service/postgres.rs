@@ -5,25 +5,20 @@ mod idle;
 mod made;
 
 use std::error::Error as _;
-use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use flyloft_core::service::ServerUrl;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{CertificateError, ClientConfig, RootCertStore};
 use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Client as Programs, Driver, Fault, Health, Label, Server, ServiceError, Wanted};
+use super::{
+    Client as Programs, Driver, Fault, Health, Label, PATIENCE, Server, ServiceError, Wanted, in_time, tls, within,
+};
 
-/// A server in reach answers in milliseconds. One that is busy is given time.
-const PATIENCE: Duration = Duration::from_secs(20);
 const CONNECT: Duration = Duration::from_secs(8);
 
 /// What copies a database is as busy as that is large.
@@ -47,9 +42,10 @@ impl Driver for Postgres {
         in_time(server, async { Session::open(server).await?.check().await }).await
     }
 
-    async fn provide(&self, server: &Server, wanted: &Wanted) -> Result<(), ServiceError> {
+    async fn provide(&self, server: &Server, wanted: &Wanted) -> Result<Option<u16>, ServiceError> {
         let patience = if wanted.seed.is_some() { COPYING } else { PATIENCE };
-        within(patience, server, async { Session::open(server).await?.provide(wanted).await }).await
+        within(patience, server, async { Session::open(server).await?.provide(wanted).await }).await?;
+        Ok(None)
     }
 
     async fn remove(&self, server: &Server, label: &Label) -> Result<(), ServiceError> {
@@ -115,19 +111,6 @@ impl Driver for Postgres {
     }
 }
 
-async fn in_time<T>(server: &Server, work: impl Future<Output = Result<T, ServiceError>>) -> Result<T, ServiceError> {
-    within(PATIENCE, server, work).await
-}
-
-async fn within<T>(
-    patience: Duration,
-    server: &Server,
-    work: impl Future<Output = Result<T, ServiceError>>,
-) -> Result<T, ServiceError> {
-    let slow = |_| ServiceError::new(server, Fault::Slow(patience.as_secs()));
-    tokio::time::timeout(patience, work).await.map_err(slow)?
-}
-
 /// Reads a dump from standard input, of either kind: `pg_restore` writes its own as SQL. That of newer versions begins
 /// with a setting that older servers do not know. All or nothing is up to who asks, who fills what nobody uses yet.
 const RESTORE: &str = "set -o pipefail
@@ -183,7 +166,7 @@ impl<'a> Session<'a> {
         let (client, connection) = match encrypted {
             true => {
                 config.ssl_mode(SslMode::Require);
-                let tls = MakeRustlsConnect::new(tls(server)?);
+                let tls = MakeRustlsConnect::new(tls::config(server)?);
                 let (client, connection) = config.connect(tls).await.map_err(failed)?;
                 (client, tokio::spawn(until_it_ends(connection)))
             }
@@ -226,7 +209,7 @@ impl<'a> Session<'a> {
             Some(fault) => Err(ServiceError::new(self.server, fault)),
             None => Ok(Health {
                 version,
-                max_connections: row.get::<_, i32>(6).unsigned_abs(),
+                max_connections: Some(row.get::<_, i32>(6).unsigned_abs()),
                 connections: row.get::<_, i32>(7).unsigned_abs(),
             }),
         }
@@ -237,36 +220,6 @@ impl<'a> Session<'a> {
 async fn until_it_ends(connection: impl Future<Output = Result<(), tokio_postgres::Error>>) {
     if let Err(error) = connection.await {
         tracing::debug!(%error, "a connection to a server of PostgreSQL has ended");
-    }
-}
-
-fn tls(server: &Server) -> Result<ClientConfig, ServiceError> {
-    let mut roots = RootCertStore::empty();
-    match &server.ca {
-        Some(pem) => {
-            for certificate in
-                certificates(pem).map_err(|said| ServiceError::new(server, Fault::UnknownCa).said(said))?
-            {
-                roots.add(certificate).map_err(|error| ServiceError::new(server, Fault::UnknownCa).said(error))?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = versions.expect("ring has what these versions need");
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-/// The certificates in a text of PEM, of which there is at least one.
-pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    match all {
-        Ok(all) if all.is_empty() => Err("there is no certificate in it".to_owned()),
-        Ok(all) => Ok(all),
-        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -305,22 +258,10 @@ fn fault_of(server: &Server, error: tokio_postgres::Error, doing: &'static str) 
 
 /// What there is to say of a connection that was not made.
 fn of_connection(error: &tokio_postgres::Error) -> Option<Fault> {
-    let mut source = error.source();
-    while let Some(error) = source {
-        // An `io::Error` does not give what it is made of as its source.
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let tls = inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref::<rustls::Error>());
-        match tls {
-            // The latter where somebody of that name has another key.
-            Some(rustls::Error::InvalidCertificate(
-                CertificateError::UnknownIssuer | CertificateError::BadSignature,
-            )) => return Some(Fault::UnknownCa),
-            Some(rustls::Error::InvalidCertificate(_)) => return Some(Fault::Certificate),
-            _ if error.to_string() == "server does not support TLS" => return Some(Fault::NoTls),
-            _ => source = error.source(),
-        }
+    match error.source() {
+        Some(source) if source.to_string() == "server does not support TLS" => Some(Fault::NoTls),
+        _ => tls::fault_of(error),
     }
-    None
 }
 
 #[cfg(test)]

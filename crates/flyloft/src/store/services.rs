@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use flyloft_core::lifecycle::Timestamp;
 use flyloft_core::name::{AppName, EnvName, EnvRef};
-use flyloft_core::service::{Ask, Kind};
+use flyloft_core::service::Ask;
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::{EnvId, Store, StoreError, name, print};
@@ -21,6 +21,8 @@ pub struct ServiceRow {
     /// See [`crate::vault`].
     pub password: Vec<u8>,
     pub state: ServiceState,
+    /// Of the database that it has there, where it has one that is told by a number.
+    pub number: Option<u16>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +53,7 @@ pub enum Forgotten {
     Used(Vec<EnvRef>, usize),
 }
 
-const SERVICE: &str = "SELECT id, environment, server, kind, alias, name, password, state FROM services";
+const SERVICE: &str = "SELECT id, environment, server, kind, alias, name, password, state, number FROM services";
 
 impl Store {
     /// Puts on record what is about to be made, and gives what was on record already where that is so. None if the
@@ -64,7 +66,7 @@ impl Store {
                 return Ok(None);
             }
             let alias = ask.alias.as_deref().unwrap_or_default();
-            let kind = ask.kind.as_str();
+            let kind = ask.what();
             t.execute(
                 "INSERT INTO services (environment, server, kind, alias, name, password, state, created_at)
                  VALUES (?, ?, ?, ?, ?, ?, 'making', ?) ON CONFLICT (environment, kind, alias) DO NOTHING",
@@ -77,10 +79,28 @@ impl Store {
         .await
     }
 
-    pub async fn service_is_ready(&self, id: i64) -> Result<(), StoreError> {
+    /// It is there, and has this number if it has one. Says whether it is still on record.
+    pub async fn service_is_ready(&self, id: i64, number: Option<u16>) -> Result<bool, StoreError> {
         self.call(move |t| {
+            let known = t.execute("UPDATE services SET number = ?2 WHERE id = ?1", params![id, number])?;
             t.execute("UPDATE services SET state = 'ready' WHERE id = ?1 AND state = 'making'", [id])?;
-            Ok(())
+            Ok(known == 1)
+        })
+        .await
+    }
+
+    /// Of all that is on a server but this.
+    pub async fn numbers_of_others(&self, server: &str, id: i64) -> Result<BTreeSet<u16>, StoreError> {
+        let server = server.to_owned();
+        self.call(move |t| {
+            let mut query =
+                t.prepare("SELECT number FROM services WHERE server = ?1 AND id IS NOT ?2 AND number IS NOT NULL")?;
+            let mut rows = query.query(params![server, id])?;
+            let mut numbers = BTreeSet::new();
+            while let Some(row) = rows.next()? {
+                numbers.insert(row.get(0)?);
+            }
+            Ok(numbers)
         })
         .await
     }
@@ -110,7 +130,8 @@ impl Store {
         let also = print(also);
         self.call(move |t| {
             let mut query = t.prepare(
-                "SELECT services.id, environment, server, kind, alias, services.name, password, services.state, down_since
+                "SELECT services.id, environment, server, kind, alias, services.name, password, services.state,
+                    number, down_since
                  FROM services JOIN environments ON environments.id = environment
                  WHERE services.state = 'ready' AND down_since <= ?2
                     AND (down_since > ?1 OR services.id IN (SELECT value FROM json_each(?3))) ORDER BY services.id",
@@ -118,7 +139,7 @@ impl Store {
             let mut rows = query.query(params![after.0 as i64, until.0 as i64, also])?;
             let mut all = Vec::new();
             while let Some(row) = rows.next()? {
-                all.push((ServiceRow::from_row(row)?, Timestamp(row.get::<_, i64>(8)? as u64)));
+                all.push((ServiceRow::from_row(row)?, Timestamp(row.get::<_, i64>(9)? as u64)));
             }
             Ok(all)
         })
@@ -178,8 +199,9 @@ impl Store {
 
 impl ServiceRow {
     fn from_row(row: &Row) -> Result<Self, StoreError> {
-        let kind: Kind = row.get::<_, String>(3)?.parse().map_err(|error| StoreError::Corrupt(format!("{error}")))?;
         let alias: String = row.get(4)?;
+        let ask = Ask::parse(&row.get::<_, String>(3)?, Some(alias.as_str()).filter(|alias| !alias.is_empty()))
+            .map_err(|error| StoreError::Corrupt(error.to_string()))?;
         let state = match row.get::<_, String>(7)?.as_str() {
             "making" => ServiceState::Making,
             "ready" => ServiceState::Ready,
@@ -190,10 +212,11 @@ impl ServiceRow {
             id: row.get(0)?,
             env: row.get::<_, Option<i64>>(1)?.map(EnvId),
             server: row.get(2)?,
-            ask: Ask { kind, alias: Some(alias).filter(|alias| !alias.is_empty()), data: None },
+            ask,
             name: row.get(5)?,
             password: row.get(6)?,
             state,
+            number: row.get(8)?,
         })
     }
 }

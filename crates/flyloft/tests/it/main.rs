@@ -18,13 +18,22 @@ mod githost;
 mod harness;
 mod hooks;
 mod hostile;
+mod kinds;
 mod limits;
 #[allow(dead_code, reason = "a benchmark uses the rest")]
 mod load;
 #[allow(dead_code, reason = "unit tests use the rest")]
+mod mariadb;
+#[allow(dead_code, reason = "unit tests use the rest")]
+mod own_server;
+#[allow(dead_code, reason = "unit tests use the rest")]
 mod postgres;
 mod pull_request;
 mod push;
+#[allow(dead_code, reason = "unit tests use the rest")]
+mod rabbitmq;
+#[allow(dead_code, reason = "unit tests use the rest")]
+mod redis;
 mod services;
 mod takeover;
 mod terminal;

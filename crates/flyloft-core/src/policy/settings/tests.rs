@@ -54,7 +54,10 @@ fn refusals_name_the_key_and_what_is_allowed() {
     refuse("memory=512", "`memory`: `512` is too little, 16MiB is the least");
     refuse("memory=lots", "`memory`: `lots` is not a size such as `512M` or `1GiB`");
     refuse("cpu_weight=0", "`cpu_weight`: `0` is not a whole number from 1 to 10000");
-    refuse("services=oracle", "`services`: `oracle` is no kind of service; there is `postgres`");
+    refuse(
+        "services=oracle",
+        "`services`: `oracle` is no kind of service; there are `postgres`, `mysql`, `redis`, `rabbitmq`",
+    );
     refuse("pids=99999999999999999999", "`pids`: `99999999999999999999` is not a whole number from 8 to 4194304");
 }
 

@@ -20,7 +20,7 @@ pub(super) struct Found {
 impl Session<'_> {
     /// Makes what is missing, and sets what there is to what is wanted.
     pub(super) async fn provide(&self, wanted: &Wanted) -> Result<(), ServiceError> {
-        let Wanted { label, password, connections, seed } = wanted;
+        let Wanted { label, password, connections, seed, .. } = wanted;
         self.lock(label).await?;
         let (role, comment) = (identifier(&label.name), literal(&label.text));
         // The server need not know the password itself, and neither need its log.

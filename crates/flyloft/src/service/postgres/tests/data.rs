@@ -1,5 +1,8 @@
 //! Templates, copies, and data that take the place of others.
 
+use std::collections::BTreeSet;
+
+use flyloft_core::service::Isolation;
 use futures_util::future::join_all;
 use tokio_postgres::SimpleQueryMessage;
 
@@ -15,9 +18,10 @@ fn bench() -> (bench::Postgres, Server) {
 }
 
 fn wanted(name: &str, seed: Option<&Wanted>) -> Wanted {
-    let label = Label { name: name.to_owned(), text: format!("flyloft 1f3a9c {name}") };
+    let label = Label { name: name.to_owned(), text: format!("flyloft 1f3a9c {name}"), number: None };
     let seed = seed.map(|seed| seed.label.clone());
-    Wanted { label, password: Secret("5ecret".to_owned()), connections: 20, seed }
+    let (password, isolation, taken) = (Secret("5ecret".to_owned()), Isolation::Usual, BTreeSet::new());
+    Wanted { label, password, connections: 20, isolation, taken, seed }
 }
 
 async fn provided(server: &Server, name: &str, seed: Option<&Wanted>) -> Wanted {

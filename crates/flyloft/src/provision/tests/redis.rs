@@ -1,0 +1,107 @@
+//! The same with a real Redis beside PostgreSQL.
+
+use flyloft_core::service::{Kind, ServerUrl};
+
+use super::*;
+use crate::service::redis_bench::{Redis, ask};
+
+/// Tells of a server.
+pub(super) async fn add(bench: &Bench, name: &str, kind: Kind, url: &str) {
+    let (url, password) = ServerUrl::parse(kind, url).unwrap();
+    let password = bench.parts().vault.seal(&server_purpose(name), &password);
+    let row = ServerRow { name: name.to_owned(), url, password, ca: None, created_at: 2 };
+    assert!(bench.stage.store().add_server(row).await.unwrap());
+}
+
+pub(super) async fn deploy(bench: &Bench, branch: &str, services: &str) -> Result<Deployed> {
+    let (_, conductor) = bench.env(branch).await;
+    bench.stage.launch_in(&conductor, Again::Rollback, asking(services)).await
+}
+
+/// How many users of ours there are.
+fn users(redis: &Redis) -> usize {
+    redis.ask("ACL USERS").matches("flyloft_").count()
+}
+
+#[tokio::test]
+async fn an_environment_has_services_of_several_kinds_and_more_than_one_of_a_kind() {
+    let bench = Bench::new().await;
+    let redis = Redis::start();
+    add(&bench, "cache", Kind::Redis, &redis.url()).await;
+    let asked = "postgres,redis,redis/database:JOBS";
+    deploy(&bench, "main", asked).await.unwrap();
+    let told = bench.stage.told(1).await;
+    assert!(told.contains("-----> Redis on server cache\n"), "{told}");
+    let first = bench.variables("main").await;
+    assert!(first["DATABASE_URL"].starts_with("postgres://"), "{first:?}");
+    assert!(first["REDIS_URL"].ends_with("/1") && first["JOBS_URL"].ends_with("/2"), "{first:?}");
+    ask(&first["REDIS_URL"], &format!("SET {}a 1", first["REDIS_PREFIX"])).unwrap();
+    ask(&first["JOBS_URL"], "RPUSH jobs mail").unwrap();
+    deploy(&bench, "main", asked).await.unwrap();
+    assert_eq!(bench.variables("main").await["JOBS_URL"], first["JOBS_URL"], "the same the next time");
+    deploy(&bench, "other", asked).await.unwrap();
+    assert!(bench.variables("other").await["JOBS_URL"].ends_with("/3"));
+    let (env, _) = bench.env("main").await;
+    let reach = bench.stage.engine.spec(&env.live.unwrap().container).reach.allow;
+    let ports: Vec<u16> = reach.iter().map(SocketAddr::port).collect();
+    assert!(reach.len() == 2 && ports.contains(&redis.port) && ports.contains(&bench.postgres.port), "{reach:?}");
+
+    bench.destroy("main").await;
+    bench.stage.wait_until("nothing is left", async || bench.strays().await == 0).await;
+    assert_eq!((users(&redis), bench.made().as_str()), (2, "1 1"));
+    assert_eq!(redis.ask("INFO keyspace"), "# Keyspace");
+}
+
+#[tokio::test]
+async fn who_asks_for_a_number_where_no_server_gives_one_is_told_which_would() {
+    let bench = Bench::new().await;
+    let redis = Redis::start();
+    add(&bench, "cache", Kind::Redis, &redis.url().replace("/1", "/0")).await;
+    let (env, conductor) = bench.env("main").await;
+    bench.stage.store().set_app_settings(&env.name.app, &asking("redis/database").settings).await.unwrap();
+    bench.stage.loft.reload(&env.name.app, None).await.unwrap();
+    let error = bench.stage.launch_in(&conductor, Again::Rollback, asking("none")).await.unwrap_err();
+    insta::assert_snapshot!(error.text(), @r"
+    error: `shop/main` asks for redis/database, and there is no server that gives numbers: the URL of one ends in another than 0, as in redis://HOST/1
+      hint: an admin tells of one: flyloft services add NAME --kind redis --url -
+      hint: or do without: flyloft set shop/main services=none
+    ");
+}
+
+#[tokio::test]
+async fn what_a_server_has_forgotten_is_made_again() {
+    let bench = Bench::new().await;
+    let mut redis = Redis::start_with(&[]);
+    add(&bench, "cache", Kind::Redis, &redis.url()).await;
+    deploy(&bench, "main", "redis,redis/database:JOBS").await.unwrap();
+    let variables = bench.variables("main").await;
+    redis.stop();
+    remake(bench.parts()).await.unwrap();
+    redis.run();
+    assert_eq!(users(&redis), 0);
+    let refused = ask(&variables["REDIS_URL"], "PING").unwrap_err();
+    assert!(refused.contains("WRONGPASS"), "{refused}");
+    remake(bench.parts()).await.unwrap();
+    for name in ["REDIS_URL", "JOBS_URL"] {
+        ask(&variables[name], "PING").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_a_redis_that_was_down_still_has_goes_when_it_is_up_again() {
+    let bench = Bench::new().await;
+    let mut redis = Redis::start();
+    add(&bench, "cache", Kind::Redis, &redis.url()).await;
+    deploy(&bench, "main", "redis").await.unwrap();
+    redis.stop();
+    let error = deploy(&bench, "other", "redis").await.unwrap_err().text();
+    assert!(error.contains("server `cache` at 127.0.0.1:") && error.contains("cannot be reached"), "{error}");
+    bench.destroy("main").await;
+    sweep(bench.parts()).await;
+    assert_eq!(bench.strays().await, 1);
+    redis.run();
+    assert_eq!(users(&redis), 1);
+    sweep(bench.parts()).await;
+    assert_eq!((bench.strays().await, users(&redis)), (0, 0));
+    deploy(&bench, "other", "redis").await.unwrap();
+}

@@ -1,0 +1,221 @@
+//! MariaDB, from version 10.5 on, and MySQL, from version 8.0 on: an environment gets a user and a database.
+
+mod made;
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use flyloft_core::service::ServerUrl;
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, DriverError, Error, OptsBuilder, Params, SslOpts};
+
+use super::{Driver, Fault, Health, Label, Server, ServiceError, Wanted, in_time, tls};
+
+pub struct Mysql;
+
+/// A connection, which ends when it is dropped.
+struct Session<'a> {
+    server: &'a Server,
+    conn: Conn,
+}
+
+/// Of which kin a server is, and its version as it says it.
+struct Version {
+    is_mariadb: bool,
+    text: String,
+}
+
+#[async_trait]
+impl Driver for Mysql {
+    async fn check(&self, server: &Server) -> Result<Health, ServiceError> {
+        in_time(server, async { Session::open(server).await?.check().await }).await
+    }
+
+    async fn provide(&self, server: &Server, wanted: &Wanted) -> Result<Option<u16>, ServiceError> {
+        in_time(server, async { Session::open(server).await?.provide(wanted).await }).await?;
+        Ok(None)
+    }
+
+    async fn remove(&self, server: &Server, label: &Label) -> Result<(), ServiceError> {
+        in_time(server, async { Session::open(server).await?.remove(label).await }).await
+    }
+
+    fn variables(&self, server: &Server, wanted: &Wanted, alias: Option<&str>) -> Vec<(String, String)> {
+        let (name, password) = (&wanted.label.name, &wanted.password.0);
+        // How encryption is asked for in a URL differs from client to client, and what one does not know it refuses.
+        let url = ServerUrl { user: name.clone(), database: name.clone(), tls: false, ..server.url.clone() };
+        let url = url.with_password(password);
+        let Some(alias) = alias else {
+            let urls = ["DATABASE_URL", "MYSQL_URL", "JAWSDB_URL", "JAWSDB_MARIA_URL", "CLEARDB_DATABASE_URL"];
+            let parts = [
+                ("MYSQL_HOST", server.url.host.clone()),
+                ("MYSQL_PORT", server.url.port.to_string()),
+                ("MYSQL_USER", name.clone()),
+                ("MYSQL_PASSWORD", password.clone()),
+                ("MYSQL_DATABASE", name.clone()),
+            ];
+            let tls = server.url.tls.then(|| ("MYSQL_SSL_MODE", "REQUIRED".to_owned()));
+            let all = urls.map(|name| (name, url.clone())).into_iter().chain(parts).chain(tls);
+            return all.map(|(name, value)| (name.to_owned(), value)).collect();
+        };
+        vec![(format!("{alias}_URL"), url)]
+    }
+}
+
+impl<'a> Session<'a> {
+    async fn open(server: &'a Server) -> Result<Self, ServiceError> {
+        let url = &server.url;
+        let options = OptsBuilder::default()
+            .ip_or_hostname(url.host.clone())
+            .tcp_port(url.port)
+            .user(Some(url.user.clone()))
+            .pass(Some(server.password.0.clone()).filter(|password| !password.is_empty()))
+            .db_name(Some(url.database.clone()).filter(|name| !name.is_empty()))
+            // Nobody else's machine is this one.
+            .prefer_socket(false)
+            .ssl_opts(if url.tls || server.ca.is_some() { Some(encryption(server)?) } else { None });
+        let conn = Conn::new(options).await.map_err(|error| fault_of(server, error, "connect"))?;
+        Ok(Self { server, conn })
+    }
+
+    async fn check(&mut self) -> Result<Health, ServiceError> {
+        let version = self.version().await?;
+        let number: Vec<u32> = version.text.split(['.', '-']).map_while(|part| part.parse().ok()).collect();
+        let least = if version.is_mariadb { ("10.5", [10, 5]) } else { ("8.0", [8, 0]) };
+        if number.as_slice() < least.1.as_slice() {
+            let fault = Fault::Old { found: version.text, least: least.0 };
+            return Err(ServiceError::new(self.server, fault));
+        }
+        let limits = "SELECT @@global.max_connections, @@global.read_only + 0";
+        let (max_connections, reads): (u32, u32) = self.one("look at its state", limits, ()).await?;
+        if reads != 0 {
+            return Err(ServiceError::new(self.server, Fault::Replica));
+        }
+        self.may_do_what_is_needed().await?;
+        let count = "SHOW GLOBAL STATUS LIKE 'Threads_connected'";
+        let (_, connections): (String, String) = self.one("look at its state", count, ()).await?;
+        let connections = connections.parse().unwrap_or_default();
+        Ok(Health { version: version.text, connections, max_connections: Some(max_connections) })
+    }
+
+    async fn version(&mut self) -> Result<Version, ServiceError> {
+        let text: String = self.one("look at its state", "SELECT VERSION()", ()).await?;
+        let is_mariadb = text.contains("MariaDB");
+        // What packagers add: `10.11.6-MariaDB-0+deb12u1`.
+        let number = text.split('-').next().unwrap_or_default();
+        let text = if is_mariadb { format!("{number}-MariaDB") } else { number.to_owned() };
+        Ok(Version { is_mariadb, text })
+    }
+
+    async fn may_do_what_is_needed(&mut self) -> Result<(), ServiceError> {
+        // Whether a name is taken cannot be seen otherwise.
+        let _: Option<u8> = self.first("look at users", "SELECT 1 FROM mysql.user LIMIT 1", ()).await?;
+        let who = "SELECT CURRENT_USER(), CURRENT_ROLE()";
+        let (user, role): (String, Option<String>) = self.one("look at its rights", who, ()).await?;
+        let (name, host) = user.rsplit_once('@').unwrap_or((&user, "%"));
+        let grantee = format!("'{name}'@'{host}'");
+        let rights = "SELECT PRIVILEGE_TYPE FROM information_schema.USER_PRIVILEGES WHERE GRANTEE = ?";
+        let global: BTreeSet<String> =
+            self.all("look at its rights", rights, (grantee.as_str(),)).await?.into_iter().collect();
+        let grantable = "SELECT PRIVILEGE_TYPE FROM information_schema.USER_PRIVILEGES
+             WHERE GRANTEE = ? AND IS_GRANTABLE = 'YES'
+             UNION SELECT PRIVILEGE_TYPE FROM information_schema.SCHEMA_PRIVILEGES
+             WHERE GRANTEE = ? AND IS_GRANTABLE = 'YES' AND 'flyloft_a' LIKE TABLE_SCHEMA";
+        let grantable: Vec<String> =
+            self.all("look at its rights", grantable, (grantee.as_str(), grantee.as_str())).await?;
+        let grantable = BTreeSet::from_iter(grantable);
+        let kills = ["SUPER", "CONNECTION ADMIN", "CONNECTION_ADMIN"];
+        let lacks = match () {
+            () if !global.contains("CREATE USER") => "create users",
+            () if !["CREATE", "DROP"].iter().all(|right| grantable.contains(*right)) => "create databases for others",
+            () if !global.contains("PROCESS") => "see connections",
+            () if !kills.iter().any(|right| global.contains(*right)) => "end connections",
+            () => return Ok(()),
+        };
+        // A role's rights are not among these. What it lacks turns out when it is needed.
+        if role.is_some_and(|role| !role.is_empty() && role != "NONE") {
+            return Ok(());
+        }
+        let fault = Fault::Forbidden { user: self.server.url.user.clone(), what: lacks };
+        Err(ServiceError::new(self.server, fault))
+    }
+
+    async fn run(&mut self, doing: &'static str, sql: &str) -> Result<(), ServiceError> {
+        self.conn.query_drop(sql).await.map_err(|error| fault_of(self.server, error, doing))
+    }
+
+    async fn all<T, P>(&mut self, doing: &'static str, sql: &str, values: P) -> Result<Vec<T>, ServiceError>
+    where
+        T: mysql_async::prelude::FromRow + Send + 'static,
+        P: Into<Params> + Send,
+    {
+        let values: Params = values.into();
+        let rows = self.conn.exec(sql, values).await;
+        rows.map_err(|error| fault_of(self.server, error, doing))
+    }
+
+    async fn first<T, P>(&mut self, doing: &'static str, sql: &str, values: P) -> Result<Option<T>, ServiceError>
+    where
+        T: mysql_async::prelude::FromRow + Send + 'static,
+        P: Into<Params> + Send,
+    {
+        Ok(self.all(doing, sql, values).await?.into_iter().next())
+    }
+
+    async fn one<T, P>(&mut self, doing: &'static str, sql: &str, values: P) -> Result<T, ServiceError>
+    where
+        T: mysql_async::prelude::FromRow + Send + 'static,
+        P: Into<Params> + Send,
+    {
+        let row = self.first(doing, sql, values).await?;
+        row.ok_or_else(|| ServiceError::new(self.server, Fault::Other(doing)).said("it answered with nothing"))
+    }
+}
+
+fn encryption(server: &Server) -> Result<SslOpts, ServiceError> {
+    let roots = match &server.ca {
+        Some(pem) => tls::certificates(pem).map_err(|said| ServiceError::new(server, Fault::UnknownCa).said(said))?,
+        None => rustls_native_certs::load_native_certs().certs,
+    };
+    let roots = roots.into_iter().map(|certificate| certificate.to_vec().into()).collect();
+    Ok(SslOpts::default().with_root_certs(roots).with_disable_built_in_roots(true))
+}
+
+/// What an error means. The numbers are from MariaDB's and MySQL's lists of errors, which have them in common.
+fn fault_of(server: &Server, error: Error, doing: &'static str) -> ServiceError {
+    let user = || server.url.user.clone();
+    let fault = match &error {
+        Error::Server(said) => match said.code {
+            1045 | 1698 => Fault::Password { user: user() },
+            1129 | 1130 => Fault::Barred,
+            1049 => Fault::NoDatabase(server.url.database.clone()),
+            1040 | 1203 | 1226 => Fault::Crowded,
+            1021 | 1114 => Fault::Full,
+            1290 | 1792 | 1836 => Fault::Replica,
+            3159 => Fault::TlsWanted,
+            1053 => Fault::Down,
+            1044 | 1095 | 1142 | 1143 | 1227 | 1370 | 1410 => Fault::Forbidden { user: user(), what: doing },
+            _ => Fault::Other(doing),
+        },
+        Error::Driver(DriverError::NoClientSslFlagFromServer) => Fault::NoTls,
+        error => match tls::fault_of(error) {
+            Some(fault) => fault,
+            None if matches!(error, Error::Io(_)) => Fault::Down,
+            None => Fault::Other(doing),
+        },
+    };
+    let said = match &error {
+        Error::Server(said) => said.message.clone(),
+        error => {
+            let mut innermost: &dyn std::error::Error = error;
+            while let Some(source) = innermost.source() {
+                innermost = source;
+            }
+            innermost.to_string()
+        }
+    };
+    ServiceError::new(server, fault).said(said)
+}
+
+#[cfg(test)]
+mod tests;

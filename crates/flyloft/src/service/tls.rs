@@ -1,0 +1,61 @@
+//! Encrypted connections to servers: whom they are believed, and what is told of those that are not.
+
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{CertificateError, ClientConfig, RootCertStore};
+
+use super::{Fault, Server, ServiceError};
+
+pub fn config(server: &Server) -> Result<ClientConfig, ServiceError> {
+    let mut roots = RootCertStore::empty();
+    match &server.ca {
+        Some(pem) => {
+            for certificate in
+                certificates(pem).map_err(|said| ServiceError::new(server, Fault::UnknownCa).said(said))?
+            {
+                roots.add(certificate).map_err(|error| ServiceError::new(server, Fault::UnknownCa).said(error))?;
+            }
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = versions.expect("ring has what these versions need");
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// The certificates in a text of PEM, of which there is at least one.
+pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    match all {
+        Ok(all) if all.is_empty() => Err("there is no certificate in it".to_owned()),
+        Ok(all) => Ok(all),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// What there is to say of a connection that was not made, where encryption is the reason.
+pub fn fault_of(error: &(dyn Error + 'static)) -> Option<Fault> {
+    let mut source = Some(error);
+    while let Some(error) = source {
+        // An `io::Error` does not give what it is made of as its source.
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let tls = inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref::<rustls::Error>());
+        match tls {
+            // The latter where somebody of that name has another key.
+            Some(rustls::Error::InvalidCertificate(
+                CertificateError::UnknownIssuer | CertificateError::BadSignature,
+            )) => return Some(Fault::UnknownCa),
+            Some(rustls::Error::InvalidCertificate(_)) => return Some(Fault::Certificate),
+            Some(rustls::Error::InvalidMessage(_)) => return Some(Fault::NoTls),
+            _ => source = error.source(),
+        }
+    }
+    None
+}

@@ -1,0 +1,117 @@
+//! A server of a test's own: a program of one of Debian's packages, as the user whom that made, in a directory that
+//! goes with it, on a free port.
+#![allow(clippy::disallowed_methods, reason = "tests start the programs that people use")]
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::{Pid, User};
+
+const DEADLINE: Duration = Duration::from_secs(120);
+
+pub struct OwnServer {
+    dir: tempfile::TempDir,
+    user: User,
+    child: Option<Child>,
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port()
+}
+
+impl OwnServer {
+    pub fn new(user: &str) -> Self {
+        let made = User::from_name(user).unwrap();
+        let user = made.unwrap_or_else(|| panic!("script/setup --test installs what makes the user `{user}`"));
+        let dir = tempfile::tempdir().unwrap();
+        chown(dir.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+        Self { dir, user, child: None }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a file that the server can read, and nobody else.
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::write(&path, text).unwrap();
+        chown(&path, Some(self.user.uid.as_raw()), Some(self.user.gid.as_raw())).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// One of its programs, as its user, who goes with the test.
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new(program.as_ref());
+        command.uid(self.user.uid.as_raw()).gid(self.user.gid.as_raw()).current_dir(self.dir.path());
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", self.dir.path());
+        command.stdin(Stdio::null()).process_group(0);
+        // SAFETY: prctl(2) is a plain system call, which may be made between fork and exec.
+        unsafe { command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into)) };
+        command
+    }
+
+    /// Runs it until `is_up`. What it says goes to a file. Says whether it runs: somebody may have taken its port.
+    pub fn run(&mut self, mut command: Command, is_up: impl Fn() -> bool) -> bool {
+        let log = || File::options().create(true).append(true).open(self.path("log")).unwrap();
+        let mut child = command.stdout(log()).stderr(log()).spawn().unwrap();
+        let started = Instant::now();
+        loop {
+            if child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            if is_up() {
+                self.child = Some(child);
+                return true;
+            }
+            assert!(started.elapsed() < DEADLINE, "{command:?} does not start:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Ends it, whoever is connected.
+    pub fn stop(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+        child.wait().unwrap();
+    }
+
+    /// The same, with all that it started, without giving it time.
+    pub fn kill(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
+        child.wait().unwrap();
+    }
+
+    /// What it has said.
+    pub fn log(&self) -> String {
+        fs::read(self.path("log")).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            self.stop();
+        }
+    }
+}
+
+/// Certificates for a server at 127.0.0.1 that nobody but itself vouches for: the key, and the certificate.
+pub fn certificate(name: &str, host: &str) -> [String; 2] {
+    let dir = tempfile::tempdir().unwrap();
+    let [key, certificate] = ["key", "pem"].map(|kind| dir.path().join(kind));
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]);
+    openssl.args(["-subj", &format!("/CN={name}"), "-addext", "basicConstraints=critical,CA:FALSE"]);
+    openssl.args(["-addext", &format!("subjectAltName={host}"), "-keyout"]).arg(&key).arg("-out").arg(&certificate);
+    let made = openssl.output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    [key, certificate].map(|path| fs::read_to_string(path).unwrap())
+}
