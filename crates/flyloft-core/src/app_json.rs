@@ -20,10 +20,11 @@ pub use health::{Healthcheck, Moment, Probe};
 
 use crate::place::Place;
 use crate::plan::Stack;
-use crate::policy::{SettingError, Settings};
+use crate::policy::{SettingError, Settings, SizeError};
 use crate::procfile::ProcessType;
 use crate::service::AskError;
 use crate::variable::{VariableError, VariableName};
+use crate::volume::{self, MountPath, VolumeError};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AppJson {
@@ -47,6 +48,8 @@ pub struct Manifest {
     pub scripts: Scripts,
     pub healthchecks: BTreeMap<ProcessType, Vec<Healthcheck>>,
     pub settings: Settings,
+    /// Directories that outlive deploys, by where they are mounted.
+    pub volumes: BTreeMap<MountPath, volume::Ask>,
 }
 
 /// A variable that the app knows of.
@@ -114,6 +117,10 @@ pub enum Problem {
     Setting(#[from] SettingError),
     #[error("{0}")]
     Service(#[from] AskError),
+    #[error("{0}")]
+    Volume(#[from] VolumeError),
+    #[error("{0}")]
+    Size(#[from] SizeError),
     #[error("must be {expected}, not `{found}`")]
     Unknown { expected: &'static str, found: String },
     #[error("has more than one of `command`, `path`, `uptime` and `listening`")]
@@ -145,6 +152,7 @@ impl AppJson {
         merged.scripts.pr_predestroy = review.scripts.pr_predestroy.or(merged.scripts.pr_predestroy);
         merged.healthchecks.extend(review.healthchecks);
         merged.settings = review.settings.over(&merged.settings);
+        merged.volumes.extend(review.volumes);
         merged
     }
 }
@@ -185,7 +193,11 @@ impl fmt::Display for AppJsonError {
         match problem {
             Problem::NotUtf8 | Problem::Syntax(_) => write!(f, "app.json:{place}: {problem}"),
             // These name what they are about.
-            Problem::Variable(_) | Problem::Setting(_) | Problem::Service(_) => {
+            Problem::Variable(_)
+            | Problem::Setting(_)
+            | Problem::Service(_)
+            | Problem::Volume(_)
+            | Problem::Size(_) => {
                 write!(f, "app.json:{place}: {problem}")
             }
             _ if path.is_empty() => write!(f, "app.json:{place}: the file {problem}"),

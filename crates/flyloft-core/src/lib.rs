@@ -18,3 +18,4 @@ pub mod policy;
 pub mod procfile;
 pub mod service;
 pub mod variable;
+pub mod volume;

@@ -53,6 +53,8 @@ pub enum Excess {
     Disk,
     /// [`Limits::inodes`].
     Inodes,
+    /// The size of one of its volumes.
+    Volume,
     /// What the machine keeps free for everybody: it went on writing when that had begun to be used up.
     Floor,
 }
@@ -63,6 +65,7 @@ impl fmt::Display for Excess {
         f.write_str(match self {
             Excess::Disk => "it has outgrown its disk limit",
             Excess::Inodes => "it has more files than its limit allows",
+            Excess::Volume => "one of its volumes has outgrown its size",
             Excess::Floor => "it went on writing to a disk that is nearly full",
         })
     }

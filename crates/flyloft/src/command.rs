@@ -7,6 +7,7 @@
 
 mod services;
 mod value;
+mod volumes;
 
 use std::path::PathBuf;
 
@@ -20,6 +21,7 @@ pub use self::services::{
 };
 use self::value::parse_release;
 pub use self::value::{Assignment, Concealed, Count, Target, Variable};
+pub use self::volumes::{VolumeTemplates, Volumes, VolumesAdd, VolumesRm};
 
 // What a door hands over, and how it reads over SSH. A documentation comment would be part of the help.
 #[derive(Clone, Debug, PartialEq, Parser, Serialize, Deserialize)]
@@ -53,6 +55,9 @@ pub enum Command {
     /// Tell of servers of databases and the like, list, try and forget them.
     #[command(subcommand)]
     Services(Services),
+    /// Give environments directories that outlive their deploys, list them and take them away.
+    #[command(subcommand)]
+    Volumes(Volumes),
     /// Stage a pull request, a branch, a commit or a directory.
     Up(Up),
     /// List environments.
@@ -437,6 +442,7 @@ impl Command {
             Command::Services(Services::Add(add)) => add.ca.as_mut(),
             Command::Services(Services::Template(template)) => template.from_dump.as_mut(),
             Command::Services(Services::Restore(restore)) => Some(&mut restore.file),
+            Command::Volumes(Volumes::Templates(VolumeTemplates::Add { file, .. })) => file.as_mut(),
             Command::Up(up) => up.path.as_mut(),
             _ => None,
         }?;
@@ -478,7 +484,8 @@ impl Command {
             Command::Services(services) => services.reads_stdin(),
             Command::Keys(Keys::Add(_)) | Command::Run(_) | Command::Shell(_) => true,
             // The answer to "are you sure".
-            Command::Apps(Apps::Rm(_)) | Command::Destroy(_) => true,
+            Command::Apps(Apps::Rm(_)) | Command::Destroy(_) | Command::Volumes(Volumes::Rm(_)) => true,
+            Command::Volumes(volumes) => matches!(volumes, Volumes::Templates(VolumeTemplates::Add { .. })),
             Command::Up(up) => up.path.is_some(),
             Command::Config(ConfigArgs { verb: Some(Config::Set { variables, .. }), .. }) => {
                 variables.iter().any(Variable::is_from_stdin)

@@ -258,6 +258,11 @@ async fn begin(
     let loft = Arc::new(Loft::new(Arc::new(parts)));
     tokio::spawn(loft.clone().answer(visited));
     loft.start(state.rebooted).await?;
+    loft.parts
+        .store
+        .remove_half_made_volume_templates()
+        .await
+        .or_failed(|| "failed to forget what was not made to the end")?;
     state.remember_boot().or_failed(|| "failed to note which boot this is")?;
     let api = Arc::new(Api::new(loft.clone()));
 

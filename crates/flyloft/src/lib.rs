@@ -37,3 +37,4 @@ pub mod source;
 pub mod store;
 pub mod transcript;
 pub mod vault;
+pub mod volumes;

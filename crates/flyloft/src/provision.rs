@@ -21,11 +21,12 @@ use std::time::Duration;
 use flyloft_core::policy::{Key, Level, Settings};
 use flyloft_core::service::{Ask, Isolation};
 
-use crate::engine::{ContainerId, EngineError, Reach};
+use crate::engine::{ContainerId, EngineError, Reach, Volume};
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
 use crate::service::{Label, Secret, Server, Wanted};
 use crate::store::{self, EnvRow, NewService, ServerRow, ServiceRow, ServiceState};
+use crate::volumes;
 
 /// How many connections an environment may have to a database at once: a server has a hundred unless it was told
 /// otherwise, and they are for all.
@@ -46,6 +47,8 @@ pub struct Given {
     /// Less than what people set, and more than what `app.json` says.
     pub variables: BTreeMap<String, String>,
     pub reach: Reach,
+    /// See [`crate::volumes`].
+    pub volumes: Vec<Volume>,
 }
 
 /// Where servers were when they were last looked for.
@@ -116,7 +119,7 @@ async fn make(parts: &Parts, server: &Server, row: &ServiceRow, seed: Option<dat
 
 /// What a container that is launched now gets. All of it has been made.
 pub async fn given(parts: &Parts, env: &EnvRow, asks: &[Ask]) -> Result<Given> {
-    let mut given = Given::default();
+    let mut given = Given { volumes: volumes::mounted(parts, env).await?, ..Given::default() };
     for ask in asks {
         let Some(row) = of(parts, env, ask).await?.filter(|row| row.state == ServiceState::Ready) else { continue };
         let server = server_of(parts, &row).await?;
@@ -147,6 +150,7 @@ pub async fn reconcile_for_ever(parts: Arc<Parts>) {
     }
     loop {
         sweep(&parts).await;
+        volumes::sweep(&parts).await;
         if let Err(error) = follow(&parts).await {
             tracing::warn!(%error, "failed to look where servers are");
         }

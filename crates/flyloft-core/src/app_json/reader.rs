@@ -1,6 +1,7 @@
 //! Reads the sections of an `app.json`.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use super::document::{Member, Node, Result};
 use super::{AppJson, Manifest, Problem, Scripts, Variable, VariableSource, Warning, health};
@@ -10,6 +11,7 @@ use crate::policy::{Key, Settings};
 use crate::procfile::ProcessType;
 use crate::service::{Ask, AskError, Asks, Data, Kind, TemplateName};
 use crate::variable::VariableName;
+use crate::volume::{self, MountPath, VolumeError};
 
 /// In `env`, and bytes of their names and values: Linux takes no more than 2 MB of all variables and arguments together.
 const VARIABLES_MAX: usize = 1000;
@@ -55,7 +57,7 @@ fn manifest(members: &[Member<'_>], warnings: &mut Vec<Warning>) -> Result<Manif
             "formation" => manifest.formation = formation(value)?,
             "scripts" => manifest.scripts = scripts(value, warnings)?,
             "healthchecks" => manifest.healthchecks = healthchecks(value)?,
-            "flyloft" => manifest.settings = settings(value)?,
+            "flyloft" => (manifest.settings, manifest.volumes) = own(value)?,
             "addons" => {
                 addons = Some(services(value, warnings)?);
             }
@@ -301,9 +303,14 @@ fn healthchecks(node: &Node<'_>) -> Result<BTreeMap<ProcessType, Vec<health::Hea
     Ok(healthchecks)
 }
 
-fn settings(node: &Node<'_>) -> Result<Settings> {
-    let mut settings = Settings::default();
+/// What is said to flyloft alone.
+fn own(node: &Node<'_>) -> Result<(Settings, BTreeMap<MountPath, volume::Ask>)> {
+    let (mut settings, mut volumes) = (Settings::default(), BTreeMap::new());
     for member in node.object()? {
+        if member.key == "volumes" {
+            volumes = self::volumes(&member.value)?;
+            continue;
+        }
         let key = match Key::parse(&member.key) {
             Ok(key) => key,
             Err(error) => return member.fail(error),
@@ -312,5 +319,45 @@ fn settings(node: &Node<'_>) -> Result<Settings> {
             return member.value.fail(error);
         }
     }
-    Ok(settings)
+    Ok((settings, volumes))
+}
+
+fn volumes(node: &Node<'_>) -> Result<BTreeMap<MountPath, volume::Ask>> {
+    let mut volumes = BTreeMap::new();
+    for item in node.array()? {
+        let ask = volume(&item)?;
+        if let Some(before) = volumes.insert(ask.path.clone(), ask) {
+            return item.fail(Problem::Volume(VolumeError::Within(before.path.clone(), before.path)));
+        }
+    }
+    match volume::check(volumes.keys()) {
+        Ok(()) => Ok(volumes),
+        Err(error) => node.fail(error),
+    }
+}
+
+/// A path, or an object with a `path`, and perhaps a `size` and a `template`.
+fn volume(node: &Node<'_>) -> Result<volume::Ask> {
+    fn parsed<T: FromStr<Err: Into<Problem>>>(node: &Node<'_>) -> Result<T> {
+        node.string()?.parse().or_else(|error: T::Err| node.fail(error))
+    }
+    if node.is_string() {
+        return Ok(volume::Ask { path: parsed(node)?, size: None, template: None });
+    }
+    let (mut path, mut size, mut template) = (None, None, None);
+    for Member { key, value, .. } in &node.object()? {
+        match key.as_str() {
+            "path" => path = Some(parsed(value)?),
+            "size" => size = Some(volume::check_size(parsed(value)?).or_else(|error| value.fail(error))?),
+            "template" => template = Some(parsed(value)?),
+            found => {
+                return value
+                    .fail(Problem::Unknown { expected: "`path`, `size` or `template`", found: excerpt(found) });
+            }
+        }
+    }
+    match path {
+        Some(path) => Ok(volume::Ask { path, size, template }),
+        None => node.fail(Problem::Missing("path")),
+    }
 }

@@ -145,6 +145,7 @@ impl fmt::Display for Event {
             Event::Found(Found::Resident) => f.write_str("found frozen with its memory"),
             Event::Found(Found::Over(Excess::Disk)) => f.write_str("found over its disk"),
             Event::Found(Found::Over(Excess::Inodes)) => f.write_str("found over its files"),
+            Event::Found(Found::Over(Excess::Volume)) => f.write_str("found over a volume's size"),
             Event::Found(Found::Over(Excess::Floor)) => f.write_str("found below the floor"),
         }
     }

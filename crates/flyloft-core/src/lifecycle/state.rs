@@ -253,6 +253,9 @@ impl fmt::Display for Runs {
             Runs::Off { release, why: WhyOff::Over(Excess::Inodes), .. } => {
                 write!(f, "off {release} (over its limit of files)")
             }
+            Runs::Off { release, why: WhyOff::Over(Excess::Volume), .. } => {
+                write!(f, "off {release} (over a volume's size)")
+            }
             Runs::Off { release, why: WhyOff::Over(Excess::Floor), .. } => {
                 write!(f, "off {release} (wrote to a nearly full disk)")
             }

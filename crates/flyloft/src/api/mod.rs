@@ -23,6 +23,7 @@ mod stage;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod volumes;
 mod why;
 
 use std::collections::HashSet;
@@ -112,6 +113,7 @@ impl Api {
             Command::Apps(apps) => self.apps(call, apps).await,
             Command::Keys(keys) => self.keys(call, keys).await,
             Command::Services(services) => self.services(call, services).await,
+            Command::Volumes(volumes) => self.volumes(call, volumes).await,
             Command::Up(up) => self.up(call, up).await,
             Command::Ls(ls) => self.ls(call, ls).await,
             Command::Show(one) => self.show(call, one.env).await,

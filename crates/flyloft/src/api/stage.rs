@@ -60,7 +60,7 @@ impl Api {
                     );
                 }
                 self.ensure_app(&up.app, call.by()).await?;
-                (Origin::Directory, up.name.clone(), self.unpack(&mut call.io.stdin).await?)
+                (Origin::Directory, up.name.clone(), Source::Tree { dir: self.unpack(&mut call.io.stdin).await? })
             }
             _ => {
                 return Err(Error::usage("there is nothing named to stage")
@@ -120,7 +120,7 @@ impl Api {
     }
 
     /// Unpacks a tar archive into the engine's staging directory, as its user.
-    async fn unpack(&self, archive: &mut (impl AsyncRead + Unpin)) -> Result<Source> {
+    pub(super) async fn unpack(&self, archive: &mut (impl AsyncRead + Unpin)) -> Result<Leftover> {
         let failed = || "failed to unpack the archive";
         let staging = self.loft.parts.engine.staging();
         let dir = staging.dir.join(format!("up-{}", crate::random::hex(8)));
@@ -133,7 +133,7 @@ impl Api {
         let tree = Leftover(dir.clone());
         std::os::unix::fs::chown(&dir, user, user).or_failed(failed)?;
         unpacking.unpack(archive).await?;
-        Ok(Source::Tree { dir: tree })
+        Ok(tree)
     }
 
     /// Deploys while the caller reads along.

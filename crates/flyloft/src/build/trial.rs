@@ -102,6 +102,7 @@ impl Trial {
             env,
             limits: Limits::default(),
             reach: Reach::default(),
+            volumes: Vec::new(),
         };
         let addresses = self.engine.create(&spec).await.unwrap();
         self.engine.start(&container.id).await.unwrap();

@@ -22,6 +22,7 @@ use crate::error::{Error, OrFailed, Result};
 use crate::parts::{Parts, Settings};
 use crate::provision;
 use crate::store::{self, EnvRow, EventKind};
+use crate::volumes;
 
 /// How long requests in flight may take on a release that is being retired.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -400,7 +401,10 @@ impl Task {
         self.removed = true;
         let parts = self.parts.clone();
         // What it had on servers goes as soon as they let it.
-        tokio::spawn(async move { provision::sweep(&parts).await });
+        tokio::spawn(async move {
+            volumes::sweep(&parts).await;
+            provision::sweep(&parts).await;
+        });
         Ok(())
     }
 }
@@ -439,6 +443,11 @@ pub fn remedy(env: &EnvRow, excess: Excess, settings: &Settings) -> String {
     let raise = match excess {
         Excess::Disk => format!("its limit is {}, `flyloft set {env} disk=SIZE` sets another", Size(limits.disk)),
         Excess::Inodes => format!("its limit is {}, `flyloft set {env} inodes=COUNT` sets another", limits.inodes),
+        Excess::Volume => {
+            return format!(
+                "`flyloft volumes ls {env}` shows which; `flyloft volumes add {env} PATH --size SIZE` gives it more and starts it"
+            );
+        }
         Excess::Floor => {
             format!("`floor = \"{}\"` in `[disk]` of the configuration is kept free", Size(settings.disk.floor))
         }

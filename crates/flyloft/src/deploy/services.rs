@@ -1,4 +1,4 @@
-//! The step `services`: what the release is launched with. What it has on servers is made while it is built, as far as
+//! The step `services`: what the release is launched with, volumes among it. What it has on servers is made while it is built, as far as
 //! that is known by then, so that a deploy that builds for longer does not take longer for it.
 
 use std::path::Path;
@@ -12,6 +12,7 @@ use super::{Job, spec};
 use crate::error::Result;
 use crate::provision::{self, Given};
 use crate::store::Content;
+use crate::volumes;
 
 /// What is under way while the build goes on. It is broken off with the deploy.
 pub(super) struct Early {
@@ -42,6 +43,7 @@ pub(super) async fn collect(job: &Job, built: Made, early: Early) -> Result<(Con
     // What did not work is tried again, and told then.
     let mut made = early.making.await.ok().and_then(Result::ok).unwrap_or_default();
     let content = spec::content(job, built).await?;
+    volumes::prepare(job, &content).await?;
     let (asks, unmet) = provision::met(&job.parts, &job.env, &content.settings).await?;
     made.extend(provision::provide(&job.parts, &job.env, &asks).await?);
     for made in made {

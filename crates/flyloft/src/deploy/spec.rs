@@ -59,6 +59,7 @@ async fn from_build(job: &Job, built: &Built, inputs: &BuildInputs) -> Result<Co
         settings: manifest.settings.clone(),
         postdeploy: manifest.scripts.postdeploy.clone(),
         predestroy: manifest.scripts.pr_predestroy.clone(),
+        volumes: manifest.volumes.values().cloned().collect(),
         inputs: Some(inputs.clone()),
     })
 }
@@ -155,6 +156,7 @@ pub fn container(
         env: vars,
         limits: parts.settings.levels(env, &content.settings).limits(),
         reach: given.reach.clone(),
+        volumes: given.volumes.clone(),
     }
 }
 

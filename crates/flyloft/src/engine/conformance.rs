@@ -37,6 +37,7 @@ async fn holds_for(engine: &dyn Engine, base: &Image) {
     a_layer_is_made_once_and_kept_while_it_is_used(engine, base).await;
     a_layer_that_failed_is_not_there(engine, base).await;
     a_cache_is_there_from_its_first_use_until_it_is_forgotten(engine, base).await;
+    a_volume_outlives_the_containers_that_have_it(engine, base).await;
     assert_eq!(engine.observe().await.unwrap(), []);
 }
 
@@ -49,6 +50,7 @@ fn spec(id: &str, image: &Image) -> ContainerSpec {
         env: BTreeMap::new(),
         limits: Limits::default(),
         reach: Reach::default(),
+        volumes: Vec::new(),
     }
 }
 
@@ -266,6 +268,29 @@ async fn a_cache_is_there_from_its_first_use_until_it_is_forgotten(engine: &dyn 
     let bad = CacheId("../layers".to_owned());
     assert!(matches!(engine.forget_cache(&bad).await, Err(EngineError::BadName(_))));
     engine.forget(&LayerId("aa04".to_owned())).await.unwrap();
+}
+
+async fn a_volume_outlives_the_containers_that_have_it(engine: &dyn Engine, base: &Image) {
+    let id = VolumeId("volume-1".to_owned());
+    let volume = Volume { id: id.clone(), path: "/data".to_owned(), size: 1 << 20, read_only: false };
+    for name in ["first", "second"] {
+        let spec = ContainerSpec { volumes: vec![volume.clone()], ..spec(name, base) };
+        engine.create(&spec).await.unwrap();
+        engine.start(&spec.id).await.unwrap();
+        assert_eq!(engine.volumes().await.unwrap(), std::slice::from_ref(&id));
+        assert!(matches!(engine.forget_volume(&id).await, Err(EngineError::VolumeInUse(_))));
+        engine.remove(&spec.id).await.unwrap();
+        assert_eq!(engine.volumes().await.unwrap(), std::slice::from_ref(&id), "{name} took it along");
+    }
+    for _ in 0..2 {
+        engine.forget_volume(&id).await.unwrap();
+        assert_eq!(engine.volumes().await.unwrap(), []);
+        assert_eq!(engine.volume(&id).await.unwrap(), Usage::default());
+    }
+    let bad = VolumeId("../layers".to_owned());
+    assert!(matches!(engine.forget_volume(&bad).await, Err(EngineError::BadName(_))));
+    let bad = ContainerSpec { volumes: vec![Volume { id: bad, ..volume }], ..spec("bad", base) };
+    assert!(matches!(engine.create(&bad).await, Err(EngineError::BadName(_))));
 }
 
 /// Waits until `holds` is true, for 20 s.

@@ -21,8 +21,8 @@ use tokio::sync::{Notify, watch};
 
 use super::{
     Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, ContainerState, Derivation, Engine,
-    EngineError, Exec, ExecControl, ExecSpec, Held, Kept, LayerFacts, LayerId, Observed, Reach, Recipe, Staging, Stats,
-    Usage,
+    EngineError, Exec, ExecControl, ExecSpec, Filling, Held, Kept, LayerFacts, LayerId, Observed, Reach, Recipe,
+    Staging, Stats, Usage, VolumeId,
 };
 use crate::transcript::Transcript;
 
@@ -39,6 +39,7 @@ pub struct Fake {
 struct Memory {
     layers: BTreeMap<LayerId, LayerFacts>,
     caches: BTreeMap<CacheId, SystemTime>,
+    volumes: BTreeMap<VolumeId, Usage>,
     containers: BTreeMap<ContainerId, Container>,
     /// What the writable layers of some take; those of the others take nothing.
     sizes: HashMap<ContainerId, Usage>,
@@ -286,8 +287,43 @@ impl Engine for Fake {
         Ok(())
     }
 
+    async fn volumes(&self) -> Result<Vec<VolumeId>, EngineError> {
+        Ok(self.memory().volumes.keys().cloned().collect())
+    }
+
+    async fn volume(&self, id: &VolumeId) -> Result<Usage, EngineError> {
+        id.check()?;
+        Ok(self.memory().volumes.get(id).copied().unwrap_or_default())
+    }
+
+    async fn fill_volume(&self, id: &VolumeId, with: Filling) -> Result<(), EngineError> {
+        self.forget_volume(id).await?;
+        let mut memory = self.begin("fill volume", &id.0)?;
+        let usage = match &with {
+            Filling::Tree(tree) => {
+                let usage = super::lxc::tree::measure(tree).map_err(EngineError::io("measure a tree"))?;
+                std::fs::remove_dir_all(tree).map_err(EngineError::io("move a tree"))?;
+                usage
+            }
+            Filling::CopyOf(other) => memory.volumes.get(other).copied().unwrap_or_default(),
+        };
+        memory.volumes.insert(id.clone(), usage);
+        Ok(())
+    }
+
+    async fn forget_volume(&self, id: &VolumeId) -> Result<(), EngineError> {
+        id.check()?;
+        let mut memory = self.begin("forget volume", &id.0)?;
+        if memory.containers.values().flat_map(|container| &container.spec.volumes).any(|volume| volume.id == *id) {
+            return Err(EngineError::VolumeInUse(id.clone()));
+        }
+        memory.volumes.remove(id);
+        Ok(())
+    }
+
     async fn create(&self, spec: &ContainerSpec) -> Result<Addresses, EngineError> {
         spec.id.check()?;
+        spec.volumes.iter().try_for_each(|volume| volume.id.check())?;
         let mut memory = self.begin("create", &spec.id.0)?;
         if let Some(known) = memory.containers.get(&spec.id) {
             return if known.spec == *spec { Ok(known.addresses) } else { Err(EngineError::Exists(spec.id.clone())) };
@@ -305,6 +341,9 @@ impl Engine for Fake {
 
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
         let mut memory = self.begin("start", &id.0)?;
+        for volume in memory.container(id)?.spec.volumes.clone() {
+            memory.volumes.entry(volume.id).or_default();
+        }
         let container = memory.container(id)?;
         if container.state == ContainerState::Stopped {
             (container.state, container.excess) = (ContainerState::Running, None);

@@ -97,6 +97,31 @@ pub struct Run {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct CacheId(pub String);
 
+/// `[a-z0-9-]`, 80 characters at most.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct VolumeId(pub String);
+
+/// A directory of the engine that a container has, and that outlives it. Made empty when a container is started that has
+/// it, unless it is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    pub id: VolumeId,
+    /// Where the container sees it.
+    pub path: String,
+    /// Bytes that it may take.
+    pub size: u64,
+    pub read_only: bool,
+}
+
+/// What a volume is filled with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Filling {
+    /// A directory in [`Engine::staging`], made as its user, which is moved and not copied.
+    Tree(PathBuf),
+    /// What another volume has, which no container writes to.
+    CopyOf(VolumeId),
+}
+
 /// See [`Engine::layer`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerFacts {
@@ -129,6 +154,8 @@ pub struct ContainerSpec {
     pub env: BTreeMap<String, String>,
     pub limits: Limits,
     pub reach: Reach,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
 }
 
 /// A process that `flyloft-init` keeps running.
@@ -282,6 +309,18 @@ pub trait Engine: Send + Sync {
     /// Removes a cache that no build step has at the moment.
     async fn forget_cache(&self, cache: &CacheId) -> Result<(), EngineError>;
 
+    /// The volumes that containers have written to.
+    async fn volumes(&self) -> Result<Vec<VolumeId>, EngineError>;
+
+    /// What one of these takes; nothing if it is not there. To measure it is to walk it.
+    async fn volume(&self, id: &VolumeId) -> Result<Usage, EngineError>;
+
+    /// Puts this into a volume that no container has, in place of what was there. All of it, or the volume is not there.
+    async fn fill_volume(&self, id: &VolumeId, with: Filling) -> Result<(), EngineError>;
+
+    /// Removes a volume that no container has.
+    async fn forget_volume(&self, id: &VolumeId) -> Result<(), EngineError>;
+
     async fn create(&self, spec: &ContainerSpec) -> Result<Addresses, EngineError>;
 
     /// Starts the processes. Returns when the container runs, not when the app answers.
@@ -343,7 +382,7 @@ pub enum EngineError {
     /// It was made from another specification, and must be removed first.
     #[error("container `{0}` exists already and is made differently")]
     Exists(ContainerId),
-    #[error("`{0}` cannot be the name of a container, a layer or a cache")]
+    #[error("`{0}` cannot be the name of a container, a layer, a cache or a volume")]
     BadName(String),
     #[error("no such layer `{0}`")]
     NoLayer(LayerId),
@@ -351,6 +390,8 @@ pub enum EngineError {
     LayerInUse(LayerId),
     #[error("cache `{0}` is in use")]
     CacheInUse(CacheId),
+    #[error("volume `{0}` is in use")]
+    VolumeInUse(VolumeId),
     #[error("container `{0}` is not running")]
     NotRunning(ContainerId),
     #[error("container `{0}` is not frozen")]
@@ -418,6 +459,12 @@ impl CacheId {
     }
 }
 
+impl VolumeId {
+    fn check(&self) -> Result<(), EngineError> {
+        check_name(&self.0, 80)
+    }
+}
+
 impl fmt::Display for ContainerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -425,6 +472,12 @@ impl fmt::Display for ContainerId {
 }
 
 impl fmt::Display for CacheId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for VolumeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }

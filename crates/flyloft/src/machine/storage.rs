@@ -62,10 +62,10 @@ impl Storage {
     }
 }
 
-/// What is ours beside layers, package caches and containers: repositories, what deploys said, and builds that are under
-/// way with what they are given.
+/// What is ours beside layers, package caches and containers: volumes, repositories, what deploys said, and builds that are
+/// under way with what they are given.
 pub fn beside(state_dir: &Path) -> Usage {
-    measure(state_dir, &["repos", "transcripts", "engine/builds", "engine/staging", "engine/apt"])
+    measure(state_dir, &["engine/volumes", "repos", "transcripts", "engine/builds", "engine/staging", "engine/apt"])
 }
 
 fn measure(state_dir: &Path, names: &[&str]) -> Usage {

@@ -65,7 +65,15 @@ impl Client {
         let env = programs.env.iter().cloned().collect();
         let client = Self { engine: parts.engine.clone(), id: id.clone(), env, running, _image: hold, _turn: turn };
         let limits = Limits { memory: MEMORY, ..Limits::default() };
-        let spec = ContainerSpec { id, image, processes: Vec::new(), env: BTreeMap::new(), limits, reach };
+        let spec = ContainerSpec {
+            id,
+            image,
+            processes: Vec::new(),
+            env: BTreeMap::new(),
+            limits,
+            reach,
+            volumes: Vec::new(),
+        };
         client.engine.create(&spec).await.or_failed(failed)?;
         client.engine.start(&client.id).await.or_failed(failed)?;
         Ok(client)

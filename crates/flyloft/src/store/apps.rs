@@ -103,6 +103,7 @@ impl Store {
                 return Ok(false);
             }
             t.execute("DELETE FROM key_apps WHERE app = ?1", [&app])?;
+            t.execute("DELETE FROM volume_templates WHERE app = ?1", [&app])?;
             t.execute("DELETE FROM apps WHERE name = ?1", [&app])?;
             Ok(true)
         })

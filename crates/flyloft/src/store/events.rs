@@ -17,6 +17,7 @@ pub enum EventKind {
     DataReplaced,
     Scaled,
     SettingsChanged,
+    VolumesChanged,
     Stopped,
     /// It ended by itself.
     Crashed,
@@ -150,6 +151,7 @@ impl EventKind {
             EventKind::DataReplaced => "data-replaced",
             EventKind::Scaled => "scaled",
             EventKind::SettingsChanged => "settings-changed",
+            EventKind::VolumesChanged => "volumes-changed",
             EventKind::Stopped => "stopped",
             EventKind::Crashed => "crashed",
             EventKind::SleepFailed => "sleep-failed",

@@ -17,6 +17,7 @@ mod servers;
 mod services;
 mod templates;
 mod variables;
+mod volumes;
 mod wakes;
 
 use std::fs::{File, Permissions};
@@ -39,6 +40,7 @@ pub use releases::{BuildInputs, Content, ImageRow, NewRelease, ReleaseRow, Relea
 pub use servers::ServerRow;
 pub use services::{Forgotten, NewService, ServiceRow, ServiceState};
 pub use templates::{NewTemplate, TemplateRow};
+pub use volumes::{VolumeRow, VolumeTemplateRow};
 pub use wakes::WakeRow;
 
 /// What makes each version of the schema out of the one before it, the first out of an empty file. What has been
@@ -52,6 +54,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/6.sql"),
     include_str!("migrations/7.sql"),
     include_str!("migrations/8.sql"),
+    include_str!("migrations/9.sql"),
 ];
 
 /// Its file in the state directory.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use flyloft_core::name::{AppName, CommitId, ReleaseNumber};
 use flyloft_core::policy::Settings;
+use flyloft_core::volume;
 use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +66,9 @@ pub struct Content {
     pub postdeploy: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predestroy: Option<String>,
+    /// Directories that `app.json` asks for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<volume::Ask>,
     /// What the image was built with beside its commit; none where it was built before that was noted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inputs: Option<BuildInputs>,

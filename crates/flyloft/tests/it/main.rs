@@ -39,3 +39,4 @@ mod takeover;
 mod terminal;
 mod upgrade;
 mod visits;
+mod volumes;

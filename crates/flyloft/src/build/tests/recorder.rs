@@ -12,8 +12,8 @@ use tokio::io::AsyncRead;
 
 use super::super::*;
 use crate::engine::{
-    Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, Engine, EngineError, Exec, ExecSpec, Held,
-    LayerFacts, Observed, Staging, Stats, Usage,
+    Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, Engine, EngineError, Exec, ExecSpec,
+    Filling, Held, LayerFacts, Observed, Staging, Stats, Usage, VolumeId,
 };
 
 /// Has every layer that it was asked to make, and remembers how.
@@ -108,6 +108,18 @@ impl Engine for Recorder {
     async fn forget_cache(&self, cache: &CacheId) -> Result<(), EngineError> {
         self.caches.lock().unwrap().retain(|id| id != cache);
         Ok(())
+    }
+    async fn volumes(&self) -> Result<Vec<VolumeId>, EngineError> {
+        unreachable!("a build has no volumes")
+    }
+    async fn volume(&self, _: &VolumeId) -> Result<Usage, EngineError> {
+        unreachable!("a build has no volumes")
+    }
+    async fn fill_volume(&self, _: &VolumeId, _: Filling) -> Result<(), EngineError> {
+        unreachable!("a build has no volumes")
+    }
+    async fn forget_volume(&self, _: &VolumeId) -> Result<(), EngineError> {
+        unreachable!("a build has no volumes")
     }
     async fn create(&self, _: &ContainerSpec) -> Result<Addresses, EngineError> {
         unreachable!("a build has no containers")

@@ -6,7 +6,7 @@ use flyloft_core::disk::{Space, Unit};
 use flyloft_core::policy::{Excess, Limits};
 
 use super::{Container, Fake};
-use crate::engine::{ContainerId, ContainerSpec, ContainerState, Kept, Usage};
+use crate::engine::{ContainerId, ContainerSpec, ContainerState, Kept, Usage, VolumeId};
 
 impl Fake {
     /// What was asked of it, in order: `derive aa01`, `create web-1`, `start web-1` …
@@ -86,6 +86,11 @@ impl Fake {
     /// The writable layer of a container takes so much from now on.
     pub fn grow(&self, id: &ContainerId, usage: Usage) {
         self.memory().sizes.insert(id.clone(), usage);
+    }
+
+    /// A volume takes so much from now on.
+    pub fn grow_volume(&self, id: &VolumeId, usage: Usage) {
+        self.memory().volumes.insert(id.clone(), usage);
     }
 
     /// The disk is so full from now on, and what becomes free on it is taken by somebody else if it `is_lost`.

@@ -146,6 +146,7 @@ impl LxcEngine {
             env: Default::default(),
             limits: run.limits.clone(),
             reach: run.reach.clone(),
+            volumes: Vec::new(),
         };
         let record = self.make_home(home, spec, doing("make a container")).await?;
         let taken = self.caches.take(&run.caches);

@@ -89,8 +89,9 @@ impl LxcEngine {
         binds.push(Bind { source: home.init(), target: "flyloft".into(), access: Access::ReadOnly, uid_base: None });
         let uid_base = record.slot.uid_base();
         let mounted = blocking(format!("mount the file system of container `{}`", home.name), {
-            let home = home.clone();
+            let (home, volumes, wanted) = (home.clone(), self.volumes.clone(), record.spec.volumes.clone());
             move || {
+                binds.extend(volumes.take(&wanted)?);
                 // A cgroup that was left behind would make LXC choose another name.
                 cgroup::clean(&home.name)?;
                 container::forget_excess(&home)?;

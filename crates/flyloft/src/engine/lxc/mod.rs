@@ -56,6 +56,7 @@ pub mod tree;
 mod turns;
 mod upkeep;
 mod variables;
+mod volumes;
 mod watch;
 mod zswap;
 
@@ -91,10 +92,11 @@ use self::places::Places;
 use self::sizes::Sizes;
 use self::slots::{Slot, Slots};
 use self::turns::Turns;
+use self::volumes::Volumes;
 pub use self::watch::{Bounds, space};
 use super::{
     Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, Derivation, Engine, EngineError, Exec,
-    ExecSpec, Held, Image, LayerFacts, LayerId, Observed, Reach, Staging, Stats, Usage,
+    ExecSpec, Filling, Held, LayerFacts, LayerId, Observed, Reach, Staging, Stats, Usage, VolumeId,
 };
 use crate::machine::Memory;
 use crate::transcript::Transcript;
@@ -123,6 +125,7 @@ pub struct LxcEngine {
     keeper: Slot,
     layers: Layers,
     caches: Caches,
+    volumes: Volumes,
     network: Arc<Network>,
     addressing: NetConfig,
     /// One verb at a time for each container and each layer.
@@ -224,15 +227,34 @@ impl LxcEngine {
         })
     }
 
-    fn images_in_use(&self) -> io::Result<Vec<Image>> {
-        let mut images = Vec::new();
+    /// Does something with a volume that no container has.
+    async fn unused(
+        &self,
+        id: &VolumeId,
+        doing: String,
+        act: impl FnOnce(&Volumes, &VolumeId) -> io::Result<()> + Send + 'static,
+    ) -> Result<(), EngineError> {
+        id.check()?;
+        let (engine, volume) = (self.clone(), id.clone());
+        let _turn = self.turns.take(&id.0).await;
+        let done = blocking(doing, move || {
+            let specs = engine.specs()?;
+            let is_used = specs.iter().flat_map(|spec| &spec.volumes).any(|used| used.id == volume);
+            if is_used { Ok(false) } else { act(&engine.volumes, &volume).map(|()| true) }
+        });
+        if done.await? { Ok(()) } else { Err(EngineError::VolumeInUse(id.clone())) }
+    }
+
+    /// What each container is made of, and each build.
+    fn specs(&self) -> io::Result<Vec<ContainerSpec>> {
+        let mut specs = Vec::new();
         for dir in [&self.places.containers, &self.places.builds] {
             for entry in fs::read_dir(dir)? {
                 let home = Home { dir: entry?.path(), name: String::new() };
-                images.extend(Record::read(&home)?.map(|record| record.spec.image));
+                specs.extend(Record::read(&home)?.map(|record| record.spec));
             }
         }
-        Ok(images)
+        Ok(specs)
     }
 }
 
@@ -307,7 +329,7 @@ impl Engine for LxcEngine {
         layer.check()?;
         let (engine, id) = (self.clone(), layer.clone());
         let gone = blocking(format!("remove layer `{layer}`"), move || {
-            engine.layers.remove_unused(&id, || Ok(engine.images_in_use()?.iter().any(|image| image.contains(&id))))
+            engine.layers.remove_unused(&id, || Ok(engine.specs()?.iter().any(|spec| spec.image.contains(&id))))
         });
         if gone.await? { Ok(()) } else { Err(EngineError::LayerInUse(layer.clone())) }
     }
@@ -324,8 +346,28 @@ impl Engine for LxcEngine {
         if gone.await? { Ok(()) } else { Err(EngineError::CacheInUse(cache.clone())) }
     }
 
+    async fn volumes(&self) -> Result<Vec<VolumeId>, EngineError> {
+        self.volumes.list().map_err(EngineError::io("list the volumes"))
+    }
+
+    async fn volume(&self, id: &VolumeId) -> Result<Usage, EngineError> {
+        id.check()?;
+        let (volumes, volume) = (self.volumes.clone(), id.clone());
+        blocking(format!("measure volume `{id}`"), move || volumes.measure(&volume)).await
+    }
+
+    async fn forget_volume(&self, id: &VolumeId) -> Result<(), EngineError> {
+        self.unused(id, format!("remove volume `{id}`"), |volumes, id| volumes.remove(id)).await
+    }
+
+    async fn fill_volume(&self, id: &VolumeId, with: Filling) -> Result<(), EngineError> {
+        self.check_space()?;
+        self.unused(id, format!("fill volume `{id}`"), move |volumes, id| volumes.fill(id, &with)).await
+    }
+
     async fn create(&self, spec: &ContainerSpec) -> Result<Addresses, EngineError> {
         spec.id.check()?;
+        spec.volumes.iter().try_for_each(|volume| volume.id.check())?;
         let (engine, spec) = (self.clone(), spec.clone());
         to_the_end(async move {
             let _turn = engine.turns.take(&spec.id.0).await;

@@ -14,6 +14,7 @@ use super::layers::Layers;
 use super::net::Network;
 use super::places::Places;
 use super::slots::{self, Slot, Slots};
+use super::volumes::Volumes;
 use super::watch::Bounds;
 use super::{Background, LxcConfig, LxcEngine, blocking, machine, mounts, seccomp, tree};
 use crate::engine::{EngineError, LayerId};
@@ -57,6 +58,7 @@ impl LxcEngine {
             layout,
             slots,
             caches: Caches::new(&places, keeper),
+            volumes: Volumes::new(&places, keeper),
             keeper,
             layers,
             network: Arc::new(network),

@@ -6,7 +6,7 @@
 //!   layers/<id>/             meta.json, tree/
 //!   containers/<id>/         spec.json, config, upper/, work/, init/, console.log…
 //!   builds/<layer>/          the same, for as long as a build step runs
-//!   caches/<id>/  staging/  tmp/  apt/
+//!   caches/<id>/  volumes/<id>/  staging/  tmp/  apt/
 //! /run/flyloft-lxc/<name>/   0700, the container's root's: merged/
 //! ```
 
@@ -25,6 +25,7 @@ pub struct Places {
     pub containers: PathBuf,
     pub builds: PathBuf,
     pub caches: PathBuf,
+    pub volumes: PathBuf,
     pub staging: PathBuf,
     pub tmp: PathBuf,
     pub apt: PathBuf,
@@ -50,6 +51,7 @@ impl Places {
             containers: private("containers")?,
             builds: private("builds")?,
             caches: private("caches")?,
+            volumes: private("volumes")?,
             staging: private("staging")?,
             tmp: private("tmp")?,
             apt: private("apt")?,

@@ -69,7 +69,8 @@ pub async fn run_commands(
             excess = overflow(home, groups.as_ref(), &run.limits, floor) => {
                 return Err(match excess.map_err(EngineError::io("watch the disk of a build step"))? {
                     Excess::Floor => EngineError::DiskFull { command },
-                    Excess::Disk | Excess::Inodes => out_of_disk(command, &run.limits),
+                    // A step has none, but for its own disk.
+                    Excess::Disk | Excess::Inodes | Excess::Volume => out_of_disk(command, &run.limits),
                 });
             }
             () = crowded(groups.as_ref()) => {
@@ -149,7 +150,7 @@ async fn measure(home: &Home, groups: Option<&Groups>, look: bool) -> io::Result
     let measured = tokio::task::spawn_blocking(move || {
         let named = tree::measure(&home.upper())?;
         let held = groups.filter(|_| look).and_then(|groups| held::measure(&home, &groups).ok());
-        Ok(Taken { named, held, frozen: None })
+        Ok(Taken { named, held, ..Taken::default() })
     });
     measured.await.map_err(io::Error::other)?
 }

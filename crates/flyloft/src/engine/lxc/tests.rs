@@ -17,6 +17,7 @@ pub fn spec(bench: &Bench, id: &str, command: &str) -> ContainerSpec {
         env: BTreeMap::new(),
         limits: Limits::default(),
         reach: Reach::default(),
+        volumes: Vec::new(),
     }
 }
 

@@ -21,6 +21,7 @@ use super::held;
 use super::journal;
 use super::places::Home;
 use super::tree::{self, Usage};
+use super::volumes::Filled;
 use crate::engine::{ContainerId, Engine, EngineError};
 
 /// How much of the disk the engine may take.
@@ -85,6 +86,7 @@ pub fn below_floor(dir: &Path, floor: u64) -> io::Result<Vec<Unit>> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
     pub named: Usage,
+    pub volumes: Filled,
     /// Of files without a name; `None` if nobody has looked.
     pub held: Option<Usage>,
     /// Since when the container was frozen, if it was: for as long as that is so, this is true.
@@ -102,6 +104,7 @@ impl Taken {
             (Some(_), Some(_)) => (self.all(), before.all()),
             _ => (self.named, before.named),
         };
+        let (now, then) = (now.plus(self.volumes.usage), then.plus(before.volumes.usage));
         let [now, then] = [now, then].map(|usage| i128::from(unit.of(usage.bytes, usage.inodes)));
         now - then
     }
@@ -145,6 +148,9 @@ pub fn verdict(before: Option<Taken>, now: Taken, limits: &Limits, below: &[Unit
     if now.all().inodes > limits.inodes {
         return Some(Excess::Inodes);
     }
+    if now.volumes.too_full {
+        return Some(Excess::Volume);
+    }
     let goes_on = |before: Taken, unit: Unit| now.growth(before, unit) > i128::from(unit.of(NOISE.bytes, NOISE.inodes));
     let before = before?;
     below.iter().any(|unit| goes_on(before, *unit)).then_some(Excess::Floor)
@@ -157,7 +163,7 @@ fn last_words(at: OffsetDateTime, excess: Excess, limits: &Limits) -> String {
     let bound = match excess {
         Excess::Disk => format!(" of {}; what it has deleted and still has open counts too", Size(limits.disk)),
         Excess::Inodes => format!(": {}", limits.inodes),
-        Excess::Floor => String::new(),
+        Excess::Volume | Excess::Floor => String::new(),
     };
     format!("{at} flyloft | it was stopped: {excess}{bound}\n")
 }
@@ -245,7 +251,7 @@ impl LxcEngine {
             }
             let home = self.home(&id);
             let look = everywhere || before.is_some_and(Taken::holds);
-            let layout = self.layout;
+            let (layout, volumes) = (self.layout, self.volumes.clone());
             let taken = super::blocking(format!("measure container `{id}`"), move || {
                 let Some(running) = Running::find(&home) else { return Ok(None) };
                 // Whatever it is, it must not hide what the container takes.
@@ -253,9 +259,11 @@ impl LxcEngine {
                     tracing::warn!(container = home.name, %error, "cannot bound LXC's log of a container");
                 }
                 let named = tree::measure(&home.upper())?;
+                let has = Record::read(&home)?.map(|record| record.spec.volumes).unwrap_or_default();
+                let volumes = volumes.filled(&has)?;
                 // One that ends just now holds nothing any more.
                 let held = look.then(|| running.groups(layout).and_then(|groups| held::measure(&home, &groups)).ok());
-                Ok(Some(Taken { named, held: held.flatten(), frozen }))
+                Ok(Some(Taken { named, volumes, held: held.flatten(), frozen }))
             });
             match taken.await {
                 Ok(taken) => measured.extend(taken.map(|taken| (id, taken))),

@@ -18,6 +18,7 @@ async fn bench() -> (Bench, ContainerId) {
         env: [("PORT".to_owned(), "5000".to_owned())].into(),
         limits: Limits::default(),
         reach: Reach::default(),
+        volumes: Vec::new(),
     };
     bench.engine.create(&spec).await.unwrap();
     bench.engine.start(&id).await.unwrap();

@@ -1,0 +1,186 @@
+//! Volumes of environments, and the templates that they start with. On record before the engine has them, so that what the
+//! engine has and is not on record here has lost its environment.
+
+use flyloft_core::name::AppName;
+use flyloft_core::volume::{MountPath, TemplateName};
+use rusqlite::{OptionalExtension, Row, Transaction, params};
+
+use super::{EnvId, Store, StoreError};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeRow {
+    pub id: i64,
+    pub env: EnvId,
+    pub path: MountPath,
+    /// Bytes.
+    pub size: u64,
+    /// What is still to be copied into it.
+    pub template: Option<TemplateName>,
+    pub created_at: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeTemplateRow {
+    pub id: i64,
+    pub app: AppName,
+    pub name: TemplateName,
+    pub ready: bool,
+    pub created_at: i64,
+}
+
+const VOLUME: &str = "SELECT id, environment, path, size, template, created_at FROM volumes";
+const TEMPLATE: &str = "SELECT id, app, name, ready, created_at FROM volume_templates";
+
+impl Store {
+    /// Puts a volume on record, unless the environment has one there already. Says whether it is new; an environment that
+    /// is gone gets none.
+    pub async fn add_volume(
+        &self,
+        env: EnvId,
+        path: MountPath,
+        size: u64,
+        template: Option<TemplateName>,
+        now: i64,
+    ) -> Result<bool, StoreError> {
+        self.call(move |t| {
+            let added = t.execute(
+                "INSERT INTO volumes (environment, path, size, template, created_at)
+                 SELECT ?1, ?2, ?3, ?4, ?5 WHERE EXISTS (SELECT 1 FROM environments WHERE id = ?1)
+                 ON CONFLICT (environment, path) DO NOTHING",
+                params![env.0, path.as_str(), size as i64, template.map(String::from), now],
+            )?;
+            Ok(added == 1)
+        })
+        .await
+    }
+
+    pub async fn resize_volume(&self, id: i64, size: u64) -> Result<(), StoreError> {
+        self.change_volume("UPDATE volumes SET size = ?2 WHERE id = ?1", id, Some(size as i64)).await
+    }
+
+    /// It has all that it was to start with.
+    pub async fn volume_is_filled(&self, id: i64) -> Result<(), StoreError> {
+        self.change_volume("UPDATE volumes SET template = ?2 WHERE id = ?1", id, None).await
+    }
+
+    pub async fn remove_volume(&self, id: i64) -> Result<(), StoreError> {
+        self.call(move |t| Ok(t.execute("DELETE FROM volumes WHERE id = ?1", [id]).map(drop)?)).await
+    }
+
+    async fn change_volume(&self, sql: &'static str, id: i64, to: Option<i64>) -> Result<(), StoreError> {
+        self.call(move |t| Ok(t.execute(sql, params![id, to]).map(drop)?)).await
+    }
+
+    pub async fn volumes_of(&self, env: EnvId) -> Result<Vec<VolumeRow>, StoreError> {
+        self.call(move |t| {
+            all(t, &format!("{VOLUME} WHERE environment = ?1 ORDER BY path"), [env.0], VolumeRow::from_row)
+        })
+        .await
+    }
+
+    pub async fn volumes(&self) -> Result<Vec<VolumeRow>, StoreError> {
+        self.call(|t| all(t, &format!("{VOLUME} ORDER BY id"), [], VolumeRow::from_row)).await
+    }
+
+    /// Puts a template on record that is about to be made. None if the app has one of that name.
+    pub async fn begin_volume_template(
+        &self,
+        app: &AppName,
+        name: TemplateName,
+        now: i64,
+    ) -> Result<Option<VolumeTemplateRow>, StoreError> {
+        let app = app.clone();
+        self.call(move |t| {
+            let added = t.execute(
+                "INSERT OR IGNORE INTO volume_templates (app, name, ready, created_at) VALUES (?, ?, 0, ?)",
+                params![app.to_string(), name.as_str(), now],
+            )?;
+            let id = t.last_insert_rowid();
+            Ok((added == 1).then_some(VolumeTemplateRow { id, app, name, ready: false, created_at: now }))
+        })
+        .await
+    }
+
+    pub async fn volume_template_is_ready(&self, id: i64) -> Result<(), StoreError> {
+        self.call(move |t| Ok(t.execute("UPDATE volume_templates SET ready = 1 WHERE id = ?1", [id]).map(drop)?)).await
+    }
+
+    pub async fn volume_template(
+        &self,
+        app: &AppName,
+        name: &TemplateName,
+    ) -> Result<Option<VolumeTemplateRow>, StoreError> {
+        let (app, name) = (app.to_string(), name.to_string());
+        self.call(move |t| {
+            let mut query = t.prepare(&format!("{TEMPLATE} WHERE app = ?1 AND name = ?2"))?;
+            query.query_row([app, name], |row| Ok(VolumeTemplateRow::from_row(row))).optional()?.transpose()
+        })
+        .await
+    }
+
+    pub async fn volume_templates_of(&self, app: &AppName) -> Result<Vec<VolumeTemplateRow>, StoreError> {
+        let app = app.to_string();
+        self.call(move |t| {
+            all(t, &format!("{TEMPLATE} WHERE app = ?1 ORDER BY name"), [app], VolumeTemplateRow::from_row)
+        })
+        .await
+    }
+
+    pub async fn volume_templates(&self) -> Result<Vec<VolumeTemplateRow>, StoreError> {
+        self.call(|t| all(t, &format!("{TEMPLATE} ORDER BY id"), [], VolumeTemplateRow::from_row)).await
+    }
+
+    pub async fn remove_volume_template(&self, id: i64) -> Result<(), StoreError> {
+        self.call(move |t| Ok(t.execute("DELETE FROM volume_templates WHERE id = ?1", [id]).map(drop)?)).await
+    }
+
+    /// Templates that were under way when the daemon ended are none.
+    pub async fn remove_half_made_volume_templates(&self) -> Result<(), StoreError> {
+        self.call(move |t| Ok(t.execute("DELETE FROM volume_templates WHERE ready = 0", []).map(drop)?)).await
+    }
+}
+
+fn all<T>(
+    t: &Transaction,
+    sql: &str,
+    of: impl rusqlite::Params,
+    from_row: fn(&Row) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    let mut query = t.prepare(sql)?;
+    let mut rows = query.query(of)?;
+    let mut all = Vec::new();
+    while let Some(row) = rows.next()? {
+        all.push(from_row(row)?);
+    }
+    Ok(all)
+}
+
+/// What was checked when it was written.
+fn checked<T: std::str::FromStr<Err = flyloft_core::volume::VolumeError>>(text: &str) -> Result<T, StoreError> {
+    text.parse().map_err(|error| StoreError::Corrupt(format!("{error}")))
+}
+
+impl VolumeRow {
+    fn from_row(row: &Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: row.get(0)?,
+            env: EnvId(row.get(1)?),
+            path: checked(&row.get::<_, String>(2)?)?,
+            size: row.get::<_, i64>(3)? as u64,
+            template: row.get::<_, Option<String>>(4)?.as_deref().map(checked).transpose()?,
+            created_at: row.get(5)?,
+        })
+    }
+}
+
+impl VolumeTemplateRow {
+    fn from_row(row: &Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: row.get(0)?,
+            app: super::name(&row.get::<_, String>(1)?)?,
+            name: checked(&row.get::<_, String>(2)?)?,
+            ready: row.get(3)?,
+            created_at: row.get(4)?,
+        })
+    }
+}

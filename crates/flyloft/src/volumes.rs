@@ -1,0 +1,119 @@
+//! Volumes: directories of an environment that outlive its deploys. On record before the engine makes one, filled before
+//! the first container has it, and gone after the environment.
+//!
+//! What must hold: the engine removes what no record names, and nothing else. So a record is made first, and goes first.
+
+use std::collections::BTreeSet;
+
+use flyloft_core::policy::Size;
+use flyloft_core::volume;
+
+use crate::deploy::Job;
+use crate::engine::{EngineError, Filling, Volume, VolumeId};
+use crate::error::{Error, OrFailed, Result};
+use crate::parts::Parts;
+use crate::store::{self, Content, EnvRow, VolumeRow, VolumeTemplateRow};
+
+/// Makes what a release asks for and its environment does not have yet, and fills what is to start with a template.
+pub async fn prepare(job: &Job, content: &Content) -> Result<()> {
+    let (parts, env) = (&job.parts, &job.env);
+    let failed = || format!("failed to look up the volumes of `{}`", env.name);
+    let there = parts.store.volumes_of(env.id).await.or_failed(failed)?;
+    // What somebody has taken away comes back with a release, and not before.
+    let asks = if job.work.waits() { &[][..] } else { &content.volumes[..] };
+    let paths: BTreeSet<_> = there.iter().map(|row| &row.path).chain(asks.iter().map(|ask| &ask.path)).collect();
+    volume::check(paths).map_err(|error| {
+        Error::failed(format!("`{}` cannot have the volumes that it is to have: {error}", env.name)).hint(format!(
+            "`flyloft volumes ls {}` lists those that are there; `flyloft volumes rm` takes one away",
+            env.name
+        ))
+    })?;
+    let most = Size(parts.settings.levels(env, &content.settings).limits().disk);
+    for ask in asks.iter().filter(|ask| there.iter().all(|row| row.path != ask.path)) {
+        let size = ask.size.unwrap_or(most).min(most);
+        let added = parts.store.add_volume(env.id, ask.path.clone(), size.0, ask.template.clone(), store::now()).await;
+        if !added.or_failed(|| format!("failed to record a volume of `{}`", env.name))? {
+            continue;
+        }
+        job.transcript.step(&format!("Volume at {} of {size}", ask.path));
+        if let Some(asked) = ask.size.filter(|asked| *asked > size) {
+            job.transcript.detail(&format!("`app.json` asks for {asked}; the environment's disk may take {most}"));
+        }
+    }
+    for row in parts.store.volumes_of(env.id).await.or_failed(failed)? {
+        if let Some(name) = &row.template {
+            fill(parts, env, &row).await?;
+            job.transcript.step(&format!("Volume at {} starts with template {name}", row.path));
+        }
+    }
+    Ok(())
+}
+
+async fn fill(parts: &Parts, env: &EnvRow, row: &VolumeRow) -> Result<()> {
+    let Some(name) = &row.template else { return Ok(()) };
+    let (app, path) = (&env.name.app, &row.path);
+    let failed = || format!("failed to fill the volume at `{path}` of `{}` with template `{name}`", env.name);
+    let template = parts.store.volume_template(app, name).await.or_failed(failed)?.filter(|template| template.ready);
+    let template = template.ok_or_else(|| {
+        Error::failed(format!("{}: there is no such template", failed()))
+            .hint(format!("make it: flyloft volumes templates add {app} {name} FILE.tar"))
+            .hint(format!("or have the volume start empty: flyloft volumes rm {} {path}", env.name))
+    })?;
+    let from = of_template(&template);
+    let usage = parts.engine.volume(&from).await.or_failed(failed)?;
+    if usage.bytes > row.size {
+        let (has, size) = (Size(usage.bytes).about(), Size(row.size));
+        return Err(Error::failed(format!("{}: it has {has}, and the volume may take {size}", failed()))
+            .hint(format!("flyloft volumes add {} {path} --size SIZE", env.name)));
+    }
+    parts.engine.fill_volume(&of(row), Filling::CopyOf(from)).await.or_failed(failed)?;
+    crate::fault::point("volume.filled");
+    parts.store.volume_is_filled(row.id).await.or_failed(failed)
+}
+
+/// What a container of the environment has.
+pub async fn mounted(parts: &Parts, env: &EnvRow) -> Result<Vec<Volume>> {
+    let rows = parts.store.volumes_of(env.id).await;
+    let rows = rows.or_failed(|| format!("failed to look up the volumes of `{}`", env.name))?;
+    let volume = |row: VolumeRow| Volume { id: of(&row), path: row.path.to_string(), size: row.size, read_only: false };
+    Ok(rows.into_iter().map(volume).collect())
+}
+
+/// What the engine calls it.
+pub fn of(row: &VolumeRow) -> VolumeId {
+    VolumeId(format!("volume-{}", row.id))
+}
+
+pub fn of_template(row: &VolumeTemplateRow) -> VolumeId {
+    VolumeId(format!("template-{}", row.id))
+}
+
+/// Removes what is on no record: whose environment or template is gone. What a container still has is tried again.
+pub async fn sweep(parts: &Parts) {
+    if let Err(error) = sweep_all(parts).await {
+        tracing::warn!(%error, "failed to look for volumes that no environment has");
+    }
+}
+
+async fn sweep_all(parts: &Parts) -> Result<()> {
+    let failed = || "failed to list volumes";
+    // Listed first: what is made after that is in nobody's list of leftovers.
+    let there = parts.engine.volumes().await.or_failed(failed)?;
+    if there.is_empty() {
+        return Ok(());
+    }
+    let volumes = parts.store.volumes().await.or_failed(failed)?;
+    let templates = parts.store.volume_templates().await.or_failed(failed)?;
+    let known: BTreeSet<VolumeId> = volumes.iter().map(of).chain(templates.iter().map(of_template)).collect();
+    for id in there.into_iter().filter(|id| !known.contains(id)) {
+        match parts.engine.forget_volume(&id).await {
+            Ok(()) => tracing::info!(volume = %id, "removed a volume that no environment has"),
+            Err(EngineError::VolumeInUse(_)) => {}
+            Err(error) => tracing::warn!(volume = %id, %error, "failed to remove a volume that no environment has"),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

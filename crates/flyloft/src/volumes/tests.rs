@@ -1,0 +1,149 @@
+//! Volumes of environments on an engine in memory.
+
+use flyloft_core::lifecycle::Event;
+use flyloft_core::volume::{Ask, MountPath, TemplateName};
+
+use super::*;
+use crate::deploy::{Again, Deployed};
+use crate::engine::Engine;
+use crate::engine::lxc::tree::Usage;
+use crate::loft::stage::{Stage, content};
+
+fn ask(path: &str, size: Option<u64>, template: Option<&str>) -> Ask {
+    let template = template.map(|name| TemplateName::parse(name).unwrap());
+    Ask { path: MountPath::parse(path).unwrap(), size: size.map(Size), template }
+}
+
+async fn deploy(stage: &Stage, again: Again, volumes: &[Ask]) -> Result<Deployed> {
+    stage.launch_content(again, Content { volumes: volumes.to_vec(), ..content(&[("web", "serve")]) }).await
+}
+
+/// Where what serves has volumes, which, and how large they may be.
+async fn has(stage: &Stage) -> Vec<(String, String, u64)> {
+    let live = stage.env().await.0.live.expect("it serves");
+    let volumes = stage.engine.spec(&live.container).volumes;
+    volumes.into_iter().map(|volume| (volume.path, volume.id.0, volume.size)).collect()
+}
+
+async fn names(stage: &Stage) -> Vec<String> {
+    stage.engine.volumes().await.unwrap().into_iter().map(|id| id.0).collect()
+}
+
+async fn template(stage: &Stage, name: &str, bytes: u64) {
+    let (env, _) = stage.env().await;
+    let name = TemplateName::parse(name).unwrap();
+    let row = stage.store().begin_volume_template(&env.name.app, name, 1).await.unwrap().unwrap();
+    stage.engine.fill_volume(&of_template(&row), Filling::CopyOf(VolumeId("none".to_owned()))).await.unwrap();
+    stage.engine.grow_volume(&of_template(&row), Usage { bytes, inodes: 1 });
+    stage.store().volume_template_is_ready(row.id).await.unwrap();
+}
+
+const MIB: u64 = 1 << 20;
+
+#[tokio::test]
+async fn what_a_release_asks_for_is_made_once_and_outlives_it() {
+    let stage = Stage::new().await;
+    let asks = [ask("/app/uploads", Some(7 * MIB), None), ask("/data", None, None)];
+    deploy(&stage, Again::Rollback, &asks).await.unwrap();
+    let told = stage.told(1).await;
+    assert!(told.contains("-----> Volume at /app/uploads of 7MiB\n"), "{told}");
+    let first = has(&stage).await;
+    let disk = 5 << 30;
+    assert_eq!(first, [("/app/uploads".into(), "volume-1".into(), 7 * MIB), ("/data".into(), "volume-2".into(), disk)]);
+    // Nor does it go with a release that does not ask for it, or is another size then.
+    deploy(&stage, Again::Rollback, &[ask("/data", Some(MIB), None)]).await.unwrap();
+    assert_eq!(has(&stage).await, first);
+    assert_eq!(names(&stage).await, ["volume-1", "volume-2"]);
+}
+
+#[tokio::test]
+async fn what_was_taken_away_comes_back_with_the_next_build_alone_and_is_another_one() {
+    let stage = Stage::new().await;
+    let asks = [ask("/data", None, None)];
+    deploy(&stage, Again::Rollback, &asks).await.unwrap();
+    stage.store().remove_volume(1).await.unwrap();
+    sweep(&stage.loft.parts).await;
+    assert_eq!(names(&stage).await, ["volume-1"], "a container has it still");
+    deploy(&stage, Again::Restart, &asks).await.unwrap();
+    assert_eq!(has(&stage).await, []);
+    sweep(&stage.loft.parts).await;
+    assert_eq!(names(&stage).await, Vec::<String>::new());
+    deploy(&stage, Again::Rollback, &asks).await.unwrap();
+    assert_eq!(has(&stage).await[0].1, "volume-2");
+}
+
+#[tokio::test]
+async fn nobody_is_given_more_than_the_disk_may_take_by_a_file() {
+    let stage = Stage::new().await;
+    deploy(&stage, Again::Rollback, &[ask("/data", Some(100 << 40), None)]).await.unwrap();
+    assert_eq!(has(&stage).await[0].2, 5 << 30);
+    let told = stage.told(1).await;
+    assert!(told.contains("`app.json` asks for 100TiB; the environment's disk may take 5GiB"), "{told}");
+}
+
+#[tokio::test]
+async fn volumes_go_with_their_environment_and_those_of_others_stay() {
+    let stage = Stage::new().await;
+    let asks = [ask("/data", None, None)];
+    deploy(&stage, Again::Rollback, &asks).await.unwrap();
+    let (_, other) = stage.branch("other").await;
+    let release = Content { volumes: asks.to_vec(), ..content(&[("web", "serve")]) };
+    stage.launch_in(&other, Again::Rollback, release).await.unwrap();
+    assert_eq!(names(&stage).await, ["volume-1", "volume-2"]);
+    let (_, conductor) = stage.env().await;
+    conductor.tell(Event::Destroy).await.unwrap();
+    conductor.gone().await;
+    stage.wait_until("its volume is gone", async || names(&stage).await == ["volume-2"]).await;
+    sweep(&stage.loft.parts).await;
+    assert_eq!(names(&stage).await, ["volume-2"]);
+}
+
+#[tokio::test]
+async fn a_volume_starts_with_its_template_once() {
+    let stage = Stage::new().await;
+    template(&stage, "seed", 3 * MIB).await;
+    let asks = [ask("/data", Some(4 * MIB), Some("seed"))];
+    deploy(&stage, Again::Rollback, &asks).await.unwrap();
+    assert!(stage.told(1).await.contains("-----> Volume at /data starts with template seed\n"));
+    let volume = VolumeId("volume-1".to_owned());
+    assert_eq!(stage.engine.volume(&volume).await.unwrap().bytes, 3 * MIB);
+    stage.engine.grow_volume(&volume, Usage { bytes: MIB, inodes: 1 });
+    deploy(&stage, Again::Rollback, &asks).await.unwrap();
+    assert_eq!(stage.engine.volume(&volume).await.unwrap().bytes, MIB, "it was filled anew");
+    assert!(!stage.told(2).await.contains("template"));
+}
+
+#[tokio::test]
+async fn a_template_that_is_not_there_or_does_not_fit_is_an_error_that_says_what_to_do_and_can_be_mended() {
+    let stage = Stage::new().await;
+    let asks = [ask("/data", Some(MIB), Some("seed"))];
+    let error = deploy(&stage, Again::Rollback, &asks).await.unwrap_err();
+    assert!(error.what.ends_with("with template `seed`: there is no such template"), "{error:?}");
+    assert!(error.hints[0].contains("flyloft volumes templates add shop seed FILE.tar"), "{error:?}");
+    template(&stage, "seed", 2 * MIB).await;
+    let error = deploy(&stage, Again::Rollback, &asks).await.unwrap_err();
+    assert!(error.what.ends_with("it has 2.0 MiB, and the volume may take 1MiB"), "{error:?}");
+    stage.store().resize_volume(1, 3 * MIB).await.unwrap();
+    deploy(&stage, Again::Rollback, &asks).await.unwrap();
+    assert_eq!(stage.engine.volume(&VolumeId("volume-1".to_owned())).await.unwrap().bytes, 2 * MIB);
+}
+
+#[tokio::test]
+async fn a_volume_that_was_half_filled_is_filled_anew() {
+    let stage = Stage::new().await;
+    template(&stage, "seed", MIB).await;
+    stage.engine.fail("fill volume", 1);
+    let asks = [ask("/data", None, Some("seed"))];
+    assert!(deploy(&stage, Again::Rollback, &asks).await.is_err());
+    deploy(&stage, Again::Rollback, &asks).await.unwrap();
+    assert_eq!(stage.engine.volume(&VolumeId("volume-1".to_owned())).await.unwrap().bytes, MIB);
+}
+
+#[tokio::test]
+async fn volumes_that_would_lie_within_each_other_keep_a_release_from_serving() {
+    let stage = Stage::new().await;
+    deploy(&stage, Again::Rollback, &[ask("/data", None, None)]).await.unwrap();
+    let error = deploy(&stage, Again::Rollback, &[ask("/data/x", None, None)]).await.unwrap_err();
+    assert!(error.what.contains("volumes do not lie within each other"), "{error:?}");
+    assert_eq!(has(&stage).await.len(), 1);
+}
