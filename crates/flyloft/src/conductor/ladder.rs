@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::effect::tell;
 use super::wake::Call;
-use super::{Message, Task, Told};
+use super::{Message, Task, Told, rests};
 use crate::admission::Place;
 use crate::error::Result;
 use crate::store::EventKind;
@@ -100,7 +100,7 @@ impl Task {
     }
 
     fn rests(&self) -> bool {
-        matches!(&self.state, State::Live(live) if matches!(live.runs, Runs::Asleep { .. } | Runs::Off { .. }))
+        rests(&self.state)
     }
 
     /// When time brings about the next step down, if nobody comes.
@@ -142,13 +142,18 @@ impl Task {
             State::Live(live) => live.runs,
             State::Destroyed { .. } => Runs::None,
         };
-        self.parted = match (runs(&self.state), runs(to)) {
-            (Runs::Awake { .. }, Runs::Asleep { .. } | Runs::Off { .. }) => Some(now),
-            _ => None,
-        };
-        match runs(to) {
-            Runs::Awake { .. } => self.down = None,
-            _ => self.down = self.parted.or(self.down),
+        match (runs(&self.state), runs(to)) {
+            (Runs::Awake { .. }, Runs::Asleep { .. } | Runs::Off { .. }) => {
+                self.parted.set(Some(now));
+                self.down = Some(now);
+            }
+            // It may be turned off before it has fallen asleep.
+            (Runs::Asleep { .. } | Runs::Off { .. }, Runs::Asleep { .. } | Runs::Off { .. }) => {}
+            (_, Runs::Awake { .. }) => {
+                self.parted.set(None);
+                self.down = None;
+            }
+            _ => self.parted.set(None),
         }
     }
 

@@ -23,6 +23,7 @@ mod later;
 mod moved;
 mod rebuild;
 mod reconcile;
+mod rest;
 mod uses;
 mod wake;
 
@@ -40,6 +41,7 @@ pub use self::end::{End, Outcome};
 pub use self::handle::Conductor;
 use self::hands::Hands;
 use self::moved::Moved;
+use self::rest::Parted;
 use self::uses::Uses;
 use self::wake::Call;
 use crate::admission::{Place, Weight};
@@ -149,7 +151,7 @@ impl Conductor {
             callers: Vec::new(),
             entering: false,
             down,
-            parted: None,
+            parted: Parted::default(),
             moved,
             uses: uses.clone(),
             ended_unseen: false,
@@ -197,7 +199,7 @@ struct Task {
     /// Since when it has not been awake, as far as that is known.
     down: Option<Timestamp>,
     /// The same, from the step that brought it about until it is put to rest for it.
-    parted: Option<Timestamp>,
+    parted: Parted,
     /// What of it is out of the way, while it sleeps.
     moved: Moved,
     uses: Uses,
@@ -409,6 +411,9 @@ impl Task {
             }
         }
         self.pass(&state, now);
+        if !rests(&state) {
+            self.disturb.cancel();
+        }
         if !is_waking(&state) {
             self.given_up.cancel();
         }
@@ -448,6 +453,11 @@ impl Task {
             None => error,
         }
     }
+}
+
+/// Whether it is to take no processor time.
+fn rests(state: &State) -> bool {
+    matches!(state, State::Live(Live { runs: Runs::Asleep { .. } | Runs::Off { .. }, .. }))
 }
 
 fn is_waking(state: &State) -> bool {

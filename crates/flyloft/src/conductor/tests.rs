@@ -129,6 +129,43 @@ async fn whoever_comes_while_requests_end_keeps_it_from_being_frozen() {
 }
 
 #[tokio::test]
+async fn whoever_comes_waits_for_nothing_that_was_decided_before_whatever_came_between() {
+    let (stage, env, conductor) = deployed(Policy::default()).await;
+    stage.door.busy.send_replace(true);
+    conductor.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+    conductor.tell(Event::Sleep { depth: Depth::Deep }).await.unwrap();
+    conductor.tell(Event::Off).await.unwrap();
+    conductor.visit("GET /".to_owned()).await;
+    stage.wait_for_state("awake v1").await;
+    stage.wait_until("routed", async || stage.serves(&env)).await;
+    assert_eq!((stage.calls("freeze"), stage.calls("offload"), stage.calls("stop shop-main-1-1")), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn what_is_turned_off_before_it_has_fallen_asleep_is_known_to_have_parted_then() {
+    let (stage, env, conductor) = deployed(Policy::default()).await;
+    stage.door.busy.send_replace(true);
+    conductor.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+    conductor.tell(Event::Off).await.unwrap();
+    stage.door.busy.send_replace(false);
+    conductor.at_rest().await.unwrap();
+    let row = stage.store().environment(&env.name).await.unwrap().unwrap();
+    assert!(row.memory.down_since.is_some() && row.memory.awake.is_some(), "{:?}", row.memory);
+}
+
+#[tokio::test]
+async fn what_is_destroyed_while_its_requests_end_is_not_put_to_rest_after_that() {
+    let (stage, _, conductor) = deployed(Policy::default()).await;
+    stage.door.busy.send_replace(true);
+    conductor.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+    conductor.tell(Event::Destroy).await.unwrap();
+    conductor.gone().await;
+    stage.door.busy.send_replace(false);
+    stage.wait_until("nobody is at it", async || stage.door.busy.receiver_count() == 0).await;
+    assert_eq!((stage.calls("freeze"), stage.calls("offload")), (0, 0));
+}
+
+#[tokio::test]
 async fn what_cannot_be_frozen_stays_awake_and_its_people_are_told() {
     let (stage, env, conductor) = deployed(Policy::default()).await;
     stage.engine.set_unfreezable(true);
