@@ -1,11 +1,14 @@
 //! A wake: what is frozen is thawed, what is off is started, built anew before that if need be, and what serves answers
 //! again.
 
+use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use flyloft_core::lifecycle::{Depth, Runs};
 use time::OffsetDateTime;
-use tokio::sync::Semaphore;
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::Outcome;
@@ -19,8 +22,17 @@ use crate::provision;
 use crate::store::{self, Content, EnvRow, LiveRow, ReleaseRow, WakeRow};
 use crate::transcript::Transcript;
 
-/// Many may want to start at once. Each has the machine to itself and a few others.
+/// Many may want to start at once. Each has the machine to itself and a few others, until it answers or has had its
+/// share: one that never answers keeps nobody else from starting.
 static STARTS: Semaphore = Semaphore::const_new(4);
+const SHARE: Duration = Duration::from_secs(2);
+
+/// How long it may take until something accepts a connection. The kernel does that for whoever listens, which costs a
+/// fraction of a millisecond; where it is not even refused, there is somebody.
+const KNOCK: Duration = Duration::from_millis(250);
+
+/// What is left of something that has ended in its sleep has so long to end.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// Who or what woke an environment, and from what.
 pub struct Call {
@@ -76,7 +88,7 @@ pub async fn wake(
 ) -> Woken {
     let zero = Duration::ZERO;
     let mut watch = Watch { last: call.asked, queued: zero, started: zero, answered: zero };
-    let woken = match frozen && thawed(parts, env, &live, &mut watch).await {
+    let woken = match frozen && resumed(parts, env, &live, &mut watch).await {
         // It answered before it was frozen. To ask it whether it does would only keep the visitor waiting.
         true => Ok(live),
         false => {
@@ -157,6 +169,35 @@ async fn content(
     Ok(Whole { release, content, _hold: hold })
 }
 
+/// Thaws what sleeps, and says whether it is as it was. If not, it has to be started.
+async fn resumed(parts: &Parts, env: &EnvRow, live: &LiveRow, watch: &mut Watch) -> bool {
+    // What was killed while it was frozen accepts connections for as long as it is.
+    let doomed = parts.engine.is_doomed(&live.container).await.unwrap_or_else(|error| {
+        tracing::debug!(env = %env.name, %error, "failed to see whether it was killed in its sleep");
+        false
+    });
+    if !doomed {
+        // Who listens does so frozen, too: neither waits for the other.
+        let (thawed, accepts) = tokio::join!(thawed(parts, env, live, watch), accepts(live.upstream));
+        if !thawed || accepts {
+            return thawed;
+        }
+    }
+    tracing::info!(env = %env.name, "what served has ended in its sleep; starting it anew");
+    // Its first process would start it again as well, but only after a pause.
+    if let Err(error) = parts.engine.stop(&live.container, GRACE).await {
+        tracing::warn!(env = %env.name, %error, "failed to end what is left of it");
+    }
+    false
+}
+
+/// Whether somebody accepts connections where the app answered.
+async fn accepts(upstream: Option<SocketAddr>) -> bool {
+    let Some(upstream) = upstream else { return true };
+    let connected = tokio::time::timeout(KNOCK, TcpStream::connect(upstream)).await;
+    !matches!(connected, Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
 /// Thaws it. Not so where it is not frozen any more, but gone: then it has to be started.
 async fn thawed(parts: &Parts, env: &EnvRow, live: &LiveRow, watch: &mut Watch) -> bool {
     watch.queued = watch.lap();
@@ -192,7 +233,7 @@ async fn start(parts: &Parts, env: &EnvRow, live: LiveRow, whole: Whole, watch: 
         Err(EngineError::Exists(_)) => parts.engine.allow(&live.container, &given.reach).await.or_failed(failed)?,
         Err(error) => return Err(Error::because(failed(), error)),
     }
-    let _turn = STARTS.acquire().await.or_failed(failed)?;
+    let turn = STARTS.acquire().await.or_failed(failed)?;
     let queued = watch.lap();
     watch.queued += queued;
     let at = OffsetDateTime::now_utc();
@@ -202,7 +243,19 @@ async fn start(parts: &Parts, env: &EnvRow, live: LiveRow, whole: Whole, watch: 
     let started = watch.lap();
     watch.started += started;
     let started = probe::Started { env, content, container: &live.container, at };
-    let upstream = probe::probe(parts, started, &Transcript::discard()).await;
+    let upstream = probed(parts, started, turn).await;
     watch.answered = watch.lap();
     Ok(LiveRow { upstream: upstream?, ..live })
+}
+
+/// Waits until it answers, and lets the next one have its turn before that if need be.
+async fn probed(parts: &Parts, started: probe::Started<'_>, turn: SemaphorePermit<'_>) -> Result<Option<SocketAddr>> {
+    let transcript = Transcript::discard();
+    let mut probing = pin!(probe::probe(parts, started, &transcript));
+    let in_time = tokio::time::timeout(SHARE, &mut probing).await;
+    drop(turn);
+    match in_time {
+        Ok(upstream) => upstream,
+        Err(_) => probing.await,
+    }
 }

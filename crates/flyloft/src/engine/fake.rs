@@ -32,6 +32,8 @@ pub struct Fake {
     excess: Notify,
     ended: (Notify, Mutex<VecDeque<ContainerId>>),
     stalled: watch::Sender<bool>,
+    /// Whether moves of memory do not come to their end.
+    unmoved: watch::Sender<bool>,
     staging: OnceLock<TempDir>,
 }
 
@@ -98,6 +100,8 @@ struct Container {
     spec: ContainerSpec,
     state: ContainerState,
     excess: Option<Excess>,
+    /// Whether its app has been killed while it was frozen.
+    doomed: bool,
     /// What it holds since it was offloaded.
     asleep: Option<Held>,
     addresses: Addresses,
@@ -334,7 +338,7 @@ impl Engine for Fake {
         let ipv4 = Ipv4Addr::from_bits(Ipv4Addr::new(127, 99, 0, 0).to_bits() + u32::from(memory.next_address));
         let addresses = Addresses { ipv4, ipv6: Ipv6Addr::LOCALHOST };
         let (spec, state, log, followers) = (spec.clone(), ContainerState::Stopped, String::new(), Vec::new());
-        let container = Container { spec, state, excess: None, asleep: None, addresses, log, followers };
+        let container = Container { spec, state, excess: None, doomed: false, asleep: None, addresses, log, followers };
         memory.containers.insert(container.spec.id.clone(), container);
         Ok(addresses)
     }
@@ -359,7 +363,7 @@ impl Engine for Fake {
     async fn stop(&self, id: &ContainerId, _grace: Duration) -> Result<(), EngineError> {
         let mut memory = self.begin("stop", &id.0)?;
         let container = memory.container(id)?;
-        (container.state, container.asleep) = (ContainerState::Stopped, None);
+        (container.state, container.asleep, container.doomed) = (ContainerState::Stopped, None, false);
         container.followers.clear();
         Ok(())
     }
@@ -376,7 +380,11 @@ impl Engine for Fake {
     }
 
     async fn offload(&self, id: &ContainerId, depth: Depth) -> Result<Held, EngineError> {
-        let mut memory = self.begin("offload", &format!("{id}{}", if depth == Depth::Deep { " deep" } else { "" }))?;
+        let named = format!("{id}{}", if depth == Depth::Deep { " deep" } else { "" });
+        drop(self.begin("offload", &named)?);
+        // The sender is its own, and so never gone.
+        let _ = self.unmoved.subscribe().wait_for(|unmoved| !unmoved).await;
+        let mut memory = self.memory();
         let kept = memory.kept;
         let container = memory.running(id)?;
         if container.state != ContainerState::Frozen {
@@ -399,6 +407,10 @@ impl Engine for Fake {
         let container = memory.running(id)?;
         (container.state, container.asleep) = (ContainerState::Running, None);
         Ok(())
+    }
+
+    async fn is_doomed(&self, id: &ContainerId) -> Result<bool, EngineError> {
+        Ok(self.memory().running(id)?.doomed)
     }
 
     async fn allow(&self, id: &ContainerId, reach: &Reach) -> Result<(), EngineError> {

@@ -340,6 +340,9 @@ pub trait Engine: Send + Sync {
 
     async fn thaw(&self, id: &ContainerId) -> Result<(), EngineError>;
 
+    /// Whether a process of a frozen container has been killed, and ends as soon as it is thawed.
+    async fn is_doomed(&self, id: &ContainerId) -> Result<bool, EngineError>;
+
     /// From now on it may open connections to these, and to nothing else that is closed to all. It may run or not.
     async fn allow(&self, id: &ContainerId, reach: &Reach) -> Result<(), EngineError>;
 

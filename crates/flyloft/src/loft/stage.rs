@@ -52,6 +52,10 @@ pub struct Doorman {
     routes: Mutex<HashMap<String, Route>>,
     pub busy: watch::Sender<bool>,
     pub unused_for: Mutex<Option<Duration>>,
+    /// So long ago somebody used it who comes in the moment before it is held.
+    pub last_moment: Mutex<Option<Duration>>,
+    /// How long anybody waits for the end of requests.
+    pub patience: Mutex<Duration>,
     /// What those who waited were told, in order.
     pub explained: Mutex<Vec<String>>,
 }
@@ -59,6 +63,11 @@ pub struct Doorman {
 #[async_trait]
 impl Edge for Doorman {
     async fn set(&self, host: &str, route: Route) -> Result<(), EdgeError> {
+        if let Target::Held { .. } = route.target
+            && let Some(unused) = self.last_moment.lock().unwrap().take()
+        {
+            *self.unused_for.lock().unwrap() = Some(unused);
+        }
         self.routes.lock().unwrap().insert(host.to_owned(), route);
         Ok(())
     }
@@ -82,7 +91,21 @@ impl Edge for Doorman {
     }
 
     async fn drained(&self, _upstream: SocketAddr, _limit: Duration) -> bool {
-        self.busy.subscribe().wait_for(|busy| !busy).await.is_ok()
+        let patience = *self.patience.lock().unwrap();
+        tokio::time::timeout(patience, self.busy.subscribe().wait_for(|busy| !busy)).await.is_ok()
+    }
+}
+
+impl Default for Doorman {
+    fn default() -> Self {
+        Self {
+            routes: Mutex::default(),
+            busy: watch::Sender::new(false),
+            unused_for: Mutex::default(),
+            last_moment: Mutex::default(),
+            patience: Mutex::new(Duration::MAX),
+            explained: Mutex::default(),
+        }
     }
 }
 
@@ -119,12 +142,7 @@ impl Stage {
         let dir = tempfile::tempdir().unwrap();
         let (fake, engine) = fake::shared();
         fake.listen(vec![web_server().await]);
-        let door = Arc::new(Doorman {
-            routes: Mutex::default(),
-            busy: watch::Sender::new(false),
-            unused_for: Mutex::default(),
-            explained: Mutex::default(),
-        });
+        let door = Arc::new(Doorman::default());
         let user = nix::unistd::geteuid().as_raw();
         let (clock, machine) =
             (Clock::of_the_wall(), Arc::new(Mutex::new(Seen { available: 1 << 40, pressed: false, pool: None })));
@@ -340,11 +358,13 @@ pub async fn in_time<T>(what: &str, wait: impl Future<Output = T>) -> T {
 pub async fn web_server() -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let _ = stream.read(&mut [0; 1024]).await;
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-        }
-    });
+    tokio::spawn(serve(listener));
     address
+}
+
+pub async fn serve(listener: tokio::net::TcpListener) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let _ = stream.read(&mut [0; 1024]).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    }
 }

@@ -139,6 +139,9 @@ impl Engine for Recorder {
     async fn thaw(&self, _: &ContainerId) -> Result<(), EngineError> {
         unreachable!("a build has no containers")
     }
+    async fn is_doomed(&self, _: &ContainerId) -> Result<bool, EngineError> {
+        unreachable!("a build has no containers")
+    }
     async fn allow(&self, _: &ContainerId, _: &Reach) -> Result<(), EngineError> {
         unreachable!("a build has no containers")
     }

@@ -24,6 +24,16 @@ impl Fake {
         self.stalled.send_replace(stalled);
     }
 
+    /// No memory is moved to its end as long as this is so.
+    pub fn stall_moves(&self, stalled: bool) {
+        self.unmoved.send_replace(stalled);
+    }
+
+    /// The app of a frozen container is killed, and its PID 1 is not.
+    pub fn doom(&self, id: &ContainerId) {
+        self.memory().containers.get_mut(id).unwrap().doomed = true;
+    }
+
     /// What every running container listens on from now on.
     pub fn listen(&self, on: Vec<SocketAddr>) {
         self.memory().listening = on;
@@ -51,8 +61,8 @@ impl Fake {
             let Container { spec, state, excess, asleep, addresses, .. } = &memory.containers[original];
             let spec = ContainerSpec { id: id.clone(), ..spec.clone() };
             let (state, excess, asleep, addresses) = (*state, *excess, *asleep, *addresses);
-            let (log, followers) = Default::default();
-            memory.containers.insert(id, Container { spec, state, excess, asleep, addresses, log, followers });
+            let (log, followers, doomed) = Default::default();
+            memory.containers.insert(id, Container { spec, state, excess, doomed, asleep, addresses, log, followers });
         }
     }
 

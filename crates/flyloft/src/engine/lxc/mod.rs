@@ -22,6 +22,7 @@ mod console;
 mod container;
 mod debian;
 mod derive;
+mod doomed;
 mod ends;
 mod excess;
 mod held;
@@ -414,6 +415,10 @@ impl Engine for LxcEngine {
 
     async fn thaw(&self, id: &ContainerId) -> Result<(), EngineError> {
         self.thaw_container(id).await
+    }
+
+    async fn is_doomed(&self, id: &ContainerId) -> Result<bool, EngineError> {
+        self.has_doomed(id).await
     }
 
     async fn allow(&self, id: &ContainerId, reach: &Reach) -> Result<(), EngineError> {
