@@ -156,7 +156,7 @@ impl Admission {
                     asked = true;
                     for conductor in idlers.iter().filter_map(|id| known.get(id)) {
                         // Whoever is used just now stays awake.
-                        if conductor.tell(Event::Sleep { depth: Depth::Shallow }).await.is_ok() {
+                        if conductor.make_room().await {
                             conductor.at_rest().await.ok();
                         }
                     }

@@ -123,6 +123,7 @@ pub async fn serve(mut start: Start, way_back: &mut Option<WayBack>) -> Result<O
     let _ = tokio::join!(ssh.close(), tokio::time::timeout(FAREWELL, clients.wait()));
     if let Reason::Upgrade(program) = reason {
         edge.shutdown(DRAIN).await;
+        loft.note_uses().await;
         let _ = tokio::time::timeout(FAREWELL, lxc.settle()).await;
         if !reasons.stopped_meanwhile().await {
             tracing::info!("a newer version takes over");
@@ -137,6 +138,7 @@ pub async fn serve(mut start: Start, way_back: &mut Option<WayBack>) -> Result<O
     }
     drop(running.kept);
     edge.shutdown(DRAIN).await;
+    loft.note_uses().await;
     let _ = tokio::time::timeout(FAREWELL, lxc.settle()).await;
     take_down(&lxc).await;
     Ok(None)

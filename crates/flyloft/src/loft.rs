@@ -32,6 +32,9 @@ const SHARE: usize = 100;
 /// failed.
 const SETTLING: Duration = Duration::from_secs(120);
 
+/// How long the end of a daemon waits for what there is to be noted.
+const NOTING: Duration = Duration::from_secs(5);
+
 pub struct Loft {
     pub parts: Arc<Parts>,
     pub follows: follow::Memory,
@@ -68,6 +71,16 @@ impl Loft {
         let conductors: Vec<Conductor> = self.conductors.lock().await.values().cloned().collect();
         for conductor in conductors {
             conductor.deployed().await;
+        }
+    }
+
+    /// Has on record when each was last used that is awake, which the edge forgets when the daemon ends.
+    pub async fn note_uses(&self) {
+        let conductors: Vec<Conductor> = self.conductors.lock().await.values().cloned().collect();
+        let awake = conductors.iter().filter(|conductor| conductor.is_awake());
+        let noted = futures_util::future::join_all(awake.map(Conductor::note_use));
+        if tokio::time::timeout(NOTING, noted).await.is_err() {
+            tracing::warn!("failed to note in time when each was last used");
         }
     }
 

@@ -109,7 +109,9 @@ impl Refusal {
             Refusal::NothingDeployed => {
                 Some("push to it first; `flyloft logs --build` shows what the last deploy said")
             }
-            Refusal::Waking => Some("try again when it is awake, at most half a minute from now"),
+            Refusal::Waking => {
+                Some("try again when it is awake, which `flyloft ls` shows; a start may take some minutes")
+            }
             Refusal::Over(_) => Some("`flyloft restart` starts it with a fresh disk"),
             Refusal::Pinned => Some("`flyloft unpin` it first, or destroy it by hand"),
             Refusal::Unbuilt { .. } => Some("`flyloft wake` tries again at once"),

@@ -8,7 +8,7 @@ use flyloft_core::name::EnvRef;
 use super::reply::done;
 use super::{Api, Call, Ending};
 use crate::command::{Extend, Sleep};
-use crate::conductor::{Conductor, Told};
+use crate::conductor::{Conductor, Restless, Told};
 use crate::error::{Error, Result};
 
 /// How much longer an environment is kept that is extended without saying for how long.
@@ -20,12 +20,11 @@ impl Api {
         let conductor = self.theirs(call, &name).await?;
         let depth = if sleep.deep { Depth::Deep } else { Depth::Shallow };
         let told = conductor.tell(Event::Sleep { depth }).await?;
-        conductor.at_rest().await?;
-        match runs(&conductor) {
-            Some(Runs::Asleep { depth: Depth::Shallow, .. }) => Ok(said(told, &name, "is asleep").into()),
-            Some(Runs::Asleep { depth: Depth::Deep, .. }) => Ok(said(told, &name, "is deep asleep").into()),
-            _ => Err(Error::conflict(format!("`{name}` is awake: somebody came, or it cannot be frozen now"))
-                .hint(format!("`flyloft events {name}` says more"))),
+        let restless = conductor.at_rest().await?;
+        match runs(&conductor)? {
+            Runs::Asleep { depth: Depth::Shallow, .. } => Ok(said(told, &name, "is asleep").into()),
+            Runs::Asleep { depth: Depth::Deep, .. } => Ok(said(told, &name, "is deep asleep").into()),
+            runs => Err(not_at_rest(&name, runs, restless)),
         }
     }
 
@@ -46,6 +45,10 @@ impl Api {
         let conductor = self.theirs(call, &name).await?;
         let told = conductor.tell(Event::Off).await?;
         conductor.at_rest().await?;
+        match runs(&conductor)? {
+            Runs::Off { .. } => {}
+            runs => return Err(not_at_rest(&name, runs, None)),
+        }
         let is_pinned = matches!(conductor.state(), State::Live(live) if live.pinned);
         let mut text = match told {
             Told::Done => format!("`{name}` is off"),
@@ -111,10 +114,33 @@ pub(super) async fn awake(name: &EnvRef, conductor: &Conductor) -> Result<()> {
     }
 }
 
-fn runs(conductor: &Conductor) -> Option<Runs> {
+fn runs(conductor: &Conductor) -> Result<Runs> {
     match conductor.state() {
-        State::Live(live) => Some(live.runs),
-        State::Destroyed { .. } => None,
+        State::Live(live) => Ok(live.runs),
+        State::Destroyed { .. } => Err(Error::not_found(format!("`{}` has just been destroyed", conductor.env()))),
+    }
+}
+
+/// Why it is not as somebody wants it who has waited for that.
+fn not_at_rest(name: &EnvRef, runs: Runs, restless: Option<Restless>) -> Error {
+    let Some(why) = restless else {
+        let is = match runs {
+            Runs::None | Runs::Awake { .. } => "awake",
+            Runs::Waking { .. } => "waking up",
+            Runs::Asleep { .. } => "asleep",
+            Runs::Off { .. } => "off",
+        };
+        return Error::conflict(format!("`{name}` is {is}: somebody came meanwhile, or wanted it so"))
+            .hint(format!("`flyloft why {name}` says who"));
+    };
+    let error = Error::conflict(format!("`{name}` is awake: {why}"));
+    match why {
+        Restless::Request => error
+            .hint("try again when it has ended")
+            .hint(format!("`flyloft off {name}` ends it, half a minute after it was asked for")),
+        Restless::Command => error.hint("try again when it has ended"),
+        Restless::Used => error.hint(format!("`flyloft why {name}` says who")),
+        Restless::Unable(_) => error.hint(format!("`flyloft events {name}` says more")),
     }
 }
 

@@ -3,7 +3,7 @@
 use flyloft_core::lifecycle::{Deploying, Event, Runs, State};
 use flyloft_core::name::ReleaseNumber;
 
-use super::{Task, effect};
+use super::{Restless, Task, Told, effect};
 use crate::error::Result;
 use crate::store::{EventKind, LiveRow};
 
@@ -14,7 +14,7 @@ pub enum End {
     /// A wake: what was thawed or started answers now, or was given up.
     Woke { release: ReleaseNumber, outcome: Outcome },
     /// A sleep that could not be.
-    Restless { release: ReleaseNumber, why: String },
+    Restless { release: ReleaseNumber, why: Restless },
 }
 
 /// What a wake came to.
@@ -37,11 +37,7 @@ impl Task {
         let recorded = match &end {
             End::Failed { release, why, unwanted } => self.failed(*release, why, *unwanted).await,
             End::Woke { release, outcome } => self.woke(*release, outcome).await,
-            End::Restless { release, why } => {
-                let text = format!("{release} stays awake: {why}");
-                effect::tell(&self.parts, &self.env.name, EventKind::SleepFailed, &text).await;
-                self.step(&Event::SleepFailed { release: *release }, None).await.map(drop)
-            }
+            End::Restless { release, why } => self.restless(*release, why).await,
         };
         if let Err(error) = recorded {
             tracing::error!(env = %self.env.name, %error, "failed to record how something ended; trying again soon");
@@ -56,6 +52,19 @@ impl Task {
             Outcome::Unbuilt => (Event::BuildFailed { release }, None),
         };
         self.step(&event, live).await.map(drop)
+    }
+
+    async fn restless(&mut self, release: ReleaseNumber, why: &Restless) -> Result<()> {
+        // Somebody may have come meanwhile, and then it is about something that is over.
+        if let Ok(Told::Done) = self.step(&Event::SleepFailed { release }, None).await? {
+            self.restless = Some(why.clone());
+            // That somebody comes at that moment is no news.
+            if *why != Restless::Used {
+                let text = format!("{release} stays awake: {why}");
+                effect::tell(&self.parts, &self.env.name, EventKind::SleepFailed, &text).await;
+            }
+        }
+        Ok(())
     }
 
     async fn failed(&mut self, release: ReleaseNumber, why: &str, unwanted: bool) -> Result<()> {

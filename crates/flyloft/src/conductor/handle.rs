@@ -5,7 +5,7 @@ use flyloft_core::name::EnvRef;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::uses::{InUse, Uses};
-use super::{Message, Ticket, Told};
+use super::{Message, Restless, Ticket, Told};
 use crate::deploy::Work;
 use crate::engine::{ContainerId, Observed};
 use crate::error::{Error, Result};
@@ -78,12 +78,27 @@ impl Conductor {
         let _ = self.state.clone().wait_for(quiet).await;
     }
 
-    /// Waits until it is as it was told to be, or has failed to.
-    pub async fn at_rest(&self) -> Result<()> {
+    /// Waits until it is as it was told to be, or has failed to. Gives what has kept it from its rest, where something
+    /// has.
+    pub async fn at_rest(&self) -> Result<Option<Restless>> {
         let (answer, wait) = oneshot::channel();
         self.ask(Message::AtRest { answer }, wait).await?;
-        // What came of it may be a message that is still to be read.
-        self.transcript().await.map(drop)
+        // What came of it may be a message that is still to be read, before this one.
+        let (answer, wait) = oneshot::channel();
+        self.ask(Message::Restless { answer }, wait).await
+    }
+
+    /// Has it fall asleep for others, if nobody uses it. Says whether it does.
+    pub async fn make_room(&self) -> bool {
+        let (answer, wait) = oneshot::channel();
+        self.ask(Message::MakeRoom { answer }, wait).await.unwrap_or(false)
+    }
+
+    /// Has on record when somebody last used it.
+    pub async fn note_use(&self) {
+        let (answer, wait) = oneshot::channel();
+        // One that is gone has none.
+        let _ = self.ask(Message::NoteUse { answer }, wait).await;
     }
 
     /// Has it look anew at what is set for it.
@@ -122,6 +137,11 @@ impl Conductor {
     /// A container of it has ended.
     pub async fn ended(&self, container: ContainerId) {
         let _ = self.mailbox.send(Message::ContainerEnded { container }).await;
+    }
+
+    /// Whether it serves now.
+    pub fn is_awake(&self) -> bool {
+        matches!(&*self.state.borrow(), State::Live(Live { runs: Runs::Awake { .. }, .. }))
     }
 
     /// Since when it takes no processor time, if it does not and nobody is about to change that.

@@ -5,14 +5,14 @@
 
 use std::time::Duration;
 
-use flyloft_core::lifecycle::{self, Event, Live, Refusal, Runs, State, Timestamp};
+use flyloft_core::lifecycle::{self, Depth, Event, Live, Refusal, Runs, State, Timestamp};
 use flyloft_core::policy::{Policy, Span};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::effect::tell;
 use super::wake::Call;
-use super::{Message, Task, Told, rests};
+use super::{Look, Message, Task, Told, rests};
 use crate::admission::Place;
 use crate::error::Result;
 use crate::store::EventKind;
@@ -21,6 +21,8 @@ use crate::store::EventKind;
 const FAR: Duration = Duration::from_secs(24 * 3600);
 const PACE: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(60);
+/// How much of the use of what is awake a daemon that dies may forget. What sleeps is not looked at for that.
+const NOTED: Duration = Duration::from_secs(5 * 60);
 
 impl Task {
     /// Has it wake for somebody, if there is room for it. Where there is none yet, all who come wait together.
@@ -106,7 +108,11 @@ impl Task {
     /// When time brings about the next step down, if nobody comes.
     pub(super) fn due(&self) -> Instant {
         let next = lifecycle::next_rung(&self.state, &self.policy());
-        let far = if self.unrecorded.is_empty() { FAR } else { RETRY };
+        let far = match &self.state {
+            _ if !self.unrecorded.is_empty() => RETRY,
+            State::Live(Live { runs: Runs::Awake { .. }, .. }) => NOTED,
+            State::Live(_) | State::Destroyed { .. } => FAR,
+        };
         let due = next.map_or(far, |(due, _)| self.parts.clock.until(due).min(far));
         (Instant::now() + due).max(self.rested)
     }
@@ -115,10 +121,10 @@ impl Task {
         // Even if it cannot be stored that it steps down, this must not turn in a circle.
         self.rested = Instant::now() + PACE;
         self.record_again().await;
-        let unused = self.parts.edge.unused_for(&self.env.host).map(|unused| self.parts.clock.now().minus(unused));
-        let mut events = Vec::from_iter(unused.max(self.uses.last()).map(|at| Event::Used { at }));
-        events.push(Event::Clock);
-        for event in events {
+        let look = self.look_at_use();
+        let events = self.last_use(look).map(|at| Event::Used { at });
+        self.look = Some(look);
+        for event in events.into_iter().chain([Event::Clock]) {
             match self.step(&event, None).await {
                 Ok(Ok(Told::Done)) if matches!(self.state, State::Destroyed { .. }) => self.tell_of_its_end().await,
                 Ok(_) => {}
@@ -128,6 +134,36 @@ impl Task {
                 }
             }
         }
+        self.look = None;
+    }
+
+    /// Has on record when it was last used, which the edge forgets when the daemon ends.
+    pub(super) async fn note_use(&mut self) {
+        let Some(at) = self.last_use(self.look_at_use()) else { return };
+        if let Err(error) = self.step(&Event::Used { at }, None).await {
+            tracing::warn!(env = %self.env.name, %error, "failed to record when it was last used");
+        }
+    }
+
+    /// Falls asleep for others, if nobody uses it.
+    pub(super) async fn make_room(&mut self) -> bool {
+        let look = self.look_at_use();
+        if look.is_in_use() || self.uses.now() > 0 {
+            return false;
+        }
+        self.look = Some(look);
+        let told = self.step(&Event::Sleep { depth: Depth::Shallow }, None).await;
+        self.look = None;
+        matches!(told, Ok(Ok(_)))
+    }
+
+    fn look_at_use(&self) -> Look {
+        Look::at(&self.parts, &self.env.host)
+    }
+
+    fn last_use(&self, look: Look) -> Option<Timestamp> {
+        let visited = look.unused.map(|unused| self.parts.clock.now().minus(unused));
+        visited.max(self.uses.last())
     }
 
     /// What time destroys nobody has asked for.

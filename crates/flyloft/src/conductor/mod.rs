@@ -20,6 +20,7 @@ mod handle;
 mod hands;
 mod ladder;
 mod later;
+mod message;
 mod moved;
 mod rebuild;
 mod reconcile;
@@ -40,8 +41,10 @@ pub use self::effect::{closed, remedy};
 pub use self::end::{End, Outcome};
 pub use self::handle::Conductor;
 use self::hands::Hands;
+pub use self::message::Message;
 use self::moved::Moved;
-use self::rest::Parted;
+pub use self::rest::Restless;
+use self::rest::{Look, Parted};
 use self::uses::Uses;
 use self::wake::Call;
 use crate::admission::{Place, Weight};
@@ -67,60 +70,6 @@ pub enum Told {
     AlreadySo,
 }
 
-pub enum Message {
-    Deploy {
-        work: Box<Work>,
-        answer: oneshot::Sender<Result<Ticket>>,
-    },
-    /// Somebody or something wants it awake.
-    Wake {
-        by: String,
-        answer: Option<oneshot::Sender<Result<Told>>>,
-    },
-    /// There is room for it to be awake, or there was none in time.
-    Admitted {
-        by: String,
-        place: Result<Place>,
-    },
-    Event {
-        event: Event,
-        answer: oneshot::Sender<Result<Told>>,
-    },
-    /// What is set for it has changed.
-    Reload {
-        answer: oneshot::Sender<Result<()>>,
-    },
-    /// Answered when what takes time with the container that serves has come to its end.
-    AtRest {
-        answer: oneshot::Sender<()>,
-    },
-    Reconcile {
-        observed: Vec<Observed>,
-        /// Swap has been turned on or off since the last time.
-        swap_changed: bool,
-    },
-    /// It runs no more, whoever ended it.
-    ContainerEnded {
-        container: ContainerId,
-    },
-    /// What does the newest deploy of this daemon's say?
-    Transcript {
-        answer: oneshot::Sender<Option<Reading>>,
-    },
-    /// A deploy has a healthy container and asks to be what serves. The answer says why not, if that is no longer
-    /// wanted or could not be recorded.
-    Healthy {
-        release: ReleaseNumber,
-        live: LiveRow,
-        routed: oneshot::Sender<Result<()>>,
-    },
-    /// Something has ended that the conductor had begun. `heard` when that is recorded, or else will be.
-    JobEnded {
-        end: End,
-        heard: oneshot::Sender<()>,
-    },
-}
-
 impl Conductor {
     pub fn start(parts: Arc<Parts>, env: EnvRow) -> Result<Self> {
         let state =
@@ -144,6 +93,8 @@ impl Conductor {
             later: None,
             hands: Hands::default(),
             disturb: CancellationToken::new(),
+            look: None,
+            restless: None,
             call: None,
             given_up: CancellationToken::new(),
             place: None,
@@ -186,6 +137,10 @@ struct Task {
     hands: Hands,
     /// Cancelled to keep what is about to rest from it.
     disturb: CancellationToken,
+    /// What was seen of its use when it was decided that nobody uses it.
+    look: Option<Look>,
+    /// What kept it from its last rest.
+    restless: Option<Restless>,
     /// Who woke it, until that has begun, and the memory that it was promised.
     call: Option<Call>,
     place: Option<Place>,
@@ -259,6 +214,16 @@ impl Task {
             }
             Message::Reload { answer } => {
                 let _ = answer.send(self.reload().await);
+            }
+            Message::MakeRoom { answer } => {
+                let _ = answer.send(self.make_room().await);
+            }
+            Message::NoteUse { answer } => {
+                self.note_use().await;
+                let _ = answer.send(());
+            }
+            Message::Restless { answer } => {
+                let _ = answer.send(self.restless.clone());
             }
             Message::AtRest { answer } => self.hands.give(async move {
                 let _ = answer.send(());

@@ -1,19 +1,34 @@
-//! What is put to rest, and what its memory does then. What must hold: whatever is under way for that, somebody who comes
-//! ends it at once, and does not wait for it.
+//! What is put to rest, and what its memory does then.
+//!
+//! What must hold: whatever is under way for that, somebody who comes ends it at once, and does not wait for it; and
+//! what is in use is not frozen. The second is looked at when nobody can come any more who is not told of as a visit.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use flyloft_core::lifecycle::{Depth, Timestamp};
 use flyloft_core::name::ReleaseNumber;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::effect::{DRAIN, GRACE, tell};
+use super::moved::Moved;
+use super::uses::Uses;
 use super::{End, Message, Task};
+use crate::admission::Weight;
 use crate::engine::EngineError;
-use crate::store::EventKind;
+use crate::parts::Parts;
+use crate::store::{EnvId, EventKind, LiveRow};
+
+/// Each move of memory keeps a thread and, most of the time, a processor. Those who wake need both.
+static MOVES: Semaphore = Semaphore::const_new(4);
+
+/// Times of the edge are as exact as the kernel's tick.
+const TICK: Duration = Duration::from_millis(20);
 
 /// How a container takes no processor time.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rest {
     Frozen,
     Stopped,
@@ -21,10 +36,60 @@ pub(super) enum Rest {
 
 impl Rest {
     /// Where a test has the daemon die.
-    fn places(&self) -> [&'static str; 2] {
+    fn places(self) -> [&'static str; 2] {
         match self {
             Rest::Frozen => ["freeze.begun", "freeze.done"],
             Rest::Stopped => ["off.begun", "off.done"],
+        }
+    }
+}
+
+/// Why something that was to fall asleep stays awake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Restless {
+    Request,
+    Command,
+    /// Since it was decided that nobody does.
+    Used,
+    /// In the engine's words.
+    Unable(String),
+}
+
+impl fmt::Display for Restless {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Restless::Request => {
+                write!(f, "a request is under way, and has not come to its end within {} s", DRAIN.as_secs())
+            }
+            Restless::Command => f.write_str("a command of `flyloft run` or `flyloft shell` runs in it"),
+            Restless::Used => f.write_str("somebody has just used it"),
+            Restless::Unable(why) => f.write_str(why),
+        }
+    }
+}
+
+/// How an environment was used, as seen at some time.
+#[derive(Clone, Copy)]
+pub(super) struct Look {
+    at: Instant,
+    pub unused: Option<Duration>,
+}
+
+impl Look {
+    pub fn at(parts: &Parts, host: &str) -> Self {
+        Self { at: Instant::now(), unused: parts.edge.unused_for(host) }
+    }
+
+    pub fn is_in_use(self) -> bool {
+        self.unused == Some(Duration::ZERO)
+    }
+
+    /// Whether somebody used it between this look and a later one.
+    fn is_outdated_by(self, later: Look) -> bool {
+        match (self.unused, later.unused) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(before), Some(now)) => now + TICK < before + later.at.duration_since(self.at),
         }
     }
 }
@@ -43,60 +108,127 @@ impl Parted {
     }
 }
 
+/// What is to rest, and what there is to know for that.
+struct Resting {
+    parts: Arc<Parts>,
+    env: EnvId,
+    host: String,
+    live: LiveRow,
+    rest: Rest,
+    /// Any use after this keeps it awake.
+    look: Option<Look>,
+    uses: Uses,
+    parted: Parted,
+    memory: Weight,
+    moved: Moved,
+    /// Cancelled when it is not to rest any more.
+    disturbed: CancellationToken,
+}
+
+impl Resting {
+    /// Lets the requests end, and then has it rest.
+    async fn rest(&self) -> Result<(), Restless> {
+        // Whoever has come in time need not wait until their requests have ended.
+        self.must_be_unused()?;
+        if let Some(upstream) = self.live.upstream {
+            let drained = tokio::select! {
+                drained = self.parts.edge.drained(upstream, DRAIN) => drained,
+                () = self.disturbed.cancelled() => return Ok(()),
+            };
+            // Frozen it would be caught, and nobody would come to end that. What is stopped ends it.
+            if !drained && self.rest == Rest::Frozen {
+                return Err(Restless::Request);
+            }
+        }
+        self.note().await;
+        self.must_be_unused()?;
+        if self.disturbed.is_cancelled() {
+            return Ok(());
+        }
+        let (container, [begun, done]) = (&self.live.container, self.rest.places());
+        crate::fault::point(begun);
+        let rested = match self.rest {
+            Rest::Frozen => {
+                self.moved.forget();
+                self.parts.engine.freeze(container).await
+            }
+            Rest::Stopped => self.parts.engine.stop(container, GRACE).await,
+        };
+        crate::fault::point(done);
+        match rested {
+            // It is being destroyed, a newer release has taken its place, or it has ended while requests did: then its
+            // next visitor finds that out.
+            Ok(()) | Err(EngineError::NoContainer(_) | EngineError::NotRunning(_)) => Ok(()),
+            Err(error) => {
+                tracing::warn!(%container, %error, "failed to have a container rest");
+                match self.rest {
+                    Rest::Frozen => Err(Restless::Unable(error.to_string())),
+                    Rest::Stopped => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// What is turned off is so for those who use it, too.
+    fn must_be_unused(&self) -> Result<(), Restless> {
+        if self.rest == Rest::Stopped {
+            return Ok(());
+        }
+        if self.uses.now() > 0 {
+            return Err(Restless::Command);
+        }
+        match self.look {
+            Some(look) if look.is_outdated_by(Look::at(&self.parts, &self.host)) => Err(Restless::Used),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes what it holds while it is awake, if it was until now.
+    async fn note(&self) {
+        let (store, container) = (&self.parts.store, &self.live.container);
+        let noted = match self.parted.take() {
+            Some(at) => {
+                let awake = self.parts.engine.stats(container).await.ok().map(|stats| stats.memory + stats.swap);
+                // What has ended meanwhile holds nothing, which is not what it needs.
+                let awake = awake.filter(|bytes| *bytes > 0);
+                awake.inspect(|bytes| self.memory.set(*bytes));
+                store.note_rest(self.env, awake, at).await
+            }
+            None => store.note_held(self.env, None).await,
+        };
+        if let Err(error) = noted {
+            tracing::warn!(%container, %error, "failed to note what it held");
+        }
+    }
+}
+
 impl Task {
     /// Lets the requests to what serves end, and then has it rest. Whoever comes before that keeps it awake.
     pub(super) fn rest(&mut self, release: ReleaseNumber, rest: Rest) {
         let (Some(live), Some(myself)) = (self.env.live.clone(), self.myself.upgrade()) else { return };
-        let parts = self.parts.clone();
         // Only what is decided last is to be done, and whoever comes ends just that.
         self.disturb.cancel();
         self.disturb = CancellationToken::new();
-        let disturbed = self.disturb.clone();
-        let (env, parted, memory, moved) = (self.env.id, self.parted.clone(), self.memory.clone(), self.moved.clone());
+        self.restless = None;
+        // What somebody wants asleep may be in use, as long as that comes to its end.
+        let now = || Some(Look::at(&self.parts, &self.env.host)).filter(|look| !look.is_in_use());
+        let resting = Resting {
+            look: self.look.take().or_else(now),
+            parts: self.parts.clone(),
+            env: self.env.id,
+            host: self.env.host.clone(),
+            live,
+            rest,
+            uses: self.uses.clone(),
+            parted: self.parted.clone(),
+            memory: self.memory.clone(),
+            moved: self.moved.clone(),
+            disturbed: self.disturb.clone(),
+        };
         self.hands.give(async move {
-            if let Some(upstream) = live.upstream {
-                tokio::select! {
-                    _ = parts.edge.drained(upstream, DRAIN) => {}
-                    () = disturbed.cancelled() => return,
-                }
-            }
-            let noted = match parted.take() {
-                Some(at) => {
-                    let awake = parts.engine.stats(&live.container).await.ok().map(|stats| stats.memory + stats.swap);
-                    // What has ended meanwhile holds nothing, which is not what it needs.
-                    let awake = awake.filter(|bytes| *bytes > 0);
-                    awake.inspect(|bytes| memory.set(*bytes));
-                    parts.store.note_rest(env, awake, at).await
-                }
-                None => parts.store.note_held(env, None).await,
-            };
-            if let Err(error) = noted {
-                tracing::warn!(container = %live.container, %error, "failed to note what it held");
-            }
-            if disturbed.is_cancelled() {
-                return;
-            }
-            let [begun, done] = rest.places();
-            crate::fault::point(begun);
-            let rested = match rest {
-                Rest::Frozen => {
-                    moved.forget();
-                    parts.engine.freeze(&live.container).await
-                }
-                Rest::Stopped => parts.engine.stop(&live.container, GRACE).await,
-            };
-            crate::fault::point(done);
-            match rested {
-                // It is being destroyed, a newer release has taken its place, or it has ended while requests did: then
-                // its next visitor finds that out.
-                Ok(()) | Err(EngineError::NoContainer(_) | EngineError::NotRunning(_)) => {}
-                Err(error) => {
-                    tracing::warn!(container = %live.container, %error, "failed to have a container rest");
-                    if let Rest::Frozen = rest {
-                        let end = End::Restless { release, why: error.to_string() };
-                        let _ = myself.send(Message::JobEnded { end, heard: oneshot::channel().0 }).await;
-                    }
-                }
+            if let Err(why) = resting.rest().await {
+                let end = End::Restless { release, why };
+                let _ = myself.send(Message::JobEnded { end, heard: oneshot::channel().0 }).await;
             }
         });
     }
@@ -122,6 +254,10 @@ impl Task {
             if disturbed.is_cancelled() {
                 return;
             }
+            let _turn = tokio::select! {
+                turn = MOVES.acquire() => turn,
+                () = disturbed.cancelled() => return,
+            };
             // Whoever takes this up after a crash is to know that it had not come to its end.
             moved.forget();
             if let Err(error) = parts.store.note_held(id, None).await {

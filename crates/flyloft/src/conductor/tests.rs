@@ -6,7 +6,7 @@ use flyloft_core::admission::Pool;
 use flyloft_core::lifecycle::{Depth, Event, State, Timestamp};
 use flyloft_core::policy::Policy;
 
-use super::{Conductor, Told};
+use super::{Conductor, Restless, Told};
 use crate::deploy::Again;
 use crate::edge::Target;
 use crate::engine::ContainerState;
@@ -163,6 +163,119 @@ async fn what_is_destroyed_while_its_requests_end_is_not_put_to_rest_after_that(
     stage.door.busy.send_replace(false);
     stage.wait_until("nobody is at it", async || stage.door.busy.receiver_count() == 0).await;
     assert_eq!((stage.calls("freeze"), stage.calls("offload")), (0, 0));
+}
+
+#[tokio::test]
+async fn what_still_answers_a_request_when_patience_ends_is_not_frozen_and_whoever_wanted_that_learns_why() {
+    let (stage, env, conductor) = deployed(Policy::default()).await;
+    stage.door.busy.send_replace(true);
+    *stage.door.patience.lock().unwrap() = Duration::from_millis(20);
+    conductor.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+    assert_eq!(conductor.at_rest().await.unwrap(), Some(Restless::Request));
+    assert_eq!(conductor.state().to_string(), "awake v1");
+    assert!(stage.serves(&env));
+    assert_eq!(stage.calls("freeze"), 0);
+    let events = stage.store().events(Some(&env.name.app), Some(&env.name.env), 0, 10).await.unwrap();
+    let told = events.iter().find(|event| event.kind == "sleep-failed").unwrap();
+    assert_eq!(told.text, "v1 stays awake: a request is under way, and has not come to its end within 30 s");
+
+    stage.door.busy.send_replace(false);
+    conductor.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+    assert_eq!(conductor.at_rest().await.unwrap(), None, "what was is over");
+    assert_eq!(conductor.state().to_string(), "asleep v1");
+}
+
+#[tokio::test]
+async fn what_is_turned_off_goes_off_whoever_does_not_end() {
+    let (stage, _, conductor) = deployed(Policy::default()).await;
+    stage.door.busy.send_replace(true);
+    *stage.door.patience.lock().unwrap() = Duration::from_millis(20);
+    let _in_use = conductor.begin_use();
+    conductor.tell(Event::Off).await.unwrap();
+    conductor.at_rest().await.unwrap();
+    assert!(stage.is(ContainerState::Stopped).await);
+}
+
+#[tokio::test]
+async fn where_a_command_runs_nothing_is_frozen_under_it() {
+    let (stage, env, conductor) = deployed(Policy::default()).await;
+    stage.door.busy.send_replace(true);
+    conductor.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+    // It begins while requests end.
+    let in_use = conductor.begin_use();
+    stage.door.busy.send_replace(false);
+    assert_eq!(conductor.at_rest().await.unwrap(), Some(Restless::Command));
+    assert_eq!((conductor.state().to_string().as_str(), stage.calls("freeze")), ("awake v1", 0));
+    stage.wait_until("routed", async || stage.serves(&env)).await;
+    drop(in_use);
+    conductor.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+    assert_eq!(conductor.at_rest().await.unwrap(), None);
+    assert!(stage.is(ContainerState::Frozen).await);
+}
+
+#[tokio::test]
+async fn whoever_comes_in_the_moment_before_it_is_held_keeps_what_idles_awake() {
+    let (stage, env, conductor) = deployed(policy(Some(100), None, None)).await;
+    // As a message of an open connection does, which nobody holds.
+    *stage.door.last_moment.lock().unwrap() = Some(Duration::ZERO);
+    stage.wait_until("it was about to sleep", async || stage.door.last_moment.lock().unwrap().is_none()).await;
+    stage.wait_until("it serves on", async || stage.serves(&env)).await;
+    conductor.at_rest().await.unwrap();
+    assert_eq!((conductor.state().to_string().as_str(), stage.calls("freeze")), ("awake v1", 0));
+    let events = stage.store().events(Some(&env.name.app), Some(&env.name.env), 0, 10).await.unwrap();
+    assert!(events.iter().all(|event| event.kind != "sleep-failed"), "that is no news: {events:?}");
+    *stage.door.unused_for.lock().unwrap() = None;
+    stage.wait_for_state("asleep v1").await;
+}
+
+#[tokio::test]
+async fn whoever_is_in_use_makes_no_room_for_others() {
+    let (stage, _, conductor) = deployed(Policy::default()).await;
+    *stage.door.unused_for.lock().unwrap() = Some(Duration::ZERO);
+    assert!(!conductor.make_room().await);
+    *stage.door.unused_for.lock().unwrap() = Some(Duration::from_secs(9));
+    let in_use = conductor.begin_use();
+    assert!(!conductor.make_room().await);
+    assert_eq!(conductor.state().to_string(), "awake v1");
+    drop(in_use);
+    assert!(conductor.make_room().await);
+    assert_eq!(conductor.state().to_string(), "asleep v1");
+}
+
+#[tokio::test]
+async fn what_was_used_is_on_record_before_the_daemon_ends_though_no_step_is_due() {
+    let (stage, _, conductor) = deployed(policy(None, None, None)).await;
+    let before = last_used(&conductor);
+    stage.loft.parts.clock.advance(Duration::from_secs(3600));
+    *stage.door.unused_for.lock().unwrap() = Some(Duration::from_secs(1));
+    stage.loft.note_uses().await;
+    let row = stage.env().await.0;
+    let State::Live(live) = serde_json::from_str(&row.state).unwrap() else { panic!("destroyed") };
+    assert!(live.last_used.since(before) > Duration::from_secs(3500), "{:?}", live.last_used.since(before));
+}
+
+#[tokio::test]
+async fn a_few_move_their_memory_at_once_and_whoever_waits_for_that_wakes_all_the_same() {
+    let stage = Stage::under(Policy::default()).await;
+    let mut conductors = Vec::new();
+    for number in 0..6 {
+        let (_, conductor) = stage.branch(&format!("mover-{number}")).await;
+        stage.launch_in(&conductor, Again::Rollback, content(&[("web", "serve")])).await.unwrap();
+        conductors.push(conductor);
+    }
+    stage.engine.stall_moves(true);
+    for conductor in &conductors {
+        conductor.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+    }
+    stage.wait_until("all are frozen", async || stage.is(ContainerState::Frozen).await).await;
+    stage.wait_until("some move", async || stage.calls("offload") == 4).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(stage.calls("offload"), 4);
+    for conductor in &conductors {
+        conductor.wake("alice").await.unwrap();
+        assert_eq!(conductor.settled().await.to_string(), "awake v1");
+    }
+    assert_eq!(stage.calls("thaw"), 6);
 }
 
 #[tokio::test]

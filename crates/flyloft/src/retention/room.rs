@@ -204,7 +204,7 @@ impl Why {
             return Ok(false);
         }
         match conductor.tell(Event::Clear).await {
-            Ok(Told::Done) => conductor.at_rest().await?,
+            Ok(Told::Done) => conductor.at_rest().await.map(drop)?,
             // Somebody came.
             Ok(Told::AlreadySo) | Err(_) => return Ok(false),
         }
