@@ -3,8 +3,8 @@
 //! Before an environment wakes, or a container is launched, there must be room for what it needs. If there is none, the
 //! longest idle fall asleep first, and where that is not enough the longest asleep are written out, as they are when
 //! compressed memory is full. What is decided is decided by [`flyloft_core::admission`]. Whoever has to wait does so
-//! in the order of arrival; whoever is let in has a [`Place`], which counts what it needs as taken until the kernel sees
-//! that it is.
+//! in the order of arrival, but whoever does not fit lets those behind have their turn for half of the time that it
+//! waits; whoever is let in has a [`Place`], which counts what it needs as taken until the kernel sees that it is.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -143,10 +143,14 @@ impl Admission {
     pub async fn enter(&self, id: EnvId, need: u64) -> Result<Place> {
         // From here on: who has waited in vain for its turn has nobody left who waits for it.
         let begun = Instant::now();
-        let turn = tokio::time::timeout(self.patience, self.turn.lock()).await;
-        let _turn = turn.map_err(|_| full(need))?;
+        let left = || self.patience.saturating_sub(begun.elapsed());
+        let mut turn = None;
         let mut asked = false;
         loop {
+            if turn.is_none() {
+                let waited = tokio::time::timeout(left(), self.turn.lock()).await;
+                turn = Some(waited.map_err(|_| full(need))?);
+            }
             let (decision, known) = self.decide(id, need);
             match decision {
                 Decision::Enter => return Ok(self.place(need)),
@@ -157,13 +161,20 @@ impl Admission {
                     for conductor in idlers.iter().filter_map(|id| known.get(id)) {
                         // Whoever is used just now stays awake.
                         if conductor.make_room().await {
-                            conductor.at_rest().await.ok();
+                            // One whose requests do not end has had its chance.
+                            tokio::time::timeout(left(), conductor.at_rest()).await.ok();
                         }
                     }
                 }
-                Decision::Full => self.write_out(need.saturating_sub(self.memory().free()), Some(id)).await,
+                Decision::Full => {
+                    // Those behind may fit. But not all the time, or what they take is never enough for this one.
+                    if left() > self.patience / 2 {
+                        turn = None;
+                    }
+                    self.write_out(need.saturating_sub(self.memory().free()), Some(id)).await;
+                }
             }
-            if begun.elapsed() > self.patience {
+            if left().is_zero() {
                 return Err(full(need));
             }
             tokio::time::sleep(PAUSE).await;
@@ -249,4 +260,51 @@ fn full(need: u64) -> Error {
     let need = need.div_ceil(1 << 20);
     Error::failed(format!("the machine has no {need} MiB of memory free, and nobody who is awake can make room"))
         .hint("try again in a moment, or destroy what nobody needs")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loft::stage::Doorman;
+
+    /// A machine that has so many MiB free, and one who was let in already.
+    fn machine(free: u64, patience: Duration) -> (Arc<Admission>, Arc<AtomicU64>, Place) {
+        let available = Arc::new(AtomicU64::new((free << 20) + 1));
+        let look = available.clone();
+        let look = move || Seen { available: look.load(Ordering::SeqCst), pressed: false, pool: None };
+        let admission =
+            Admission::with(Clock::of_the_wall(), Arc::new(Doorman::default()), Box::new(look), 0, patience);
+        // Or whoever comes is alone, and let in in any case.
+        let place = admission.enter_now(EnvId(1), 1).unwrap();
+        (Arc::new(admission), available, place)
+    }
+
+    fn enter(admission: &Arc<Admission>, id: i64, mib: u64) -> tokio::task::JoinHandle<Result<Place>> {
+        let admission = admission.clone();
+        tokio::spawn(async move { admission.enter(EnvId(id), mib << 20).await })
+    }
+
+    #[tokio::test]
+    async fn whoever_does_not_fit_lets_those_behind_pass_who_do() {
+        let (admission, _, _place) = machine(40, Duration::from_secs(20));
+        let big = enter(&admission, 2, 100);
+        tokio::time::sleep(PAUSE / 4).await;
+        let small = tokio::time::timeout(Duration::from_secs(5), enter(&admission, 3, 30)).await;
+        assert!(small.expect("it waits for the big one").unwrap().is_ok());
+        assert!(!big.is_finished());
+        big.abort();
+    }
+
+    #[tokio::test]
+    async fn whoever_is_big_is_not_passed_for_ever() {
+        let patience = Duration::from_secs(4);
+        let (admission, available, _place) = machine(40, patience);
+        let big = enter(&admission, 2, 100);
+        tokio::time::sleep(patience / 2 + 2 * PAUSE).await;
+        assert!(admission.enter_now(EnvId(3), 1 << 20).is_none(), "it passes to the end");
+        let small = enter(&admission, 3, 1);
+        available.store(120 << 20, Ordering::SeqCst);
+        assert!(big.await.unwrap().is_ok());
+        assert!(small.await.unwrap().is_ok());
+    }
 }
