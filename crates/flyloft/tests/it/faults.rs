@@ -118,6 +118,27 @@ fn what_is_killed_from_outside_while_it_sleeps_is_started_for_its_next_visitor()
 }
 
 #[test]
+fn an_app_that_is_killed_while_it_sleeps_is_started_before_its_next_visitor_gets_through() {
+    const ENV: &str = "it-orphan/main";
+    let flyloft = Flyloft::start();
+    flyloft.repository("it-orphan", &borrowed(&app("hello"))).pushed(&["main"]);
+    for _ in 0..3 {
+        flyloft.ok(&["sleep", ENV]);
+        let (_, init) = flyloft.processes(ENV);
+        let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children")).unwrap();
+        for child in children.split_whitespace() {
+            kill(Pid::from_raw(child.parse().unwrap()), Signal::SIGKILL).unwrap();
+        }
+        assert_ne!(children.trim(), "", "it had no app");
+        let answer = visit(&flyloft, ENV, "").unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("hello"), "{answer}");
+        let woken = flyloft.why(ENV)["woken"].take();
+        assert!(woken["failure"].is_null(), "{woken}");
+    }
+    flyloft.ok(&["destroy", "it-orphan", "--yes"]);
+}
+
+#[test]
 fn what_is_killed_from_outside_while_it_serves_is_started_within_seconds_and_the_second_time_by_its_next_visitor() {
     const ENV: &str = "it-slain/main";
     let flyloft = Flyloft::start();
