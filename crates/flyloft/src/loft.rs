@@ -87,7 +87,9 @@ impl Loft {
     /// Wakes what is visited, for as long as there is an edge.
     pub async fn answer(self: Arc<Self>, mut visits: mpsc::UnboundedReceiver<Visit>) {
         while let Some(Visit { env, by }) = visits.recv().await {
-            let known = self.conductors.lock().await.values().find(|conductor| conductor.env() == &env).cloned();
+            // One that is gone may have had the same name.
+            let speaks = |conductor: &&Conductor| conductor.env() == &env && !conductor.is_gone();
+            let known = self.conductors.lock().await.values().find(speaks).cloned();
             let visited = match known {
                 Some(conductor) => Ok(conductor),
                 // The edge listens before everything is taken up.

@@ -218,6 +218,23 @@ async fn requests_that_do_not_end_keep_nobody_waiting_for_a_deploy_or_a_destroy(
 }
 
 #[tokio::test]
+async fn a_visit_wakes_what_has_the_name_of_something_that_is_gone() {
+    let stage = Stage::new().await;
+    let (visits, visited) = mpsc::unbounded_channel();
+    tokio::spawn(stage.loft.clone().answer(visited));
+    for _ in 0..6 {
+        stage.deploy().await.unwrap();
+        let (env, conductor) = stage.env().await;
+        conductor.tell(Event::Off).await.unwrap();
+        conductor.at_rest().await.unwrap();
+        visits.send(Visit { env: env.name, by: "GET /".to_owned() }).unwrap();
+        stage.wait_for_state("awake v1").await;
+        conductor.tell(Event::Destroy).await.unwrap();
+        in_time("the end", conductor.gone()).await;
+    }
+}
+
+#[tokio::test]
 async fn what_is_woken_while_its_requests_end_runs_in_the_end() {
     let stage = Stage::new().await;
     stage.deploy().await.unwrap();
