@@ -24,7 +24,7 @@ impl LxcEngine {
 }
 
 /// Whether a process has been killed and has yet to die of it (proc_pid_status(5)). One that is gone is not.
-fn is_killed(pid: i32) -> bool {
+pub fn is_killed(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| has_kill_pending(&status))
 }
 

@@ -7,7 +7,6 @@
 mod tests;
 
 use std::collections::HashMap;
-use std::fs;
 use std::io;
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
@@ -17,6 +16,7 @@ use flyloft_core::lifecycle::Depth;
 use tokio_util::sync::CancellationToken;
 
 use super::cgroup::Groups;
+use super::doomed::is_killed;
 use super::offload::{Past, Wanted, offload};
 use super::parents::{self, HeldBack};
 use super::places::Home;
@@ -70,7 +70,7 @@ impl LxcEngine {
             move || {
                 let _turn = turn;
                 engine.frozen().remove(&thawed);
-                if is_killed(running.init)? {
+                if is_killed(running.init) {
                     container::halt(&home, engine.layout, Duration::ZERO)?;
                     return Ok(None);
                 }
@@ -150,17 +150,6 @@ fn stuck(groups: &Groups) -> io::Result<(i32, String)> {
     let waiting = |pid: i32| Some((pid, Stat::of(pid).filter(|stat| stat.state == 'D')?.name));
     let (pid, name) = groups.processes()?.into_iter().find_map(waiting).unwrap_or_default();
     Ok((pid, harmless::line(&name, Colours::Dropped)))
-}
-
-/// Whether a process has been killed and has yet to die of it, which on version 1 it does when it is thawed
-/// (proc_pid_status(5)).
-fn is_killed(pid: i32) -> io::Result<bool> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let pending = |line: &str| {
-        let mask = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"))?;
-        u64::from_str_radix(mask.trim(), 16).ok()
-    };
-    Ok(status.lines().filter_map(pending).any(|mask| mask & 1 << (libc::SIGKILL - 1) != 0))
 }
 
 /// Of processes that are gone nothing is true any more.
