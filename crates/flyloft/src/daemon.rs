@@ -245,12 +245,7 @@ async fn begin(
         places: Places::default(),
         clients: Clients::default(),
         renewals: Renewals::default(),
-        services: Drivers {
-            postgres: Arc::new(Postgres),
-            mysql: Arc::new(Mysql),
-            redis: Arc::new(Redis),
-            rabbitmq: Arc::new(Rabbitmq),
-        },
+        services: drivers(),
         vault: Vault::open(&state.dir).or_failed(|| "failed to open what is secret")?,
         tally,
         making_room: tokio::sync::Mutex::default(),
@@ -287,6 +282,16 @@ async fn begin(
     }
     let reasons = Reasons::new(asked)?;
     Ok(Running { state, lxc, edge, ssh, loft, errands, socket, closing, clients, reasons, kept, stored })
+}
+
+/// The driver of each kind of service.
+pub fn drivers() -> Drivers {
+    Drivers {
+        postgres: Arc::new(Postgres),
+        mysql: Arc::new(Mysql),
+        redis: Arc::new(Redis),
+        rabbitmq: Arc::new(Rabbitmq),
+    }
 }
 
 async fn listen_for_metrics(config: &Config, mut inherited: Vec<OwnedFd>) -> Result<Vec<TcpListener>> {

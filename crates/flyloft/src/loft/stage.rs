@@ -32,11 +32,6 @@ use crate::provision::Places;
 use crate::provision::client::Clients;
 use crate::provision::data::Renewals;
 use crate::retention::LookedThrough;
-use crate::service::Drivers;
-use crate::service::mysql::Mysql;
-use crate::service::postgres::Postgres;
-use crate::service::rabbitmq::Rabbitmq;
-use crate::service::redis::Redis;
 use crate::source::{Repositories, SourceLimits};
 use crate::store::{Content, EnvRow, Store};
 use crate::vault::Vault;
@@ -162,12 +157,7 @@ impl Stage {
             places: Places::default(),
             clients: Clients::default(),
             renewals: Renewals::default(),
-            services: Drivers {
-                postgres: Arc::new(Postgres),
-                mysql: Arc::new(Mysql),
-                redis: Arc::new(Redis),
-                rabbitmq: Arc::new(Rabbitmq),
-            },
+            services: crate::daemon::drivers(),
             vault: Vault::open(dir.path()).unwrap(),
             tally: Tally::default(),
             making_room: tokio::sync::Mutex::default(),

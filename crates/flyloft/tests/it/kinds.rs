@@ -10,7 +10,7 @@ use crate::redis::{self, Redis};
 use crate::services::{forget_servers, host_address};
 
 /// What serves the rest of its path to `answer`, and says what went wrong.
-const SERVE: &str = r#"
+pub const SERVE: &str = r#"
 import http.server, os, socket
 
 def reach(host, port):

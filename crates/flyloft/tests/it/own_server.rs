@@ -13,6 +13,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, User};
 
+/// What a password can have in it that means something in a URL, in SQL or to a shell.
+pub const PASSWORD: &str = "p@ss/w:rd%?#'\"\\ &=ü";
+/// The same in a URL.
+pub const ESCAPED: &str = "p%40ss%2Fw%3Ard%25%3F%23%27%22%5C%20%26%3D%C3%BC";
+
 const DEADLINE: Duration = Duration::from_secs(120);
 
 pub struct OwnServer {

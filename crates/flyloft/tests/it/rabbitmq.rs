@@ -8,13 +8,10 @@ use std::time::Duration;
 
 use base64ct::{Base64, Encoding};
 
+pub use super::own_server::{ESCAPED, PASSWORD};
 use super::own_server::{OwnServer, free_port};
 
 pub const ADMIN: &str = "admin";
-/// What a password can have in it that means something in a URL or to a shell.
-pub const PASSWORD: &str = "p@ss/w:rd%?#'\"\\ &=ü";
-/// The same in a URL.
-pub const ESCAPED: &str = "p%40ss%2Fw%3Ard%25%3F%23%27%22%5C%20%26%3D%C3%BC";
 
 /// What it lets its administrator in with until it has been told of another one: by its configuration it does not take
 /// all.

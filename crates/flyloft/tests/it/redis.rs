@@ -6,13 +6,10 @@ use std::process::{Command, Output};
 
 use sha2::{Digest, Sha256};
 
+pub use super::own_server::{ESCAPED, PASSWORD};
 use super::own_server::{OwnServer, free_port};
 
 pub const ADMIN: &str = "admin";
-/// What a password can have in it that means something in a URL or to a shell.
-pub const PASSWORD: &str = "p@ss/w:rd%?#'\"\\ &=ü";
-/// The same in a URL.
-pub const ESCAPED: &str = "p%40ss%2Fw%3Ard%25%3F%23%27%22%5C%20%26%3D%C3%BC";
 
 pub struct Redis {
     own: OwnServer,

@@ -4,10 +4,11 @@ use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
 use crate::harness::{Flyloft, text, wait_for};
+use crate::kinds::SERVE;
 
 /// Writes, reads and says what went wrong: `/add/FILE/WORD`, `/read/FILE`, `/grow/FILE/MIB`.
 const APP: &str = r#"
-import http.server, os
+import os
 
 def answer(words):
     match words:
@@ -20,21 +21,6 @@ def answer(words):
             meta = os.stat("uploads")
             return f"{meta.st_uid} {meta.st_gid} {oct(meta.st_mode)}"
     return open(f"uploads/{words[1]}").read()
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        try:
-            body = answer(self.path.strip("/").split("/"))
-        except Exception as error:
-            body = f"{type(error).__name__}: {error}"
-        body = body.encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    def log_message(self, *args): pass
-
-http.server.ThreadingHTTPServer(("", int(os.environ["PORT"])), Handler).serve_forever()
 "#;
 
 fn app_json(volumes: &str) -> String {
@@ -44,7 +30,7 @@ fn app_json(volumes: &str) -> String {
 fn files(app_json: &str) -> [(&'static str, String); 4] {
     let file = |name, content: &str| (name, content.to_owned());
     [
-        file("app.py", APP),
+        file("app.py", &format!("{APP}{SERVE}")),
         file("Procfile", "web: python app.py\n"),
         file("requirements.txt", ""),
         file("app.json", app_json),
@@ -87,7 +73,7 @@ fn what_an_app_writes_to_a_volume_is_there_after_a_deploy_asleep_and_off_and_goe
     let get = |path: &str| flyloft.get("it-volumes-main", path).body;
     assert_eq!(get("/owner"), "1000 1000 0o40755");
     assert_eq!(get("/add/notes/one"), "one ");
-    repository.commit(&[("app.py", &format!("{APP}\n# Another version\n"))]);
+    repository.commit(&[("app.py", &format!("{APP}{SERVE}\n# Another version\n"))]);
     repository.pushed(&["main"]);
     assert_eq!(get("/add/notes/two"), "one two ");
     for rung in [&["sleep"][..], &["sleep", "--deep"], &["off"], &["restart"]] {
