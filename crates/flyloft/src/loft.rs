@@ -86,17 +86,18 @@ impl Loft {
 
     /// Wakes what is visited, for as long as there is an edge.
     pub async fn answer(self: Arc<Self>, mut visits: mpsc::UnboundedReceiver<Visit>) {
-        while let Some(Visit { env, by }) = visits.recv().await {
+        while let Some(visit) = visits.recv().await {
+            let env = &visit.env;
             // One that is gone may have had the same name.
-            let speaks = |conductor: &&Conductor| conductor.env() == &env && !conductor.is_gone();
+            let speaks = |conductor: &&Conductor| conductor.env() == env && !conductor.is_gone();
             let known = self.conductors.lock().await.values().find(speaks).cloned();
             let visited = match known {
                 Some(conductor) => Ok(conductor),
                 // The edge listens before everything is taken up.
-                None => self.find(&env).await.map(|(_, conductor)| conductor),
+                None => self.find(env).await.map(|(_, conductor)| conductor),
             };
             match visited {
-                Ok(conductor) => conductor.visit(by).await,
+                Ok(conductor) => conductor.visit(visit).await,
                 Err(error) => tracing::debug!(%env, %error, "a visit to what is not there"),
             }
         }

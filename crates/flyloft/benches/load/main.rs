@@ -58,7 +58,7 @@ fn main() {
 
 fn from_off(flyloft: &Flyloft, effort: &Effort) -> Row {
     let (mut floors, mut wakes) = (Vec::new(), Vec::new());
-    let mut phases = [Vec::new(), Vec::new(), Vec::new()];
+    let mut phases = [const { Vec::new() }; 4];
     for _ in 0..effort.wakes {
         floors.push(floor::first_answer(flyloft, APP));
         flyloft.ok(&["off", MAIN]);
@@ -66,16 +66,17 @@ fn from_off(flyloft: &Flyloft, effort: &Effort) -> Row {
         let answer = flyloft.get(MAIN, "/");
         wakes.push(started.elapsed());
         assert_eq!(answer.status, 200, "{}", answer.body);
-        let woken =
-            wait_for("a record", || Some(flyloft.why(MAIN)["woken"].take()).filter(|woken| woken["from"] == "off"));
-        for (times, phase) in phases.iter_mut().zip(["queued_ms", "started_ms", "answered_ms"]) {
+        let is_seen = |woken: &serde_json::Value| woken["from"] == "off" && woken["answered_ms"].is_f64();
+        let woken = wait_for("a record", || Some(flyloft.why(MAIN)["woken"].take()).filter(is_seen));
+        for (times, phase) in phases.iter_mut().zip(["queued_ms", "started_ms", "ready_ms", "answered_ms"]) {
             times.push(Duration::from_secs_f64(woken[phase].as_f64().unwrap() / 1e3));
         }
     }
     let (floor, wake) = (median(&floors), median(&wakes));
-    let [queued, started, answered] = phases.map(|times| millis(median(&times)));
+    let [queued, started, ready, answered] = phases.map(|times| millis(median(&times)));
     println!("floor: {:.0} ms, wake from off: {:.0} ms, medians of {}", millis(floor), millis(wake), wakes.len());
-    println!("of a wake {queued:.1} ms until its turn, {started:.1} until it ran, {answered:.1} until it answered");
+    println!("of a wake {queued:.1} ms until its turn, {started:.1} until it ran, {ready:.1} until it was ready");
+    println!("and {answered:.1} from the visitor's connection to its answer");
     let over = millis(wake.saturating_sub(floor));
     Row {
         name: "wake from off: a visit → its answer",

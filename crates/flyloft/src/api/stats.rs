@@ -36,7 +36,7 @@ struct StatsItem {
 struct Numbers {
     /// In the last 24 hours, those in vain included.
     wakes_today: usize,
-    /// Of the last wakes that were not in vain, from the visit to the route.
+    /// Of the last wakes that were not in vain, from the visit to its answer, or where nobody waited until it was ready.
     wake_p50_ms: Option<f64>,
     wake_p99_ms: Option<f64>,
     /// Seconds of the last 24 hours in which it was asleep or off.
@@ -146,6 +146,7 @@ impl Api {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::SeenRow;
 
     const HOUR: u64 = 3600;
     const NOW: i64 = 100 * 24 * 3_600_000;
@@ -155,9 +156,11 @@ mod tests {
             at: NOW - (hours_ago * HOUR * 1000) as i64,
             by: "GET /".to_owned(),
             was: "asleep".to_owned(),
+            admitted: Duration::ZERO,
             queued: Duration::ZERO,
             started: Duration::ZERO,
-            answered: Duration::ZERO,
+            ready: Duration::ZERO,
+            seen: SeenRow::default(),
             total: Duration::from_millis(millis),
             failure: None,
             slept: Duration::from_secs(slept_hours * HOUR),

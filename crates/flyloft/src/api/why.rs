@@ -15,7 +15,7 @@ use super::{Api, Call, Ending};
 use crate::conductor;
 use crate::engine::Stats;
 use crate::error::{OrFailed, Result};
-use crate::store::{self, MemoryRow, WakeRow};
+use crate::store::{self, MemoryRow, SeenRow, WakeRow};
 
 /// All that is looked at, so that what is said of it can be told without a world.
 pub(super) struct Seen {
@@ -69,12 +69,26 @@ struct WakeItem {
     by: String,
     /// `asleep`, `deep`, `off`, `awake`
     from: String,
+    /// From the visit to the answer, or as far as it came.
     total_ms: f64,
-    /// Until its turn came, until its processes ran, until they answered.
+    #[serde(flatten)]
+    parts: PartsItem,
+    failure: Option<String>,
+}
+
+/// What the time went into, one after the other: see [`WakeRow`] and what was seen of it.
+#[derive(Serialize)]
+struct PartsItem {
+    admitted_ms: f64,
     queued_ms: f64,
     started_ms: f64,
-    answered_ms: f64,
-    failure: Option<String>,
+    ready_ms: f64,
+    passed_ms: Option<f64>,
+    connected_ms: Option<f64>,
+    answered_ms: Option<f64>,
+    /// Beside that, from the thaw.
+    prefetched_ms: Option<f64>,
+    released_ms: Option<f64>,
 }
 
 /// Bytes.
@@ -255,9 +269,23 @@ fn never(live: &Live) -> &'static str {
 
 impl From<&WakeRow> for WakeItem {
     fn from(wake: &WakeRow) -> Self {
-        let WakeRow { at, by, was, queued, started, answered, total, failure, .. } = wake.clone();
-        let [queued_ms, started_ms, answered_ms, total_ms] = [queued, started, answered, total].map(millis);
-        Self { at, by, from: was, total_ms, queued_ms, started_ms, answered_ms, failure }
+        let WakeRow { at, by, was, admitted, queued, started, ready, seen, total, failure, .. } = wake.clone();
+        let SeenRow { passed, connected, answered, prefetched, released } = seen;
+        let [admitted_ms, queued_ms, started_ms, ready_ms] = [admitted, queued, started, ready].map(millis);
+        let seen = [passed, connected, answered, prefetched, released].map(|time| time.map(millis));
+        let [passed_ms, connected_ms, answered_ms, prefetched_ms, released_ms] = seen;
+        let parts = PartsItem {
+            admitted_ms,
+            queued_ms,
+            started_ms,
+            ready_ms,
+            passed_ms,
+            connected_ms,
+            answered_ms,
+            prefetched_ms,
+            released_ms,
+        };
+        Self { at, by, from: was, total_ms: millis(total), parts, failure }
     }
 }
 
@@ -312,7 +340,7 @@ impl Why {
 
 impl WakeItem {
     fn lines(&self, wall: i64) -> Vec<(&'static str, String)> {
-        let Self { at, by, from, total_ms, queued_ms, started_ms, answered_ms, failure } = self;
+        let Self { at, by, from, total_ms, parts, failure } = self;
         let from = match from.as_str() {
             "deep" => "deep sleep",
             "asleep" => "sleep",
@@ -320,16 +348,45 @@ impl WakeItem {
             "awake" => "a stop",
             from => from,
         };
-        let mut lines = vec![
-            ("woken", format!("{} ago from {from} by {by}, in {total_ms} ms", age(*at, wall))),
-            (
-                "",
-                format!(
-                    "{queued_ms} ms until its turn, {started_ms} ms until it ran, {answered_ms} ms until it answered"
-                ),
-            ),
-        ];
+        let how = match (failure, parts.answered_ms) {
+            (Some(_), _) => "given up after",
+            (None, Some(_)) => "answered in",
+            (None, None) => "ready in",
+        };
+        let mut lines = vec![("woken", format!("{} ago from {from} by {by}, {how} {total_ms} ms", age(*at, wall)))];
+        lines.extend(parts.lines().into_iter().map(|line| ("", line)));
         lines.extend(failure.iter().map(|failure| ("", format!("in vain: {failure}"))));
+        lines
+    }
+}
+
+impl PartsItem {
+    fn lines(&self) -> Vec<String> {
+        let Self { admitted_ms, queued_ms, started_ms, ready_ms, .. } = self;
+        let mut lines = vec![format!(
+            "{admitted_ms} ms until there was room, {queued_ms} until its turn, {started_ms} until it ran, {ready_ms} \
+             until it was ready"
+        )];
+        let way = [
+            (self.passed_ms, "until its visitor was let through"),
+            (self.connected_ms, "until it was connected"),
+            (self.answered_ms, "until its answer began"),
+        ];
+        let mut way: Vec<_> = way.iter().filter_map(|(ms, what)| Some(format!("{} {what}", (*ms)?))).collect();
+        if !way.is_empty() {
+            if self.answered_ms.is_none() {
+                way.push("and no answer was seen".to_owned());
+            }
+            lines.push(format!("then {}", way.join(", ")));
+        }
+        let beside = [
+            (self.prefetched_ms, "its memory was back after"),
+            (self.released_ms, "its parent processes went on after"),
+        ];
+        let beside: Vec<_> = beside.iter().filter_map(|(ms, what)| Some(format!("{what} {} ms", (*ms)?))).collect();
+        if !beside.is_empty() {
+            lines.push(format!("beside that {}", beside.join(", ")));
+        }
         lines
     }
 }

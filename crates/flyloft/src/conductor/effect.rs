@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::passage;
 use super::rest::Rest;
 use super::wake::{self, Call, Woken};
 use super::{Accepted, End, Message, Outcome, Running, Task, cancelled};
@@ -191,14 +192,14 @@ impl Task {
         self.hands.give(async move {
             let woken = AssertUnwindSafe(wake::wake(&parts, &env, live, frozen, call, &given_up)).catch_unwind().await;
             let (outcome, wake) = match woken {
-                Ok(Woken { outcome, wake }) => (outcome, Some(wake)),
+                Ok(Woken { outcome, wake, waited }) => (outcome, Some((wake, waited))),
                 Err(_) => {
                     tracing::error!(env = %env.name, "a wake failed in a way that is a bug");
                     (Outcome::Dead, None)
                 }
             };
             crate::fault::point(if frozen { "thaw.done" } else { "start.done" });
-            if let (Outcome::Dead, Some(why)) = (&outcome, wake.as_ref().and_then(|wake| wake.failure.as_ref())) {
+            if let (Outcome::Dead, Some(why)) = (&outcome, wake.as_ref().and_then(|(wake, _)| wake.failure.as_ref())) {
                 tell(&parts, &env.name, EventKind::WakeFailed, &format!("{release}: {why}")).await;
             }
             let end = End::Woke { release, outcome };
@@ -208,13 +209,8 @@ impl Task {
                 tokio::time::sleep(SETTLED).await;
                 drop(place);
             });
-            if let Some(wake) = &wake {
-                parts.tally.wake(&env.name.app, wake.total, wake.failure.is_some());
-            }
-            if let Some(wake) = wake
-                && let Err(error) = parts.store.add_wake(env.id, wake).await
-            {
-                tracing::warn!(env = %env.name, %error, "failed to record a wake");
+            if let Some((wake, waited)) = wake {
+                passage::record(&parts, &env, wake, waited).await;
             }
         });
     }

@@ -44,7 +44,7 @@ async fn run(parts: &Parts, live: &LiveRow, script: &str) -> Result<()> {
     let found = parts.engine.find(&live.container).await.or_failed(failed)?;
     match found.map(|found| found.state) {
         Some(ContainerState::Running) => {}
-        Some(ContainerState::Frozen) => parts.engine.thaw(&live.container).await.or_failed(failed)?,
+        Some(ContainerState::Frozen) => drop(parts.engine.thaw(&live.container).await.or_failed(failed)?),
         Some(ContainerState::Stopped) => parts.engine.start(&live.container).await.or_failed(failed)?,
         None => return Err(Error::failed("its container is not kept any more")),
     }

@@ -5,7 +5,7 @@ use flyloft_core::name::EnvRef;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::uses::{InUse, Uses};
-use super::{Message, Restless, Ticket, Told};
+use super::{Caller, Message, Restless, Ticket, Told};
 use crate::deploy::Work;
 use crate::engine::{ContainerId, Observed};
 use crate::error::{Error, Result};
@@ -47,15 +47,15 @@ impl Conductor {
     }
 
     /// Somebody waits at the edge.
-    pub async fn visit(&self, by: String) {
+    pub async fn visit(&self, caller: impl Into<Caller>) {
         // Whoever is gone needs no waking.
-        let _ = self.mailbox.send(Message::Wake { by, answer: None }).await;
+        let _ = self.mailbox.send(Message::Wake { caller: caller.into(), answer: None }).await;
     }
 
     /// Has it wake, as far as it may.
-    pub async fn wake(&self, by: impl Into<String>) -> Result<Told> {
+    pub async fn wake(&self, caller: impl Into<Caller>) -> Result<Told> {
         let (answer, wait) = oneshot::channel();
-        self.ask(Message::Wake { by: by.into(), answer: Some(answer) }, wait).await?
+        self.ask(Message::Wake { caller: caller.into(), answer: Some(answer) }, wait).await?
     }
 
     /// What it is now.

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::effect::tell;
 use super::wake::Call;
-use super::{Look, Message, Task, Told, rests};
+use super::{Caller, Look, Message, Task, Told, rests};
 use crate::admission::Place;
 use crate::error::Result;
 use crate::store::EventKind;
@@ -26,35 +26,35 @@ const NOTED: Duration = Duration::from_secs(5 * 60);
 
 impl Task {
     /// Has it wake for somebody, if there is room for it. Where there is none yet, all who come wait together.
-    pub(super) async fn want_awake(&mut self, by: String, answer: Option<oneshot::Sender<Result<Told>>>) {
+    pub(super) async fn want_awake(&mut self, caller: Caller, answer: Option<oneshot::Sender<Result<Told>>>) {
         self.callers.extend(answer);
         if self.entering {
             return;
         }
         // Nobody falls asleep for somebody who is not let in anyway.
         if lifecycle::step(&self.state, &self.wish(), self.parts.clock.now(), &self.policy()).is_err() {
-            return self.wake_for(by, None).await;
+            return self.wake_for(caller, None).await;
         }
         let (id, need) = (self.env.id, self.memory.bytes());
         if !self.rests() {
-            return self.wake_for(by, None).await;
+            return self.wake_for(caller, None).await;
         }
         if let Some(place) = self.parts.admission.enter_now(id, need) {
-            return self.wake_for(by, Some(place)).await;
+            return self.wake_for(caller, Some(place)).await;
         }
         let Some(myself) = self.myself.upgrade() else { return };
         self.entering = true;
         let parts = self.parts.clone();
         tokio::spawn(async move {
             let place = parts.admission.enter(id, need).await;
-            let _ = myself.send(Message::Admitted { by, place }).await;
+            let _ = myself.send(Message::Admitted { caller, place }).await;
         });
     }
 
-    pub(super) async fn admitted(&mut self, by: String, place: Result<Place>) {
+    pub(super) async fn admitted(&mut self, caller: Caller, place: Result<Place>) {
         self.entering = false;
         match place {
-            Ok(place) => self.wake_for(by, Some(place)).await,
+            Ok(place) => self.wake_for(caller, Some(place)).await,
             Err(error) => {
                 tracing::warn!(env = %self.env.name, %error, "no room to wake");
                 if self.rests()
@@ -69,10 +69,10 @@ impl Task {
         }
     }
 
-    async fn wake_for(&mut self, by: String, place: Option<Place>) {
+    async fn wake_for(&mut self, caller: Caller, place: Option<Place>) {
         if let State::Live(Live { runs: runs @ (Runs::Asleep { .. } | Runs::Off { .. }), .. }) = self.state {
             let slept = self.slept(runs);
-            self.call = Some(Call::new(by, runs, slept));
+            self.call = Some(Call::new(caller, runs, slept));
             self.disturb.cancel();
         }
         self.place = place;

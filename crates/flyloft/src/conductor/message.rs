@@ -4,7 +4,7 @@ use flyloft_core::lifecycle::Event;
 use flyloft_core::name::ReleaseNumber;
 use tokio::sync::oneshot;
 
-use super::{End, Restless, Ticket, Told};
+use super::{Caller, End, Restless, Ticket, Told};
 use crate::admission::Place;
 use crate::deploy::Work;
 use crate::engine::{ContainerId, Observed};
@@ -19,12 +19,12 @@ pub enum Message {
     },
     /// Somebody or something wants it awake.
     Wake {
-        by: String,
+        caller: Caller,
         answer: Option<oneshot::Sender<Result<Told>>>,
     },
     /// There is room for it to be awake, or there was none in time.
     Admitted {
-        by: String,
+        caller: Caller,
         place: Result<Place>,
     },
     Event {

@@ -22,6 +22,7 @@ mod ladder;
 mod later;
 mod message;
 mod moved;
+mod passage;
 mod rebuild;
 mod reconcile;
 mod rest;
@@ -47,6 +48,7 @@ pub use self::rest::Restless;
 use self::rest::{Look, Parted};
 use self::uses::Uses;
 use self::wake::Call;
+pub use self::wake::Caller;
 use crate::admission::{Place, Weight};
 use crate::deploy::{Deployed, Job, Work};
 use crate::engine::{ContainerId, ContainerState, Observed};
@@ -206,8 +208,8 @@ impl Task {
             Message::Deploy { work, answer } => {
                 let _ = answer.send(self.accept(*work).await);
             }
-            Message::Wake { by, answer } => self.want_awake(by, answer).await,
-            Message::Admitted { by, place } => self.admitted(by, place).await,
+            Message::Wake { caller, answer } => self.want_awake(caller, answer).await,
+            Message::Admitted { caller, place } => self.admitted(caller, place).await,
             Message::Event { event, answer } => {
                 let told = self.step(&event, None).await;
                 let _ = answer.send(told.and_then(|told| told.map_err(|refusal| self.refused(refusal))));

@@ -11,7 +11,7 @@ use crate::deploy::Again;
 use crate::edge::Target;
 use crate::engine::ContainerState;
 use crate::loft::stage::{Stage, content};
-use crate::store::{EnvRow, EventKind};
+use crate::store::{EnvRow, EventKind, SeenRow, WakeRow};
 
 mod waking;
 
@@ -41,6 +41,12 @@ impl Stage {
     /// A state is on record before the edge hears of it.
     fn serves(&self, env: &EnvRow) -> bool {
         matches!(self.door.target(&env.host), Some(Target::Upstream(_)))
+    }
+
+    /// The last wake that is on record, when there is one.
+    async fn woken(&self, env: &EnvRow) -> WakeRow {
+        self.wait_until("a record", async || !self.store().wakes(env.id).await.unwrap().is_empty()).await;
+        self.store().wakes(env.id).await.unwrap().remove(0)
     }
 
     async fn is(&self, container: ContainerState) -> bool {
@@ -92,10 +98,9 @@ async fn from_off_it_is_started_and_asked_whether_it_answers() {
     assert!(stage.is(ContainerState::Stopped).await);
     assert_eq!(conductor.wake("alice").await.unwrap(), Told::Done);
     assert_eq!(conductor.settled().await.to_string(), "awake v1");
-    stage.wait_until("a record", async || !stage.store().wakes(env.id).await.unwrap().is_empty()).await;
-    let wake = stage.store().wakes(env.id).await.unwrap().remove(0);
+    let wake = stage.woken(&env).await;
     assert_eq!((wake.by.as_str(), wake.was.as_str()), ("alice", "off"));
-    assert!(wake.answered > Duration::ZERO);
+    assert!(wake.ready > Duration::ZERO && wake.seen == SeenRow::default(), "nobody has waited for it: {wake:?}");
 }
 
 #[tokio::test]
@@ -322,8 +327,7 @@ async fn a_wake_that_fails_is_told_to_who_waits_and_the_next_visit_tries_again()
     stage.wait_for_state("off v1 (crashed)").await;
     let failed = || matches!(stage.door.target(&env.host), Some(Target::Held { failure: Some(_) }));
     stage.wait_until("who waits is told", async || failed()).await;
-    stage.wait_until("a record", async || !stage.store().wakes(env.id).await.unwrap().is_empty()).await;
-    let wake = stage.store().wakes(env.id).await.unwrap().remove(0);
+    let wake = stage.woken(&env).await;
     assert!(wake.failure.unwrap().contains("failed to wake `shop/main`"));
 
     conductor.visit("GET /".to_owned()).await;
@@ -366,12 +370,16 @@ async fn where_memory_is_short_the_longest_idle_falls_asleep_before_another_wake
     let (stage, _, idle) = deployed(Policy::default()).await;
     let (next, waking) = another_asleep(&stage).await;
     stage.loft.parts.clock.advance(Duration::from_secs(10));
+    let came = std::time::Instant::now();
     waking.visit("GET /".to_owned()).await;
     stage.wait_until("room is made", async || idle.state().to_string() == "asleep v1").await;
     assert_eq!(waking.state().to_string(), "asleep v1", "it has to wait until the kernel says that there is room");
+    let waited = came.elapsed();
     stage.machine.lock().unwrap().available = 1 << 40;
     stage.wait_until("it wakes", async || waking.state().to_string() == "awake v1").await;
     stage.wait_until("routed", async || stage.serves(&next)).await;
+    let wake = stage.woken(&next).await;
+    assert!(wake.admitted >= waited && wake.total >= wake.admitted, "it has waited for {waited:?}: {wake:?}");
 }
 
 #[tokio::test]

@@ -8,18 +8,20 @@ use std::time::{Duration, Instant};
 use flyloft_core::lifecycle::{Depth, Runs};
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Outcome;
+use super::passage::Waited;
 use super::rebuild::{self, Before};
 use crate::build::Hold;
 use crate::deploy::{image, probe, spec};
-use crate::engine::EngineError;
+use crate::edge::{Passage, Visit};
+use crate::engine::{EngineError, Thawed};
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
 use crate::provision;
-use crate::store::{self, Content, EnvRow, LiveRow, ReleaseRow, WakeRow};
+use crate::store::{self, Content, EnvRow, LiveRow, ReleaseRow, SeenRow, WakeRow};
 use crate::transcript::Transcript;
 
 /// Many may want to start at once. Each has the machine to itself and a few others, until it answers or has had its
@@ -34,46 +36,97 @@ const KNOCK: Duration = Duration::from_millis(250);
 /// What is left of something that has ended in its sleep has so long to end.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Who or what woke an environment, and from what.
-pub struct Call {
+/// Who or what wants an environment awake.
+pub struct Caller {
+    /// In words for people.
     pub by: String,
-    pub was: &'static str,
-    pub at: i64,
-    pub asked: Instant,
+    pub came: Instant,
+    /// How those get through who wait for an answer.
+    pub passage: Option<watch::Receiver<Passage>>,
+}
+
+impl From<String> for Caller {
+    fn from(by: String) -> Self {
+        Self { by, came: Instant::now(), passage: None }
+    }
+}
+
+impl From<&str> for Caller {
+    fn from(by: &str) -> Self {
+        by.to_owned().into()
+    }
+}
+
+impl From<Visit> for Caller {
+    fn from(visit: Visit) -> Self {
+        let Visit { by, at: came, passage, .. } = visit;
+        Self { by, came, passage }
+    }
+}
+
+/// Who or what wakes an environment now that there is room for it, and from what.
+pub struct Call {
+    caller: Caller,
+    was: &'static str,
+    at: i64,
+    admitted: Instant,
     /// How long it had not been awake.
-    pub slept: Duration,
+    slept: Duration,
 }
 
 /// What came of it.
 pub struct Woken {
     pub outcome: Outcome,
     pub wake: WakeRow,
+    /// There, where somebody waits for an answer.
+    pub waited: Option<Waited>,
 }
 
 impl Call {
-    pub fn new(by: impl Into<String>, was: Runs, slept: Duration) -> Self {
+    pub fn new(caller: impl Into<Caller>, was: Runs, slept: Duration) -> Self {
         let was = match was {
             Runs::Asleep { depth: Depth::Shallow, .. } => "asleep",
             Runs::Asleep { depth: Depth::Deep, .. } => "deep",
             Runs::Off { .. } => "off",
             Runs::None | Runs::Awake { .. } | Runs::Waking { .. } => "awake",
         };
-        Self { by: by.into(), was, at: store::now(), asked: Instant::now(), slept }
+        Self { caller: caller.into(), was, at: store::now(), admitted: Instant::now(), slept }
     }
 }
 
-/// Times of one wake, each from the one before.
+/// What a wake spends its time on, one thing after the other.
 struct Watch {
     last: Instant,
     queued: Duration,
     started: Duration,
-    answered: Duration,
+    ready: Duration,
 }
 
 impl Watch {
-    fn lap(&mut self) -> Duration {
+    fn since(last: Instant) -> Self {
+        Self { last, queued: Duration::ZERO, started: Duration::ZERO, ready: Duration::ZERO }
+    }
+
+    /// The time since the last call was spent on this.
+    fn lap(&mut self, on: fn(&mut Self) -> &mut Duration) {
         let now = Instant::now();
-        now - std::mem::replace(&mut self.last, now)
+        let spent = now - std::mem::replace(&mut self.last, now);
+        *on(self) += spent;
+    }
+
+    /// Waiting for its turn.
+    fn queued(&mut self) {
+        self.lap(|watch| &mut watch.queued);
+    }
+
+    /// On getting its processes to run.
+    fn started(&mut self) {
+        self.lap(|watch| &mut watch.started);
+    }
+
+    /// On getting them to answer.
+    fn ready(&mut self) {
+        self.lap(|watch| &mut watch.ready);
     }
 }
 
@@ -86,25 +139,28 @@ pub async fn wake(
     call: Call,
     given_up: &CancellationToken,
 ) -> Woken {
-    let zero = Duration::ZERO;
-    let mut watch = Watch { last: call.asked, queued: zero, started: zero, answered: zero };
-    let woken = match frozen && resumed(parts, env, &live, &mut watch).await {
+    let Call { caller: Caller { by, came, passage }, was, at, admitted, slept } = call;
+    let mut watch = Watch::since(admitted);
+    watch.queued();
+    let thawed = match frozen {
+        true => resumed(parts, env, &live, &mut watch).await,
+        false => None,
+    };
+    let woken = match &thawed {
         // It answered before it was frozen. To ask it whether it does would only keep the visitor waiting.
-        true => Ok(live),
-        false => {
-            let queued = watch.lap();
-            watch.queued += queued;
-            let content = content(parts, env, &live, &call.by, given_up).await;
+        Some(_) => Ok(live),
+        None => {
+            let content = content(parts, env, &live, &by, given_up).await;
             // Where it is built anew, that is no waiting for others.
-            let built = watch.lap();
-            watch.started += built;
+            watch.started();
             match content {
                 Ok(content) => start(parts, env, live, content, &mut watch).await.map_err(Failure::Dead),
                 Err(failure) => Err(failure),
             }
         }
     };
-    let Watch { queued, started, answered, .. } = watch;
+    watch.ready();
+    let Watch { last, queued, started, ready } = watch;
     let failure = woken.as_ref().err().map(|failure| failure.error().brief());
     if let Err(failure) = &woken {
         tracing::warn!(env = %env.name, error = %failure.error(), "failed to wake");
@@ -114,10 +170,12 @@ pub async fn wake(
         Err(Failure::Dead(_)) => Outcome::Dead,
         Err(Failure::Unbuilt(_)) => Outcome::Unbuilt,
     };
-    let Call { by, was, at, asked, slept } = call;
-    let (was, total) = (was.to_owned(), asked.elapsed());
-    let wake = WakeRow { at, by, was, queued, started, answered, total, failure, slept };
-    Woken { outcome, wake }
+    let passage = passage.filter(|_| failure.is_none());
+    let waited = passage.map(|passage| Waited { came, ready: last, passage, thawed });
+    let (was, admitted, total) = (was.to_owned(), admitted.duration_since(came), last.duration_since(came));
+    let seen = SeenRow::default();
+    let wake = WakeRow { at, by, was, admitted, queued, started, ready, seen, total, failure, slept };
+    Woken { outcome, wake, waited }
 }
 
 /// Why something does not wake.
@@ -169,8 +227,8 @@ async fn content(
     Ok(Whole { release, content, _hold: hold })
 }
 
-/// Thaws what sleeps, and says whether it is as it was. If not, it has to be started.
-async fn resumed(parts: &Parts, env: &EnvRow, live: &LiveRow, watch: &mut Watch) -> bool {
+/// Thaws what sleeps, if it is then as it was. If not, it has to be started.
+async fn resumed(parts: &Parts, env: &EnvRow, live: &LiveRow, watch: &mut Watch) -> Option<Thawed> {
     // What was killed while it was frozen accepts connections for as long as it is.
     let doomed = parts.engine.is_doomed(&live.container).await.unwrap_or_else(|error| {
         tracing::debug!(env = %env.name, %error, "failed to see whether it was killed in its sleep");
@@ -179,7 +237,7 @@ async fn resumed(parts: &Parts, env: &EnvRow, live: &LiveRow, watch: &mut Watch)
     if !doomed {
         // Who listens does so frozen, too: neither waits for the other.
         let (thawed, accepts) = tokio::join!(thawed(parts, env, live, watch), accepts(live.upstream));
-        if !thawed || accepts {
+        if thawed.is_none() || accepts {
             return thawed;
         }
     }
@@ -188,7 +246,7 @@ async fn resumed(parts: &Parts, env: &EnvRow, live: &LiveRow, watch: &mut Watch)
     if let Err(error) = parts.engine.stop(&live.container, GRACE).await {
         tracing::warn!(env = %env.name, %error, "failed to end what is left of it");
     }
-    false
+    None
 }
 
 /// Whether somebody accepts connections where the app answered.
@@ -199,16 +257,15 @@ async fn accepts(upstream: Option<SocketAddr>) -> bool {
 }
 
 /// Thaws it. Not so where it is not frozen any more, but gone: then it has to be started.
-async fn thawed(parts: &Parts, env: &EnvRow, live: &LiveRow, watch: &mut Watch) -> bool {
-    watch.queued = watch.lap();
+async fn thawed(parts: &Parts, env: &EnvRow, live: &LiveRow, watch: &mut Watch) -> Option<Thawed> {
     let thawed = parts.engine.thaw(&live.container).await;
-    watch.started = watch.lap();
+    watch.started();
     match thawed {
-        Ok(()) => true,
-        Err(EngineError::NoContainer(_) | EngineError::NotRunning(_)) => false,
+        Ok(thawed) => Some(thawed),
+        Err(EngineError::NoContainer(_) | EngineError::NotRunning(_)) => None,
         Err(error) => {
             tracing::warn!(env = %env.name, %error, "failed to thaw; starting it anew");
-            false
+            None
         }
     }
 }
@@ -233,19 +290,17 @@ async fn start(parts: &Parts, env: &EnvRow, live: LiveRow, whole: Whole, watch: 
         Err(EngineError::Exists(_)) => parts.engine.allow(&live.container, &given.reach).await.or_failed(failed)?,
         Err(error) => return Err(Error::because(failed(), error)),
     }
+    watch.started();
     let turn = STARTS.acquire().await.or_failed(failed)?;
-    let queued = watch.lap();
-    watch.queued += queued;
+    watch.queued();
     let at = OffsetDateTime::now_utc();
     // After a reboot it is stopped, asleep it is frozen; each verb leaves alone what the other is for.
     parts.engine.start(&live.container).await.or_failed(failed)?;
     parts.engine.thaw(&live.container).await.or_failed(failed)?;
-    let started = watch.lap();
-    watch.started += started;
+    watch.started();
     let started = probe::Started { env, content, container: &live.container, at };
-    let upstream = probed(parts, started, turn).await;
-    watch.answered = watch.lap();
-    Ok(LiveRow { upstream: upstream?, ..live })
+    let upstream = probed(parts, started, turn).await?;
+    Ok(LiveRow { upstream, ..live })
 }
 
 /// Waits until it answers, and lets the next one have its turn before that if need be.

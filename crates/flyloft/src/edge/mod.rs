@@ -4,10 +4,11 @@ pub mod embedded;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use flyloft_core::name::EnvRef;
+use tokio::sync::watch;
 
 /// Where requests for a host name go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,11 +50,26 @@ pub trait Edge: Send + Sync {
 }
 
 /// Somebody waits for an environment that is [`Target::Held`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Visit {
     pub env: EnvRef,
     /// Who, and for what, in words for people: `GET /cart from 203.0.113.7`.
     pub by: String,
+    pub at: Instant,
+    /// How those get through who wait. A message over a connection that is open waits for no answer.
+    pub passage: Option<watch::Receiver<Passage>>,
+}
+
+/// When the first of those who waited for the same wake had done each step on its way to an answer. Who watches this is
+/// told of the answer, and by its end that nobody of them is under way any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passage {
+    /// It did not have to wait any more.
+    pub passed: Option<Instant>,
+    /// It had a connection to the app.
+    pub connected: Option<Instant>,
+    /// The answer had begun.
+    pub answered: Option<Instant>,
 }
 
 /// Where an edge tells of visits.

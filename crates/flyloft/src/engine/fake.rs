@@ -22,7 +22,7 @@ use tokio::sync::{Notify, watch};
 use super::{
     Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, ContainerState, Derivation, Engine,
     EngineError, Exec, ExecControl, ExecSpec, Filling, Held, Kept, LayerFacts, LayerId, Observed, Reach, Recipe,
-    Staging, Stats, Usage, VolumeId,
+    Staging, Stats, Thawed, Usage, VolumeId,
 };
 use crate::transcript::Transcript;
 
@@ -402,11 +402,13 @@ impl Engine for Fake {
         Ok(held)
     }
 
-    async fn thaw(&self, id: &ContainerId) -> Result<(), EngineError> {
+    async fn thaw(&self, id: &ContainerId) -> Result<Thawed, EngineError> {
+        let thawed = Thawed::begin();
         let mut memory = self.begin("thaw", &id.0)?;
         let container = memory.running(id)?;
         (container.state, container.asleep) = (ContainerState::Running, None);
-        Ok(())
+        thawed.has_prefetched();
+        Ok(thawed)
     }
 
     async fn is_doomed(&self, id: &ContainerId) -> Result<bool, EngineError> {

@@ -17,6 +17,7 @@ pub mod conformance;
 #[cfg(test)]
 pub mod fake;
 pub mod lxc;
+mod thawed;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,6 +36,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use self::asleep::{Held, Kept};
 pub use self::lxc::tree::Usage;
+pub use self::thawed::Thawed;
 use crate::exec::ExecError;
 use crate::transcript::Transcript;
 
@@ -338,7 +340,8 @@ pub trait Engine: Send + Sync {
     /// future is dropped, what has not been moved by then stays.
     async fn offload(&self, id: &ContainerId, depth: Depth) -> Result<Held, EngineError>;
 
-    async fn thaw(&self, id: &ContainerId) -> Result<(), EngineError>;
+    /// Lets every process go on. What else it does for that goes on beside it.
+    async fn thaw(&self, id: &ContainerId) -> Result<Thawed, EngineError>;
 
     /// Whether a process of a frozen container has been killed, and ends as soon as it is thawed.
     async fn is_doomed(&self, id: &ContainerId) -> Result<bool, EngineError>;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,7 +12,7 @@ use flyloft_core::lifecycle::State;
 use flyloft_core::name::{AppName, BranchName, CommitId, EnvRef, Origin, ReleaseNumber};
 use flyloft_core::policy::{self, Policy, Span};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::Loft;
 use crate::admission::{Admission, Seen};
@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::conductor::Conductor;
 use crate::config;
 use crate::deploy::{Again, Deployed, Source, Work};
+use crate::edge::embedded::{EdgeConfig, Embedded};
 use crate::edge::{Edge, EdgeError, Route, Target};
 use crate::engine::fake::{self, Fake};
 use crate::engine::{ContainerState, Engine, Image};
@@ -53,6 +54,8 @@ pub struct Doorman {
     pub patience: Mutex<Duration>,
     /// What those who waited were told, in order.
     pub explained: Mutex<Vec<String>>,
+    /// Where visitors come from outside, if they do.
+    outside: OnceLock<Arc<Embedded>>,
 }
 
 #[async_trait]
@@ -63,8 +66,11 @@ impl Edge for Doorman {
         {
             *self.unused_for.lock().unwrap() = Some(unused);
         }
-        self.routes.lock().unwrap().insert(host.to_owned(), route);
-        Ok(())
+        self.routes.lock().unwrap().insert(host.to_owned(), route.clone());
+        match self.outside.get() {
+            Some(edge) => edge.set(host, route).await,
+            None => Ok(()),
+        }
     }
 
     async fn remove(&self, host: &str) -> Result<(), EdgeError> {
@@ -100,6 +106,7 @@ impl Default for Doorman {
             last_moment: Mutex::default(),
             patience: Mutex::new(Duration::MAX),
             explained: Mutex::default(),
+            outside: OnceLock::new(),
         }
     }
 }
@@ -180,6 +187,20 @@ impl Stage {
             },
         };
         Self { loft: Arc::new(Loft::new(Arc::new(parts))), engine: fake, door, machine, dir }
+    }
+
+    /// What is routed from now on is there for visitors over HTTP, and is woken by them. Gives where.
+    pub fn open(&self) -> SocketAddr {
+        let (visits, visitors) = mpsc::unbounded_channel();
+        let mut config = EdgeConfig::new(["127.0.0.1:0".parse().unwrap()]);
+        (config.threads, config.visits) = (1, Some(visits));
+        // Whoever goes is gone at once.
+        config.limits.half_closed = Duration::ZERO;
+        let edge = Embedded::open(config).unwrap();
+        let address = edge.addresses()[0];
+        assert!(self.door.outside.set(edge).is_ok(), "it is open already");
+        tokio::spawn(self.loft.clone().answer(visitors));
+        address
     }
 
     /// Makes copies of the app's environment, until there are so many. No conductor has taken them up.

@@ -227,7 +227,8 @@ async fn a_visit_wakes_what_has_the_name_of_something_that_is_gone() {
         let (env, conductor) = stage.env().await;
         conductor.tell(Event::Off).await.unwrap();
         conductor.at_rest().await.unwrap();
-        visits.send(Visit { env: env.name, by: "GET /".to_owned() }).unwrap();
+        let (env, by) = (env.name, "GET /".to_owned());
+        visits.send(Visit { env, by, at: std::time::Instant::now(), passage: None }).unwrap();
         stage.wait_for_state("awake v1").await;
         conductor.tell(Event::Destroy).await.unwrap();
         in_time("the end", conductor.gone()).await;

@@ -174,7 +174,8 @@ fn events(text: &mut Text, loft: &Loft) {
     let wakes = |counts: &tally::Counts| [("succeeded", counts.woken), ("failed", counts.failed_wakes)];
     results(text, "flyloft_wakes_total", wakes);
 
-    text.family("flyloft_wake_seconds", Kind::Histogram, "From the visit to the route, for wakes that succeeded.");
+    let help = "From the visit to its answer, or where nobody waited until it was ready, for wakes that succeeded.";
+    text.family("flyloft_wake_seconds", Kind::Histogram, help);
     for (app, counts) in &counts {
         let app = app.as_str();
         for (bound, count) in BOUNDS.iter().zip(counts.wakes) {

@@ -29,6 +29,7 @@ pub struct Counts {
 }
 
 impl Tally {
+    /// A wake has ended, for whoever waited for it.
     pub fn wake(&self, app: &AppName, took: Duration, failed: bool) {
         self.count(app, |counts| {
             if failed {

@@ -41,7 +41,7 @@ pub use servers::ServerRow;
 pub use services::{Forgotten, NewService, ServiceRow, ServiceState};
 pub use templates::{NewTemplate, TemplateRow};
 pub use volumes::{VolumeRow, VolumeTemplateRow};
-pub use wakes::WakeRow;
+pub use wakes::{SeenRow, WakeId, WakeRow};
 
 /// What makes each version of the schema out of the one before it, the first out of an empty file. What has been
 /// released is never changed: a change is one more at the end.
@@ -55,6 +55,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/7.sql"),
     include_str!("migrations/8.sql"),
     include_str!("migrations/9.sql"),
+    include_str!("migrations/10.sql"),
 ];
 
 /// Its file in the state directory.

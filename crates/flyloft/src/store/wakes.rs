@@ -3,12 +3,16 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use rusqlite::{Row, params};
+use rusqlite::{Row, Transaction, params};
 
 use super::{EnvId, Store, StoreError};
 
 /// So many of the last ones are kept for each environment.
 const KEPT: u32 = 200;
+
+/// One that is on record.
+#[derive(Clone, Copy, Debug)]
+pub struct WakeId(i64);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WakeRow {
@@ -18,37 +22,73 @@ pub struct WakeRow {
     pub by: String,
     /// `asleep`, `deep`, `off`, or `awake` where it was started anew.
     pub was: String,
-    /// Until its turn came.
+    /// Until there was room for it to be awake.
+    pub admitted: Duration,
+    /// Beside that until its turn came.
     pub queued: Duration,
     /// Beside that until its processes ran; what was not kept was built in that time.
     pub started: Duration,
-    /// From then on until they answered; nothing where they were thawed.
-    pub answered: Duration,
-    /// From the visit to the route.
+    /// From then on until it was known that they answer.
+    pub ready: Duration,
+    /// From then on, where somebody waited for an answer.
+    pub seen: SeenRow,
+    /// From the visit to the answer, or as far as it came.
     pub total: Duration,
     pub failure: Option<String>,
     /// How long it had not been awake before.
     pub slept: Duration,
 }
 
+/// What the first of those who waited saw of it, as far as it came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SeenRow {
+    /// Until it did not have to wait any more.
+    pub passed: Option<Duration>,
+    /// From then on until it had a connection to the app.
+    pub connected: Option<Duration>,
+    /// From then on until its answer began.
+    pub answered: Option<Duration>,
+    /// Beside that, from the thaw until what was touched at the last wake was in memory.
+    pub prefetched: Option<Duration>,
+    /// And until nobody was held back any more so that others wake first.
+    pub released: Option<Duration>,
+}
+
 impl Store {
-    pub async fn add_wake(&self, id: EnvId, wake: WakeRow) -> Result<(), StoreError> {
+    pub async fn add_wake(&self, id: EnvId, wake: WakeRow) -> Result<WakeId, StoreError> {
         self.note(move |t| {
-            let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
-            let WakeRow { at, by, was, queued, started, answered, total, failure, slept } = wake;
+            let WakeRow { at, by, was, admitted, queued, started, ready, seen, total, failure, slept } = wake;
             let woke = failure.is_none();
-            let times = [queued, started, answered, total, slept].map(micros);
+            let times = [admitted, queued, started, ready, total, slept].map(micros);
             t.execute(
-                "INSERT INTO wakes (environment, at, by, was, queued, started, answered, total, failure, slept)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-                params![id.0, at, by, was, times[0], times[1], times[2], times[3], failure, times[4]],
+                "INSERT INTO wakes (environment, at, by, was, failure, admitted, queued, started, ready, total, slept)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                params![id.0, at, by, was, failure, times[0], times[1], times[2], times[3], times[4], times[5]],
             )?;
+            let wake = WakeId(t.last_insert_rowid());
+            set_seen(t, wake, seen)?;
             t.execute("UPDATE environments SET down_since = NULL WHERE id = ?1 AND ?2", params![id.0, woke])?;
             t.execute(
                 "DELETE FROM wakes WHERE environment = ?1 AND rowid NOT IN
                  (SELECT rowid FROM wakes WHERE environment = ?1 ORDER BY rowid DESC LIMIT ?2)",
                 params![id.0, KEPT],
             )?;
+            Ok(wake)
+        })
+        .await
+    }
+
+    /// Adds what was seen of a wake afterwards, and how long it took until the answer if there was one.
+    pub async fn complete_wake(
+        &self,
+        wake: WakeId,
+        seen: SeenRow,
+        answered: Option<Duration>,
+    ) -> Result<(), StoreError> {
+        self.note(move |t| {
+            set_seen(t, wake, seen)?;
+            let sql = "UPDATE wakes SET total = coalesce(?2, total) WHERE rowid = ?1";
+            t.execute(sql, params![wake.0, answered.map(micros)])?;
             Ok(())
         })
         .await
@@ -79,21 +119,46 @@ impl Store {
     }
 }
 
-const WAKE: &str = "SELECT environment, at, by, was, queued, started, answered, total, failure, slept FROM wakes";
+fn set_seen(t: &Transaction, wake: WakeId, seen: SeenRow) -> Result<(), StoreError> {
+    let SeenRow { passed, connected, answered, prefetched, released } = seen;
+    let times = [passed, connected, answered, prefetched, released].map(|time| time.map(micros));
+    t.execute(
+        "UPDATE wakes SET passed = ?2, connected = ?3, answered = ?4, prefetched = ?5, released = ?6 WHERE rowid = ?1",
+        params![wake.0, times[0], times[1], times[2], times[3], times[4]],
+    )?;
+    Ok(())
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
+const WAKE: &str = "SELECT environment, at, by, was, failure, admitted, queued, started, ready, total, slept, passed,
+    connected, answered, prefetched, released FROM wakes";
 
 impl WakeRow {
     fn from_row(row: &Row) -> rusqlite::Result<(EnvId, Self)> {
-        let micros = |index| row.get(index).map(|micros: i64| Duration::from_micros(micros.max(0) as u64));
+        let time = |micros: i64| Duration::from_micros(micros.max(0) as u64);
+        let spent = |index| row.get(index).map(time);
+        let seen = |index| row.get::<_, Option<i64>>(index).map(|micros| micros.map(time));
         let wake = Self {
             at: row.get(1)?,
             by: row.get(2)?,
             was: row.get(3)?,
-            queued: micros(4)?,
-            started: micros(5)?,
-            answered: micros(6)?,
-            total: micros(7)?,
-            failure: row.get(8)?,
-            slept: micros(9)?,
+            failure: row.get(4)?,
+            admitted: spent(5)?,
+            queued: spent(6)?,
+            started: spent(7)?,
+            ready: spent(8)?,
+            total: spent(9)?,
+            slept: spent(10)?,
+            seen: SeenRow {
+                passed: seen(11)?,
+                connected: seen(12)?,
+                answered: seen(13)?,
+                prefetched: seen(14)?,
+                released: seen(15)?,
+            },
         };
         Ok((EnvId(row.get(0)?), wake))
     }

@@ -8,6 +8,7 @@ use flyloft_core::policy::Excess;
 use super::*;
 use crate::conductor::Conductor;
 use crate::engine::Kept;
+use crate::store::{SeenRow, WakeRow};
 
 impl Desk {
     /// With a release that serves.
@@ -103,13 +104,62 @@ async fn what_was_woken_says_by_whom_and_how_long_each_part_took() {
     desk.stage.wait_until("a record", async || !desk.stage.store().wakes(env.id).await.unwrap().is_empty()).await;
     let said = desk.why().await;
     let lines: Vec<&str> = said.lines().filter(|line| line.contains(" ms")).collect();
-    assert!(lines[0].starts_with("  woken      0 s ago from off by GET /cart from 203.0.113.7, in "), "{said}");
-    assert!(lines[1].contains(" ms until its turn, ") && lines[1].ends_with(" ms until it answered"), "{said}");
+    assert!(lines[0].starts_with("  woken      0 s ago from off by GET /cart from 203.0.113.7, ready in "), "{said}");
+    assert!(lines[1].contains(" until its turn, ") && lines[1].ends_with(" until it was ready"), "{said}");
+    assert_eq!(lines.len(), 2, "nobody has seen more: {said}");
     let json: serde_json::Value = serde_json::from_str(&desk.command(&["why", "--json", "shop/main"]).await.1).unwrap();
     let ms = |key: &str| json["woken"][key].as_f64().unwrap();
-    assert!(ms("total_ms") > 0.0 && ms("answered_ms") <= ms("total_ms"));
+    assert!(ms("total_ms") > 0.0 && ms("ready_ms") <= ms("total_ms"));
+    assert!(json["woken"]["answered_ms"].is_null(), "{json}");
     let wakes = desk.stage.store().wakes(env.id).await.unwrap();
     assert!(wakes[0].slept >= 5 * MINUTE && wakes[0].slept < 6 * MINUTE, "{:?}", wakes[0].slept);
+}
+
+#[tokio::test]
+async fn what_a_visitor_saw_of_a_wake_is_told_part_by_part() {
+    let (desk, _) = Desk::deployed().await;
+    let ms = Duration::from_millis;
+    let store = desk.stage.store();
+    let woken = async |seen: SeenRow, answered: Option<Duration>, failure: Option<&str>| {
+        let wake = WakeRow {
+            at: crate::store::now(),
+            by: "GET / from 203.0.113.7".to_owned(),
+            was: "deep".to_owned(),
+            admitted: ms(1),
+            queued: ms(2),
+            started: ms(10),
+            ready: Duration::ZERO,
+            seen: SeenRow::default(),
+            total: ms(13),
+            failure: failure.map(str::to_owned),
+            slept: 5 * MINUTE,
+        };
+        let wake = store.add_wake(desk.stage.env().await.0.id, wake).await.unwrap();
+        store.complete_wake(wake, seen, answered).await.unwrap();
+        let said = desk.why().await;
+        let lines =
+            said.lines().skip_while(|line| !line.starts_with("  woken")).take_while(|line| !line.contains("MiB"));
+        lines.map(|line| format!("{line}\n")).collect::<String>()
+    };
+    let connected = SeenRow { passed: Some(ms(1)), connected: Some(ms(2)), ..SeenRow::default() };
+    let (prefetched, released) = (Some(ms(4)), Some(ms(8)));
+    let answered = SeenRow { answered: Some(ms(5)), prefetched, released, ..connected };
+    insta::assert_snapshot!(woken(answered, Some(ms(21)), None).await, @r"
+      woken      0 s ago from deep sleep by GET / from 203.0.113.7, answered in 21 ms
+                 1 ms until there was room, 2 until its turn, 10 until it ran, 0 until it was ready
+                 then 1 until its visitor was let through, 2 until it was connected, 5 until its answer began
+                 beside that its memory was back after 4 ms, its parent processes went on after 8 ms
+    ");
+    insta::assert_snapshot!(woken(connected, None, None).await, @r"
+      woken      0 s ago from deep sleep by GET / from 203.0.113.7, ready in 13 ms
+                 1 ms until there was room, 2 until its turn, 10 until it ran, 0 until it was ready
+                 then 1 until its visitor was let through, 2 until it was connected, and no answer was seen
+    ");
+    insta::assert_snapshot!(woken(SeenRow::default(), None, Some("it fell")).await, @r"
+      woken      0 s ago from deep sleep by GET / from 203.0.113.7, given up after 13 ms
+                 1 ms until there was room, 2 until its turn, 10 until it ran, 0 until it was ready
+                 in vain: it fell
+    ");
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use tokio::io::AsyncRead;
 use super::super::*;
 use crate::engine::{
     Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, Engine, EngineError, Exec, ExecSpec,
-    Filling, Held, LayerFacts, Observed, Staging, Stats, Usage, VolumeId,
+    Filling, Held, LayerFacts, Observed, Staging, Stats, Thawed, Usage, VolumeId,
 };
 
 /// Has every layer that it was asked to make, and remembers how.
@@ -136,7 +136,7 @@ impl Engine for Recorder {
     async fn offload(&self, _: &ContainerId, _: Depth) -> Result<Held, EngineError> {
         unreachable!("a build has no containers")
     }
-    async fn thaw(&self, _: &ContainerId) -> Result<(), EngineError> {
+    async fn thaw(&self, _: &ContainerId) -> Result<Thawed, EngineError> {
         unreachable!("a build has no containers")
     }
     async fn is_doomed(&self, _: &ContainerId) -> Result<bool, EngineError> {

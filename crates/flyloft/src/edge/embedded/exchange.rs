@@ -28,6 +28,7 @@ use super::stream;
 use super::switch::Switch;
 use super::upload::{self, Upload};
 use super::upstream::Upstream;
+use super::witness::Witness;
 use super::worker::Worker;
 
 /// A request that cannot be asked a second time goes only over a connection that was in use this shortly ago. Servers
@@ -59,7 +60,7 @@ pub async fn answer(client: Arc<Client>, request: Request<Incoming>) -> Result<R
     };
     client.asked.begin();
     let answer = match found {
-        Ok((authority, Way::Open(pass), visit)) => relay(&client, request, authority, pass, visit).await,
+        Ok((authority, Way::Open(pass), visit)) => relay(&client, request, authority, (pass, None), visit).await,
         // It has a box of its own, so that all the others do not carry what it takes.
         Ok((authority, Way::Held(host, place), visit)) => {
             Box::pin(relay_later(&client, request, authority, (host, place), visit)).await
@@ -130,7 +131,7 @@ async fn relay_later(
 ) -> Result<Response<Answer>, Notice> {
     let wish = Wish::of(client, &request);
     match hold(client, wish, &authority.host(), host, place).await {
-        Ok(pass) => relay(client, request, authority, pass, visit).await,
+        Ok(passed) => relay(client, request, authority, passed, visit).await,
         Err(notice) => {
             discard(request).await;
             Err(notice)
@@ -138,11 +139,12 @@ async fn relay_later(
     }
 }
 
+/// Where it has waited, somebody is to know how it gets through.
 async fn relay(
     client: &Client,
     mut request: Request<Incoming>,
     authority: Authority,
-    mut pass: Pass,
+    (mut pass, witness): (Pass, Option<Witness>),
     visit: Visit,
 ) -> Result<Response<Answer>, Notice> {
     let upstream = pass.upstream();
@@ -158,6 +160,7 @@ async fn relay(
             }
         },
     };
+    witness.iter().for_each(Witness::connected);
 
     let upgrade = headers::upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11);
     let switch = upgrade.as_ref().map(|protocol| Switch::of(client, &mut request, protocol));
@@ -179,6 +182,7 @@ async fn relay(
     };
     let asked = ask(&client.worker, line, upstream, &mut question, repeatable).await;
     let (response, mut line) = asked.map_err(|error| dead(&pass, &error))?;
+    witness.iter().for_each(Witness::answered);
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return match switch {
             Some(switch) => {

@@ -31,6 +31,7 @@ use super::page::{Form, Notice};
 use super::room::SPOT;
 use super::routes::Admission;
 use super::waiting::{Joined, Ticket, Verdict};
+use super::witness::Witness;
 use super::worker::{WINDOW, Worker};
 
 /// What is left of the time in which the edge ends, for the answers to those who waited.
@@ -92,14 +93,14 @@ fn spots(request: &Request<Incoming>) -> u32 {
     ((fields.sum::<usize>() + ahead) / SPOT + 1) as u32
 }
 
-/// Waits until the request for `name` may go on.
+/// Waits until the request for `name` may go on. Gives who is to know of its further way as well.
 pub async fn hold(
     client: &Client,
     wish: Wish,
     name: &str,
     mut host: Arc<Host>,
     mut place: Arc<Place>,
-) -> Result<Pass, Notice> {
+) -> Result<(Pass, Option<Witness>), Notice> {
     let shared = &client.worker.shared;
     let _use = place.begin();
     let Some(_spots) = shared.crowd.spots(wish.spots) else {
@@ -109,6 +110,7 @@ pub async fn hold(
     let mut end = End { at: Instant::now() + patience, brought_forward: false };
     let mut gone = std::pin::pin!(gone(wish.socket, wish.lingers));
     let mut known = false;
+    let mut witness = None;
     loop {
         if let Aim::Held(sleep) = &place.aim {
             if wish.page
@@ -121,7 +123,8 @@ pub async fn hold(
                 Joined::Full => return Err(refused(&place, |env| Notice::Crowded { env, comes_back: wish.page })),
                 Joined::Moved => Some(Verdict::LookAgain),
                 Joined::Waits(ticket) => {
-                    client.worker.tell(&place.env, sleep, || wish.by.clone());
+                    client.worker.tell(&place.env, sleep, true, || wish.by.clone());
+                    witness = sleep.witness().or(witness);
                     tokio::select! {
                         verdict = waited(ticket, &client.worker, &mut end) => verdict,
                         () = gone.as_mut() => None,
@@ -135,7 +138,10 @@ pub async fn hold(
             }
         }
         (host, place) = match shared.routes.admit(name, false) {
-            Some(Admission::Entered(pass)) => return Ok(pass),
+            Some(Admission::Entered(pass)) => {
+                witness.iter().for_each(Witness::passed);
+                return Ok((pass, witness));
+            }
             Some(Admission::Held(host, place)) => (host, place),
             Some(Admission::Refused(place)) => return Err(place.refusal()),
             None => return Err(Notice::UnknownHost { host: name.to_owned() }),

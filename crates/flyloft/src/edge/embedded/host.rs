@@ -15,6 +15,7 @@ use super::page::Notice;
 use super::upstream::Upstream;
 use super::usage::{Counters, Usage};
 use super::waiting::{Joined, Verdict, Waiting};
+use super::witness::Witness;
 
 /// A browser that has not come back by then for what became of its page will not.
 const OWED_FOR: Duration = Duration::from_secs(60);
@@ -47,12 +48,19 @@ pub enum Aim {
 #[derive(Default)]
 pub struct Sleep {
     failure: Option<Failure>,
-    /// Since when its daemon knows that somebody waits.
-    told: OnceLock<Instant>,
+    told: OnceLock<Told>,
     /// What it takes so long for.
     doing: OnceLock<Arc<str>>,
     /// Browsers that show the page which says that it wakes, as far as is known.
     pages: AtomicUsize,
+}
+
+/// Its daemon knows that somebody has come.
+#[derive(Clone)]
+pub struct Told {
+    pub at: Instant,
+    /// For all who wait, where the first one does.
+    pub witness: Option<Witness>,
 }
 
 /// Why the last wake came to nothing.
@@ -70,9 +78,17 @@ impl Sleep {
         Self { failure, ..Self::default() }
     }
 
-    /// Whether this is the first to say that somebody waits.
-    pub fn tell(&self) -> bool {
-        self.told.set(Instant::now()).is_ok()
+    /// To the first who says that somebody has come it gives what the daemon is to know. `waits` for an answer?
+    pub fn tell(&self, waits: bool) -> Option<Told> {
+        if self.told.get().is_some() {
+            return None;
+        }
+        let told = Told { at: Instant::now(), witness: waits.then(Witness::default) };
+        self.told.set(told.clone()).ok().map(|()| told)
+    }
+
+    pub fn witness(&self) -> Option<Witness> {
+        self.told.get()?.witness.clone()
     }
 
     /// The first to say so is believed.
@@ -86,7 +102,7 @@ impl Sleep {
 
     /// How long it has been waking.
     pub fn waking_for(&self) -> Duration {
-        self.told.get().map_or(Duration::ZERO, Instant::elapsed)
+        self.told.get().map_or(Duration::ZERO, |told| told.at.elapsed())
     }
 
     /// A browser comes. Where it may be one whose page waits for a wake that has failed, it gets to know that.
@@ -270,7 +286,7 @@ mod tests {
     #[test]
     fn a_page_that_comes_back_learns_of_the_failure_once() {
         let asleep = Sleep::default();
-        assert!(asleep.tell() && !asleep.tell());
+        assert!(asleep.tell(true).is_some() && asleep.tell(true).is_none());
         asleep.browser_comes();
         asleep.browser_gets_page();
         asleep.browser_comes();
@@ -288,7 +304,7 @@ mod tests {
         old.failure.as_mut().unwrap().at = Instant::now().checked_sub(OWED_FOR).unwrap();
         assert_eq!(old.browser_comes(), None);
         let again = failed(&asleep);
-        again.tell();
+        again.tell(true);
         assert_eq!(again.browser_comes(), None);
     }
 

@@ -42,6 +42,7 @@ mod upstream;
 mod usage;
 mod waiting;
 mod websocket;
+mod witness;
 mod worker;
 
 use std::net::{SocketAddr, TcpListener};

@@ -89,7 +89,7 @@ impl<S> Overheard<S> {
         if let Some(now) = place.now()
             && let Aim::Held(sleep) = &now.aim
         {
-            self.worker.tell(&now.env, sleep, || self.by.clone());
+            self.worker.tell(&now.env, sleep, false, || self.by.clone());
         }
     }
 }

@@ -23,7 +23,7 @@ use super::exchange::{self, Client};
 use super::half_closed::{Asked, HalfClosed};
 use super::halt::Halt;
 use super::headers::Visitor;
-use super::host::Sleep;
+use super::host::{Sleep, Told};
 use super::opening::{Opened, Protocol};
 use super::pace::Paced;
 use super::quiet::{Manner, Quiet};
@@ -117,13 +117,15 @@ impl Worker {
         Self { thread, early, late: TaskTracker::new(), shared }
     }
 
-    /// Lets the daemon know that somebody waits for an environment, if it does not know yet.
-    pub fn tell(&self, env: &EnvRef, sleep: &Sleep, by: impl FnOnce() -> String) {
+    /// Lets the daemon know that somebody has come to an environment, who may wait for an answer, if it does not know
+    /// yet.
+    pub fn tell(&self, env: &EnvRef, sleep: &Sleep, waits: bool, by: impl FnOnce() -> String) {
         if let Some(visits) = &self.shared.visits
-            && sleep.tell()
+            && let Some(Told { at, witness }) = sleep.tell(waits)
         {
+            let passage = witness.map(|witness| witness.follow());
             // When it is gone, everything ends.
-            let _ = visits.send(Visit { env: env.clone(), by: by() });
+            let _ = visits.send(Visit { env: env.clone(), by: by(), at, passage });
         }
     }
 

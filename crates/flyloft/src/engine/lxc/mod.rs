@@ -97,7 +97,8 @@ use self::volumes::Volumes;
 pub use self::watch::{Bounds, space};
 use super::{
     Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, Derivation, Engine, EngineError, Exec,
-    ExecSpec, Filling, Held, LayerFacts, LayerId, Observed, Reach, Staging, Stats, Usage, VolumeId,
+    ExecSpec, Filling, Held, LayerFacts, LayerId, Observed, Reach, Staging, Stats, Thawed, Usage,
+    VolumeId,
 };
 use crate::machine::Memory;
 use crate::transcript::Transcript;
@@ -413,7 +414,7 @@ impl Engine for LxcEngine {
         to_the_end(async move { engine.offload_container(&id, depth, wanted).await }).await
     }
 
-    async fn thaw(&self, id: &ContainerId) -> Result<(), EngineError> {
+    async fn thaw(&self, id: &ContainerId) -> Result<Thawed, EngineError> {
         self.thaw_container(id).await
     }
 

@@ -136,6 +136,10 @@ pub fn let_go(home: &Home) -> io::Result<()> {
 }
 
 impl HeldBack {
+    pub fn is_empty(&self) -> bool {
+        self.levels.is_empty()
+    }
+
     /// Lets one after the other go, when those below it have settled. For a thread that may wait.
     pub fn release(mut self) {
         let deadline = Instant::now() + self.patience;

@@ -22,7 +22,7 @@ use super::parents::{self, HeldBack};
 use super::places::Home;
 use super::stat::Stat;
 use super::{LxcEngine, blocking, container, notes, touched};
-use crate::engine::{ContainerId, EngineError, Held, Kept};
+use crate::engine::{ContainerId, EngineError, Held, Kept, Thawed};
 use crate::machine::Memory;
 
 /// How long a container that is to be frozen may keep the kernel waiting. Whoever visits it meanwhile waits too.
@@ -56,20 +56,26 @@ impl LxcEngine {
         }
     }
 
-    pub(super) async fn thaw_container(&self, id: &ContainerId) -> Result<(), EngineError> {
+    pub(super) async fn thaw_container(&self, id: &ContainerId) -> Result<Thawed, EngineError> {
         let turn = self.turns.take(&id.0).await;
         let (home, running) = self.running(id)?;
-        let (engine, thawed, waking) = (self.clone(), id.clone(), self.waking.token());
+        let (engine, thawing, waking, thawed) = (self.clone(), id.clone(), self.waking.token(), Thawed::begin());
         // Beside the thawing, so that neither waits for the other.
         let prefetched = tokio::task::spawn_blocking({
-            let (home, reads) = (home.clone(), self.read(id));
-            move || notes::read::<Held>(&home.asleep())?.map_or(Ok(()), |held| touched::prefetch(&home, &held, &reads))
+            let (home, reads, thawed) = (home.clone(), self.read(id), thawed.clone());
+            move || {
+                let Some(held) = notes::read::<Held>(&home.asleep())? else { return Ok(()) };
+                if touched::prefetch(&home, &held, &reads)? {
+                    thawed.has_prefetched();
+                }
+                Ok(())
+            }
         });
         let groups = blocking(format!("thaw container `{id}`"), {
             let home = home.clone();
             move || {
                 let _turn = turn;
-                engine.frozen().remove(&thawed);
+                engine.frozen().remove(&thawing);
                 if is_killed(running.init) {
                     container::halt(&home, engine.layout, Duration::ZERO)?;
                     return Ok(None);
@@ -85,9 +91,15 @@ impl LxcEngine {
             }
         });
         let Some((groups, held_back)) = groups.await? else { return Err(EngineError::NotRunning(id.clone())) };
-        tokio::task::spawn_blocking(move || {
-            let _waking = waking;
-            held_back.release();
+        tokio::task::spawn_blocking({
+            let thawed = thawed.clone();
+            move || {
+                let _waking = waking;
+                if !held_back.is_empty() {
+                    held_back.release();
+                    thawed.has_released();
+                }
+            }
         });
         tokio::spawn(async move {
             if let Ok(Err(error)) = prefetched.await {
@@ -102,7 +114,7 @@ impl LxcEngine {
                 tracing::debug!(%error, "what a container touched when it woke was not noted");
             }
         });
-        Ok(())
+        Ok(thawed)
     }
 
     pub(super) async fn offload_container(

@@ -95,15 +95,15 @@ pub fn note(home: &Home, groups: &Groups) -> io::Result<()> {
     fs::rename(aside, home.touched())
 }
 
-/// Brings in what was touched the last time, of a container of which this is where its memory is. Where nothing is
-/// known, nothing is done.
+/// Brings in what was touched the last time, of a container of which this is where its memory is. Says whether anything
+/// of that is known.
 ///
 /// What is on a disk is asked for all at once first, or each page would be waited for alone; then page after page is
 /// touched, which spares the app the fault. Where everything is in compressed memory the first step only costs.
 ///
 /// It ends early when nobody `reads` any more: pages that came back after the next sleep had moved them would stay.
-pub fn prefetch(home: &Home, held: &Held, reads: &CancellationToken) -> io::Result<()> {
-    let Some(touched) = Touched::of(home)? else { return Ok(()) };
+pub fn prefetch(home: &Home, held: &Held, reads: &CancellationToken) -> io::Result<bool> {
+    let Some(touched) = Touched::of(home)? else { return Ok(false) };
     let mut left = MOST;
     let mut wanted = Vec::new();
     for of in &touched.processes {
@@ -116,7 +116,8 @@ pub fn prefetch(home: &Home, held: &Held, reads: &CancellationToken) -> io::Resu
     bring_in(&wanted, way, reads, |act, process, piece| match act {
         Act::Ask => process.advise(Advice::WillNeed, piece),
         Act::Touch => process.touch(piece),
-    })
+    })?;
+    Ok(true)
 }
 
 /// What is done to bring pages in.

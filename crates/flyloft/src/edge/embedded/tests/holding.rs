@@ -1,6 +1,9 @@
 //! Requests for an environment that is asleep: what becomes of each of them.
 
+use std::time::Instant;
+
 use super::*;
+use crate::edge::Passage;
 
 const ASK: &str = "GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n";
 const BROWSE: &str = "GET /cart?token=secret HTTP/1.1\nHost: shop.test\nAccept: text/html,*/*;q=0.8\n\n";
@@ -30,12 +33,52 @@ async fn a_request_waits_until_the_environment_is_awake() {
     let mut client = stage.connect().await;
     client.say("GET /cart?token=secret HTTP/1.1\r\nHost: Shop.test\r\n\r\n").await;
     let visit = visitors.recv().await.unwrap();
-    assert_eq!(visit, Visit { env: env(), by: "GET /cart from 127.0.0.1".into() });
+    assert_eq!((visit.env, visit.by.as_str()), (env(), "GET /cart from 127.0.0.1"));
     stage.waiting(1).await;
     stage.route("shop.test", app.address).await;
     let answer = client.read_answer().await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\n") && answer.contains("GET /cart?token=secret"), "{answer}");
     stage.waiting(0).await;
+}
+
+#[tokio::test]
+async fn the_daemon_hears_how_the_first_of_those_who_waited_gets_through() {
+    let (stage, mut visitors) = Stage::asleep(|_| {}).await;
+    let begun = Instant::now();
+    let clients = queue(&stage, 3).await;
+    let mut passage = visitors.recv().await.unwrap().passage.unwrap();
+    assert_eq!(*passage.borrow(), Passage::default());
+    let (_stage, mut arrival) = stage.patient_app().await;
+    let mut asked = Vec::new();
+    for _ in &clients {
+        asked.push(arrival.recv().await.unwrap());
+    }
+    let before = *passage.borrow();
+    assert!(begun < before.passed.unwrap() && before.passed <= before.connected && before.answered.is_none());
+    let mut answers = Vec::new();
+    for (go, mut client) in asked.into_iter().zip(clients) {
+        go.send(()).unwrap();
+        // The apps' connections come in any order.
+        answers.push(tokio::spawn(async move { client.read_answer().await }));
+    }
+    for answer in answers {
+        assert!(answer.await.unwrap().ends_with("hello"));
+    }
+    let after = *passage.wait_for(|passage| passage.answered.is_some()).await.unwrap();
+    assert!(after.connected < after.answered && after.passed == before.passed, "the first one counts");
+    assert!(in_time(passage.changed()).await.is_err(), "nobody waits any more");
+    assert_eq!(*passage.borrow(), after);
+}
+
+#[tokio::test]
+async fn the_daemon_hears_when_nobody_waits_any_more() {
+    let (stage, mut visitors) = Stage::asleep(|config| config.limits.half_closed = Duration::ZERO).await;
+    drop(queue(&stage, 2).await);
+    let mut passage = visitors.recv().await.unwrap().passage.unwrap();
+    stage.waiting(0).await;
+    stage.route("shop.test", "127.0.0.1:9".parse().unwrap()).await;
+    assert!(in_time(passage.changed()).await.is_err());
+    assert_eq!(*passage.borrow(), Passage::default());
 }
 
 #[tokio::test]

@@ -238,6 +238,10 @@ fn undated(answer: &str) -> String {
     answer.split_inclusive('\n').filter(|line| !line.starts_with("date: ")).collect()
 }
 
+async fn in_time<T>(wait: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, wait).await.expect("it never came")
+}
+
 /// Waits for something that another task or thread is about to bring about.
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let begin = std::time::Instant::now();

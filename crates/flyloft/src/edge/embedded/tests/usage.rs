@@ -163,6 +163,7 @@ async fn a_message_over_an_open_websocket_wakes_what_is_asleep_and_a_ping_does_n
         echoed(&mut client, &frame(TEXT, "hello")).await;
     }
     let visit = visitors.recv().await.unwrap();
-    assert_eq!(visit, Visit { env: env(), by: "a message over GET /live from 127.0.0.1".into() });
+    assert_eq!((visit.env, visit.by.as_str()), (env(), "a message over GET /live from 127.0.0.1"));
+    assert!(visit.passage.is_none(), "a message waits for no answer");
     assert!(visitors.try_recv().is_err());
 }

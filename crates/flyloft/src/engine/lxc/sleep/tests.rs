@@ -253,8 +253,9 @@ async fn who_was_frozen_is_heard_of_before_whoever_watches_over_it_looks() {
         bench.engine.freeze(&web.id).await.unwrap();
         bench.engine.offload(&web.id, depth).await.unwrap();
         tokio::time::sleep(Duration::from_millis(1500)).await;
-        bench.engine.thaw(&web.id).await.unwrap();
+        let thawed = bench.engine.thaw(&web.id).await.unwrap();
         tokio::time::sleep(Duration::from_millis(600)).await;
+        assert!(thawed.released().is_some_and(|after| after > Duration::ZERO), "{thawed:?}");
         assert!(!app.join("lost").exists(), "after sleep {round}");
     }
     let groups = container::Running::find(&bench.engine.home(&web.id)).unwrap().groups(bench.engine.layout).unwrap();
