@@ -343,7 +343,7 @@ pub trait Engine: Send + Sync {
     /// Lets every process go on. What else it does for that goes on beside it.
     async fn thaw(&self, id: &ContainerId) -> Result<Thawed, EngineError>;
 
-    /// Whether a process of a frozen container has been killed, and ends as soon as it is thawed.
+    /// Whether a process of a frozen container has been sent its end, and ends as soon as it is thawed.
     async fn is_doomed(&self, id: &ContainerId) -> Result<bool, EngineError>;
 
     /// From now on it may open connections to these, and to nothing else that is closed to all. It may run or not.

@@ -16,7 +16,7 @@ use flyloft_core::lifecycle::Depth;
 use tokio_util::sync::CancellationToken;
 
 use super::cgroup::Groups;
-use super::doomed::is_killed;
+use super::doomed::is_doomed;
 use super::offload::{Past, Wanted, offload};
 use super::parents::{self, HeldBack};
 use super::places::Home;
@@ -64,11 +64,12 @@ impl LxcEngine {
         let prefetched = tokio::task::spawn_blocking({
             let (home, reads, thawed) = (home.clone(), self.read(id), thawed.clone());
             move || {
-                let Some(held) = notes::read::<Held>(&home.asleep())? else { return Ok(()) };
-                if touched::prefetch(&home, &held, &reads)? {
+                if let Some(held) = notes::read::<Held>(&home.asleep())?
+                    && touched::prefetch(&home, &held, &reads)?
+                {
                     thawed.has_prefetched();
                 }
-                Ok(())
+                Ok::<_, io::Error>(())
             }
         });
         let groups = blocking(format!("thaw container `{id}`"), {
@@ -76,7 +77,7 @@ impl LxcEngine {
             move || {
                 let _turn = turn;
                 engine.frozen().remove(&thawing);
-                if is_killed(running.init) {
+                if is_doomed(running.init) {
                     container::halt(&home, engine.layout, Duration::ZERO)?;
                     return Ok(None);
                 }

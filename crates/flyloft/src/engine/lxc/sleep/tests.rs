@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
+use nix::sys::signal::Signal;
 use tokio_util::sync::CancellationToken;
 
 use super::super::bench::Bench;
@@ -276,7 +277,7 @@ async fn who_was_frozen_is_heard_of_before_whoever_watches_over_it_looks() {
     let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
     for child in children.split_whitespace() {
         let child = nix::unistd::Pid::from_raw(child.parse().unwrap());
-        nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL).unwrap();
+        nix::sys::signal::kill(child, Signal::SIGKILL).unwrap();
     }
     super::parents::let_go(&home).unwrap();
     eventually("all go on", async || !groups.processes().unwrap().iter().any(stopped)).await;
@@ -340,7 +341,7 @@ async fn a_container_that_was_killed_asleep_starts_like_any_other() {
     bench.engine.offload(&id, Depth::Deep).await.unwrap();
     let running = container::Running::find(&bench.engine.home(&id)).unwrap();
     for pid in [running.init, running.monitor] {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     }
     let state = async || bench.engine.find(&id).await.unwrap().unwrap().state;
     eventually("it is seen to have stopped", async || state().await == ContainerState::Stopped).await;
@@ -356,10 +357,28 @@ async fn what_was_killed_while_it_was_frozen_is_not_thawed_but_found_to_have_end
     let id = forked(&bench).await;
     bench.engine.freeze(&id).await.unwrap();
     let running = container::Running::find(&bench.engine.home(&id)).unwrap();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(running.init), nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(running.init), Signal::SIGKILL).unwrap();
     assert!(matches!(bench.engine.thaw(&id).await, Err(EngineError::NotRunning(_))));
     bench.engine.start(&id).await.unwrap();
     assert_eq!(bench.engine.find(&id).await.unwrap().unwrap().state, ContainerState::Running);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_to_dump_core_when_it_goes_on_is_doomed_and_who_sees_to_a_signal_itself_is_not() {
+    let bench = Bench::open().await;
+    let id = forked(&bench).await;
+    bench.engine.freeze(&id).await.unwrap();
+    let groups = container::Running::find(&bench.engine.home(&id)).unwrap().groups(bench.engine.layout).unwrap();
+    let is_app = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap().starts_with("python");
+    let app: Vec<i32> = groups.processes().unwrap().into_iter().filter(is_app).collect();
+    let send = |signal| {
+        app.iter().for_each(|pid| nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), signal).unwrap());
+    };
+    assert_eq!(app.len(), 2);
+    for (signal, ends) in [(Signal::SIGWINCH, false), (Signal::SIGINT, false), (Signal::SIGABRT, true)] {
+        send(signal);
+        assert_eq!(bench.engine.is_doomed(&id).await.unwrap(), ends, "{signal}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
