@@ -5,7 +5,7 @@
 //!
 //!           deploy succeeded           idle, sleep             ttl, off
 //!     none ─────────────────► awake ────────────────► asleep ────────────► off
-//!                             ▲   │ died, restart       │ wake, visit       │ wake, visit,
+//!                             ▲   │ died                │ wake, visit       │ wake, visit,
 //!                             │   │                     │                   │ pause over
 //!                        woke │   ▼                     ▼                   ▼
 //!                             └─ waking ◄───────────────┴───────────────────┘
@@ -82,7 +82,6 @@ pub fn step(state: &State, event: &Event, now: Timestamp, policy: &Policy) -> Re
         Event::SleepFailed { release } => sleep_failed(live, release, now),
         Event::Off => off(live, WhyOff::Asked, now),
         Event::Clear => clear(live, now),
-        Event::Restart => restart(live, now),
 
         Event::Used { at } if at > live.last_used => done(Live { last_used: at, ..live }, []),
         Event::Used { .. } => Ok(Answer::AlreadySo),
@@ -271,17 +270,6 @@ fn off(mut live: Live, why: WhyOff, now: Timestamp) -> Result<Answer, Refusal> {
     done(live, [Effect::Hold, Effect::Stop { release }])
 }
 
-fn restart(mut live: Live, now: Timestamp) -> Result<Answer, Refusal> {
-    let release = match live.runs {
-        Runs::None => return Err(Refusal::NothingDeployed),
-        Runs::Waking { .. } => return Err(Refusal::Waking),
-        Runs::Awake { release, .. } | Runs::Asleep { release, .. } | Runs::Off { release, .. } => release,
-    };
-    live.runs = Runs::Waking { release, since: now };
-    live.last_used = live.last_used.max(now);
-    done(live, [Effect::Hold, Effect::Stop { release }, Effect::Start { release }])
-}
-
 fn set_pinned(live: Live, pinned: bool) -> Result<Answer, Refusal> {
     if live.pinned == pinned { Ok(Answer::AlreadySo) } else { done(Live { pinned, ..live }, []) }
 }
@@ -317,7 +305,6 @@ fn after_the_end(ending: Option<ReleaseNumber>, event: &Event) -> Result<Answer,
         | Event::Sleep { .. }
         | Event::Off
         | Event::Clear
-        | Event::Restart
         | Event::Pin
         | Event::Unpin
         | Event::Extend { .. } => Err(Refusal::Destroyed),

@@ -76,14 +76,22 @@ pub enum Command {
     Shell(OneEnv),
     /// Start an environment's processes anew, without an interruption.
     ///
+    /// The new ones serve from the moment on in which they answer. Requests that are under way to the old ones have 30 s
+    /// to end after that, and nobody waits for them.
+    ///
     /// They see the variables that are set now. The Procfile's `release` command does not run: nothing that it prepares
     /// has changed.
     Restart(OneEnv),
     /// Put an environment to sleep: frozen, its memory out of the way. Whoever visits it wakes it.
+    ///
+    /// Requests that are under way have 30 s to end before that. Where they do not, or a command runs in it, it stays
+    /// awake.
     Sleep(Sleep),
     /// Wake an environment, and wait until it answers.
     Wake(OneEnv),
     /// Stop an environment's processes and keep its disk. Whoever visits it starts them again.
+    ///
+    /// Requests that are under way have 30 s to end before that, and then processes have 10 s.
     Off(OneEnv),
     /// Keep an environment: time neither turns it off nor destroys it. It sleeps when nobody uses it.
     Pin(OneEnv),

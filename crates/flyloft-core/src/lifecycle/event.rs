@@ -39,8 +39,6 @@ pub enum Event {
     Off,
     /// The disk is short of room.
     Clear,
-    /// `flyloft restart`.
-    Restart,
 
     /// Somebody used it at that time; told at the latest before [`Event::Clock`]. Use that goes on (a shell) is use now.
     Used { at: Timestamp },
@@ -89,7 +87,6 @@ impl Event {
             | Event::DeployFailed { .. }
             | Event::Off
             | Event::Clear
-            | Event::Restart
             | Event::Pin
             | Event::Unpin
             | Event::Extend { .. }
@@ -128,7 +125,6 @@ impl fmt::Display for Event {
             Event::Off => f.write_str("off"),
             Event::Clear => f.write_str("clear"),
             Event::Deepen => f.write_str("deepen"),
-            Event::Restart => f.write_str("restart"),
             Event::Used { .. } => f.write_str("used"),
             Event::Pin => f.write_str("pin"),
             Event::Unpin => f.write_str("unpin"),

@@ -89,7 +89,6 @@ fn all_events() -> Vec<(String, u64, Event)> {
         Event::SleepFailed { release: v(1) },
         Event::Off,
         Event::Clear,
-        Event::Restart,
         Event::Used { at: Timestamp(MINUTE) },
         Event::Pin,
         Event::Unpin,
@@ -292,7 +291,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => prop::sample::select(vec![Event::Visit, Event::Wake]),
         1 => prop::sample::select(vec![Event::Clear, Event::Deepen]),
         1 => prop::sample::select(vec![Depth::Shallow, Depth::Deep]).prop_map(|depth| Event::Sleep { depth }),
-        1 => prop::sample::select(vec![Event::Off, Event::Restart, Event::Pin, Event::Unpin]),
+        1 => prop::sample::select(vec![Event::Off, Event::Pin, Event::Unpin]),
         1 => (0..20 * DAY).prop_map(|at| Event::Used { at: Timestamp(at) }),
         1 => (0..20 * DAY).prop_map(|until| Event::Extend { until: Timestamp(until) }),
         3 => Just(Event::Clock),
@@ -451,7 +450,7 @@ proptest! {
         let begun = [(0, Event::Deploy { release: v(1) }), (1, Event::DeploySucceeded { release: v(1) })];
         let ended = [(2, if pinned { Event::Pin } else { Event::Unpin }), (3, Event::Found(Found::Over(Excess::Disk)))];
         let mut state = follow(State::new(Timestamp(0)), begun.into_iter().chain(ended));
-        let asks = |event: &Event| matches!(event, Event::Restart | Event::Deploy { .. });
+        let asks = |event: &Event| matches!(event, Event::Deploy { .. });
         for (at, event) in history.into_iter().filter(|(_, event)| !asks(event)) {
             if let Ok(Answer::Done(next, effects)) = step(&state, &event, Timestamp(at), &Policy::default()) {
                 let starts = |effect: &Effect| matches!(effect, Effect::Start { .. } | Effect::Thaw { .. });
