@@ -60,6 +60,9 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// How long a start may take where the version before waits to go on. Without one, nobody gains by its end.
 const BEGINNING: Duration = Duration::from_secs(60);
 
+/// See [`Settings::use_forgotten`]. Each time takes a note in the store for every environment that is awake and used.
+const USE_FORGOTTEN: Duration = Duration::from_secs(5 * 60);
+
 /// How it is started.
 #[derive(Debug)]
 pub struct Start {
@@ -228,6 +231,7 @@ async fn begin(
         defaults: config.defaults.clone(),
         disk: config.disk.clone(),
         services: config.services.clone(),
+        use_forgotten: USE_FORGOTTEN,
         transcripts: state.subdirectory("transcripts")?,
         state_dir: state.dir.clone(),
         configuration: file,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use flyloft_core::disk::{Given, Unit};
 use flyloft_core::host::Domain;
@@ -57,6 +58,8 @@ pub struct Settings {
     /// How much is kept for later.
     pub disk: config::Disk,
     pub services: config::Services,
+    /// How much of the use of what is awake a daemon that is killed may forget. What sleeps is not looked at for that.
+    pub use_forgotten: Duration,
     /// What deploys say is kept here.
     pub transcripts: PathBuf,
     /// All that is kept.

@@ -21,8 +21,6 @@ use crate::store::EventKind;
 const FAR: Duration = Duration::from_secs(24 * 3600);
 const PACE: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(60);
-/// How much of the use of what is awake a daemon that dies may forget. What sleeps is not looked at for that.
-const NOTED: Duration = Duration::from_secs(5 * 60);
 
 impl Task {
     /// Has it wake for somebody, if there is room for it. Where there is none yet, all who come wait together.
@@ -110,7 +108,7 @@ impl Task {
         let next = lifecycle::next_rung(&self.state, &self.policy());
         let far = match &self.state {
             _ if !self.unrecorded.is_empty() => RETRY,
-            State::Live(Live { runs: Runs::Awake { .. }, .. }) => NOTED,
+            State::Live(Live { runs: Runs::Awake { .. }, .. }) => self.parts.settings.use_forgotten,
             State::Live(_) | State::Destroyed { .. } => FAR,
         };
         let due = next.map_or(far, |(due, _)| self.parts.clock.until(due).min(far));

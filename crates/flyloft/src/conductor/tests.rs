@@ -10,7 +10,9 @@ use super::{Conductor, Restless, Told};
 use crate::deploy::Again;
 use crate::edge::Target;
 use crate::engine::ContainerState;
+use crate::loft::Loft;
 use crate::loft::stage::{Stage, content};
+use crate::parts::Settings;
 use crate::store::{EnvRow, EventKind, SeenRow, WakeRow};
 
 mod waking;
@@ -363,6 +365,34 @@ async fn another_asleep(stage: &Stage) -> (EnvRow, Conductor) {
     next.at_rest().await.unwrap();
     stage.machine.lock().unwrap().available = 0;
     stage.branch("next").await
+}
+
+/// When it was last used, as the next daemon finds it.
+async fn on_record(stage: &Stage) -> Timestamp {
+    match serde_json::from_str(&stage.env().await.0.state).unwrap() {
+        State::Live(live) => live.last_used,
+        State::Destroyed { .. } => panic!("destroyed"),
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_killed_forgets_little_of_when_it_was_used() {
+    // Nothing else would have it on record: time does nothing to it.
+    let forgotten = |settings: &mut Settings| settings.use_forgotten = Duration::from_millis(50);
+    let stage = Stage::with(policy(None, None, None), forgotten).await;
+    stage.deploy().await.unwrap();
+    let clock = &stage.loft.parts.clock;
+    clock.advance(Duration::from_secs(3600));
+    let used = clock.now();
+    assert!(on_record(&stage).await < used);
+    *stage.door.unused_for.lock().unwrap() = Some(Duration::ZERO);
+    stage.wait_until("it is on record", async || on_record(&stage).await >= used).await;
+    *stage.door.unused_for.lock().unwrap() = None;
+    // Nobody has told the first daemon to end.
+    let next = Loft::new(stage.loft.parts.clone());
+    next.start(false).await.unwrap();
+    let (_, conductor) = next.find(&stage.env().await.0.name).await.unwrap();
+    assert!(last_used(&conductor) >= used);
 }
 
 #[tokio::test]

@@ -127,20 +127,20 @@ pub struct Stage {
 
 impl Stage {
     pub async fn new() -> Self {
-        Self::with(config::Disk::default(), Policy::default()).await
+        Self::under(Policy::default()).await
     }
 
     /// One that keeps so much.
     pub async fn keeping(disk: config::Disk) -> Self {
-        Self::with(disk, Policy::default()).await
+        Self::with(Policy::default(), |settings| settings.disk = disk).await
     }
 
     /// One where time does this.
     pub async fn under(policy: Policy) -> Self {
-        Self::with(config::Disk::default(), policy).await
+        Self::with(policy, |_| {}).await
     }
 
-    async fn with(disk: config::Disk, policy: Policy) -> Self {
+    pub async fn with(policy: Policy, change: impl FnOnce(&mut Settings)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (fake, engine) = fake::shared();
         fake.listen(vec![web_server().await]);
@@ -151,6 +151,24 @@ impl Stage {
         let look = machine.clone();
         let admission =
             Admission::with(clock.clone(), door.clone(), Box::new(move || *look.lock().unwrap()), 0, PATIENCE);
+        let mut settings = Settings {
+            instance: "1f3a9c".to_owned(),
+            domain: Domain::parse("localhost").unwrap(),
+            port: None,
+            defaults: policy::Settings {
+                idle: Some(Span(policy.idle)),
+                ttl: Some(Span(policy.ttl)),
+                expire: Some(Span(policy.expire)),
+                ..policy::Settings::default()
+            },
+            disk: config::Disk::default(),
+            services: config::Services::default(),
+            use_forgotten: Duration::from_secs(300),
+            transcripts: dir.path().join("transcripts"),
+            state_dir: dir.path().to_owned(),
+            configuration: dir.path().join("flyloft.toml"),
+        };
+        change(&mut settings);
         let parts = Parts {
             store: Store::open(&dir.path().join("store.db")).unwrap(),
             edge: door.clone(),
@@ -169,22 +187,7 @@ impl Stage {
             tally: Tally::default(),
             making_room: tokio::sync::Mutex::default(),
             looked_through: LookedThrough::default(),
-            settings: Settings {
-                instance: "1f3a9c".to_owned(),
-                domain: Domain::parse("localhost").unwrap(),
-                port: None,
-                defaults: policy::Settings {
-                    idle: Some(Span(policy.idle)),
-                    ttl: Some(Span(policy.ttl)),
-                    expire: Some(Span(policy.expire)),
-                    ..policy::Settings::default()
-                },
-                disk,
-                services: config::Services::default(),
-                transcripts: dir.path().join("transcripts"),
-                state_dir: dir.path().to_owned(),
-                configuration: dir.path().join("flyloft.toml"),
-            },
+            settings,
         };
         Self { loft: Arc::new(Loft::new(Arc::new(parts))), engine: fake, door, machine, dir }
     }
