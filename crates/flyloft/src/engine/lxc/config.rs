@@ -49,7 +49,7 @@ impl Config<'_> {
         set("mount.entry", &"tmpfs dev/shm tmpfs rw,nosuid,nodev,mode=1777,size=256m,create=dir 0 0");
         set("mount.entry", &"tmpfs run tmpfs rw,nosuid,nodev,mode=0755,size=64m,create=dir 0 0");
         set("console.logfile", &self.home.console().display());
-        set("console.size", &(self.log_bytes / 2));
+        set("console.size", &piece(self.log_bytes));
         set("console.rotate", &1);
         set("cap.keep", &CAPABILITIES);
         set("no_new_privs", &1);
@@ -68,10 +68,21 @@ impl Config<'_> {
     }
 }
 
+/// The size at which LXC begins another console log, so that both pieces are within what is to be kept. LXC takes the
+/// next power of two, which may be nearly twice as much, and never less than a page.
+fn piece(log_bytes: u64) -> u64 {
+    (log_bytes / 2).checked_ilog2().map_or(0, |exponent| 1 << exponent)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::path::Path;
+
+    #[test]
+    fn two_pieces_of_a_log_are_no_larger_than_what_is_kept_of_it() {
+        assert_eq!([10 << 20, 8 << 20, 3, 1, 0].map(piece), [4 << 20, 4 << 20, 1, 0, 0]);
+    }
 
     fn rendered(cgroups: Layout) -> String {
         let home = Home { dir: "/s/engine/containers/shop-main-1".into(), name: "fl-a1-shop-main-1.c".into() };
@@ -106,7 +117,7 @@ mod tests {
         lxc.mount.entry = tmpfs dev/shm tmpfs rw,nosuid,nodev,mode=1777,size=256m,create=dir 0 0
         lxc.mount.entry = tmpfs run tmpfs rw,nosuid,nodev,mode=0755,size=64m,create=dir 0 0
         lxc.console.logfile = /s/engine/containers/shop-main-1/console.log
-        lxc.console.size = 5242880
+        lxc.console.size = 4194304
         lxc.console.rotate = 1
         lxc.cap.keep = chown dac_override fowner fsetid kill net_bind_service setgid setuid
         lxc.no_new_privs = 1
