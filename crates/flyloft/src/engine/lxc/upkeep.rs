@@ -68,10 +68,10 @@ impl LxcEngine {
 
     /// Puts the table in place, with the containers in it that run and no others.
     pub(super) async fn renew_network(&self, removals: Option<&Removals>) -> Result<(), EngineError> {
-        let (admitted, routed) = self.network.renew(removals).await?;
+        let (admitted, introduced) = self.network.renew(removals).await?;
         let links = self.network.links().map_err(EngineError::io("list the links of containers"))?;
         // As a rule. LXC makes a link when a container starts, and the kernel takes it away with the last process.
-        if links == admitted && links.is_subset(&routed) {
+        if links == admitted && links.is_subset(&introduced) {
             return Ok(());
         }
         for container in self.observe().await? {
@@ -85,8 +85,8 @@ impl LxcEngine {
                     tracing::warn!(container = %container.id, link, "its link is gone; ending it, so that it gets another");
                     self.halt(&home, &record, CUT_OFF).await?;
                 }
-                Some(_) if !routed.contains(&link) => {
-                    tracing::warn!(container = %container.id, link, "putting its routes back");
+                Some(_) if !introduced.contains(&link) => {
+                    tracing::warn!(container = %container.id, link, "putting its routes and neighbours back");
                     self.network.introduce(record.slot, &record.addresses).await?;
                     self.network.admit(record.slot, &record.addresses, &record.spec.reach).await?;
                 }

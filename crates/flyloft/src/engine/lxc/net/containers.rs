@@ -156,12 +156,13 @@ async fn a_container_that_starts_again_is_reachable_at_once() {
     }
 }
 
-async fn ip(args: &[&str]) {
-    crate::exec::Cmd::new("ip").args(args.iter().copied()).run().await.unwrap();
+async fn ip(args: &[&str]) -> String {
+    let output = crate::exec::Cmd::new("ip").args(args.iter().copied()).run().await.unwrap();
+    String::from_utf8(output.stdout).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn routes_that_somebody_flushed_come_back_and_who_has_lost_the_link_is_ended() {
+async fn routes_and_neighbours_that_somebody_flushed_come_back_and_who_has_lost_the_link_is_ended() {
     let bench = Bench::open().await;
     let (id, addresses) = started(&bench, "web").await;
     assert!(answers(addresses.ipv4.into(), soon()) && answers(addresses.ipv6.into(), soon()));
@@ -173,6 +174,26 @@ async fn routes_that_somebody_flushed_come_back_and_who_has_lost_the_link_is_end
     assert!(answers(addresses.ipv4.into(), soon()) && answers(addresses.ipv6.into(), soon()));
 
     let link = bench.engine.network.link(bench.engine.known(&id).unwrap().1.slot);
+    let neighbours = async || {
+        let listed = [ip(&["neigh", "show", "proxy", "dev", &link]).await, ip(&["neigh", "show", "dev", &link]).await];
+        let mut lines: Vec<String> = listed.iter().flat_map(|text| text.lines()).map(str::to_owned).collect();
+        lines.retain(|line| line.contains("proxy") || line.contains("PERMANENT"));
+        lines.sort();
+        lines
+    };
+    let before = neighbours().await;
+    assert_eq!(before.len(), 4, "{before:?}");
+    for neighbour in [addresses.ipv4.to_string(), addresses.ipv6.to_string()] {
+        ip(&["neigh", "delete", &neighbour, "dev", &link]).await;
+        bench.engine.renew_network(None).await.unwrap();
+        assert_eq!(neighbours().await, before);
+    }
+    for gateway in ["169.254.1.1", "fe80::1"] {
+        ip(&["neigh", "delete", "proxy", gateway, "dev", &link]).await;
+        bench.engine.renew_network(None).await.unwrap();
+        assert_eq!(neighbours().await, before);
+    }
+
     ip(&["link", "delete", "dev", &link]).await;
     bench.engine.renew_network(None).await.unwrap();
     assert_eq!(bench.engine.find(&id).await.unwrap().unwrap().state, ContainerState::Stopped);

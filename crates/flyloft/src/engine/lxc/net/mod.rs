@@ -17,6 +17,7 @@
 mod elements;
 mod forwarder;
 mod host;
+mod neighbours;
 mod nft;
 mod removals;
 mod ruleset;
@@ -82,6 +83,8 @@ pub enum NetError {
     Answer(#[from] serde_json::Error),
     #[error("failed to set up the neighbours of the link `{link}`")]
     Link { link: String, source: ExecError },
+    #[error("failed to list the neighbours of containers")]
+    Neighbours(#[source] ExecError),
     #[error("failed to {doing}")]
     Io { doing: String, source: io::Error },
     /// Part of the machine's network has the addresses that containers are to have.
@@ -101,7 +104,7 @@ impl NetError {
             NetError::Nft(_) | NetError::Answer(_) => {
                 "check that the package `nftables` is installed: `nft list tables`"
             }
-            NetError::Link { .. } => "check that the package `iproute2` is installed: `ip link`",
+            NetError::Link { .. } | NetError::Neighbours(_) => "check that the package `iproute2` is installed: `ip link`",
             NetError::Io { .. } => "the daemon must run as root in the host's network namespace",
             NetError::Collision { .. } => "choose another private range in `[network]` of the configuration",
             NetError::NoResolver => "name a resolver as `dns` in `[network]` of the configuration",
@@ -116,6 +119,9 @@ impl From<NetError> for EngineError {
             NetError::Nft(source) => EngineError::Exec { doing: "change the firewall".to_owned(), source },
             NetError::Link { link, source } => {
                 EngineError::Exec { doing: format!("set up the neighbours of the link `{link}`"), source }
+            }
+            NetError::Neighbours(source) => {
+                EngineError::Exec { doing: "list the neighbours of containers".to_owned(), source }
             }
             NetError::Io { doing, source } => EngineError::Io { doing, source },
             other => EngineError::Missing { what: other.to_string(), hint },
@@ -201,14 +207,16 @@ impl Network {
     }
 
     /// The same, repeated since the host's addresses or resolvers may have changed. Gives the links that are admitted, and
-    /// those that the host has a route over to whoever is at their other end.
+    /// those over which the host and whoever is at their other end find each other.
     ///
     /// The table is left alone, and not looked at, where it is to be what it was and `removals` have heard of no change:
     /// both take time that grows with the number of containers.
     pub async fn renew(&self, removals: Option<&Removals>) -> Result<(BTreeSet<String>, BTreeSet<String>), NetError> {
         let host = Host::observe()?;
         self.put(&host, removals).await?;
-        Ok((self.admitted.lock().await.keys().cloned().collect(), host.routed(&self.prefix())))
+        let neighbours = neighbours::complete(host::has_ipv6()).await.map_err(NetError::Neighbours)?;
+        let introduced = &host.routed(&self.prefix()) & &neighbours;
+        Ok((self.admitted.lock().await.keys().cloned().collect(), introduced))
     }
 
     async fn put(&self, host: &Host, removals: Option<&Removals>) -> Result<(), NetError> {
@@ -279,7 +287,7 @@ impl Network {
         }
         let mut batch = String::new();
         for (gateway, address) in pairs {
-            // LXC has made it, and somebody may have flushed it since.
+            // LXC has made it, and somebody may have flushed it since, as the others.
             let _ = writeln!(batch, "route replace {address} dev {link}");
             let _ = writeln!(batch, "neigh replace proxy {gateway} dev {link}");
             let _ = writeln!(batch, "neigh replace {address} lladdr {hwaddr} dev {link} nud permanent");
