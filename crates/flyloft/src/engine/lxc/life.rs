@@ -116,16 +116,27 @@ impl LxcEngine {
             .timeout(Duration::from_secs(60))
             .run()
             .await;
-        started.map_err(|mut source| {
-            // What LXC prints says only that it failed; why is in its log.
-            if let ExecError::Status { tail, .. } = &mut source
-                && let Some(reasons) = journal::reasons(home)
-            {
-                *tail = reasons;
-            }
-            EngineError::Exec { doing: format!("start container `{}`", record.spec.id), source }
-        })?;
+        started.map_err(|source| self.not_started(home, record, source))?;
         Ok(self.network.introduce(record.slot, &record.addresses).await?)
+    }
+
+    /// Why LXC has failed, as far as that can be found out.
+    fn not_started(&self, home: &Home, record: &Record, mut source: ExecError) -> EngineError {
+        let id = &record.spec.id;
+        if let Ok(Some((address, link))) = self.network.rival(record.slot, &record.addresses) {
+            let what =
+                format!("container `{id}` cannot start: another one has its address {address}, on the link `{link}`");
+            let hint = "the state directories of two daemons are hidden from each other, so that both gave away the \
+                        same slot; `flyloft restart` gives it another";
+            return EngineError::Missing { what, hint: hint.to_owned() };
+        }
+        // What LXC prints says only that it failed; why is in its log.
+        if let ExecError::Status { tail, .. } = &mut source
+            && let Some(reasons) = journal::reasons(home)
+        {
+            *tail = reasons;
+        }
+        EngineError::Exec { doing: format!("start container `{id}`"), source }
     }
 
     /// Ends what runs, and takes mounts and rules away.

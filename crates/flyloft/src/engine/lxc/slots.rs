@@ -2,7 +2,8 @@
 //!
 //! Several daemons live side by side on one machine, so slots are given out under one machine-wide lock in one
 //! machine-wide directory. A file there is named after its slot and contains the directory of its owner; when that
-//! directory is gone, so is the claim. Nothing else of a daemon is shared.
+//! directory is gone, so is the claim, unless a container runs that has the slot: then the directory is only hidden from
+//! here, as one below a `/tmp` of somebody's own. Nothing else of a daemon is shared.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use super::net::NetConfig;
+use super::net::{LINKS, NetConfig, slot_of_link};
 use crate::engine::Addresses;
 
 /// The machine-wide registry.
@@ -61,13 +62,19 @@ impl Slot {
 #[derive(Clone, Debug)]
 pub struct Slots {
     dir: PathBuf,
+    /// Has an entry for each link of the machine.
+    links: PathBuf,
 }
 
 impl Slots {
     /// Opens the registry, reserves the id ranges for root where that has not been done, and drops stale claims.
     pub fn open(dir: &Path) -> io::Result<Self> {
+        Self::open_beside(dir, LINKS.as_ref())
+    }
+
+    fn open_beside(dir: &Path, links: &Path) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        let slots = Self { dir: dir.to_owned() };
+        let slots = Self { dir: dir.to_owned(), links: links.to_owned() };
         let lock = slots.lock()?;
         for file in ["/etc/subuid", "/etc/subgid"] {
             reserve(Path::new(file))?;
@@ -146,14 +153,22 @@ impl Slots {
     }
 
     fn drop_stale(&self) -> io::Result<()> {
+        let linked = self.linked()?;
         for number in self.taken()? {
             let slot = Slot(number);
             // One that cannot be looked at may be there still.
-            if self.owner(slot)?.is_some_and(|owner| matches!(owner.try_exists(), Ok(false))) {
+            let is_gone = |owner: PathBuf| matches!(owner.try_exists(), Ok(false));
+            if self.owner(slot)?.is_some_and(is_gone) && !linked.contains(&number) {
                 fs::remove_file(self.file(slot))?;
             }
         }
         Ok(())
+    }
+
+    /// Slots of the containers that run, whichever daemon's.
+    fn linked(&self) -> io::Result<BTreeSet<u16>> {
+        let links = fs::read_dir(&self.links)?;
+        Ok(links.filter_map(|link| slot_of_link(link.ok()?.file_name().to_str()?)).collect())
     }
 }
 
@@ -193,15 +208,19 @@ mod tests {
     #[test]
     fn two_owners_never_share_a_slot_and_a_slot_is_free_again_when_its_owner_is_gone() {
         let dir = tempfile::tempdir().unwrap();
-        let (one, two) = (dir.path().join("one"), dir.path().join("two"));
-        fs::create_dir(&one).unwrap();
-        fs::create_dir(&two).unwrap();
-        let slots = Slots { dir: dir.path().to_owned() };
+        let (one, two, links) = (dir.path().join("one"), dir.path().join("two"), dir.path().join("links"));
+        [&one, &two, &links].into_iter().for_each(|dir| fs::create_dir(dir).unwrap());
+        let slots = Slots { dir: dir.path().to_owned(), links: links.clone() };
         let first = slots.take(&one).unwrap();
         let second = slots.take(&two).unwrap();
         assert_ne!(first, second);
         assert!(!slots.hold(first, &two).unwrap(), "the owner is there");
         fs::remove_dir(&one).unwrap();
+        let link = links.join(format!("fl1f3a9c{}", first.index()));
+        fs::create_dir(&link).unwrap();
+        slots.drop_stale().unwrap();
+        assert_eq!(slots.owner(first).unwrap(), Some(one.clone()), "its container runs, so it is only hidden");
+        fs::remove_dir(&link).unwrap();
         slots.drop_stale().unwrap();
         assert_eq!(slots.take(&two).unwrap(), first);
         slots.give_back(&one).unwrap();
@@ -215,13 +234,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let [gone, kept] = ["gone", "kept"].map(|name| dir.path().join(name).join("engine/containers/web"));
         let registry = dir.path().join("registry");
-        let slots = Slots::open(&registry).unwrap();
+        let open = || Slots::open_beside(&registry, dir.path()).unwrap();
+        let slots = open();
         let [lost, held] = [&gone, &kept].map(|owner| {
             fs::create_dir_all(owner).unwrap();
             slots.take(owner).unwrap()
         });
         fs::remove_dir_all(dir.path().join("gone")).unwrap();
-        let next = Slots::open(&registry).unwrap();
+        let next = open();
         assert_eq!(next.owner(lost).unwrap(), None);
         assert_eq!(next.owner(held).unwrap(), Some(kept));
     }

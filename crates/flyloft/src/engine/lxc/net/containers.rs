@@ -202,6 +202,25 @@ async fn routes_and_neighbours_that_somebody_flushed_come_back_and_who_has_lost_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_container_whose_address_another_daemons_has_says_so_instead_of_starting() {
+    let bench = Bench::open().await;
+    let (id, addresses) = started(&bench, "web").await;
+    bench.engine.stop(&id, Duration::ZERO).await.unwrap();
+    // As that of a daemon whose state directory is hidden from here.
+    let slot = bench.engine.known(&id).unwrap().1.slot;
+    let rival = format!("fl0000ff{}", slot.index());
+    ip(&["link", "add", &rival, "type", "veth", "peer", "name", &format!("x{rival}")]).await;
+    ip(&["link", "set", &rival, "up"]).await;
+    ip(&["route", "add", &addresses.ipv4.to_string(), "dev", &rival]).await;
+    let error = bench.engine.start(&id).await.unwrap_err().to_string();
+    ip(&["link", "delete", &rival]).await;
+    let said =
+        format!("container `web` cannot start: another one has its address {}, on the link `{rival}`", addresses.ipv4);
+    assert_eq!(error, said);
+    bench.engine.start(&id).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_container_finds_names_and_the_mirror_that_debian_came_from() {
     let bench = Bench::open().await;
     let (id, _) = started(&bench, "web").await;

@@ -104,7 +104,9 @@ impl NetError {
             NetError::Nft(_) | NetError::Answer(_) => {
                 "check that the package `nftables` is installed: `nft list tables`"
             }
-            NetError::Link { .. } | NetError::Neighbours(_) => "check that the package `iproute2` is installed: `ip link`",
+            NetError::Link { .. } | NetError::Neighbours(_) => {
+                "check that the package `iproute2` is installed: `ip link`"
+            }
             NetError::Io { .. } => "the daemon must run as root in the host's network namespace",
             NetError::Collision { .. } => "choose another private range in `[network]` of the configuration",
             NetError::NoResolver => "name a resolver as `dns` in `[network]` of the configuration",
@@ -138,6 +140,16 @@ const TRUST_ADDRESSES: &str =
 /// The names of all daemons' links begin with this.
 const ANY_LINK: &str = "fl";
 
+/// The slot of a link by its name, whichever daemon's. See [`Network::link`].
+pub fn slot_of_link(name: &str) -> Option<u16> {
+    let (instance, slot) = name.strip_prefix(ANY_LINK)?.split_at_checked(6)?;
+    instance.bytes().all(is_hex).then(|| slot.parse().ok())?
+}
+
+fn is_hex(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
+}
+
 /// Where containers send everything; the host's end of the link answers for both.
 const GATEWAY4: &str = "169.254.1.1";
 const GATEWAY6: &str = "fe80::1";
@@ -145,7 +157,6 @@ const GATEWAY6: &str = "fe80::1";
 impl Network {
     /// `instance` tells the daemons of a machine apart: six lower-case hexadecimal digits.
     pub fn new(instance: &str, config: NetConfig) -> Self {
-        let is_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
         assert!(instance.len() == 6 && instance.bytes().all(is_hex), "an instance id is six hexadecimal digits");
         Self {
             instance: instance.to_owned(),
@@ -294,6 +305,20 @@ impl Network {
         }
         let introduced = Cmd::new("ip").args(["-batch", "-"]).stdin(batch).run().await;
         introduced.map(drop).map_err(|source| NetError::Link { link, source })
+    }
+
+    /// The link of another container that has one of these addresses.
+    pub fn rival(&self, slot: Slot, addresses: &Addresses) -> Result<Option<(IpAddr, String)>, NetError> {
+        let (own, ours) = (self.link(slot), addresses.both());
+        let is_single = |length: u8| [32, 128].contains(&length);
+        let mut routes = Host::observe()?.routes.into_iter();
+        let rival = routes.find(|route| {
+            ours.contains(&route.to.address)
+                && is_single(route.to.length)
+                && slot_of_link(&route.link).is_some()
+                && route.link != own
+        });
+        Ok(rival.map(|route| (route.to.address, route.link)))
     }
 
     /// From here on the link carries nothing.
