@@ -5,21 +5,26 @@
 //! The daemon never opens a file that a command names. Where a command takes one, the client opens it and sends its
 //! content as standard input.
 
+mod apps;
+mod config;
+mod environments;
+mod keys;
 mod services;
 mod value;
 mod volumes;
 
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args, Parser, Subcommand};
-use flyloft_core::name::{AppName, BranchName, CommitId, EnvRef, ReleaseNumber};
-use flyloft_core::policy::Span;
+use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
+pub use self::apps::{Apps, AppsCreate, AppsRm, AppsSet};
+pub use self::config::{Config, ConfigArgs};
+pub use self::environments::{Destroy, Events, Extend, Logs, Ls, OneEnv, Rollback, Run, Scale, Set, Sleep, Stats, Up};
+pub use self::keys::{Keys, KeysAdd};
 pub use self::services::{
     Services, ServicesAdd, ServicesDump, ServicesLs, ServicesOne, ServicesReset, ServicesRestore, ServicesTemplate,
 };
-use self::value::parse_release;
 pub use self::value::{Assignment, Concealed, Count, Target, Variable};
 pub use self::volumes::{VolumeTemplates, Volumes, VolumesAdd, VolumesRm};
 
@@ -130,27 +135,6 @@ pub enum Command {
 }
 
 #[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
-pub struct Sleep {
-    /// APP/ENV.
-    pub env: EnvRef,
-    /// Write its memory out to a disk, not only to compressed memory.
-    #[arg(long)]
-    pub deep: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
-#[command(after_help = "Examples:
-  flyloft extend shop/pr-42
-  flyloft extend shop/pr-42 3d")]
-pub struct Extend {
-    /// APP/ENV.
-    pub env: EnvRef,
-    /// For how long from now: `12h`, `3d`, `2w`. A day if nothing is said.
-    #[arg(value_name = "DURATION")]
-    pub by: Option<Span>,
-}
-
-#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
 #[command(after_help = "Examples:
   flyloft backup /srv/flyloft.backup
   (umask 077; ssh -p 2222 host backup > new.backup) && mv new.backup flyloft.backup")]
@@ -158,286 +142,6 @@ pub struct Backup {
     /// The file, which is replaced once the new one is whole; standard output if none is named. Where it is a link, the
     /// file that it leads to.
     pub file: Option<PathBuf>,
-}
-
-#[derive(Clone, Debug, PartialEq, Subcommand, Serialize, Deserialize)]
-pub enum Apps {
-    /// Create an app. Pushing to it does this as well.
-    #[command(after_help = "Examples:
-  flyloft apps create shop
-  flyloft apps create shop --git https://git.example.com/team/shop.git
-  flyloft apps create shop --git https://git.example.com/team/shop.git --token-from token.txt
-  flyloft apps create shop --git git@git.example.com:team/shop.git --deploy-key-from id_ed25519")]
-    Create(AppsCreate),
-    /// List apps.
-    Ls,
-    /// Show or change what holds for an app's environments: when they sleep, how much of the machine each may take.
-    ///
-    /// What is set here goes before what `app.json` and the server say. `KEY=` gives a setting back to them.
-    Set(AppsSet),
-    /// Remove an app with all its environments.
-    Rm(AppsRm),
-}
-
-#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
-#[command(after_help = "Examples:
-  flyloft apps set shop
-  flyloft apps set shop idle=5m ttl=never memory=512MiB
-  flyloft apps set shop idle=
-  flyloft apps set shop services=postgres,postgres:REPORTS,redis,redis/database:JOBS
-
-Settings: idle, ttl, expire, memory, swap, pids, cpu_weight, disk, inodes, services")]
-pub struct AppsSet {
-    pub app: AppName,
-    /// What is to change; what is not named stays.
-    #[arg(value_name = "KEY=VALUE")]
-    pub settings: Vec<Assignment>,
-}
-
-#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
-#[command(after_help = "Examples:
-  flyloft set shop/pr-42
-  flyloft set shop/pr-42 idle=5m ttl=never memory=512MiB
-  flyloft set shop/pr-42 idle=
-
-Settings: idle, ttl, expire, memory, swap, pids, cpu_weight, disk, inodes, services")]
-pub struct Set {
-    /// APP/ENV.
-    pub env: EnvRef,
-    /// What is to change; what is not named stays.
-    #[arg(value_name = "KEY=VALUE")]
-    pub settings: Vec<Assignment>,
-}
-
-#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
-pub struct AppsCreate {
-    pub app: AppName,
-    /// Where pull requests and branches are fetched from: https://, ssh:// or git@host:path.
-    #[arg(long, value_name = "URL")]
-    pub git: Option<String>,
-    /// A file with the HTTPS token that reads the repository; `-` is standard input.
-    #[arg(long, value_name = "FILE", requires = "git", conflicts_with = "deploy_key_from")]
-    pub token_from: Option<PathBuf>,
-    /// The user name that goes with the token.
-    #[arg(long, value_name = "NAME", default_value = "git", requires = "token_from")]
-    pub token_user: String,
-    /// A file with the private SSH key that reads the repository; `-` is standard input.
-    #[arg(long, value_name = "FILE", requires = "git")]
-    pub deploy_key_from: Option<PathBuf>,
-}
-
-#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
-pub struct AppsRm {
-    pub app: AppName,
-    /// Do not ask.
-    #[arg(long)]
-    pub yes: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Subcommand, Serialize, Deserialize)]
-pub enum Keys {
-    /// Add a public key.
-    #[command(after_help = "Examples:
-  flyloft keys add alice ~/.ssh/id_ed25519.pub --admin
-  flyloft keys add ci --app shop < ci.pub")]
-    Add(KeysAdd),
-    /// List keys.
-    Ls,
-    /// Remove a key.
-    Rm { name: String },
-}
-
-#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
-#[command(group = ArgGroup::new("may").args(["admin", "app"]).required(true))]
-pub struct KeysAdd {
-    /// Who or what has the key; recorded with everything that it does.
-    pub name: String,
-    /// The public key's file; standard input if none is named.
-    pub file: Option<PathBuf>,
-    /// The key may do everything.
-    #[arg(long)]
-    pub admin: bool,
-    /// The key may push and command this app. Can be given several times.
-    #[arg(long, value_name = "APP")]
-    pub app: Vec<AppName>,
-}
-
-#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
-#[command(after_help = "Examples:
-  flyloft up shop --pr 42
-  flyloft up shop --branch feature/login
-  flyloft up shop --commit 1a2b3c4d5e6f7a8b9c0d1a2b3c4d5e6f7a8b9c0d
-  flyloft up shop --path .
-  tar -c . | ssh -p 2222 host up shop --path - --name try
-
-A branch or a pull request is followed from then on: what moves is staged, and what is deleted goes.
-
-It goes on when you leave; to see it again: flyloft logs shop/pr-42 --build --follow")]
-pub struct Up {
-    pub app: AppName,
-    /// The pull or merge request's number.
-    #[arg(long, value_name = "NUMBER", group = "what")]
-    pub pr: Option<u64>,
-    #[arg(long, value_name = "NAME", group = "what")]
-    pub branch: Option<BranchName>,
-    /// The full id of a commit.
-    #[arg(long, value_name = "ID", group = "what")]
-    pub commit: Option<CommitId>,
-    /// A directory of the client; `-` takes a tar archive from standard input.
-    #[arg(long, value_name = "DIR", group = "what")]
-    pub path: Option<PathBuf>,
-    /// The environment's name, where --path is used.
-    #[arg(long, value_name = "ENV", requires = "path", default_value = "local")]
-    pub name: flyloft_core::name::EnvName,
-    /// Build every layer of the app anew.
-    #[arg(long)]
-    pub no_cache: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
-pub struct Ls {
-    /// Only this app's.
-    pub app: Option<AppName>,
-}
-
-#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
-pub struct Stats {
-    /// app or app/env; everything if none is named
-    pub target: Option<Target>,
-}
-
-#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
-pub struct OneEnv {
-    /// app/env
-    pub env: EnvRef,
-}
-
-#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
-#[command(after_help = "Examples:
-  flyloft logs shop/main
-  flyloft logs shop/main --follow
-  flyloft logs shop/pr-42 --build
-  flyloft logs shop/main --json    one object a line: {\"at\": …, \"process\": \"web.1\", \"text\": …}")]
-pub struct Logs {
-    /// app/env
-    pub env: EnvRef,
-    /// How many of the last lines: 100 if not said, and all of a build.
-    #[arg(short = 'n', long, value_name = "COUNT")]
-    pub lines: Option<usize>,
-    /// Go on as more is written, also by the next release.
-    #[arg(short, long)]
-    pub follow: bool,
-    /// The output of the last deploy instead: what was built, and how it ended.
-    #[arg(long)]
-    pub build: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
-#[command(after_help = "Examples:
-  flyloft run shop/main -- python manage.py migrate
-  echo 'print(1)' | flyloft run shop/main -- python -")]
-pub struct Run {
-    /// app/env
-    pub env: EnvRef,
-    /// The command and its arguments.
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    pub argv: Vec<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
-#[command(after_help = "Examples:
-  flyloft scale shop/main
-  flyloft scale shop/main worker=2")]
-pub struct Scale {
-    /// app/env
-    pub env: EnvRef,
-    /// How many of a process type; what is not named stays.
-    #[arg(value_name = "TYPE=COUNT")]
-    pub counts: Vec<Count>,
-}
-
-// Not `args_conflicts_with_subcommands`: for clap, `--json` is such an argument too.
-#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
-#[command(
-    subcommand_negates_reqs = true,
-    arg_required_else_help = true,
-    override_usage = "flyloft config <TARGET>\n       flyloft config <COMMAND>"
-)]
-pub struct ConfigArgs {
-    /// app or app/env: lists its variables, as `config ls` does
-    #[arg(required = true)]
-    pub target: Option<Target>,
-    #[command(subcommand)]
-    pub verb: Option<Config>,
-}
-
-#[derive(Clone, Debug, PartialEq, Subcommand, Serialize, Deserialize)]
-pub enum Config {
-    /// List variables with their values.
-    Ls { target: Target },
-    /// Print one variable's value.
-    Get { target: Target, name: String },
-    /// Set variables, and redeploy what they touch.
-    ///
-    /// The Procfile's `release` command runs before what is redeployed serves.
-    #[command(after_help = "Examples:
-  flyloft config set shop/pr-42 DEBUG=1 LOG_LEVEL=debug
-  flyloft config set shop STRIPE_KEY=- < key.txt
-  flyloft config set shop MAPS_KEY=abc --share-with-pull-requests
-  pass show stripe | ssh -p 2222 host config set shop STRIPE_KEY=-")]
-    Set {
-        target: Target,
-        /// With `-` as its value a variable takes standard input, without the newline at its end: an argument can be
-        /// seen by others on the machine, and stays in the shell's history.
-        #[arg(required = true, value_name = "NAME=VALUE")]
-        variables: Vec<Variable>,
-        /// Let pull requests have these variables of an app, which they do not get otherwise: their code may be a
-        /// stranger's. Setting one again without this takes it from them.
-        #[arg(long)]
-        share_with_pull_requests: bool,
-    },
-    /// Remove variables, and redeploy what they touched.
-    ///
-    /// The Procfile's `release` command runs before what is redeployed serves.
-    Unset {
-        target: Target,
-        #[arg(required = true)]
-        names: Vec<String>,
-    },
-}
-
-#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
-pub struct Rollback {
-    /// app/env
-    pub env: EnvRef,
-    /// Such as v3; the release before the one that serves if none is named.
-    #[arg(value_parser = parse_release)]
-    pub release: Option<ReleaseNumber>,
-}
-
-#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
-pub struct Destroy {
-    /// app/env, or an app
-    pub target: Target,
-    /// Do not ask.
-    #[arg(long)]
-    pub yes: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
-#[command(after_help = "Examples:
-  flyloft events
-  flyloft events shop/main --follow
-  flyloft events shop --follow --json    one object a line")]
-pub struct Events {
-    /// app or app/env; everything if none is named
-    pub target: Option<Target>,
-    /// How many of the last.
-    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 50)]
-    pub lines: u32,
-    /// Go on as more happens.
-    #[arg(short, long)]
-    pub follow: bool,
 }
 
 impl Command {
@@ -457,9 +161,7 @@ impl Command {
         let named = std::mem::replace(file, PathBuf::from("-"));
         (named.as_os_str() != "-").then_some(named)
     }
-}
 
-impl Command {
     /// The file that the client writes what it is sent to. Taken out, as with [`Command::take_file`].
     pub fn take_output(&mut self) -> Option<PathBuf> {
         let file = match self {

@@ -1,0 +1,56 @@
+//! `flyloft config`: the words of it.
+
+use clap::{Args, Subcommand};
+use serde::{Deserialize, Serialize};
+
+use super::value::{Target, Variable};
+
+// Not `args_conflicts_with_subcommands`: for clap, `--json` is such an argument too.
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[command(
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true,
+    override_usage = "flyloft config <TARGET>\n       flyloft config <COMMAND>"
+)]
+pub struct ConfigArgs {
+    /// app or app/env: lists its variables, as `config ls` does
+    #[arg(required = true)]
+    pub target: Option<Target>,
+    #[command(subcommand)]
+    pub verb: Option<Config>,
+}
+
+#[derive(Clone, Debug, PartialEq, Subcommand, Serialize, Deserialize)]
+pub enum Config {
+    /// List variables with their values.
+    Ls { target: Target },
+    /// Print one variable's value.
+    Get { target: Target, name: String },
+    /// Set variables, and redeploy what they touch.
+    ///
+    /// The Procfile's `release` command runs before what is redeployed serves.
+    #[command(after_help = "Examples:
+  flyloft config set shop/pr-42 DEBUG=1 LOG_LEVEL=debug
+  flyloft config set shop STRIPE_KEY=- < key.txt
+  flyloft config set shop MAPS_KEY=abc --share-with-pull-requests
+  pass show stripe | ssh -p 2222 host config set shop STRIPE_KEY=-")]
+    Set {
+        target: Target,
+        /// With `-` as its value a variable takes standard input, without the newline at its end: an argument can be
+        /// seen by others on the machine, and stays in the shell's history.
+        #[arg(required = true, value_name = "NAME=VALUE")]
+        variables: Vec<Variable>,
+        /// Let pull requests have these variables of an app, which they do not get otherwise: their code may be a
+        /// stranger's. Setting one again without this takes it from them.
+        #[arg(long)]
+        share_with_pull_requests: bool,
+    },
+    /// Remove variables, and redeploy what they touched.
+    ///
+    /// The Procfile's `release` command runs before what is redeployed serves.
+    Unset {
+        target: Target,
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
