@@ -1,6 +1,8 @@
 //! Builds on an engine that records what it is asked for.
 
+mod failures;
 mod recorder;
+mod sharing;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -169,17 +171,6 @@ async fn a_second_build_of_the_same_files_makes_nothing() {
 }
 
 #[tokio::test]
-async fn an_app_that_is_removed_takes_its_caches_along_and_nobody_elses() {
-    let test = Test::flask();
-    let caches = |names: &[&str]| names.iter().map(|&name| CacheId(name.to_owned())).collect::<Vec<_>>();
-    let others = ["shop-python-python", "shop-2-build", "shopping-node"];
-    *test.engine.caches.lock().unwrap() = caches(&["shop-python", "shop-build3", "shop-node17-fork-4"]);
-    test.engine.caches.lock().unwrap().extend(caches(&others));
-    test.builder.forget_caches_of(&test.request.app).await.unwrap();
-    assert_eq!(*test.engine.caches.lock().unwrap(), caches(&others));
-}
-
-#[tokio::test]
 async fn a_change_of_code_makes_the_apps_layer_and_nothing_else() {
     let mut test = Test::flask();
     test.build().await;
@@ -274,37 +265,6 @@ async fn a_tool_finds_the_directory_of_tools_made_so_that_it_hides_no_other() {
 }
 
 #[tokio::test]
-async fn a_fork_reads_what_the_app_has_installed_and_writes_for_itself_alone() {
-    let mut test = Test::flask();
-    test.build().await;
-    test.request.trust = Trust::Fork(17);
-    assert_eq!(test.makes().await, ["app"]);
-    test = test.file("requirements.txt", "flask\ngunicorn\nevil\n");
-    assert_eq!(test.makes().await, ["Python packages with pip", "app"]);
-    assert_eq!(test.step("Python packages").caches[0].0.0, "shop-python-fork-17");
-}
-
-#[tokio::test]
-async fn nobody_else_gets_what_a_fork_has_installed() {
-    let mut test = Test::flask();
-    test.request.trust = Trust::Fork(17);
-    test.build().await;
-    for other in [Trust::Fork(18), Trust::Own] {
-        test.request.trust = other;
-        assert_eq!(test.makes().await, ["Python packages with pip", "app"]);
-    }
-}
-
-#[tokio::test]
-async fn another_app_with_the_same_files_has_layers_and_caches_of_its_own() {
-    let mut test = Test::flask();
-    test.build().await;
-    test.request.app = AppName::parse("blog").unwrap();
-    assert_eq!(test.makes().await, ["Python packages with pip", "app"]);
-    assert_eq!(test.step("Python packages").caches[0].0.0, "blog-python");
-}
-
-#[tokio::test]
 async fn building_without_cache_makes_the_apps_layers_anew_and_keeps_the_stack() {
     let mut test = Test::flask();
     test.build().await;
@@ -375,38 +335,6 @@ async fn static_files_need_no_step_at_all() {
 }
 
 #[tokio::test]
-async fn a_dependency_that_does_not_exist_fails_with_its_output_and_can_be_mended() {
-    let mut test = Test::flask();
-    let failed = EngineError::StepFailed { command: "pip install -r requirements.txt".to_owned(), code: 1 };
-    *test.engine.fails.lock().unwrap() = Some(("Python packages", failed));
-    let error = Error::from(test.try_build().await.unwrap_err());
-    assert!(test.said.ends_with(
-        "-----> Installing Python packages with pip\n       ERROR: No matching distribution found for flaskk\n"
-    ));
-    insta::assert_snapshot!(error, @"the build failed: failed to install Python packages with pip: `pip install -r requirements.txt` failed with status 1");
-    assert_eq!(error.hints, ["the lines above say why"]);
-    assert_eq!(test.makes().await, ["Python packages with pip", "app"]);
-}
-
-#[tokio::test]
-async fn running_out_of_memory_room_or_time_says_what_to_do() {
-    let command = || "npm run build".to_owned();
-    let errors = [
-        (EngineError::OutOfMemory { command: command(), limit: 1 << 30 }, "`memory`"),
-        (EngineError::OutOfDisk { command: command(), limit: 1, inodes: 1 }, "`disk`"),
-        (EngineError::OutOfProcesses { command: command(), limit: 1 }, "`pids`"),
-        (EngineError::DiskFull { command: command() }, "make room"),
-        (EngineError::TimedOut { command: command(), seconds: 900 }, "`time`"),
-    ];
-    for (error, advice) in errors {
-        let mut test = Test::flask();
-        *test.engine.fails.lock().unwrap() = Some(("Python packages", error));
-        let hints = test.try_build().await.unwrap_err().hints();
-        assert!(hints[0].contains(advice), "{hints:?}");
-    }
-}
-
-#[tokio::test]
 async fn an_app_can_choose_its_stack_in_app_json() {
     let mut test = Test::flask().file("app.json", r#"{"stack": "debian-12"}"#);
     assert_eq!(test.build().await.stack, Stack::Debian12);
@@ -417,21 +345,6 @@ async fn an_app_can_choose_its_stack_in_app_json() {
     test = test.file("app.json", r#"{"stack": "debian-9"}"#);
     let error = test.try_build().await.unwrap_err();
     assert_eq!(error.to_string(), "app.json:1:11: `stack` must be `debian-13` or `debian-12`, not `debian-9`");
-}
-
-#[tokio::test]
-async fn a_manifest_that_is_larger_than_people_write_them_fails_the_build_and_a_lock_file_does_not() {
-    let large = " ".repeat((1 << 20) + 1);
-    for path in ["Procfile", "app.json", "requirements.txt", "pyproject.toml", "package.json", "Gemfile", "go.mod"] {
-        let error = Test::flask().file(path, &large).try_build().await.unwrap_err();
-        let expected = format!("failed to read `{path}`: it has 1,048,577 bytes, and 1,048,576 are allowed");
-        assert_eq!(error.to_string(), expected);
-    }
-    let package = ("package.json", r#"{"scripts":{"start":"node x"},"dependencies":{"express":"5"}}"#);
-    let mut test = Test::new(&[package]).file("package-lock.json", &format!("{{}}{large}"));
-    test.build().await;
-    let step = test.step("Node packages");
-    assert!(step.files.iter().any(|(path, content)| path == "/app/package-lock.json" && content.len() > 1 << 20));
 }
 
 /// The memory that this process has (`VmRSS`) or has had at most (`VmHWM`), in MiB; see proc_pid_status(5).
@@ -454,27 +367,6 @@ async fn what_it_takes_to_understand_a_large_manifest_is_bounded_and_given_back(
     let (most, after) = (memory("VmHWM"), memory("VmRSS"));
     assert!(most < before + 300, "{before} MiB before, {most} MiB at most");
     assert!(after < before + 64, "{before} MiB before, {after} MiB after");
-}
-
-#[tokio::test]
-async fn a_procfile_with_an_error_and_a_repository_with_nothing_to_run_make_no_layer() {
-    let mut test = Test::flask().file("Procfile", "web gunicorn\n");
-    let error = test.try_build().await.unwrap_err();
-    assert!(error.to_string().starts_with("Procfile:1:"), "{error}");
-    let mut nothing = Test::new(&[("README.md", "x")]);
-    let error = nothing.try_build().await.unwrap_err();
-    assert_eq!(error.to_string(), "nothing in this repository says how to run it");
-    assert!(test.engine.take().is_empty() && nothing.engine.take().is_empty());
-}
-
-#[tokio::test]
-async fn a_manifest_that_is_a_link_out_of_the_repository_fails_the_build() {
-    let mut test = Test::new(&[("Procfile", "web: flask run")]);
-    let tree = test.engine.staging.path().join("checkout");
-    std::fs::create_dir(&tree).unwrap();
-    std::os::unix::fs::symlink("/etc/hostname", tree.join("requirements.txt")).unwrap();
-    let error = test.try_build().await.unwrap_err();
-    assert_eq!(error.to_string(), "failed to read `requirements.txt`: it is a link that leaves the repository");
 }
 
 #[tokio::test]
