@@ -19,7 +19,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
 pub use self::apps::{Apps, AppsCreate, AppsRm, AppsSet};
-pub use self::config::{Config, ConfigArgs};
+pub use self::config::{Config, ConfigArgs, ConfigOf};
 pub use self::environments::{Destroy, Events, Extend, Logs, Ls, OneEnv, Rollback, Run, Scale, Set, Sleep, Stats, Up};
 pub use self::keys::{Keys, KeysAdd};
 pub use self::services::{

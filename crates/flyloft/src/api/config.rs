@@ -1,17 +1,19 @@
 //! `flyloft config`. Values are printed to whoever asks for them, and never written to logs or events.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
+use flyloft_core::name::{AppName, EnvRef};
 use serde::Serialize;
 
 use super::environments::is_deploying;
 use super::reply::{Reply, done};
 use super::stage::Staged;
 use super::{Api, Call, Ending};
-use crate::command::{Config, ConfigArgs, Target, Variable};
+use crate::command::{Config, ConfigArgs, ConfigOf, Target, Variable};
 use crate::deploy::Again;
 use crate::error::{Error, OrFailed, Result};
-use crate::store::{self, EnvId, EventKind};
+use crate::store::{self, EnvRow, EventKind, Scope};
 
 /// The largest value of a variable.
 const LARGEST: usize = 64 << 10;
@@ -23,13 +25,18 @@ struct Variables {
     /// Names of those that pull requests have, too.
     #[serde(skip)]
     shared: Vec<String>,
+    /// Names of those that pull requests alone have.
+    #[serde(skip)]
+    beside: Vec<String>,
 }
 
 impl Reply for Variables {
     fn text(&self) -> String {
         let mut text: String = self.all.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
-        if !self.shared.is_empty() {
-            text += &format!("# shared with pull requests: {}\n", self.shared.join(", "));
+        for (names, what) in [(&self.shared, "shared with pull requests"), (&self.beside, "of all pull requests")] {
+            if !names.is_empty() {
+                text += &format!("# {what}: {}\n", names.join(", "));
+            }
         }
         text
     }
@@ -49,57 +56,111 @@ impl Reply for Value {
     }
 }
 
-impl Api {
-    pub(super) async fn config(&self, call: &mut Call<'_>, args: ConfigArgs) -> Result<Ending> {
-        match verb(args)? {
-            Config::Ls { target } => {
-                let all = self.variables(call, &target).await?;
-                Ok(Variables { all, shared: self.shared(&target).await?.into_keys().collect() }.into())
-            }
-            Config::Get { target, name } => match self.variables(call, &target).await?.remove(&name) {
-                Some(value) => Ok(Value(value).into()),
-                None => Err(Error::not_found(format!("`{target}` has no variable `{name}`"))
-                    .hint(format!("`flyloft config ls {target}` lists them"))),
-            },
-            Config::Set { target, variables, share_with_pull_requests: shared } => {
-                call.must_use(target.app())?;
-                if let (Target::Env(env), true) = (&target, shared) {
-                    return Err(Error::usage(format!("`{env}` is an environment: what is shared is an app's"))
-                        .hint(format!("flyloft config set {} NAME=VALUE --share-with-pull-requests", env.app)));
-                }
-                let changes = filled_in(call, variables).await?.into_iter().map(checked).collect::<Result<_>>()?;
-                self.change(call, target, changes, shared).await
-            }
-            Config::Unset { target, names } => {
-                let changes = names.into_iter().map(|name| (name, None)).collect();
-                self.change(call, target, changes, false).await
+/// Whose variables a command is about.
+#[derive(Clone, Debug)]
+enum Whose {
+    App(AppName),
+    PullRequests(AppName),
+    Environment(EnvRef),
+}
+
+impl Whose {
+    fn of(of: ConfigOf) -> Result<Self> {
+        match (of.target, of.pull_requests) {
+            (Target::App(app), false) => Ok(Self::App(app)),
+            (Target::App(app), true) => Ok(Self::PullRequests(app)),
+            (Target::Env(env), false) => Ok(Self::Environment(env)),
+            (Target::Env(env), true) => {
+                Err(Error::usage(format!("`{env}` is an environment: what all pull requests have is an app's"))
+                    .hint(format!("flyloft config set {} NAME=VALUE --pull-requests", env.app)))
             }
         }
     }
 
-    async fn variables(&self, call: &mut Call<'_>, target: &Target) -> Result<BTreeMap<String, String>> {
-        let id = self.id_of(call, target).await?;
-        let variables = self.loft.parts.store.variables(target.app(), id).await;
-        variables.or_failed(|| format!("failed to read the variables of `{target}`"))
+    fn app(&self) -> &AppName {
+        match self {
+            Self::App(app) | Self::PullRequests(app) => app,
+            Self::Environment(env) => &env.app,
+        }
+    }
+}
+
+/// In the middle of a sentence.
+impl fmt::Display for Whose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::App(app) => write!(f, "`{app}`"),
+            Self::PullRequests(app) => write!(f, "all pull requests of `{app}`"),
+            Self::Environment(env) => write!(f, "`{env}`"),
+        }
+    }
+}
+
+impl Api {
+    pub(super) async fn config(&self, call: &mut Call<'_>, args: ConfigArgs) -> Result<Ending> {
+        match verb(args)? {
+            Config::Ls { of } => {
+                let whose = Whose::of(of)?;
+                let all = self.variables(call, &whose).await?;
+                let shared = self.shared(&whose).await?.into_keys().collect();
+                let beside = match &whose {
+                    Whose::App(app) => self.variables(call, &Whose::PullRequests(app.clone())).await?,
+                    _ => BTreeMap::new(),
+                };
+                Ok(Variables { all, shared, beside: beside.into_keys().collect() }.into())
+            }
+            Config::Get { of, name } => {
+                let whose = Whose::of(of.clone())?;
+                match self.variables(call, &whose).await?.remove(&name) {
+                    Some(value) => Ok(Value(value).into()),
+                    None => {
+                        let more = if of.pull_requests { " --pull-requests" } else { "" };
+                        let list = format!("`flyloft config ls {}{more}` lists them", of.target);
+                        Err(Error::not_found(format!("there is no variable `{name}` of {whose}")).hint(list))
+                    }
+                }
+            }
+            Config::Set { of, variables, share_with_pull_requests: shared } => {
+                let whose = Whose::of(of)?;
+                call.must_use(whose.app())?;
+                if let (Whose::Environment(env), true) = (&whose, shared) {
+                    return Err(Error::usage(format!("`{env}` is an environment: what is shared is an app's"))
+                        .hint(format!("flyloft config set {} NAME=VALUE --share-with-pull-requests", env.app)));
+                }
+                let changes = filled_in(call, variables).await?.into_iter().map(checked).collect::<Result<_>>()?;
+                self.change(call, whose, changes, shared).await
+            }
+            Config::Unset { of, names } => {
+                let changes = names.into_iter().map(|name| (name, None)).collect();
+                self.change(call, Whose::of(of)?, changes, false).await
+            }
+        }
     }
 
-    async fn id_of(&self, call: &mut Call<'_>, target: &Target) -> Result<Option<EnvId>> {
-        call.must_use(target.app())?;
-        match target {
-            Target::App(app) => self.must_exist(app).await.map(|()| None),
-            Target::Env(env) => Ok(Some(self.loft.find(env).await?.0.id)),
+    async fn variables(&self, call: &mut Call<'_>, whose: &Whose) -> Result<BTreeMap<String, String>> {
+        let scope = self.scope(call, whose).await?;
+        let variables = self.loft.parts.store.variables(whose.app(), scope).await;
+        variables.or_failed(|| format!("failed to read the variables of {whose}"))
+    }
+
+    async fn scope(&self, call: &mut Call<'_>, whose: &Whose) -> Result<Scope> {
+        call.must_use(whose.app())?;
+        match whose {
+            Whose::App(app) => self.must_exist(app).await.map(|()| Scope::App),
+            Whose::PullRequests(app) => self.must_exist(app).await.map(|()| Scope::PullRequests),
+            Whose::Environment(env) => Ok(Scope::Environment(self.loft.find(env).await?.0.id)),
         }
     }
 
     async fn change(
         &self,
         call: &mut Call<'_>,
-        target: Target,
+        whose: Whose,
         changes: BTreeMap<String, Option<String>>,
         shared: bool,
     ) -> Result<Ending> {
-        let id = self.id_of(call, &target).await?;
-        let (before, was_shared) = (self.variables(call, &target).await?, self.shared(&target).await?);
+        let scope = self.scope(call, &whose).await?;
+        let (before, was_shared) = (self.variables(call, &whose).await?, self.shared(&whose).await?);
         let names: Vec<String> = changes.keys().cloned().collect();
         let as_before = |(name, value): (&String, &Option<String>)| {
             before.get(name) == value.as_ref() && (value.is_none() || was_shared.contains_key(name) == shared)
@@ -108,49 +169,52 @@ impl Api {
             return Ok(done("nothing to change").into());
         }
         let store = &self.loft.parts.store;
-        let failed = || format!("failed to change the variables of `{target}`");
-        store.set_variables_for(target.app(), id, changes, shared).await.or_failed(failed)?;
-        let env = match &target {
-            Target::App(_) => None,
-            Target::Env(env) => Some(&env.env),
+        let failed = || format!("failed to change the variables of {whose}");
+        store.set_variables_for(whose.app(), scope, changes, shared).await.or_failed(failed)?;
+        let (env, with) = match &whose {
+            Whose::Environment(env) => (Some(&env.env), ""),
+            Whose::PullRequests(_) => (None, " (of all pull requests)"),
+            Whose::App(_) => (None, if shared { " (shared with pull requests)" } else { "" }),
         };
-        let text = names.join(", ") + if shared { " (shared with pull requests)" } else { "" };
-        let told = store.tell(target.app(), env, EventKind::ConfigChanged, call.by(), &text, store::now());
+        let text = names.join(", ") + with;
+        let told = store.tell(whose.app(), env, EventKind::ConfigChanged, call.by(), &text, store::now());
         told.await.or_failed(failed)?;
         let touches_requests = shared || names.iter().any(|name| was_shared.contains_key(name));
-        let deployed = self.redeploy_touched(call, &target, touches_requests).await?;
+        let touched = self.touched(&whose, touches_requests).await?;
+        let deployed = self.redeploy_all(call, touched).await?;
         Ok(Changed { variables: names, deployed }.into())
     }
 
-    /// What an app has that pull requests have, too. Nothing of an environment's own is.
-    async fn shared(&self, target: &Target) -> Result<BTreeMap<String, String>> {
-        match target {
-            Target::App(app) => {
+    /// What an app has that pull requests have, too. Nothing that is set for anybody else is.
+    async fn shared(&self, whose: &Whose) -> Result<BTreeMap<String, String>> {
+        match whose {
+            Whose::App(app) => {
                 let shared = self.loft.parts.store.shared_variables(app).await;
                 shared.or_failed(|| format!("failed to read the variables of `{app}`"))
             }
-            Target::Env(_) => Ok(BTreeMap::new()),
+            Whose::PullRequests(_) | Whose::Environment(_) => Ok(BTreeMap::new()),
         }
     }
 
-    /// Deploys again what runs with the variables: one environment, or all of the app's that share them. One that
-    /// fails keeps the others from nothing, and the first failure is what comes of it all.
-    async fn redeploy_touched(
-        &self,
-        call: &mut Call<'_>,
-        target: &Target,
-        touches_requests: bool,
-    ) -> Result<Vec<Staged>> {
-        let mut touched = match target {
-            Target::Env(env) => vec![self.loft.find(env).await?.0],
-            Target::App(app) => {
-                let mut all = self.environments_of(app).await?;
-                all.retain(|env| touches_requests || env.name.env.pull_request().is_none());
-                all
-            }
+    /// What runs with the variables.
+    async fn touched(&self, whose: &Whose, touches_requests: bool) -> Result<Vec<EnvRow>> {
+        let is_request = |env: &EnvRow| env.name.env.pull_request().is_some();
+        let mut touched = match whose {
+            Whose::Environment(env) => vec![self.loft.find(env).await?.0],
+            Whose::PullRequests(app) | Whose::App(app) => self.environments_of(app).await?,
         };
+        touched.retain(|env| match whose {
+            Whose::Environment(_) => true,
+            Whose::PullRequests(_) => is_request(env),
+            Whose::App(_) => touches_requests || !is_request(env),
+        });
         // One whose first deploy is under way may have read its variables already.
         touched.retain(|env| env.live.is_some() || is_deploying(env));
+        Ok(touched)
+    }
+
+    /// Deploys these again. One that fails keeps the others from nothing, and the first failure is what comes of it all.
+    async fn redeploy_all(&self, call: &mut Call<'_>, touched: Vec<EnvRow>) -> Result<Vec<Staged>> {
         let several = touched.len() > 1;
         let (mut staged, mut failed) = (Vec::new(), None);
         for env in &touched {
@@ -195,7 +259,7 @@ impl Reply for Changed {
 fn verb(args: ConfigArgs) -> Result<Config> {
     match (args.target, args.verb) {
         (None, Some(verb)) => Ok(verb),
-        (Some(target), None) => Ok(Config::Ls { target }),
+        (Some(target), None) => Ok(Config::Ls { of: ConfigOf { target, pull_requests: false } }),
         (Some(target), Some(_)) => {
             Err(Error::usage(format!("`{target}` is named before what is to be done with its variables"))
                 .hint(format!("name it after that, as in `flyloft config set {target} NAME=VALUE`")))

@@ -129,6 +129,58 @@ async fn a_pull_request_has_what_its_app_shares_and_nothing_else_of_it() {
 }
 
 #[tokio::test]
+async fn what_is_set_for_all_pull_requests_goes_before_what_is_shared_and_nobody_else_has_it() {
+    let desk = Desk::new().await;
+    let mut envs = vec![EnvRef::parse("shop/main").unwrap()];
+    for number in [7, 8] {
+        let name = EnvRef::parse(&format!("shop/pr-{number}")).unwrap();
+        let (_, conductor) = desk.stage.loft.ensure(&name, &Origin::PullRequest(number)).await.unwrap();
+        desk.stage.launch_in(&conductor, Again::Rollback, content(&[("web", "serve")])).await.unwrap();
+        envs.push(name);
+    }
+    desk.stage.deploy().await.unwrap();
+    let config = async |words: &[&str]| {
+        let (code, said) = desk.command(&[&["config"][..], words].concat()).await;
+        assert_eq!(code, 0, "{said}");
+        said
+    };
+    let maps = async || {
+        let mut found = Vec::new();
+        for name in &envs {
+            let (env, _) = desk.stage.loft.find(name).await.unwrap();
+            let mut env = desk.stage.engine.spec(&env.live.unwrap().container).env;
+            found.push(env.remove("MAPS").unwrap_or_default());
+        }
+        found
+    };
+    config(&["set", "shop", "MAPS=shared", "--share-with-pull-requests"]).await;
+    let said = config(&["set", "shop", "MAPS=requests", "TEST=1", "--pull-requests"]).await;
+    assert!(said.contains("=====> shop/pr-7") && said.contains("=====> shop/pr-8"), "{said}");
+    assert!(!said.contains("shop/main"), "what has no part in it is left alone: {said}");
+    config(&["set", "shop/pr-8", "MAPS=own"]).await;
+    assert_eq!(maps().await, ["shared", "requests", "own"]);
+    let listed = "MAPS=shared\n# shared with pull requests: MAPS\n# of all pull requests: MAPS, TEST\n";
+    assert_eq!(config(&["shop"]).await, listed);
+    assert_eq!(config(&["ls", "shop", "--pull-requests"]).await, "MAPS=requests\nTEST=1\n");
+    assert_eq!(config(&["get", "shop", "MAPS", "--pull-requests"]).await, "requests\n");
+    assert_eq!(config(&["set", "shop", "TEST=1", "--pull-requests"]).await, "nothing to change\n");
+    config(&["unset", "shop", "MAPS", "--pull-requests"]).await;
+    assert_eq!(maps().await, ["shared", "shared", "own"]);
+
+    let (code, said) = desk.command(&["config", "set", "shop/pr-7", "A=1", "--pull-requests"]).await;
+    let refused = "error: `shop/pr-7` is an environment: what all pull requests have is an app's";
+    assert_eq!((code, said.lines().next()), (2, Some(refused)));
+    let both = ["config", "set", "shop", "A=1", "--pull-requests", "--share-with-pull-requests"];
+    assert_eq!(desk.command(&both).await.0, 2);
+    let (code, said) = desk.command(&["config", "get", "shop", "NONE", "--pull-requests"]).await;
+    assert_eq!(code, 20, "{said}");
+    insta::assert_snapshot!(said, @r"
+    error: there is no variable `NONE` of all pull requests of `shop`
+      hint: `flyloft config ls shop --pull-requests` lists them
+    ");
+}
+
+#[tokio::test]
 async fn config_says_what_is_wrong_with_its_words() {
     let desk = Desk::new().await;
     let mut text = String::new();

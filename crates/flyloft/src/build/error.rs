@@ -19,8 +19,9 @@ pub enum BuildError {
     AppJson(#[from] AppJsonError),
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
-    #[error("`app.json` requires the variable `{name}`, and nobody set it")]
-    Unset { name: String, description: Option<String> },
+    /// Variables with what `app.json` says they are for. There is at least one.
+    #[error("`app.json` requires {}", unset(.0))]
+    Unset(Vec<(String, Option<String>)>),
     #[error("the server's configuration chooses the stack `{0}`, which does not exist")]
     NoSuchStack(String),
     #[error("failed to install {title}")]
@@ -57,8 +58,9 @@ impl BuildError {
         match self {
             BuildError::Plan(error) => error.hints(),
             BuildError::Unreadable(_) => hint("make it a regular file of a usual size"),
-            BuildError::Unset { name, description } => {
-                description.iter().map(|text| format!("{name}: {text}")).collect()
+            BuildError::Unset(variables) => {
+                let described = variables.iter().filter_map(|(name, text)| Some(format!("{name}: {}", text.as_ref()?)));
+                described.collect()
             }
             BuildError::NoSuchStack(_) => hint("there are debian-13 and debian-12"),
             BuildError::Dependencies { source, .. } | BuildError::Steps { source, .. } => match &**source {
@@ -95,5 +97,13 @@ impl From<BuildError> for Error {
     fn from(error: BuildError) -> Self {
         let hints = error.hints();
         hints.into_iter().fold(Error::because("the build failed", &error), Error::hint)
+    }
+}
+
+fn unset(variables: &[(String, Option<String>)]) -> String {
+    let names: Vec<String> = variables.iter().map(|(name, _)| format!("`{name}`")).collect();
+    match names.as_slice() {
+        [name] => format!("the variable {name}, and nobody set it"),
+        names => format!("the variables {}, and nobody set them", names.join(", ")),
     }
 }

@@ -362,12 +362,9 @@ fn check_required(app_json: Option<&AppJson>, request: &Request) -> Result<(), B
         Trust::Fork(_) => app_json.for_review(),
     };
     let is_set = |name: &str| request.variables.contains_key(name) || request.given.iter().any(|given| given == name);
-    match manifest.required().find(|(name, _)| !is_set(name.as_str())) {
-        None => Ok(()),
-        Some((name, description)) => {
-            Err(BuildError::Unset { name: name.to_string(), description: description.map(str::to_owned) })
-        }
-    }
+    let unset = manifest.required().filter(|(name, _)| !is_set(name.as_str()));
+    let unset: Vec<_> = unset.map(|(name, text)| (name.to_string(), text.map(str::to_owned))).collect();
+    if unset.is_empty() { Ok(()) } else { Err(BuildError::Unset(unset)) }
 }
 
 fn with_default(procfile: Procfile, web: Option<String>) -> Procfile {

@@ -23,34 +23,55 @@ pub struct ConfigArgs {
 #[derive(Clone, Debug, PartialEq, Subcommand, Serialize, Deserialize)]
 pub enum Config {
     /// List variables with their values.
-    Ls { target: Target },
+    Ls {
+        #[command(flatten)]
+        of: ConfigOf,
+    },
     /// Print one variable's value.
-    Get { target: Target, name: String },
+    Get {
+        #[command(flatten)]
+        of: ConfigOf,
+        name: String,
+    },
     /// Set variables, and redeploy what they touch.
     ///
-    /// The Procfile's `release` command runs before what is redeployed serves.
+    /// The Procfile's `release` command runs before what is redeployed serves. Of one name the variable of the environment
+    /// counts, then that of all pull requests, then that of the app, then those of services, then what `app.json` says.
     #[command(after_help = "Examples:
   flyloft config set shop/pr-42 DEBUG=1 LOG_LEVEL=debug
   flyloft config set shop STRIPE_KEY=- < key.txt
+  flyloft config set shop STRIPE_KEY=sk_test_abc --pull-requests
   flyloft config set shop MAPS_KEY=abc --share-with-pull-requests
   pass show stripe | ssh -p 2222 host config set shop STRIPE_KEY=-")]
     Set {
-        target: Target,
+        #[command(flatten)]
+        of: ConfigOf,
         /// With `-` as its value a variable takes standard input, without the newline at its end: an argument can be
         /// seen by others on the machine, and stays in the shell's history.
         #[arg(required = true, value_name = "NAME=VALUE")]
         variables: Vec<Variable>,
         /// Let pull requests have these variables of an app, which they do not get otherwise: their code may be a
         /// stranger's. Setting one again without this takes it from them.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "pull_requests")]
         share_with_pull_requests: bool,
     },
     /// Remove variables, and redeploy what they touched.
     ///
     /// The Procfile's `release` command runs before what is redeployed serves.
     Unset {
-        target: Target,
+        #[command(flatten)]
+        of: ConfigOf,
         #[arg(required = true)]
         names: Vec<String>,
     },
+}
+
+/// Whose variables.
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+pub struct ConfigOf {
+    /// app or app/env
+    pub target: Target,
+    /// Those that all pull requests of the app have, and nobody else.
+    #[arg(long)]
+    pub pull_requests: bool,
 }

@@ -131,9 +131,16 @@ fn request(env: &EnvRow, tree: PathBuf, commit: Option<&CommitId>, inputs: Build
 async fn run(parts: &Parts, env: &EnvRow, request: Request, transcript: &Transcript) -> Result<Built> {
     let built = parts.builder.build(request, transcript).await;
     built.map_err(|error| match &error {
-        BuildError::Unset { name, .. } => {
-            let hint = format!("flyloft config set {} {name}=VALUE", env.name);
-            Error::from(error).hint(hint)
+        BuildError::Unset(variables) => {
+            let values: Vec<String> = variables.iter().map(|(name, _)| format!("{name}=VALUE")).collect();
+            let (values, app) = (values.join(" "), &env.name.app);
+            let error = Error::from(error).hint(format!("flyloft config set {} {values}", env.name));
+            match env.origin {
+                Origin::PullRequest(_) => {
+                    error.hint(format!("or for all pull requests: flyloft config set {app} {values} --pull-requests"))
+                }
+                _ => error,
+            }
         }
         _ => error.into(),
     })

@@ -15,7 +15,7 @@ use crate::engine::{ContainerId, ContainerSpec, EngineError, ExecSpec, Process, 
 use crate::error::{OrFailed, Result};
 use crate::parts::Parts;
 use crate::provision::Given;
-use crate::store::{BuildInputs, Content, EnvRow};
+use crate::store::{BuildInputs, Content, EnvRow, Scope};
 use crate::transcript::Transcript;
 
 /// Collects all that the release needs to be launched, now and after a rollback, and records it.
@@ -93,22 +93,26 @@ async fn secrets(
     let made: BTreeMap<_, _> = missing.map(|name| (name, crate::random::hex(64))).collect();
     if !made.is_empty() {
         let changes = made.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect();
-        let set = job.parts.store.set_variables(&job.env.name.app, Some(job.env.id), changes).await;
+        let set = job.parts.store.set_variables(&job.env.name.app, Scope::Environment(job.env.id), changes).await;
         set.or_failed(|| format!("failed to keep the secrets of `{}`", job.env.name))?;
     }
     Ok(made)
 }
 
-/// The variables that are set. A pull request has its own, and those that somebody has shared on purpose: it may be a
-/// stranger's, and those of the app may be secrets.
+/// The variables that are set. A pull request has its own, those of all pull requests, and those that somebody has shared
+/// on purpose: it may be a stranger's, and those of the app may be secrets.
 pub(super) async fn config(parts: &Parts, env: &EnvRow) -> Result<BTreeMap<String, String>> {
     let (store, app) = (&parts.store, &env.name.app);
     let failed = || format!("failed to read the variables of `{}`", env.name);
     let mut all = match env.origin {
-        Origin::PullRequest(_) => store.shared_variables(app).await.or_failed(failed)?,
-        _ => store.variables(app, None).await.or_failed(failed)?,
+        Origin::PullRequest(_) => {
+            let mut shared = store.shared_variables(app).await.or_failed(failed)?;
+            shared.extend(store.variables(app, Scope::PullRequests).await.or_failed(failed)?);
+            shared
+        }
+        _ => store.variables(app, Scope::App).await.or_failed(failed)?,
     };
-    all.extend(store.variables(app, Some(env.id)).await.or_failed(failed)?);
+    all.extend(store.variables(app, Scope::Environment(env.id)).await.or_failed(failed)?);
     Ok(all)
 }
 

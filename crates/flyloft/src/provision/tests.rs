@@ -13,7 +13,7 @@ use crate::conductor::Conductor;
 use crate::deploy::{Again, Deployed};
 use crate::loft::stage::{Stage, content, in_time};
 use crate::service::bench::Postgres;
-use crate::store::{Content, Forgotten};
+use crate::store::{Content, Forgotten, Scope};
 
 /// An administrator who may do no more than is needed.
 const APT: &str = "CREATE ROLE apt LOGIN CREATEDB CREATEROLE PASSWORD 'x'";
@@ -183,7 +183,7 @@ async fn what_people_set_goes_before_a_service_and_a_service_before_app_json() {
     assert_eq!(bench.made(), "2 2");
 
     let set = BTreeMap::from([("DATABASE_URL".to_owned(), Some("mysql://elsewhere".to_owned()))]);
-    bench.stage.store().set_variables(&env.name.app, Some(env.id), set).await.unwrap();
+    bench.stage.store().set_variables(&env.name.app, Scope::Environment(env.id), set).await.unwrap();
     bench.stage.launch_in(&conductor, Again::Config, content()).await.unwrap();
     assert_eq!(bench.variables("main").await["DATABASE_URL"], "mysql://elsewhere");
 }

@@ -40,6 +40,7 @@ pub use releases::{BuildInputs, Content, ImageRow, NewRelease, ReleaseRow, Relea
 pub use servers::ServerRow;
 pub use services::{Forgotten, NewService, ServiceRow, ServiceState};
 pub use templates::{NewTemplate, TemplateRow};
+pub use variables::Scope;
 pub use volumes::{VolumeRow, VolumeTemplateRow};
 pub use wakes::{SeenRow, WakeId, WakeRow};
 

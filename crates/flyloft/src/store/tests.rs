@@ -292,11 +292,11 @@ async fn variables_of_an_environment_go_with_it_and_those_of_its_app_stay() {
     let f = fixture();
     let env = f.environment("shop/main", "main", "shop-main.localhost").await.unwrap();
     let set = |value: &str| BTreeMap::from([("NAME".to_owned(), Some(value.to_owned()))]);
-    f.store.set_variables(&app("shop"), None, set("of the app")).await.unwrap();
-    f.store.set_variables(&app("shop"), Some(env.id), set("of the environment")).await.unwrap();
+    f.store.set_variables(&app("shop"), Scope::App, set("of the app")).await.unwrap();
+    f.store.set_variables(&app("shop"), Scope::Environment(env.id), set("of the environment")).await.unwrap();
     f.store.remove_environment(env.id).await.unwrap();
-    assert_eq!(f.store.variables(&app("shop"), None).await.unwrap()["NAME"], "of the app");
-    assert!(f.store.variables(&app("shop"), Some(env.id)).await.unwrap().is_empty());
+    assert_eq!(f.store.variables(&app("shop"), Scope::App).await.unwrap()["NAME"], "of the app");
+    assert!(f.store.variables(&app("shop"), Scope::Environment(env.id)).await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Variables of apps and environments.
+//! Variables of apps, of all pull requests of an app, and of environments.
 
 use std::collections::BTreeMap;
 
@@ -7,26 +7,46 @@ use rusqlite::params;
 
 use super::{EnvId, Store, StoreError};
 
+/// Whose variables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    App,
+    /// All environments of the app that are of pull requests.
+    PullRequests,
+    Environment(EnvId),
+}
+
+impl Scope {
+    /// In the column `environment`. Ids of environments are positive.
+    fn column(self) -> i64 {
+        match self {
+            Scope::App => 0,
+            Scope::PullRequests => -1,
+            Scope::Environment(id) => id.0,
+        }
+    }
+}
+
 impl Store {
-    /// Sets (`Some`) and unsets (`None`) variables of an app, or of one of its environments.
+    /// Sets (`Some`) and unsets (`None`) variables.
     pub async fn set_variables(
         &self,
         app: &AppName,
-        environment: Option<EnvId>,
+        of: Scope,
         changes: BTreeMap<String, Option<String>>,
     ) -> Result<(), StoreError> {
-        self.set_variables_for(app, environment, changes, false).await
+        self.set_variables_for(app, of, changes, false).await
     }
 
     /// The same; those of an app are for pull requests, too, if they are `shared`.
     pub async fn set_variables_for(
         &self,
         app: &AppName,
-        environment: Option<EnvId>,
+        of: Scope,
         changes: BTreeMap<String, Option<String>>,
         shared: bool,
     ) -> Result<(), StoreError> {
-        let (app, id) = (app.to_string(), environment.map_or(0, |id| id.0));
+        let (app, id) = (app.to_string(), of.column());
         self.call(move |t| {
             for (name, value) in changes {
                 match value {
@@ -58,13 +78,9 @@ impl Store {
         .await
     }
 
-    /// The variables of an app alone, or those of one environment alone.
-    pub async fn variables(
-        &self,
-        app: &AppName,
-        environment: Option<EnvId>,
-    ) -> Result<BTreeMap<String, String>, StoreError> {
-        let (app, id) = (app.to_string(), environment.map_or(0, |id| id.0));
+    /// Those alone that are set for this.
+    pub async fn variables(&self, app: &AppName, of: Scope) -> Result<BTreeMap<String, String>, StoreError> {
+        let (app, id) = (app.to_string(), of.column());
         self.call(move |t| {
             let mut query = t.prepare("SELECT name, value FROM variables WHERE app = ? AND environment = ?")?;
             let rows = query.query_map(params![app, id], |row| Ok((row.get(0)?, row.get(1)?)))?;

@@ -12,7 +12,7 @@ use crate::deploy::{Again, Source};
 use crate::edge::Target;
 use crate::engine::{ContainerState, Engine, Image};
 use crate::loft::stage::Stage;
-use crate::store::{BuildInputs, Content};
+use crate::store::{BuildInputs, Content, Scope};
 
 /// What it builds depends on the app's variables.
 const FILES: [(&str, &str); 1] = [("package.json", r#"{"scripts": {"build": "true", "start": "serve"}}"#)];
@@ -72,7 +72,7 @@ async fn a_visit_builds_anew_what_is_not_kept_and_it_is_what_it_was() {
     // What is set since then is for the next release.
     let changes = BTreeMap::from([("LEVEL".to_owned(), Some("2".to_owned()))]);
     let (env, _) = stage.env().await;
-    stage.store().set_variables(&env.name.app, None, changes).await.unwrap();
+    stage.store().set_variables(&env.name.app, Scope::App, changes).await.unwrap();
 
     conductor.visit("GET / from 203.0.113.7".to_owned()).await;
     stage.wait_for_state("awake v1").await;
