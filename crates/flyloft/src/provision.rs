@@ -16,7 +16,7 @@ pub mod sleepers;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flyloft_core::policy::{Key, Level, Settings};
 use flyloft_core::service::{Ask, Isolation};
@@ -24,7 +24,7 @@ use flyloft_core::service::{Ask, Isolation};
 use crate::engine::{ContainerId, EngineError, Reach, Volume};
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
-use crate::service::{Label, Secret, Server, Wanted};
+use crate::service::{Driver, Label, Secret, Server, ServiceError, Wanted};
 use crate::store::{self, EnvRow, NewService, ServerRow, ServiceRow, ServiceState};
 use crate::volumes;
 
@@ -37,6 +37,10 @@ const RECONCILE: Duration = Duration::from_secs(60);
 
 /// How long a name server may take.
 const LOOKUP: Duration = Duration::from_secs(5);
+
+/// For so long a server is asked again that cannot be reached, or has no connection left: people wait for a deploy.
+const PATIENCE: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
 /// Hexadecimal digits of a password: 128 bits, and nothing in it that an app has trouble with.
 const PASSWORD: usize = 32;
@@ -112,9 +116,25 @@ async fn make(parts: &Parts, server: &Server, row: &ServiceRow, seed: Option<dat
     if row.ask.isolation == Isolation::Database {
         wanted.taken = parts.store.numbers_of_others(&row.server, row.id).await.or_failed(failed)?;
     }
-    let number = parts.services.of(row.ask.kind).provide(server, &wanted).await?;
+    let number = made(parts.services.of(row.ask.kind), server, &wanted).await?;
     crate::fault::point("service.made");
     parts.store.service_is_ready(row.id, number).await.or_failed(failed)
+}
+
+/// Asks again what may have been in vain for a moment only.
+async fn made(driver: &dyn Driver, server: &Server, wanted: &Wanted) -> Result<Option<u16>, ServiceError> {
+    let started = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match driver.provide(server, wanted).await {
+            Err(error) if error.fault.may_pass() && started.elapsed() + pause < PATIENCE => {
+                tracing::debug!(%error, "it is tried again");
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            done => return done,
+        }
+    }
 }
 
 /// What a container that is launched now gets. All of it has been made.

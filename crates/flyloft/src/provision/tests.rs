@@ -1,5 +1,6 @@
 //! Databases on a real PostgreSQL, for environments on an engine in memory.
 
+mod faults;
 mod mysql;
 mod redis;
 
@@ -25,7 +26,11 @@ struct Bench {
 
 impl Bench {
     async fn new() -> Self {
-        let (stage, postgres) = (Stage::new().await, Postgres::start());
+        Self::on(Postgres::start()).await
+    }
+
+    async fn on(postgres: Postgres) -> Self {
+        let stage = Stage::new().await;
         postgres.sql(APT);
         let bench = Self { stage, postgres };
         let url = format!("postgres://apt@127.0.0.1:{}", bench.postgres.port);

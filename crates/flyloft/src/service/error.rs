@@ -65,6 +65,13 @@ pub enum Fault {
     Other(&'static str),
 }
 
+impl Fault {
+    /// Whether it may be over in a moment: a server that is started anew, and one of which everybody wants something.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Fault::Down | Fault::Crowded)
+    }
+}
+
 impl ServiceError {
     pub fn new(server: &Server, fault: Fault) -> Self {
         let (name, kind, address) = (server.name.clone(), server.url.kind, server.url.address().into());

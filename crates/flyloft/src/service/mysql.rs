@@ -198,6 +198,7 @@ fn fault_of(server: &Server, error: Error, doing: &'static str) -> ServiceError 
             _ => Fault::Other(doing),
         },
         Error::Driver(DriverError::NoClientSslFlagFromServer) => Fault::NoTls,
+        Error::Driver(DriverError::ConnectionClosed) => Fault::Down,
         error => match tls::fault_of(error) {
             Some(fault) => fault,
             None if matches!(error, Error::Io(_)) => Fault::Down,

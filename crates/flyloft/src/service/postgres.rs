@@ -237,7 +237,7 @@ fn fault_of(server: &Server, error: tokio_postgres::Error, doing: &'static str) 
             code if *code == SqlState::INVALID_CATALOG_NAME => Fault::NoDatabase(server.url.database.clone()),
             code if *code == SqlState::TOO_MANY_CONNECTIONS => Fault::Crowded,
             code if *code == SqlState::DISK_FULL => Fault::Full,
-            code if *code == SqlState::CANNOT_CONNECT_NOW => Fault::Down,
+            code if DOWN.contains(code) => Fault::Down,
             code if *code == SqlState::INSUFFICIENT_PRIVILEGE => Fault::Forbidden { user: user(), what: doing },
             _ => Fault::Other(doing),
         },
@@ -245,7 +245,7 @@ fn fault_of(server: &Server, error: tokio_postgres::Error, doing: &'static str) 
             Some(fault) => fault,
             // Without a password it does not ask for one in vain.
             None if error.to_string().starts_with("invalid configuration") => Fault::Password { user: user() },
-            None if doing == "connect" => Fault::Down,
+            None if doing == "connect" || error.is_closed() || is_lost(&error) => Fault::Down,
             None => Fault::Other(doing),
         },
     };
@@ -254,6 +254,13 @@ fn fault_of(server: &Server, error: tokio_postgres::Error, doing: &'static str) 
         None => error.source().map_or_else(|| error.to_string(), ToString::to_string),
     };
     ServiceError::new(server, fault).said(said)
+}
+
+/// It is starting or ending, or one of its processes has crashed.
+const DOWN: [SqlState; 3] = [SqlState::CANNOT_CONNECT_NOW, SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN];
+
+fn is_lost(error: &tokio_postgres::Error) -> bool {
+    error.source().is_some_and(|source| source.is::<std::io::Error>())
 }
 
 /// What there is to say of a connection that was not made.

@@ -14,10 +14,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User};
 
 pub const ADMIN: &str = "admin";
-/// What a password can have in it that means something in a URL, in SQL or to a shell.
-pub const PASSWORD: &str = "p@ss/w:rd%?#'\"\\ &=ü";
+/// All that a password can have in it that means something in a URL, in SQL or to a shell.
+pub const PASSWORD: &str = " !\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ü";
 /// The same in a URL.
-pub const ESCAPED: &str = "p%40ss%2Fw%3Ard%25%3F%23%27%22%5C%20%26%3D%C3%BC";
+pub const ESCAPED: &str =
+    "%20%21%22%23%24%25%26%27%28%29%2A%2B%2C-.%2F%3A%3B%3C%3D%3E%3F%40%5B%5C%5D%5E_%60%7B%7C%7D~%C3%BC";
 
 const DEADLINE: Duration = Duration::from_secs(60);
 

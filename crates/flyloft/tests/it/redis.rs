@@ -81,6 +81,13 @@ impl Redis {
         }
     }
 
+    /// From now on it cannot write new files, or it can again.
+    pub fn refuse_files(&self, refuse: bool) {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = if refuse { 0o500 } else { 0o700 };
+        std::fs::set_permissions(self.own.path(""), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
     /// Ends it; what it holds is there again when it runs.
     pub fn stop(&mut self) {
         self.own.stop();

@@ -19,24 +19,36 @@ const LABELS: &str = "flyloft_labels";
 const TURN: u32 = 15;
 
 impl Session<'_> {
-    /// Makes what is missing, and sets what there is to what is wanted.
+    /// Makes what is missing, and sets what there is to what is wanted. What it makes goes again if it fails.
     pub(super) async fn provide(&mut self, wanted: &Wanted) -> Result<(), ServiceError> {
-        let Wanted { label, password, connections, .. } = wanted;
-        let name = label.name.as_str();
+        let label = &wanted.label;
         self.lock(label).await?;
         let version = self.version().await?;
-        if !self.is_ours(label).await? {
+        let was_ours = self.is_ours(label).await?;
+        if !was_ours {
             self.refuse_others(label).await?;
             let insert = format!("INSERT INTO {LABELS}.labels (name, label) VALUES (?, ?)");
-            let _: Option<u8> = self.first("write down what is made", &insert, (name, label.text.as_str())).await?;
+            let values = (label.name.as_str(), label.text.as_str());
+            let _: Option<u8> = self.first("write down what is made", &insert, values).await?;
             crate::fault::point("service.label");
         }
+        let made = self.complete(wanted, &version).await;
+        if made.is_err() && !was_ours {
+            // Why it failed is told. What does not go now is written down, and the next one finds it.
+            let _ = self.take_away(label).await;
+        }
+        made
+    }
+
+    async fn complete(&mut self, wanted: &Wanted, version: &Version) -> Result<(), ServiceError> {
+        let Wanted { label, password, connections, .. } = wanted;
+        let name = label.name.as_str();
         let (database, user) = (identifier(name), account(name));
         // Some servers have Latin 1 otherwise.
         let create = format!("CREATE DATABASE IF NOT EXISTS {database} CHARACTER SET utf8mb4");
         self.run("make a database", &create).await?;
         crate::fault::point("service.database");
-        let with = format!("{} WITH MAX_USER_CONNECTIONS {connections}", identified(&version, &password.0));
+        let with = format!("{} WITH MAX_USER_CONNECTIONS {connections}", identified(version, &password.0));
         self.run("make a user", &format!("CREATE USER IF NOT EXISTS {user} {with}")).await?;
         crate::fault::point("service.user");
         self.run("change a user", &format!("ALTER USER {user} {with}")).await?;
@@ -46,17 +58,27 @@ impl Session<'_> {
 
     /// Ends who is connected, and leaves nothing of it.
     pub(super) async fn remove(&mut self, label: &Label) -> Result<(), ServiceError> {
-        let name = label.name.as_str();
         self.lock(label).await?;
         if !self.is_ours(label).await? {
             return self.refuse_others(label).await;
         }
         // From here on nobody comes in.
-        self.run("drop a user", &format!("DROP USER IF EXISTS {}", account(name))).await?;
+        self.run("drop a user", &format!("DROP USER IF EXISTS {}", account(&label.name))).await?;
         let open = "SELECT ID FROM information_schema.PROCESSLIST WHERE USER = ?";
-        let open: Vec<u64> = self.all("see connections", open, (name,)).await?;
+        let open: Vec<u64> = self.all("see connections", open, (label.name.as_str(),)).await?;
         for id in open {
             self.kill(id).await?;
+        }
+        self.take_away(label).await
+    }
+
+    /// All that is ours of this name. What is half made has no user, and nobody may be allowed to drop one.
+    async fn take_away(&mut self, label: &Label) -> Result<(), ServiceError> {
+        let name = label.name.as_str();
+        let users = "SELECT 1 FROM mysql.user WHERE User = ? LIMIT 1";
+        let user: Option<u8> = self.first("look at users", users, (name,)).await?;
+        if user.is_some() {
+            self.run("drop a user", &format!("DROP USER IF EXISTS {}", account(name))).await?;
         }
         self.run("drop a database", &format!("DROP DATABASE IF EXISTS {}", identifier(name))).await?;
         let forget = format!("DELETE FROM {LABELS}.labels WHERE name = ?");

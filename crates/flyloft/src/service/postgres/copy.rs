@@ -46,8 +46,11 @@ impl Session<'_> {
 
     /// Gives it fresh data. What is there stays until they are whole.
     pub(super) async fn renew(&self, wanted: &Wanted) -> Result<(), ServiceError> {
-        self.open_aside(wanted).await?;
-        let placed = self.swap(&wanted.label).await;
+        let placed = async {
+            self.open_aside(wanted).await?;
+            self.swap(&wanted.label).await
+        };
+        let placed = placed.await;
         if placed.is_err() {
             // Nothing half-made is left, and why that is so has been told.
             let _ = self.client.batch_execute("ROLLBACK").await;

@@ -18,23 +18,39 @@ pub(super) struct Found {
 }
 
 impl Session<'_> {
-    /// Makes what is missing, and sets what there is to what is wanted.
+    /// Makes what is missing, and sets what there is to what is wanted. What it makes goes again if it fails.
     pub(super) async fn provide(&self, wanted: &Wanted) -> Result<(), ServiceError> {
-        let Wanted { label, password, connections, seed, .. } = wanted;
+        let label = &wanted.label;
         self.lock(label).await?;
+        // Nothing is made beside what is somebody else's.
+        let (role, database) = (self.role(label).await?, self.database(label).await?);
+        let (had_role, had_database) = (role.is_some(), database.is_some());
+        let made = self.complete(wanted, had_role, database).await;
+        if made.is_err() {
+            // Why it failed is told. What does not go now is on record, and the next one finds it.
+            let _ = self.undo(label, had_role, had_database).await;
+        }
+        made
+    }
+
+    async fn complete(
+        &self,
+        wanted: &Wanted,
+        has_role: bool,
+        mut database: Option<Found>,
+    ) -> Result<(), ServiceError> {
+        let Wanted { label, password, connections, seed, .. } = wanted;
         let (role, comment) = (identifier(&label.name), literal(&label.text));
         // The server need not know the password itself, and neither need its log.
         let password = literal(&scram_sha_256(password.0.as_bytes()));
         let with = format!("LOGIN PASSWORD {password} CONNECTION LIMIT {connections}");
-        // Nothing is made beside what is somebody else's.
-        let (known, mut database) = (self.role(label).await?, self.database(label).await?);
-        if known.is_none() {
+        if has_role {
+            self.run("change a role", &format!("ALTER ROLE {role} {with}")).await?;
+        } else {
             // Statements that come together are one transaction.
             let create = format!("CREATE ROLE {role} {with}; COMMENT ON ROLE {role} IS {comment}");
             self.run("make a role", &create).await?;
             crate::fault::point("service.role");
-        } else {
-            self.run("change a role", &format!("ALTER ROLE {role} {with}")).await?;
         }
         let closed = database.as_ref().is_some_and(|found| found.comment.as_ref() == Some(&label.text));
         if !closed {
@@ -52,6 +68,16 @@ impl Session<'_> {
             self.close(label).await?;
         }
         Ok(())
+    }
+
+    async fn undo(&self, label: &Label, had_role: bool, had_database: bool) -> Result<(), ServiceError> {
+        if !had_database && self.database(label).await?.is_some() {
+            self.drop_database(label).await?;
+        }
+        match !had_role && self.role(label).await?.is_some() {
+            true => self.drop_role(label).await,
+            false => Ok(()),
+        }
     }
 
     /// Nobody but its owner may connect to it, and it is known to be ours.
@@ -83,9 +109,13 @@ impl Session<'_> {
             self.drop_database(label).await?;
         }
         if has_role {
-            self.run("drop a role", &format!("DROP ROLE {}", identifier(&label.name))).await?;
+            self.drop_role(label).await?;
         }
         Ok(())
+    }
+
+    async fn drop_role(&self, label: &Label) -> Result<(), ServiceError> {
+        self.run("drop a role", &format!("DROP ROLE {}", identifier(&label.name))).await
     }
 
     /// One that was found to be ours.

@@ -12,12 +12,27 @@ use super::Session;
 use crate::service::{Fault, Label, ServiceError, Wanted};
 
 impl Session<'_> {
-    /// Makes what is missing, and sets what there is to what is wanted.
+    /// Makes what is missing, and sets what there is to what is wanted. What it makes goes again if it fails.
     pub(super) async fn provide(&mut self, wanted: &Wanted) -> Result<(), ServiceError> {
+        let (had_vhost, had_user) = self.found(&wanted.label).await?;
+        let made = self.complete(wanted, had_vhost).await;
+        if made.is_err() {
+            // Why it failed is told. What does not go now is on record, and the next one finds it.
+            let Paths { vhost, user, .. } = Paths::of(&wanted.label);
+            if !had_user {
+                let _ = self.delete("remove a user", &user).await;
+            }
+            if !had_vhost {
+                let _ = self.delete("remove a virtual host", &vhost).await;
+            }
+        }
+        made
+    }
+
+    async fn complete(&mut self, wanted: &Wanted, has_vhost: bool) -> Result<(), ServiceError> {
         let Wanted { label, password, connections, .. } = wanted;
-        let (there, _) = self.found(label).await?;
         let Paths { vhost, user, permissions, limit } = Paths::of(label);
-        if !there {
+        if !has_vhost {
             let body = json!({ "description": label.text, "tags": "flyloft" });
             self.put("make a virtual host", &vhost, body).await?;
             crate::fault::point("service.vhost");

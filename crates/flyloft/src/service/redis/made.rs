@@ -23,9 +23,19 @@ const LOCK_LOOK: Duration = Duration::from_millis(20);
 const BATCH: &str = "1000";
 
 impl Session<'_> {
-    /// Makes what is missing, and sets what there is to what is wanted.
+    /// Makes what is missing, and sets what there is to what is wanted. Whom it makes goes again if it fails.
     pub(super) async fn provide(&self, wanted: &Wanted) -> Result<Option<u16>, ServiceError> {
         let found = self.user(&wanted.label).await?;
+        let is_new = found.is_none();
+        let made = self.complete(wanted, found).await;
+        if made.is_err() && is_new {
+            // Why it failed is told. Who does not go now is on record, and the next one finds it.
+            let _ = self.ask("remove a user", &command(&["ACL", "DELUSER", &wanted.label.name])).await;
+        }
+        made
+    }
+
+    async fn complete(&self, wanted: &Wanted, found: Option<Found>) -> Result<Option<u16>, ServiceError> {
         if wanted.isolation == Isolation::Usual {
             self.set(wanted, None).await?;
             return Ok(None);

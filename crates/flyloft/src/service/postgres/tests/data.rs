@@ -1,5 +1,6 @@
 //! Templates, copies, and data that take the place of others.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 
 use flyloft_core::service::Isolation;
@@ -118,6 +119,42 @@ async fn a_copy_of_what_is_in_use_cuts_who_is_connected_and_leaves_it_as_it_was(
     sql(&server, &main, "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC").await.unwrap();
     let another = provided(&server, "flyloft_pr_8", Some(&main)).await;
     for wanted in [main, another, copy] {
+        Postgres.remove(&server, &wanted.label).await.unwrap();
+    }
+    assert_eq!(left(&postgres), "0 0");
+}
+
+#[tokio::test]
+async fn a_copy_is_made_of_what_apps_connect_to_again_and_again() {
+    let (postgres, server) = bench();
+    let main = provided(&server, "flyloft_main", None).await;
+    let notes = "CREATE TABLE notes AS SELECT repeat(md5(n::text), 30) AS text FROM generate_series(1, 20000) n";
+    sql(&server, &main, notes).await.unwrap();
+    let (is_over, begun) = (Cell::new(false), Cell::new(0));
+    let app = async || {
+        let mut cut = Vec::new();
+        while !is_over.get() {
+            cut.extend(sql(&server, &main, "INSERT INTO notes VALUES ('more')").await.err());
+            begun.set(begun.get() + 1);
+        }
+        cut
+    };
+    let copying = async {
+        while begun.get() < 8 {
+            tokio::task::yield_now().await;
+        }
+        let copy = provided(&server, "flyloft_pr_7", Some(&main)).await;
+        is_over.set(true);
+        copy
+    };
+    let (copy, cut) = tokio::join!(copying, join_all((0..4).map(|_| app())));
+    for said in cut.iter().flatten() {
+        let is_cut = ["terminating connection", "connection closed", "communicating with the server"];
+        assert!(is_cut.iter().any(|words| said.contains(words)), "{said}");
+    }
+    let count = async |of: &Wanted| sql(&server, of, "SELECT count(*) FROM notes").await.unwrap().parse::<u32>();
+    assert!(count(&copy).await.unwrap() > 20000 && count(&main).await.unwrap() >= count(&copy).await.unwrap());
+    for wanted in [main, copy] {
         Postgres.remove(&server, &wanted.label).await.unwrap();
     }
     assert_eq!(left(&postgres), "0 0");

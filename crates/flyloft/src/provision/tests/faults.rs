@@ -1,0 +1,182 @@
+//! Servers that fail in the middle of a deploy: it says which one, and what to do; nothing half-made is left where the
+//! server can still be told so; and the next deploy finds all in order.
+
+use flyloft_core::name::{BranchName, EnvRef, Origin};
+
+use super::redis::{add, deploy};
+use super::*;
+use crate::service::mariadb_bench::Mariadb;
+use crate::service::own_server::certificate;
+use crate::service::redis_bench::Redis;
+
+/// What people read of a deploy that fails, whatever the port.
+async fn refusal(bench: &Bench, branch: &str) -> String {
+    let error = bench.deploy(branch).await.unwrap_err().text();
+    error.replace(&bench.postgres.port.to_string(), "PORT")
+}
+
+/// Connections of the administrator's that nobody else can have then.
+async fn hold(bench: &Bench, count: usize) -> Vec<tokio_postgres::Client> {
+    let mut held = Vec::new();
+    for _ in 0..count {
+        let url = format!("postgres://apt:x@127.0.0.1:{}/postgres", bench.postgres.port);
+        let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        held.push(client);
+    }
+    held
+}
+
+/// Has the app's environments begin with the data of `main`.
+async fn begin_with_main(bench: &Bench) {
+    let app = bench.env("main").await.0.name.app;
+    let settings = asking("postgres@shop/main").settings;
+    bench.stage.store().set_app_settings(&app, &settings).await.unwrap();
+    bench.stage.loft.reload(&app, None).await.unwrap();
+}
+
+const NOTES: &str = "CREATE TABLE notes AS SELECT repeat(md5(n::text), 30) AS text FROM generate_series(1, 8000) n";
+
+async fn notes(bench: &Bench, branch: &str) -> Result<String, String> {
+    sql(&bench.variables(branch).await["DATABASE_URL"], "SELECT count(*) FROM notes").await
+}
+
+#[tokio::test]
+async fn a_server_without_a_connection_left_is_asked_again_and_told_of_when_that_is_in_vain() {
+    let bench = Bench::on(Postgres::start_with(&["max_connections=8", "superuser_reserved_connections=3"])).await;
+    let held = hold(&bench, 5).await;
+    insta::assert_snapshot!(refusal(&bench, "main").await, @r"
+    error: server `pg` at 127.0.0.1:PORT has no connection left
+      because: remaining connection slots are reserved for non-replication superuser connections
+      hint: raise its `max_connections`, or end what holds them; then: flyloft services check pg
+    ");
+    assert_eq!(bench.made(), "0 0");
+    let release = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        drop(held);
+    };
+    let (deployed, ()) = tokio::join!(bench.deploy("main"), release);
+    deployed.unwrap();
+
+    // A copy of what may be in use takes another one.
+    sql(&bench.variables("main").await["DATABASE_URL"], NOTES).await.unwrap();
+    begin_with_main(&bench).await;
+    bench.deploy("main").await.unwrap();
+    let held = hold(&bench, 4).await;
+    let told = refusal(&bench, "other").await;
+    assert!(told.contains("server `pg` at 127.0.0.1:PORT has no connection left"), "{told}");
+    assert_eq!(bench.made(), "1 1");
+    drop(held);
+    bench.deploy("other").await.unwrap();
+    assert_eq!((bench.made().as_str(), notes(&bench, "other").await.unwrap().as_str()), ("2 2", "8000"));
+}
+
+#[tokio::test]
+async fn an_administrator_who_has_lost_a_right_or_whose_password_has_changed_leaves_nothing_half_made() {
+    let bench = Bench::new().await;
+    bench.postgres.sql("ALTER ROLE apt NOCREATEDB");
+    insta::assert_snapshot!(refusal(&bench, "main").await, @r#"
+    error: server `pg` at 127.0.0.1:PORT lacks a right: `apt` may not make a database
+      because: permission denied to create database
+      hint: let the server's owner run there: ALTER ROLE "apt" CREATEDB CREATEROLE
+    "#);
+    assert_eq!(bench.made(), "0 0");
+    bench.postgres.sql("ALTER ROLE apt CREATEDB PASSWORD 'y'");
+    let told = refusal(&bench, "main").await;
+    assert!(told.contains("server `pg` at 127.0.0.1:PORT does not let `apt` in: the password is wrong"), "{told}");
+    bench.postgres.sql("ALTER ROLE apt PASSWORD 'x'");
+    bench.deploy("main").await.unwrap();
+    assert_eq!(bench.made(), "1 1");
+}
+
+#[tokio::test]
+async fn a_server_that_shows_another_certificate_than_it_should_is_given_nothing() {
+    let mut bench = Bench::new().await;
+    let [one, other] = ["one", "other"].map(|name| certificate(name, "IP:127.0.0.1"));
+    bench.postgres.stop();
+    bench.postgres.admit("hostssl all all all scram-sha-256\n");
+    bench.postgres.write("data/postgresql.auto.conf", "ssl = on\n");
+    bench.stage.sql(&format!("UPDATE servers SET ca = '{}', url = url || '?sslmode=require'", one[1]));
+    let show = |bench: &mut Bench, [key, certificate]: &[String; 2]| {
+        bench.postgres.write("data/server.key", key);
+        bench.postgres.write("data/server.crt", certificate);
+        bench.postgres.run();
+    };
+    show(&mut bench, &other);
+    let told = refusal(&bench, "main").await;
+    let (what, rest) = told.split_once('\n').unwrap();
+    assert_eq!(what, "error: server `pg` at 127.0.0.1:PORT has a certificate that nobody vouches for");
+    assert!(rest.contains("hint: name the certificate of who signed it: --ca FILE"), "{told}");
+    bench.postgres.stop();
+    show(&mut bench, &one);
+    bench.deploy("main").await.unwrap();
+    let variables = bench.variables("main").await;
+    assert!(variables["DATABASE_URL"].ends_with("?sslmode=require"), "{variables:?}");
+}
+
+#[tokio::test]
+async fn two_deploys_of_an_environment_race_for_one_database() {
+    // Each connection takes its time, so that they meet.
+    let bench = Bench::on(Postgres::start_with(&["post_auth_delay=1"])).await;
+    let (first, second) = tokio::join!(bench.deploy("main"), bench.deploy("main"));
+    let error = [&first, &second].into_iter().find_map(|ended| ended.as_ref().err()).expect("one gives way");
+    assert!(error.what.contains("is superseded by"), "{error:?}");
+    assert!(first.is_ok() || second.is_ok());
+    sql(&bench.variables("main").await["DATABASE_URL"], "SELECT 1").await.unwrap();
+    assert_eq!(bench.made(), "1 1");
+}
+
+#[tokio::test]
+async fn the_longest_names_are_names_on_every_server() {
+    let bench = Bench::new().await;
+    let (mariadb, redis) = (Mariadb::start(), Redis::start());
+    add(&bench, "maria", Kind::Mysql, &mariadb.url()).await;
+    add(&bench, "cache", Kind::Redis, &redis.url()).await;
+    let name = EnvRef::parse(&format!("{}/{}", "a".repeat(30), "b".repeat(40))).unwrap();
+    bench.stage.store().create_app(&name.app, None, 1).await.unwrap();
+    let branch = Origin::Branch(BranchName::parse("main").unwrap());
+    let (_, conductor) = bench.stage.loft.ensure(&name, &branch).await.unwrap();
+    let alias = "Z".repeat(30);
+    let asked = format!("postgres,postgres:{alias},mysql,redis,redis/database:JOBS");
+    bench.stage.launch_in(&conductor, Again::Rollback, asking(&asked)).await.unwrap();
+    let (env, _) = bench.stage.loft.find(&name).await.unwrap();
+    let variables = bench.stage.engine.spec(&env.live.clone().unwrap().container).env;
+    sql(&variables[&format!("{alias}_URL")], "CREATE TABLE a (b int)").await.unwrap();
+    let owned = data::owned(bench.parts(), &env, Some(&alias)).await.unwrap();
+    data::renew(bench.parts(), &env, &owned, &env.asked).await.unwrap();
+    let gone = sql(&variables[&format!("{alias}_URL")], "SELECT b FROM a").await.unwrap_err();
+    assert_eq!(gone, "relation \"a\" does not exist");
+    let (user, database) = (&variables["MYSQL_USER"], &variables["MYSQL_DATABASE"]);
+    assert_eq!(mariadb.sql_as(user, &variables["MYSQL_PASSWORD"], database, "SELECT 1").unwrap(), "1");
+    conductor.tell(Event::Destroy).await.unwrap();
+    conductor.gone().await;
+    bench.stage.wait_until("nothing is left", async || bench.strays().await == 0).await;
+    assert_eq!(bench.made(), "0 0");
+    assert_eq!(mariadb.sql("SELECT COUNT(*) FROM mysql.user WHERE User LIKE 'flyloft%'"), "0");
+    assert!(!redis.ask("ACL USERS").contains("flyloft_"));
+}
+
+#[tokio::test]
+async fn a_mariadb_or_a_redis_that_does_half_of_it_keeps_nothing_of_that() {
+    let bench = Bench::new().await;
+    let (mariadb, redis) = (Mariadb::start(), Redis::start());
+    mariadb.sql("CREATE USER apt IDENTIFIED BY 'x'; GRANT CREATE USER, PROCESS, CONNECTION ADMIN ON *.* TO apt");
+    mariadb.sql("GRANT SELECT ON mysql.user TO apt; GRANT ALL ON `flyloft\\_%`.* TO apt WITH GRANT OPTION");
+    add(&bench, "maria", Kind::Mysql, &format!("mysql://apt:x@127.0.0.1:{}/", mariadb.port)).await;
+    add(&bench, "cache", Kind::Redis, &redis.url()).await;
+    mariadb.sql("REVOKE CREATE USER ON *.* FROM apt");
+    let error = deploy(&bench, "main", "mysql").await.unwrap_err().text();
+    assert!(error.contains("server `maria` at 127.0.0.1:") && error.contains("lacks a right: `apt`"), "{error}");
+    assert_eq!(mariadb.sql("SHOW DATABASES LIKE 'flyloft%'"), "flyloft_labels");
+    assert_eq!(mariadb.sql("SELECT COUNT(*) FROM flyloft_labels.labels"), "0");
+    mariadb.sql("GRANT CREATE USER ON *.* TO apt");
+    deploy(&bench, "main", "mysql").await.unwrap();
+
+    // It cannot write down whom it has made.
+    redis.refuse_files(true);
+    let error = deploy(&bench, "main", "redis").await.unwrap_err().text();
+    assert!(error.contains("server `cache` at 127.0.0.1:") && error.contains("save users"), "{error}");
+    assert!(!redis.ask("ACL USERS").contains("flyloft_"));
+    redis.refuse_files(false);
+    deploy(&bench, "main", "redis").await.unwrap();
+}
