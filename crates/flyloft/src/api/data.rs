@@ -35,7 +35,9 @@ impl Api {
         let failed = || format!("failed to look up server `{server}`");
         let row = parts.store.server(&server).await.or_failed(failed)?;
         let row = row.ok_or_else(|| super::services::unknown(&server))?;
-        data::make_template(parts, opened(parts, row)?, &name, &mut *call.io.stdin).await?;
+        let template = data::begin_template(parts, opened(parts, row)?, &name).await?;
+        self.announce(call, &template.programs).await?;
+        data::fill_template(template, &mut *call.io.stdin).await?;
         let text = format!("template `{name}` is on server `{server}`; ask for it with services=postgres@{name}");
         Ok(done(text).into())
     }

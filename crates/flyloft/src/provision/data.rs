@@ -287,22 +287,24 @@ async fn tail(from: &mut (dyn AsyncRead + Send + Unpin), said: &mut Vec<u8>) -> 
     }
 }
 
-/// Makes a template of a dump.
-pub async fn make_template(
-    parts: &Arc<Parts>,
+/// A template that nothing is in yet. It goes unless it is filled.
+pub struct Unfilled {
     server: Server,
-    name: &TemplateName,
-    dump: &mut (dyn AsyncRead + Send + Unpin),
-) -> Result<()> {
+    wanted: Wanted,
+    unfinished: Unfinished,
+    /// What fills it.
+    pub programs: Programs,
+}
+
+/// Puts on record that a template is made on a server.
+pub async fn begin_template(parts: &Arc<Parts>, server: Server, name: &TemplateName) -> Result<Unfilled> {
     let failed = || format!("failed to record template `{name}`");
-    let driver = parts.services.of(server.url.kind);
     let (kind, id) = (server.url.kind, crate::random::hex(8));
     let database = name.name_for(&parts.settings.instance, &id);
     let secret = crate::random::hex(super::PASSWORD);
     let password = parts.vault.seal(&purpose(&server.name, &database), &secret);
-    let label = template_label(parts, &database);
     let wanted = Wanted {
-        label,
+        label: template_label(parts, &database),
         password: Secret(secret),
         connections: super::CONNECTIONS,
         isolation: Isolation::Usual,
@@ -310,7 +312,7 @@ pub async fn make_template(
         seed: None,
     };
     // Of a kind that has no templates nothing is made.
-    let programs = driver.client(&server, &wanted)?;
+    let programs = parts.services.of(kind).client(&server, &wanted)?;
     let new = NewTemplate { name: name.clone(), server: server.name.clone(), kind, database, password };
     let begun = parts.store.begin_template(new, store::now()).await.or_failed(failed)?;
     let row = begun.ok_or_else(|| {
@@ -319,13 +321,19 @@ pub async fn make_template(
     })?;
     let unfinished = Unfinished { parts: parts.clone(), id: Some(row.id) };
     crate::fault::point("template.begun");
+    Ok(Unfilled { server, wanted, unfinished, programs })
+}
+
+/// Makes a template of a dump.
+pub async fn fill_template(template: Unfilled, dump: &mut (dyn AsyncRead + Send + Unpin)) -> Result<()> {
+    let Unfilled { server, wanted, unfinished, programs } = template;
+    let parts = unfinished.parts.clone();
+    let driver = parts.services.of(server.url.kind);
     driver.provide(&server, &wanted).await?;
-    fill(parts, &server, &programs, dump).await?;
+    fill(&parts, &server, &programs, dump).await?;
     driver.seal(&server, &wanted.label).await?;
     crate::fault::point("template.made");
-    parts.store.template_is_ready(row.id).await.or_failed(failed)?;
-    unfinished.keep();
-    Ok(())
+    unfinished.keep().await
 }
 
 /// A template that has to go if it does not come to its end.
@@ -335,8 +343,13 @@ struct Unfinished {
 }
 
 impl Unfinished {
-    fn keep(mut self) {
+    /// It has come to its end.
+    async fn keep(mut self) -> Result<()> {
+        if let Some(id) = self.id {
+            self.parts.store.template_is_ready(id).await.or_failed(|| "failed to record a template")?;
+        }
         self.id = None;
+        Ok(())
     }
 }
 

@@ -421,18 +421,21 @@ async fn a_template_that_was_not_finished_goes_and_so_does_one_that_is_removed_w
     };
     let name = TemplateName::parse("shop_seed").unwrap();
     let templates = || bench.postgres.sql("SELECT count(*) FROM pg_database WHERE datname LIKE 'flyloft_template%'");
-    let mut dump = &b"CREATE TABLE a (b int);"[..];
+    let make = async || {
+        let template = data::begin_template(bench.parts(), server().await, &name).await?;
+        data::fill_template(template, &mut &b"CREATE TABLE a (b int);"[..]).await
+    };
     // The engine in memory restores nothing, but fails if it is told to.
     bench.stage.engine.fail("exec", 1);
-    data::make_template(bench.parts(), server().await, &name, &mut dump).await.unwrap_err();
+    make().await.unwrap_err();
     bench.stage.wait_until("it is gone", async || templates() == "0").await;
     bench
         .stage
         .wait_until("its record is, too", async || !bench.parts().store.has_templates("pg").await.unwrap())
         .await;
 
-    data::make_template(bench.parts(), server().await, &name, &mut dump).await.unwrap();
-    let again = data::make_template(bench.parts(), server().await, &name, &mut dump).await.unwrap_err();
+    make().await.unwrap();
+    let again = make().await.unwrap_err();
     assert_eq!(again.what, "there is a template `shop_seed` already");
     assert_eq!(templates(), "1");
     let is_gone = async || bench.stage.containers().await.is_empty();

@@ -181,3 +181,17 @@ async fn data_are_the_business_of_whoever_may_use_the_app_and_templates_that_of_
     assert_eq!(desk.command(&["services", "template", "pg", "shop_seed", "--rm"]).await.0, 0);
     desk.stage.wait_until("it can go", async || desk.command(&["services", "rm", "pg"]).await.0 == 0).await;
 }
+
+#[tokio::test]
+async fn whoever_makes_the_first_template_is_told_what_that_waits_for() {
+    let desk = Desk::new().await;
+    let postgres = Postgres::start();
+    let add = ["services", "add", "pg", "--kind", "postgres", "--url", "-"];
+    assert_eq!(desk.command_with(&add, &postgres.url()).await.0, 0);
+    let waits = "-----> Preparing postgresql-client (once)\n";
+    for (name, is_told) in [("first", true), ("second", false)] {
+        let template = ["services", "template", "pg", name, "--from-dump", "-"];
+        let (code, said) = desk.command_with(&template, "SELECT 1").await;
+        assert!(code == 0 && said.contains(waits) == is_told, "{name}: {said}");
+    }
+}
