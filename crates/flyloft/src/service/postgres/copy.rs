@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use super::made::{ending, identifier};
+use super::made::{closing, ending, identifier};
 use super::{Session, fault_of};
 use crate::service::{Fault, Label, ServiceError, Wanted};
 
@@ -35,11 +35,16 @@ fn beside(label: &Label, prefix: &str) -> Label {
 }
 
 impl Session<'_> {
-    /// Makes a database of that name for the role of what is wanted, with the data that it begins with.
+    /// Makes a database of that name for the role of what is wanted, with the data that it begins with. Nobody else may
+    /// connect to it then.
     pub(super) async fn make(&self, of: &Label, wanted: &Wanted) -> Result<(), ServiceError> {
         let (name, owner) = (identifier(&of.name), identifier(&wanted.label.name));
         match &wanted.seed {
-            None => self.run("make a database", &format!("CREATE DATABASE {name} OWNER {owner}")).await,
+            None => {
+                self.run("make a database", &format!("CREATE DATABASE {name} OWNER {owner}")).await?;
+                crate::fault::point("service.database");
+                self.run("close a database to others", &closing(of)).await
+            }
             Some(seed) => self.copy(seed, of, &wanted.label).await,
         }
     }
@@ -70,7 +75,7 @@ impl Session<'_> {
         let aside = aside(label);
         self.make(&aside, wanted).await?;
         crate::fault::point("service.aside");
-        self.close(&aside).await
+        Ok(())
     }
 
     pub(super) async fn put_in_place(&self, label: &Label) -> Result<(), ServiceError> {
@@ -149,7 +154,11 @@ impl Session<'_> {
         }
         // Databases belong to no database, so that of the seed would change hands with what is in this one.
         let back = if is_template { String::new() } else { format!("ALTER DATABASE {from} OWNER TO {from};") };
-        let hand_over = format!("BEGIN; REASSIGN OWNED BY {from} TO {theirs}; DROP OWNED BY {from}; {back} COMMIT");
+        crate::fault::point("service.database");
+        // One transaction, since the server's disk is busy with what it has just copied, and each waits for it.
+        let close = closing(of);
+        let hand_over =
+            format!("BEGIN; REASSIGN OWNED BY {from} TO {theirs}; DROP OWNED BY {from}; {back} {close} COMMIT");
         let inside = Session::open_in(self.server, &of.name).await?;
         inside.run("hand over what is in a copy", &hand_over).await
     }

@@ -33,12 +33,7 @@ impl Session<'_> {
         made
     }
 
-    async fn complete(
-        &self,
-        wanted: &Wanted,
-        has_role: bool,
-        mut database: Option<Found>,
-    ) -> Result<(), ServiceError> {
+    async fn complete(&self, wanted: &Wanted, has_role: bool, mut database: Option<Found>) -> Result<(), ServiceError> {
         let Wanted { label, password, connections, seed, .. } = wanted;
         let (role, comment) = (identifier(&label.name), literal(&label.text));
         // The server need not know the password itself, and neither need its log.
@@ -60,14 +55,11 @@ impl Session<'_> {
                 self.drop_database(label).await?;
             }
         }
-        if database.is_none() {
-            self.make(label, wanted).await?;
-            crate::fault::point("service.database");
+        match database {
+            None => self.make(label, wanted).await,
+            Some(_) if !closed => self.run("close a database to others", &closing(label)).await,
+            Some(_) => Ok(()),
         }
-        if !closed {
-            self.close(label).await?;
-        }
-        Ok(())
     }
 
     async fn undo(&self, label: &Label, had_role: bool, had_database: bool) -> Result<(), ServiceError> {
@@ -78,13 +70,6 @@ impl Session<'_> {
             true => self.drop_role(label).await,
             false => Ok(()),
         }
-    }
-
-    /// Nobody but its owner may connect to it, and it is known to be ours.
-    pub(super) async fn close(&self, label: &Label) -> Result<(), ServiceError> {
-        let (name, comment) = (identifier(&label.name), literal(&label.text));
-        let close = format!("REVOKE ALL ON DATABASE {name} FROM PUBLIC; COMMENT ON DATABASE {name} IS {comment}");
-        self.run("close a database to others", &close).await
     }
 
     /// Who is no superuser has a say in databases, and in connections, of those alone of whom it is a member.
@@ -203,6 +188,12 @@ impl Session<'_> {
         let row = self.client.query_one("SELECT current_setting('server_version_num')::int4", &[]).await;
         Ok(row.map_err(|error| fault_of(self.server, error, "say what it is"))?.get(0))
     }
+}
+
+/// The statements after which nobody but its owner may connect to a database, and it is known to be ours.
+pub(super) fn closing(label: &Label) -> String {
+    let (name, comment) = (identifier(&label.name), literal(&label.text));
+    format!("REVOKE ALL ON DATABASE {name} FROM PUBLIC; COMMENT ON DATABASE {name} IS {comment};")
 }
 
 /// The statement that ends whoever is connected to one of these databases.
