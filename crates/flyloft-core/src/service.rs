@@ -3,6 +3,7 @@
 mod ask;
 mod data;
 mod kind;
+pub mod managed;
 
 use std::fmt;
 use std::net::Ipv6Addr;

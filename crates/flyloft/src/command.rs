@@ -23,7 +23,8 @@ pub use self::config::{Config, ConfigArgs, ConfigOf};
 pub use self::environments::{Destroy, Events, Extend, Logs, Ls, OneEnv, Rollback, Run, Scale, Set, Sleep, Stats, Up};
 pub use self::keys::{Keys, KeysAdd};
 pub use self::services::{
-    Services, ServicesAdd, ServicesDump, ServicesLs, ServicesOne, ServicesReset, ServicesRestore, ServicesTemplate,
+    Services, ServicesAdd, ServicesDump, ServicesLs, ServicesOne, ServicesReset, ServicesRestore, ServicesRm,
+    ServicesTemplate, ServicesUpgrade,
 };
 pub use self::value::{Assignment, Concealed, Count, Target, Variable};
 pub use self::volumes::{VolumeTemplates, Volumes, VolumesAdd, VolumesRm};

@@ -20,7 +20,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 pub use self::check::check;
 use self::ending::{Reason, Reasons};
 use self::state::State;
-pub use self::state::{LOCK, SOCKET};
+pub use self::state::{INSTANCE, LOCK, SOCKET};
 use crate::admission::Admission;
 use crate::api::Api;
 use crate::build::Builder;
@@ -38,6 +38,7 @@ use crate::handover::{Program, Successor, WayBack};
 use crate::hosts;
 use crate::loft::{self, Loft};
 use crate::machine::Memory;
+use crate::managed::Managed;
 use crate::metrics::{self, Tally};
 use crate::parts::{Parts, Settings};
 use crate::provision::client::Clients;
@@ -249,6 +250,7 @@ async fn begin(
         places: Places::default(),
         clients: Clients::default(),
         renewals: Renewals::default(),
+        managed: Managed::default(),
         services: drivers(),
         vault: Vault::open(&state.dir).or_failed(|| "failed to open what is secret")?,
         tally,

@@ -23,6 +23,7 @@ pub mod handover;
 pub mod hosts;
 pub mod loft;
 pub mod machine;
+pub mod managed;
 pub mod memory;
 pub mod metrics;
 pub mod parts;

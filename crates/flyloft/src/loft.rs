@@ -1,7 +1,7 @@
 //! All environments of this daemon: finds or starts the conductor of each, and keeps what is in line with what should
 //! be.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use crate::engine::ContainerId;
 use crate::error::{Error, OrFailed, Result};
 use crate::follow;
 use crate::machine::SwapWatch;
+use crate::managed;
 use crate::parts::Parts;
 use crate::store::{self, EnvId, EnvRow, Store};
 
@@ -111,8 +112,10 @@ impl Loft {
     async fn hear_of_ends(&self) {
         loop {
             let container = self.parts.engine.ended().await;
-            // Orphans are removed in their time.
-            let Some(owner) = spec::owner(&container).map(EnvId) else { continue };
+            let Some(owner) = spec::owner(&container).map(EnvId) else {
+                tokio::spawn(managed::ended(self.parts.clone(), container));
+                continue;
+            };
             let conductor = self.conductors.lock().await.get(&owner).cloned();
             if let Some(conductor) = conductor {
                 conductor.ended(container).await;
@@ -156,6 +159,8 @@ impl Loft {
         // Listed first: what is made after that is in nobody's list of leftovers.
         let listed = self.parts.engine.containers().await.or_failed(failed)?;
         let envs = self.parts.store.environment_ids().await.or_failed(failed)?;
+        let servers = self.parts.store.servers().await.or_failed(failed)?;
+        let servers: BTreeSet<ContainerId> = servers.iter().filter_map(managed::container_of).collect();
         let mut listed = by_owner(listed);
         let mut resting = BTreeMap::new();
         for env in envs {
@@ -182,7 +187,7 @@ impl Loft {
             {
                 continue;
             }
-            for id in orphans.into_iter().filter(|id| !self.parts.clients.has(id)) {
+            for id in orphans.into_iter().filter(|id| !self.parts.clients.has(id) && !servers.contains(id)) {
                 tracing::info!(container = %id, "removing a container that no environment has");
                 if let Err(error) = self.parts.engine.remove(&id).await {
                     tracing::warn!(container = %id, %error, "failed to remove a container that no environment has");

@@ -17,6 +17,7 @@ use crate::config;
 use crate::edge::SharedEdge;
 use crate::engine::{SharedEngine, Stats};
 use crate::error::{OrFailed, Result};
+use crate::managed::Managed;
 use crate::metrics::Tally;
 use crate::provision::Places;
 use crate::provision::client::Clients;
@@ -39,6 +40,7 @@ pub struct Parts {
     pub places: Places,
     pub clients: Clients,
     pub renewals: Renewals,
+    pub managed: Managed,
     pub vault: Vault,
     pub tally: Tally,
     /// Held by whoever makes room on the disk: what environments were last given up for.

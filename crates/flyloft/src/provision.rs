@@ -19,10 +19,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flyloft_core::policy::{Key, Level, Settings};
-use flyloft_core::service::{Ask, Isolation};
+use flyloft_core::service::managed::Recipe;
+use flyloft_core::service::{Ask, Isolation, Kind};
 
-use crate::engine::{ContainerId, EngineError, Reach, Volume};
+use crate::engine::{Addresses, ContainerId, EngineError, Reach, Volume};
 use crate::error::{Error, OrFailed, Result};
+use crate::managed;
 use crate::parts::Parts;
 use crate::service::{Driver, Label, Secret, Server, ServiceError, Wanted};
 use crate::store::{self, EnvRow, NewService, ServerRow, ServiceRow, ServiceState};
@@ -83,9 +85,18 @@ pub async fn met(parts: &Parts, env: &EnvRow, asked: &Settings) -> Result<(Vec<A
 }
 
 fn no_server(env: &EnvRow, ask: &Ask) -> Error {
-    Error::failed(format!("`{}` asks for {}, and there is no server {}", env.name, ask.what(), ask.of_which_kind()))
-        .hint(format!("an admin tells of one: flyloft services add NAME --kind {} --url -", ask.kind))
-        .hint(format!("or do without: flyloft set {} services=none", env.name))
+    let kind = ask.kind;
+    let mut error = Error::failed(format!(
+        "`{}` asks for {}, and there is no server {}",
+        env.name,
+        ask.what(),
+        ask.of_which_kind()
+    ))
+    .hint(format!("an admin tells of one: flyloft services add NAME --kind {kind} --url -"));
+    if Recipe::of(kind).is_ok() {
+        error = error.hint(format!("or has flyloft run one: flyloft services add NAME --kind {kind} --managed"));
+    }
+    error.hint(format!("or do without: flyloft set {} services=none", env.name))
 }
 
 /// Makes what is asked for and not there yet. Gives what was made, as in `Database on server pg`.
@@ -169,6 +180,7 @@ pub async fn reconcile_for_ever(parts: Arc<Parts>) {
         tracing::warn!(%error, "failed to give up templates that were being made");
     }
     loop {
+        managed::keep_all(&parts).await;
         sweep(&parts).await;
         volumes::sweep(&parts).await;
         if let Err(error) = follow(&parts).await {
@@ -223,6 +235,10 @@ async fn remake(parts: &Parts) -> Result<()> {
 async fn remake_on(parts: &Parts, rows: &[ServiceRow]) -> Result<()> {
     let Some(first) = rows.first() else { return Ok(()) };
     let server = server_of(parts, first).await?;
+    // What others run and have restored is theirs to mend. A Redis forgets by itself.
+    if server.beside.is_none() && server.url.kind != Kind::Redis {
+        return Ok(());
+    }
     let names: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
     let lost = parts.services.of(server.url.kind).lost(&server, &names).await?;
     for row in rows.iter().filter(|row| lost.contains(&row.name)) {
@@ -255,7 +271,8 @@ async fn follow(parts: &Parts) -> Result<()> {
             continue;
         }
         // While a name leads nowhere, the way stays open to where it led.
-        let Ok(found) = addresses(&opened(parts, row.clone())?).await else { continue };
+        let Ok(server) = opened(parts, row.clone()).await else { continue };
+        let Ok(found) = addresses(&server).await else { continue };
         let found: BTreeSet<SocketAddr> = found.into_iter().collect();
         moved |= places.insert(row.name, found.clone()).is_none_or(|before| before != found);
     }
@@ -311,20 +328,33 @@ async fn begin(parts: &Parts, env: &EnvRow, ask: &Ask, seed: Option<&data::Seed>
     begun.ok_or_else(|| Error::not_found(format!("there is no environment `{}` any more", env.name)))
 }
 
+/// The server, which runs if this daemon runs it.
 async fn server_of(parts: &Parts, row: &ServiceRow) -> Result<Server> {
     let failed = || format!("failed to look up server `{}`", row.server);
     let server = parts.store.server(&row.server).await.or_failed(failed)?;
-    opened(parts, server.ok_or_else(|| Error::not_found(format!("there is no server `{}`", row.server)))?)
+    opened(parts, server.ok_or_else(|| Error::not_found(format!("there is no server `{}`", row.server)))?).await
 }
 
-/// With its password.
-pub fn opened(parts: &Parts, row: ServerRow) -> Result<Server> {
-    let ServerRow { name, url, password, ca, .. } = row;
+/// With its password. It runs, if this daemon runs it.
+pub async fn opened(parts: &Parts, row: ServerRow) -> Result<Server> {
+    let at = match &row.managed {
+        Some(managed) => Some(managed::awake(parts, &row, managed).await?),
+        None => None,
+    };
+    reached(parts, row, at)
+}
+
+/// With its password, and at these addresses, if this daemon runs it and it has some.
+pub fn reached(parts: &Parts, row: ServerRow, at: Option<Addresses>) -> Result<Server> {
+    let ServerRow { name, mut url, password, ca, .. } = row;
+    if let Some(at) = at {
+        url.host = at.ipv4.to_string();
+    }
     let opened = parts.vault.open_sealed(&server_purpose(&name), &password).map_err(|error| {
         Error::because(format!("failed to read the password of server `{name}`"), error)
             .hint("put the key back that was there, or remove the server and add it again")
     });
-    Ok(Server { name, url, password: Secret(opened?), ca })
+    Ok(Server { name, url, password: Secret(opened?), ca, beside: at.map(|at| at.ipv6.into()) })
 }
 
 /// What a server's password is sealed for.
@@ -359,7 +389,8 @@ async fn addresses(server: &Server) -> Result<Vec<SocketAddr>> {
     let (host, port) = (server.url.host.as_str(), server.url.port);
     let failed = || format!("failed to find the address of server `{}`, `{host}`", server.name);
     let found = tokio::time::timeout(LOOKUP, tokio::net::lookup_host((host, port))).await;
-    Ok(found.or_failed(failed)?.or_failed(failed)?.collect())
+    let beside = server.beside.map(|beside| SocketAddr::new(beside, port));
+    Ok(found.or_failed(failed)?.or_failed(failed)?.chain(beside).collect())
 }
 
 #[cfg(test)]

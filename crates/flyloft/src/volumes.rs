@@ -11,6 +11,7 @@ use flyloft_core::volume;
 use crate::deploy::Job;
 use crate::engine::{EngineError, Filling, Volume, VolumeId};
 use crate::error::{Error, OrFailed, Result};
+use crate::managed;
 use crate::parts::Parts;
 use crate::store::{self, Content, EnvRow, VolumeRow, VolumeTemplateRow};
 
@@ -104,7 +105,10 @@ async fn sweep_all(parts: &Parts) -> Result<()> {
     }
     let volumes = parts.store.volumes().await.or_failed(failed)?;
     let templates = parts.store.volume_templates().await.or_failed(failed)?;
-    let known: BTreeSet<VolumeId> = volumes.iter().map(of).chain(templates.iter().map(of_template)).collect();
+    let servers = parts.store.servers().await.or_failed(failed)?;
+    let servers = servers.iter().filter_map(|row| row.managed.as_ref()).map(managed::volume);
+    let environments = volumes.iter().map(of).chain(templates.iter().map(of_template));
+    let known: BTreeSet<VolumeId> = environments.chain(servers).collect();
     for id in there.into_iter().filter(|id| !known.contains(id)) {
         match parts.engine.forget_volume(&id).await {
             Ok(()) => tracing::info!(volume = %id, "removed a volume that no environment has"),

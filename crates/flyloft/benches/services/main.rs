@@ -43,7 +43,7 @@ fn main() {
 
 fn server(postgres: &Postgres) -> Server {
     let (url, password) = ServerUrl::parse(Kind::Postgres, &postgres.url()).unwrap();
-    Server { name: "pg".to_owned(), url, password: Secret(password), ca: None }
+    Server { name: "pg".to_owned(), url, password: Secret(password), ca: None, beside: None }
 }
 
 fn wanted(name: &str) -> Wanted {

@@ -9,6 +9,7 @@ use super::cooked::cook;
 use super::exec::attach;
 use super::reply::done;
 use super::{Api, Call, Ending};
+use crate::build::Tools;
 use crate::command::{ServicesDump, ServicesOne, ServicesReset, ServicesRestore, ServicesTemplate};
 use crate::deploy::Again;
 use crate::error::{Error, OrFailed, Result};
@@ -35,7 +36,7 @@ impl Api {
         let failed = || format!("failed to look up server `{server}`");
         let row = parts.store.server(&server).await.or_failed(failed)?;
         let row = row.ok_or_else(|| super::services::unknown(&server))?;
-        let template = data::begin_template(parts, opened(parts, row)?, &name).await?;
+        let template = data::begin_template(parts, opened(parts, row).await?, &name).await?;
         self.announce(call, &template.programs).await?;
         data::fill_template(template, &mut *call.io.stdin).await?;
         let text = format!("template `{name}` is on server `{server}`; ask for it with services=postgres@{name}");
@@ -123,7 +124,7 @@ impl Api {
 
     /// Says so where programs have to be made first.
     async fn announce(&self, call: &mut Call<'_>, programs: &Programs) -> Result<()> {
-        if self.parts().builder.has_tools(programs.packages).await? {
+        if self.parts().builder.has_tools(&Tools::newest(programs.packages)).await? {
             return Ok(());
         }
         let text = format!("-----> Preparing {} (once)\n", programs.packages.join(" "));

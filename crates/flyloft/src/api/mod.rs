@@ -14,6 +14,7 @@ mod exec;
 mod keys;
 mod life;
 mod logs;
+mod managed;
 mod push;
 mod reply;
 mod services;

@@ -1,17 +1,21 @@
 //! `flyloft services`: the servers on which environments can have databases and the like.
 
 use flyloft_core::name::EnvRef;
+use flyloft_core::policy::Size;
 use flyloft_core::service::{Kind, ServerUrl};
 use futures_util::future::join_all;
 use serde::Serialize;
 
-use super::reply::{Reply, age, as_time, done, table};
+use super::managed::ManagedItem;
+use super::reply::{Reply, age, as_time, done, size, table};
 use super::{Api, Call, Ending};
-use crate::command::{Services, ServicesAdd, ServicesLs};
+use crate::command::{Services, ServicesAdd, ServicesLs, ServicesRm};
+use crate::engine::ContainerState;
 use crate::error::{Error, OrFailed, Result};
-use crate::provision::{opened, server_purpose};
+use crate::managed;
+use crate::provision::{opened, reached, server_purpose};
 use crate::service::tls::certificates;
-use crate::service::{Health, Secret, Server, ServiceError};
+use crate::service::{Health, Secret, Server};
 use crate::store::{self, Forgotten, ServerRow, TemplateRow};
 
 /// A URL, and the certificates of who vouches for a server.
@@ -38,8 +42,13 @@ struct ServerItem {
     kind: Kind,
     /// With the password in it if that was asked for.
     url: String,
+    /// False where flyloft is to run it, and does not.
+    runs: bool,
     /// Whether it has to show a certificate of somebody who was named.
     ca: bool,
+    /// Flyloft runs it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    managed: Option<ManagedItem>,
     #[serde(serialize_with = "as_time")]
     created_at: i64,
 }
@@ -47,12 +56,14 @@ struct ServerItem {
 impl Reply for ServerList {
     fn text(&self) -> String {
         if self.servers.is_empty() {
-            return "there are no servers yet; add one: flyloft services add NAME --kind postgres --url URL\n"
+            return "there are no servers yet; add one: flyloft services add NAME --kind postgres --managed\n"
                 .to_owned();
         }
         let now = store::now();
         let rows = self.servers.iter().map(|server| {
-            [server.name.clone(), server.kind.to_string(), age(server.created_at, now), server.url.clone()]
+            let by = if server.managed.is_some() { ", run by flyloft" } else { "" };
+            let at = if server.runs { &server.url } else { "does not run" };
+            [server.name.clone(), format!("{}{by}", server.kind), age(server.created_at, now), at.to_owned()]
         });
         let servers = table(["SERVER", "KIND", "AGE", "URL"], rows);
         let rows = self.templates.iter().map(|template| {
@@ -77,16 +88,35 @@ struct HealthItem {
     kind: Kind,
     #[serde(flatten)]
     health: Health,
+    /// Of one that flyloft runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Data>,
+}
+
+/// In bytes.
+#[derive(Serialize)]
+struct Data {
+    bytes: u64,
+    most: u64,
 }
 
 impl Reply for HealthList {
     fn text(&self) -> String {
-        let rows = self.servers.iter().map(|HealthItem { name, kind, health }| {
+        let rows = self.servers.iter().map(|HealthItem { name, kind, health, data }| {
             let Health { version, connections, max_connections } = health;
             let most = max_connections.map(|most| format!(" of {most}")).unwrap_or_default();
-            [name.clone(), format!("{kind} {version}"), format!("{connections}{most}")]
+            let data = data.as_ref().map(|data| format!("{} of {}", size(data.bytes), Size(data.most)));
+            [name.clone(), format!("{kind} {version}"), format!("{connections}{most}"), data.unwrap_or_default()]
         });
-        if self.servers.is_empty() { String::new() } else { table(["SERVER", "VERSION", "CONNECTIONS"], rows) }
+        match self.servers.as_slice() {
+            [] => String::new(),
+            // Only of those that flyloft runs it is known.
+            all if all.iter().all(|item| item.data.is_none()) => table(
+                ["SERVER", "VERSION", "CONNECTIONS"],
+                rows.map(|[name, version, connections, _]| [name, version, connections]),
+            ),
+            _ => table(["SERVER", "VERSION", "CONNECTIONS", "DATA"], rows),
+        }
     }
 }
 
@@ -96,7 +126,8 @@ impl Api {
             Services::Add(add) => self.add_server(call, add).await,
             Services::Ls(ls) => self.list_servers(call, ls).await,
             Services::Check { name } => self.check_servers(call, name).await,
-            Services::Rm { name } => self.remove_server(call, &name).await,
+            Services::Upgrade(upgrade) => self.upgrade_server(call, upgrade).await,
+            Services::Rm(rm) => self.remove_server(call, rm).await,
             Services::Template(template) => self.template(call, template).await,
             Services::Reset(reset) => self.reset_data(call, reset).await,
             Services::Psql(one) => self.psql(call, one).await,
@@ -111,11 +142,11 @@ impl Api {
         let failed = || format!("failed to add server `{name}`");
         check_name(&name)?;
         let store = &self.loft.parts.store;
-        let taken = || {
-            Error::conflict(format!("there is a server `{name}` already")).hint(format!("flyloft services rm {name}"))
-        };
         if store.server(&name).await.or_failed(failed)?.is_some() {
-            return Err(taken());
+            return Err(taken(&name));
+        }
+        if add.managed {
+            return self.add_managed(call, add).await;
         }
         let server = told(call, add).await?;
         let health = self.loft.parts.services.of(server.url.kind).check(&server).await?;
@@ -124,10 +155,11 @@ impl Api {
             url: server.url.clone(),
             password: self.loft.parts.vault.seal(&server_purpose(&name), &server.password.0),
             ca: server.ca,
+            managed: None,
             created_at: store::now(),
         };
         if !store.add_server(row).await.or_failed(failed)? {
-            return Err(taken());
+            return Err(taken(&name));
         }
         let (kind, address) = (server.url.kind, server.url.address());
         Ok(done(format!("server `{name}` is added: {kind} {} at {address}", health.version)).into())
@@ -140,15 +172,21 @@ impl Api {
         let mut servers = Vec::new();
         for row in rows {
             let created_at = row.created_at;
-            let url = match ls.reveal {
-                true => {
-                    let server = opened(&self.loft.parts, row.clone())?;
-                    server.url.with_password(&server.password.0)
-                }
-                false => row.url.to_string(),
+            // Nothing is started to be listed.
+            let at = match &row.managed {
+                Some(managed) => managed::observe(&self.loft.parts, &row, managed).await?,
+                None => None,
             };
-            let kind = row.url.kind;
-            servers.push(ServerItem { name: row.name, kind, url, ca: row.ca.is_some(), created_at });
+            let runs = row.managed.is_none() || at.as_ref().is_some_and(|at| at.state != ContainerState::Stopped);
+            let at = at.map(|at| at.addresses);
+            let server = reached(&self.loft.parts, row.clone(), at)?;
+            let url = match ls.reveal {
+                true => server.url.with_password(&server.password.0),
+                false => server.url.to_string(),
+            };
+            let (kind, managed) =
+                (row.url.kind, row.managed.as_ref().map(|managed| ManagedItem::of(&row.name, managed, at)));
+            servers.push(ServerItem { name: row.name, kind, url, runs, ca: row.ca.is_some(), managed, created_at });
         }
         let templates = templates.into_iter().filter_map(|row| {
             let TemplateRow { name, server, is_ready, created_at, .. } = row;
@@ -166,12 +204,11 @@ impl Api {
             Some(name) => vec![store.server(&name).await.or_failed(failed)?.ok_or_else(|| unknown(&name))?],
             None => store.servers().await.or_failed(failed)?,
         };
-        let servers = rows.into_iter().map(|row| opened(&self.loft.parts, row)).collect::<Result<Vec<_>>>()?;
-        let checks = join_all(servers.iter().map(|server| self.loft.parts.services.of(server.url.kind).check(server)));
-        let (mut well, mut unwell) = (Vec::new(), Vec::<ServiceError>::new());
-        for (server, checked) in servers.iter().zip(checks.await) {
+        let checks = join_all(rows.into_iter().map(|row| self.check_server(row)));
+        let (mut well, mut unwell) = (Vec::new(), Vec::<Error>::new());
+        for checked in checks.await {
             match checked {
-                Ok(health) => well.push(HealthItem { name: server.name.clone(), kind: server.url.kind, health }),
+                Ok(health) => well.push(health),
                 Err(error) => unwell.push(error),
             }
         }
@@ -179,22 +216,47 @@ impl Api {
         let mut unwell = unwell.into_iter();
         let Some(first) = unwell.next() else { return Ok(list.into()) };
         call.say(&list.text()).await?;
-        Err(unwell.fold(first.into(), |error: Error, other| error.hint(format!("also: {other}"))))
+        Err(unwell.fold(first, |error, other| error.hint(format!("also: {other}"))))
     }
 
-    async fn remove_server(&self, call: &mut Call<'_>, name: &str) -> Result<Ending> {
+    /// One that flyloft is to run is started.
+    async fn check_server(&self, row: ServerRow) -> Result<HealthItem> {
+        let parts = &self.loft.parts;
+        let failed = || format!("failed to measure what server `{}` has", row.name);
+        let data = match &row.managed {
+            Some(managed) => Some(Data {
+                bytes: parts.engine.volume(&managed::volume(managed)).await.or_failed(failed)?.bytes,
+                most: managed.outfit.share.disk,
+            }),
+            None => None,
+        };
+        let server = opened(parts, row).await?;
+        let health = parts.services.of(server.url.kind).check(&server).await?;
+        Ok(HealthItem { name: server.name, kind: server.url.kind, health, data })
+    }
+
+    async fn remove_server(&self, call: &mut Call<'_>, rm: ServicesRm) -> Result<Ending> {
         call.must_be_admin()?;
+        let ServicesRm { name, yes } = rm;
+        let name = name.as_str();
         if self.loft.parts.store.has_templates(name).await.or_failed(|| "failed to list templates")? {
             return Err(Error::conflict(format!("there are templates on server `{name}`"))
                 .hint(format!("remove them: flyloft services template {name} NAME --rm"))
                 .hint("`flyloft services ls` lists them; one that is removed goes when the server can be reached"));
         }
-        let forgotten = self.loft.parts.store.forget_server(name).await;
-        match forgotten.or_failed(|| format!("failed to remove server `{name}`"))? {
-            Forgotten::Gone => Ok(done(format!("server `{name}` is removed")).into()),
-            Forgotten::Unknown => Err(unknown(name)),
-            Forgotten::Used(users, strays) => Err(in_use(name, &users, strays)),
+        let failed = || format!("failed to remove server `{name}`");
+        let row = self.loft.parts.store.server(name).await.or_failed(failed)?.ok_or_else(|| unknown(name))?;
+        if row.managed.is_some() && !yes {
+            call.confirm(&format!("server `{name}` goes, with all data that are on it. Go on?")).await?;
         }
+        match self.loft.parts.store.forget_server(name).await.or_failed(failed)? {
+            Forgotten::Gone => {}
+            Forgotten::Unknown => return Err(unknown(name)),
+            Forgotten::Used(users, strays) => return Err(in_use(name, &users, strays)),
+        }
+        let Some(managed) = &row.managed else { return Ok(done(format!("server `{name}` is removed")).into()) };
+        managed::remove(&self.loft.parts, &row, managed).await?;
+        Ok(done(format!("server `{name}` is removed, with all its data")).into())
     }
 }
 
@@ -217,13 +279,14 @@ fn in_use(name: &str, users: &[EnvRef], strays: usize) -> Error {
 /// follows is certificates.
 async fn told(call: &mut Call<'_>, add: ServicesAdd) -> Result<Server> {
     let (reads_url, kind, name) = (add.reads_url(), add.kind, add.name);
+    let named = add.url.map(|url| url.0).unwrap_or_default();
     let input = match reads_url || add.ca.is_some() {
         true => call.input(if reads_url { "the URL" } else { "the certificate" }, INPUT).await?,
         false => String::new(),
     };
     let (url, rest) = match reads_url {
         true => input.split_once('\n').unwrap_or((&input, "")),
-        false => (add.url.0.as_str(), input.as_str()),
+        false => (named.as_str(), input.as_str()),
     };
     let (url, password) = ServerUrl::parse(kind, url.trim()).map_err(Error::usage)?;
     let ca = add.ca.is_some().then(|| rest.trim().to_owned());
@@ -234,7 +297,17 @@ async fn told(call: &mut Call<'_>, add: ServicesAdd) -> Result<Server> {
             error.hint("give a file of PEM, which has lines such as `-----BEGIN CERTIFICATE-----`")
         })?;
     }
-    Ok(Server { name, url: ServerUrl { tls: url.tls || ca.is_some(), ..url }, password: Secret(password), ca })
+    Ok(Server {
+        name,
+        url: ServerUrl { tls: url.tls || ca.is_some(), ..url },
+        password: Secret(password),
+        ca,
+        beside: None,
+    })
+}
+
+pub(super) fn taken(name: &str) -> Error {
+    Error::conflict(format!("there is a server `{name}` already")).hint(format!("flyloft services rm {name}"))
 }
 
 fn check_name(name: &str) -> Result<()> {

@@ -53,6 +53,8 @@ async fn take(parts: &Parts, picture: &Path) -> Result<Manifest> {
     let (store, settings) = (&parts.store, &parts.settings);
     let snapshot = store.snapshot(&picture.join(store::FILE)).await;
     let (apps, environments) = snapshot.or_failed(|| "failed to copy the store")?;
+    let servers = store.servers().await.or_failed(|| "failed to list servers")?;
+    let servers = servers.into_iter().filter(|row| row.managed.is_some()).map(|row| row.name).collect();
     let clock = parts.clock.now().0;
     let key = fs::copy(settings.state_dir.join(host_key::FILE), picture.join(host_key::FILE));
     key.or_failed(|| "failed to copy the SSH host key")?;
@@ -74,6 +76,7 @@ async fn take(parts: &Parts, picture: &Path) -> Result<Manifest> {
         environments,
         configuration,
         configuration_mode,
+        servers,
     })
 }
 

@@ -51,6 +51,9 @@ pub struct Manifest {
     /// Of that file.
     #[serde(default)]
     pub configuration_mode: Option<u32>,
+    /// Servers that the daemon runs itself, whose data are not in it.
+    #[serde(default)]
+    pub servers: Vec<String>,
 }
 
 impl Manifest {
@@ -58,7 +61,8 @@ impl Manifest {
     fn parse(text: &str) -> Option<Self> {
         let told = |text: &str| harmless::line(text, Colours::Dropped).replace('\n', " ");
         let manifest: Self = serde_json::from_str(text).ok()?;
-        Some(Self { flyloft: told(&manifest.flyloft), made_at: told(&manifest.made_at), ..manifest })
+        let servers = manifest.servers.iter().map(|name| told(name)).collect();
+        Some(Self { flyloft: told(&manifest.flyloft), made_at: told(&manifest.made_at), servers, ..manifest })
     }
 
     /// Whether it has the key of what is secret in the store. Stores before version 5 had nothing that takes one.
@@ -195,6 +199,7 @@ mod tests {
             environments: 2,
             configuration: Some("domain = \"staging.example.org\"\n".to_owned()),
             configuration_mode: Some(0o640),
+            servers: Vec::new(),
         }
     }
 

@@ -324,11 +324,12 @@ fn printable(text: &str) -> String {
 }
 
 fn tell(configuration: &Configuration, manifest: &Manifest, json: bool) {
-    let Manifest { apps, environments, made_at, flyloft, .. } = manifest;
+    let Manifest { apps, environments, made_at, flyloft, servers, .. } = manifest;
     if json {
         let restored = json!({
             "apps": apps, "environments": environments, "made_at": made_at, "flyloft": flyloft,
             "state_dir": configuration.state_dir, "configuration": configuration.text.is_some(),
+            "without_data_of": servers,
         });
         println!("{}", harmless::json(&format!("{restored:#}")));
         return;
@@ -336,6 +337,9 @@ fn tell(configuration: &Configuration, manifest: &Manifest, json: bool) {
     let dir = printable(&configuration.state_dir.display().to_string());
     println!("restored {} of {made_at} (flyloft {flyloft}) into `{dir}`", manifest.amount());
     println!("{}", configuration.said());
+    if !servers.is_empty() {
+        println!("the data on {} were not in it: these servers begin empty", servers.join(", "));
+    }
     println!("make the machine ready, and start the daemon: flyloft setup");
 }
 

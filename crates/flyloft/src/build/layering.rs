@@ -19,6 +19,7 @@ use flyloft_core::plan::{CONF, HOME, Plan, Stack, Step, TOOLS, Tool, ToolKind, T
 use sha2::{Digest, Sha256};
 
 use super::packages;
+use super::tools::Tools;
 use crate::engine::{CacheId, Image, LayerId};
 
 /// Part of every id. Raised when a layer that is made the same way would come out different.
@@ -133,8 +134,9 @@ pub fn layers(plan: &Plan, inputs: &Inputs, there: &BTreeSet<LayerId>) -> Vec<La
     stacking.layers
 }
 
-/// Debian with these packages, for no app.
-pub fn tools(stack: Stack, packages: &[&str]) -> Vec<Layer> {
+/// Debian with packages, for no app.
+pub fn tools(tools: &Tools<'_>) -> Vec<Layer> {
+    let Tools { stack, edition, packages } = *tools;
     let inputs = Inputs {
         // Layers of packages have no domain, and so nothing of it.
         app: AppName::parse("tools").expect("it is a name"),
@@ -147,8 +149,9 @@ pub fn tools(stack: Stack, packages: &[&str]) -> Vec<Layer> {
     };
     let there = BTreeSet::new();
     let mut stacking = Stacking { layers: Vec::new(), below: Vec::new(), inputs: &inputs, there: &there };
-    stacking.stack(stack, &BTreeSet::new(), true);
-    let title = format!("{} on {stack}", packages.join(" "));
+    let edition = if edition == 0 { String::new() } else { format!(", edition {edition}") };
+    stacking.base(stack, &edition);
+    let title = format!("{} on {stack}{edition}", packages.join(" "));
     stacking.packages(title, packages.iter().map(|&name| name.to_owned()).collect(), true);
     stacking.layers
 }
@@ -221,11 +224,15 @@ impl Stacking<'_> {
         self.directory("home", HOME, BTreeMap::new());
     }
 
+    fn base(&mut self, stack: Stack, edition: &str) {
+        let packages = packages::base();
+        self.push(&format!("base of {stack}{edition}"), Content::Debian { stack, packages }, true);
+    }
+
     /// Debian and the packages of these toolchains. What is there already stays.
     fn stack(&mut self, stack: Stack, toolchains: &BTreeSet<Toolchain>, runs: bool) {
         if self.layers.is_empty() {
-            let packages = packages::base();
-            self.push(&format!("base of {stack}"), Content::Debian { stack, packages }, true);
+            self.base(stack, "");
         }
         for &toolchain in toolchains {
             let (run, build) = (packages::run(toolchain, stack), packages::build(toolchain));

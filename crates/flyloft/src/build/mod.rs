@@ -38,6 +38,7 @@ pub use self::error::BuildError;
 pub use self::hold::Hold;
 pub use self::kept::{Stored, timestamp};
 pub use self::layering::{Trust, owner as cache_owner};
+pub use self::tools::Tools;
 
 use self::checkout::Checkout;
 use self::hold::Holds;

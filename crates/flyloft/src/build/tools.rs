@@ -1,4 +1,4 @@
-//! Images with programs of Debian's for people, such as clients of databases, beside those of apps.
+//! Images with programs of Debian's that are no app: clients of databases, and servers.
 
 use std::collections::BTreeSet;
 
@@ -9,20 +9,33 @@ use super::{BuildError, Builder, Hold};
 use crate::engine::{Derivation, Image, Recipe};
 use crate::transcript::Transcript;
 
-/// Debian's newest, whose clients work with servers of all versions until then.
-const STACK: Stack = Stack::Debian13;
+/// What such an image is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tools<'a> {
+    pub stack: Stack,
+    /// Another one than 0 has layers of its own, whose packages are those that Debian had when it was first made.
+    pub edition: u32,
+    pub packages: &'a [&'a str],
+}
+
+impl<'a> Tools<'a> {
+    /// Debian's newest, whose clients work with servers of all versions until then.
+    pub fn newest(packages: &'a [&'a str]) -> Self {
+        Self { stack: Stack::Debian13, edition: 0, packages }
+    }
+}
 
 impl Builder {
     /// Whether nothing of such an image has to be made.
-    pub async fn has_tools(&self, packages: &[&str]) -> Result<bool, BuildError> {
+    pub async fn has_tools(&self, tools: &Tools<'_>) -> Result<bool, BuildError> {
         let there = self.engine.layers().await.map_err(|source| BuildError::engine("list the layers", source))?;
-        Ok(layering::image(&layering::tools(STACK, packages)).iter().all(|layer| there.contains(layer)))
+        Ok(layering::image(&layering::tools(tools)).iter().all(|layer| there.contains(layer)))
     }
 
-    /// An image with these packages, made by the first who wants it. It is kept for as long as that is held, and like
-    /// other layers after that.
-    pub async fn tools(&self, packages: &[&str]) -> Result<(Image, Hold), BuildError> {
-        let layers = layering::tools(STACK, packages);
+    /// Such an image, made by the first who wants it. It is kept for as long as that is held, and like other layers after
+    /// that.
+    pub async fn tools(&self, tools: &Tools<'_>) -> Result<(Image, Hold), BuildError> {
+        let layers = layering::tools(tools);
         let image = layering::image(&layers);
         let (missing, hold) = {
             let _looking = self.looking.read().await;

@@ -34,15 +34,22 @@ impl Output {
         let Backup { manifest, bytes, .. } = Backup::open(self.aside.path())?;
         let path = self.put()?;
         let amount = manifest.amount();
-        let Manifest { apps, environments, made_at, .. } = manifest;
+        let Manifest { apps, environments, made_at, servers, .. } = manifest;
         if json {
             let written = serde_json::json!({
-                "file": path, "bytes": bytes, "apps": apps, "environments": environments, "made_at": made_at
+                "file": path, "bytes": bytes, "apps": apps, "environments": environments, "made_at": made_at,
+                "without_data_of": servers,
             });
             println!("{}", harmless::json(&format!("{written:#}")));
         } else {
             let mib = bytes as f64 / f64::from(1 << 20);
             println!("wrote `{}`: {amount}, {mib:.1} MiB", path.display());
+            if !servers.is_empty() {
+                println!(
+                    "not in it are the data on {}; save databases of PostgreSQL with: flyloft services dump APP/ENV FILE",
+                    servers.join(", ")
+                );
+            }
         }
         Ok(())
     }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
 use flyloft_core::name::EnvRef;
+use flyloft_core::plan::Stack;
+use flyloft_core::policy::Size;
 use flyloft_core::service::{Kind, TemplateName};
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +17,11 @@ pub enum Services {
     ///
     /// The URL's user must be allowed to make users, and databases where there are such. The password is kept
     /// encrypted, with a key in the daemon's state directory.
+    ///
+    /// With --managed there is no server yet: its packages of Debian's are installed into a container of its own, which
+    /// always runs, and its data are in a volume on this machine, which a backup does not have.
     #[command(after_help = "Examples:
+  flyloft services add pg --kind postgres --managed
   pass show pg | flyloft services add pg --kind postgres --url -
   flyloft services add pg --kind postgres --url - --ca ca.pem < url.txt
   cat url.txt ca.pem | ssh -p 2222 host services add pg --kind postgres --url - --ca -
@@ -28,8 +34,17 @@ pub enum Services {
         /// A server; all if none is named.
         name: Option<String>,
     },
-    /// Forget a server.
-    Rm { name: String },
+    /// Give a server that flyloft runs the newest packages of Debian's, and perhaps more of the machine.
+    ///
+    /// Its data stay. It is away for some seconds while it is started anew, and who is connected is cut. If it does not
+    /// answer then, it is what it was before.
+    #[command(after_help = "Examples:
+  flyloft services upgrade pg
+  flyloft services upgrade pg --memory 2GiB --disk 50GiB
+  flyloft services upgrade cache --stack debian-13")]
+    Upgrade(ServicesUpgrade),
+    /// Forget a server. One that flyloft runs goes, with all its data.
+    Rm(ServicesRm),
     /// Put data on a server of PostgreSQL that databases of environments can begin with.
     ///
     /// An app asks for them as in services=postgres@shop_seed, or in its app.json by {"plan": "postgres", "options":
@@ -128,14 +143,15 @@ impl Services {
         match self {
             Services::Add(add) => add.reads_url() || add.ca.is_some(),
             Services::Template(template) => template.from_dump.is_some(),
-            // The last one for the answer to "are you sure".
-            Services::Psql(_) | Services::Restore(_) | Services::Reset(_) => true,
-            Services::Ls(_) | Services::Check { .. } | Services::Rm { .. } | Services::Dump(_) => false,
+            // The last two for the answer to "are you sure".
+            Services::Psql(_) | Services::Restore(_) | Services::Reset(_) | Services::Rm(_) => true,
+            Services::Ls(_) | Services::Check { .. } | Services::Upgrade(_) | Services::Dump(_) => false,
         }
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[command(group = ArgGroup::new("where").args(["url", "managed"]).required(true))]
 pub struct ServicesAdd {
     /// What it is to be called.
     pub name: String,
@@ -147,7 +163,19 @@ pub struct ServicesAdd {
     /// first line of standard input, since an argument can be seen by others on the machine, and stays in the shell's
     /// history. What is not a letter, a digit or one of -._~ in the password is escaped, as `%40` for `@`.
     #[arg(long)]
-    pub url: Concealed,
+    pub url: Option<Concealed>,
+    /// Have flyloft run it: PostgreSQL, MariaDB or Redis.
+    #[arg(long)]
+    pub managed: bool,
+    /// What it is made of; the newest one if none is named.
+    #[arg(long, requires = "managed", value_parser = parse_stack)]
+    pub stack: Option<Stack>,
+    /// How much memory it may take; an eighth of the machine's, and 1GiB at most, if nothing is said.
+    #[arg(long, requires = "managed", value_name = "SIZE")]
+    pub memory: Option<Size>,
+    /// How much its data may take; 10GiB if nothing is said. Beyond that it is stopped.
+    #[arg(long, requires = "managed", value_name = "SIZE")]
+    pub disk: Option<Size>,
     /// A file with the certificate of who signed the server's. Connections are encrypted then. `-` is standard input, after
     /// the URL if that is there as well. Without it `sslmode=require` trusts those that the machine trusts.
     #[arg(long, value_name = "FILE")]
@@ -163,6 +191,35 @@ pub struct ServicesLs {
 
 impl ServicesAdd {
     pub fn reads_url(&self) -> bool {
-        self.url.0 == "-"
+        self.url.as_ref().is_some_and(|url| url.0 == "-")
     }
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+pub struct ServicesUpgrade {
+    /// The server.
+    pub name: String,
+    /// What it is to be made of; as it is if none is named. PostgreSQL stays at its major version.
+    #[arg(long, value_parser = parse_stack)]
+    pub stack: Option<Stack>,
+    /// How much memory it may take.
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<Size>,
+    /// How much its data may take.
+    #[arg(long, value_name = "SIZE")]
+    pub disk: Option<Size>,
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+pub struct ServicesRm {
+    /// The server.
+    pub name: String,
+    /// Do not ask.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+fn parse_stack(text: &str) -> Result<Stack, String> {
+    let all = Stack::ALL.map(|stack| stack.name()).join(", ");
+    Stack::parse(text).ok_or_else(|| format!("there is no such stack; there are {all}"))
 }

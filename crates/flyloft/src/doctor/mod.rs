@@ -15,6 +15,7 @@ use crate::machine::Machine;
 mod containers;
 mod host;
 mod network;
+mod servers;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct DoctorArgs {
@@ -79,6 +80,7 @@ pub fn judge(machine: &Machine, config: &Config) -> Vec<Check> {
     checks.extend(host::judge(machine, config));
     checks.extend(containers::judge(machine));
     checks.extend(network::judge(machine));
+    checks.extend(servers::judge(machine));
     checks
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use flyloft_core::disk::{Space, Unit};
+use flyloft_core::policy::Excess;
 
 use super::*;
 use crate::engine::lxc::machine::AppArmor;
@@ -13,6 +14,7 @@ use crate::machine::kernel::Trial;
 use crate::machine::memory::{Memory, Pool, Swap, Zram, Zswap};
 use crate::machine::network::{Chain, Network, Resolver, Uplink};
 use crate::machine::ports::{Holder, Port};
+use crate::machine::servers::Server;
 use crate::machine::storage::{Filesystem, Storage};
 use crate::machine::tools::{Found, Tool};
 use crate::machine::{Kernel, Machine};
@@ -78,6 +80,7 @@ fn healthy() -> Machine {
                 holder: Some(Holder { pid: 700, name: "flyloft".to_owned(), ours: true }),
             },
         ],
+        servers: Vec::new(),
         systemd: true,
     }
 }
@@ -281,4 +284,35 @@ fn sizes_are_said_as_people_say_them() {
     assert_eq!(bytes(1536 * MIB), "1.5 GiB");
     assert_eq!(bytes(2048 * MIB), "2 GiB");
     assert_eq!(bytes(72 * 1024 * MIB + 512 * MIB), "72 GiB");
+}
+
+#[test]
+fn a_server_that_is_stopped_or_nearly_full_is_found_and_so_are_those_that_may_take_too_much() {
+    let server = |name: &str, runs, excess, data| Server {
+        name: format!("{name} (postgres)"),
+        runs,
+        excess,
+        memory: 192 * MIB,
+        data: data * MIB,
+        most: 10240 * MIB,
+    };
+    let found = broken(|machine| {
+        machine.servers = vec![
+            server("well", true, None, 40),
+            server("full", true, None, 9800),
+            server("stopped", false, Some(Excess::Volume), 10300),
+            server("down", false, None, 40),
+        ];
+    });
+    insta::assert_snapshot!(found, @r"
+    warning  servers: full (postgres) is nearly full: 9.5 GiB of 10 GiB taken
+             → give it more: flyloft services upgrade full --disk SIZE
+    warning  servers: stopped (postgres) was stopped: one of its volumes has outgrown its size; 10 GiB of 10 GiB taken
+             → give it more: flyloft services upgrade stopped --disk SIZE
+    warning  servers: down (postgres) does not run, and the daemon starts it
+             → see what keeps it from that: flyloft services check down
+    warning  servers: together they may take 768 MiB of 480 MiB of memory
+             → let one have less: flyloft services upgrade NAME --memory SIZE
+    it works; 4 things could be better
+    ");
 }

@@ -38,6 +38,7 @@ async fn holds_for(engine: &dyn Engine, base: &Image) {
     a_layer_that_failed_is_not_there(engine, base).await;
     a_cache_is_there_from_its_first_use_until_it_is_forgotten(engine, base).await;
     a_volume_outlives_the_containers_that_have_it(engine, base).await;
+    a_container_that_is_made_anew_is_where_it_was_with_what_is_in_its_volumes(engine, base).await;
     assert_eq!(engine.observe().await.unwrap(), []);
 }
 
@@ -291,6 +292,32 @@ async fn a_volume_outlives_the_containers_that_have_it(engine: &dyn Engine, base
     assert!(matches!(engine.forget_volume(&bad).await, Err(EngineError::BadName(_))));
     let bad = ContainerSpec { volumes: vec![Volume { id: bad, ..volume }], ..spec("bad", base) };
     assert!(matches!(engine.create(&bad).await, Err(EngineError::BadName(_))));
+}
+
+async fn a_container_that_is_made_anew_is_where_it_was_with_what_is_in_its_volumes(engine: &dyn Engine, base: &Image) {
+    let id = VolumeId("volume-2".to_owned());
+    let volume = Volume { id: id.clone(), path: "/data".to_owned(), size: 1 << 20, read_only: false };
+    let before = ContainerSpec { volumes: vec![volume], ..spec("again", base) };
+    let after = ContainerSpec { env: BTreeMap::from([("NEW".to_owned(), "1".to_owned())]), ..before.clone() };
+    assert!(matches!(engine.remake(&after).await, Err(EngineError::NoContainer(_))));
+    let addresses = engine.create(&before).await.unwrap();
+    // Whoever takes the next place takes none that it could come to have.
+    engine.create(&spec("other", base)).await.unwrap();
+    engine.start(&before.id).await.unwrap();
+    let mut without = after.clone();
+    without.image.push(LayerId("absent".to_owned()));
+    assert!(matches!(engine.remake(&without).await, Err(EngineError::NoLayer(_))));
+    assert_eq!(state_of(engine, &before.id).await, Some(ContainerState::Running), "nothing was done to it");
+    assert_eq!(engine.remake(&after).await.unwrap(), addresses);
+    assert_eq!(state_of(engine, &before.id).await, Some(ContainerState::Stopped));
+    assert!(matches!(engine.create(&before).await, Err(EngineError::Exists(_))));
+    assert_eq!(engine.create(&after).await.unwrap(), addresses);
+    engine.start(&after.id).await.unwrap();
+    assert_eq!(engine.volumes().await.unwrap(), std::slice::from_ref(&id));
+    for name in ["again", "other"] {
+        engine.remove(&ContainerId(name.to_owned())).await.unwrap();
+    }
+    engine.forget_volume(&id).await.unwrap();
 }
 
 /// Waits until `holds` is true, for 20 s.

@@ -325,6 +325,10 @@ pub trait Engine: Send + Sync {
 
     async fn create(&self, spec: &ContainerSpec) -> Result<Addresses, EngineError>;
 
+    /// Makes one that is there anew, from another specification or the same, with the addresses that it has. If it runs it
+    /// is killed, and what it has written outside of volumes is gone.
+    async fn remake(&self, spec: &ContainerSpec) -> Result<Addresses, EngineError>;
+
     /// Starts the processes. Returns when the container runs, not when the app answers.
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError>;
 

@@ -27,6 +27,7 @@ use crate::engine::fake::{self, Fake};
 use crate::engine::{ContainerState, Engine, Image};
 use crate::error::Result;
 use crate::exec::Cmd;
+use crate::managed::Managed;
 use crate::metrics::Tally;
 use crate::parts::{Parts, Settings};
 use crate::provision::Places;
@@ -182,6 +183,7 @@ impl Stage {
             places: Places::default(),
             clients: Clients::default(),
             renewals: Renewals::default(),
+            managed: Managed::default(),
             services: crate::daemon::drivers(),
             vault: Vault::open(dir.path()).unwrap(),
             tally: Tally::default(),

@@ -15,6 +15,7 @@ pub mod load;
 pub mod memory;
 pub mod network;
 pub mod ports;
+pub mod servers;
 pub mod storage;
 pub mod swaps;
 pub mod tools;
@@ -25,6 +26,7 @@ pub use kernel::Kernel;
 pub use memory::Memory;
 pub use network::Network;
 pub use ports::Port;
+pub use servers::Server;
 pub use storage::Storage;
 pub use swaps::SwapWatch;
 pub use tools::Tool;
@@ -40,6 +42,7 @@ pub struct Machine {
     pub network: Network,
     pub storage: Storage,
     pub ports: Vec<Port>,
+    pub servers: Vec<Server>,
     /// Whether systemd is PID 1 (sd_booted(3)).
     pub systemd: bool,
 }
@@ -61,6 +64,7 @@ impl Machine {
             network,
             storage: Storage::look(&config.state_dir).measured_below(config.disk.floor),
             ports: ports.into_iter().flat_map(|(door, addresses)| ports::look(door, addresses, &lock)).collect(),
+            servers: Server::look(&config.state_dir),
             systemd: has_systemd(),
         }
     }

@@ -9,7 +9,7 @@ use flyloft_core::policy::Limits;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::addresses;
-use crate::build::Hold;
+use crate::build::{Hold, Tools};
 use crate::engine::{ContainerId, ContainerSpec, Exec, ExecSpec, Reach, SharedEngine};
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
@@ -57,7 +57,7 @@ impl Client {
         let turn = parts.clients.turns.clone().try_acquire_owned().map_err(|_| {
             Error::conflict(format!("{MOST} clients of databases run already")).hint("wait until one of them has ended")
         })?;
-        let (image, hold) = parts.builder.tools(programs.packages).await?;
+        let (image, hold) = parts.builder.tools(&Tools::newest(programs.packages)).await?;
         let reach = Reach { allow: addresses(server).await? };
         let id = ContainerId(format!("client-{}", crate::random::hex(12)));
         let running = parts.clients.running.clone();

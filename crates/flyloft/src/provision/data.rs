@@ -405,8 +405,8 @@ pub(super) async fn sweep(parts: &Parts, failing: &mut BTreeSet<String>) {
 async fn end(parts: &Parts, row: &TemplateRow) -> Result<()> {
     let failed = || format!("failed to look up server `{}`", row.server);
     let server = parts.store.server(&row.server).await.or_failed(failed)?;
-    let server =
-        opened(parts, server.ok_or_else(|| Error::not_found(format!("there is no server `{}`", row.server)))?)?;
+    let server = server.ok_or_else(|| Error::not_found(format!("there is no server `{}`", row.server)))?;
+    let server = opened(parts, server).await?;
     parts.services.of(row.kind).remove_template(&server, &template_label(parts, &row.database)).await?;
     parts.store.forget_template(row.id).await.or_failed(|| format!("failed to forget `{}`", row.database))
 }

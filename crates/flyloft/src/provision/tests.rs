@@ -36,7 +36,7 @@ impl Bench {
         let url = format!("postgres://apt@127.0.0.1:{}", bench.postgres.port);
         let (url, _) = ServerUrl::parse(Kind::Postgres, &url).unwrap();
         let password = bench.parts().vault.seal(&server_purpose("pg"), "x");
-        let row = ServerRow { name: "pg".to_owned(), url, password, ca: None, created_at: 1 };
+        let row = ServerRow { name: "pg".to_owned(), url, password, ca: None, managed: None, created_at: 1 };
         assert!(bench.stage.store().add_server(row).await.unwrap());
         bench
     }
@@ -417,7 +417,7 @@ async fn a_template_that_was_not_finished_goes_and_so_does_one_that_is_removed_w
     let mut bench = Bench::new().await;
     let server = || async {
         let row = bench.parts().store.server("pg").await.unwrap().unwrap();
-        opened(bench.parts(), row).unwrap()
+        opened(bench.parts(), row).await.unwrap()
     };
     let name = TemplateName::parse("shop_seed").unwrap();
     let templates = || bench.postgres.sql("SELECT count(*) FROM pg_database WHERE datname LIKE 'flyloft_template%'");
@@ -462,6 +462,7 @@ async fn without_a_server_of_that_kind_app_json_gets_a_note_and_whoever_set_it_a
     insta::assert_snapshot!(error.text(), @r"
     error: `shop/main` asks for postgres, and there is no server of that kind
       hint: an admin tells of one: flyloft services add NAME --kind postgres --url -
+      hint: or has flyloft run one: flyloft services add NAME --kind postgres --managed
       hint: or do without: flyloft set shop/main services=none
     ");
 }

@@ -28,6 +28,7 @@ pub mod tls;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,6 +57,8 @@ pub struct Server {
     pub password: Secret,
     /// Certificates that vouch for it, as PEM; those that the machine trusts if there are none.
     pub ca: Option<String>,
+    /// Where it is as well, where that is known without asking for a name.
+    pub beside: Option<IpAddr>,
 }
 
 /// What a server that is well says of itself.
@@ -241,7 +244,7 @@ mod tests {
         };
         for (kind, url) in Kind::ALL.into_iter().zip(["postgres://a@b", "mysql://a@b", "redis://b", "amqp://a@b"]) {
             let (url, password) = ServerUrl::parse(kind, url).unwrap();
-            let server = Server { name: "it".to_owned(), url, password: Secret(password), ca: None };
+            let server = Server { name: "it".to_owned(), url, password: Secret(password), ca: None, beside: None };
             let label = Label { name: "flyloft_x".to_owned(), text: "flyloft x".to_owned(), number: None };
             let (password, isolation, taken) = (Secret("s".to_owned()), Isolation::Usual, BTreeSet::new());
             let wanted = Wanted { label, password, connections: 1, isolation, taken, seed: None };

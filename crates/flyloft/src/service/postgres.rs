@@ -52,6 +52,10 @@ impl Driver for Postgres {
         in_time(server, async { Session::open(server).await?.remove(label).await }).await
     }
 
+    async fn lost(&self, server: &Server, names: &[String]) -> Result<Vec<String>, ServiceError> {
+        in_time(server, async { Session::open(server).await?.lost(names).await }).await
+    }
+
     async fn hang_up(&self, server: &Server, labels: &[Label], quiet: Duration) -> Result<Vec<String>, ServiceError> {
         in_time(server, async { Session::open(server).await?.hang_up(labels, quiet).await }).await
     }

@@ -37,7 +37,7 @@ pub use events::{EventKind, EventRow};
 pub use follows::{FollowRow, MissingRow};
 pub use keys::KeyRow;
 pub use releases::{BuildInputs, Content, ImageRow, NewRelease, ReleaseRow, ReleaseStatus, StepRow};
-pub use servers::ServerRow;
+pub use servers::{ManagedRow, ServerRow, servers_in};
 pub use services::{Forgotten, NewService, ServiceRow, ServiceState};
 pub use templates::{NewTemplate, TemplateRow};
 pub use variables::Scope;
@@ -57,6 +57,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/8.sql"),
     include_str!("migrations/9.sql"),
     include_str!("migrations/10.sql"),
+    include_str!("migrations/11.sql"),
 ];
 
 /// Its file in the state directory.

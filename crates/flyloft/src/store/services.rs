@@ -190,6 +190,7 @@ impl Store {
                 users.dedup();
                 return Ok(Forgotten::Used(users, strays));
             }
+            t.execute("DELETE FROM managed WHERE server = ?1", [&server])?;
             let gone = t.execute("DELETE FROM servers WHERE name = ?1", [&server])?;
             Ok(if gone == 1 { Forgotten::Gone } else { Forgotten::Unknown })
         })

@@ -300,7 +300,11 @@ impl Flyloft {
     /// The processes of what serves, as the host numbers them: LXC's own, and PID 1.
     pub fn processes(&self, env: &str) -> (i32, i32) {
         let shown: serde_json::Value = serde_json::from_str(&self.ok(&["show", env, "--json"])).unwrap();
-        let container = shown["container"].as_str().unwrap();
+        self.processes_of(shown["container"].as_str().unwrap())
+    }
+
+    /// The same of a container.
+    pub fn processes_of(&self, container: &str) -> (i32, i32) {
         let instance = fs::read_to_string(self.state.join("instance")).unwrap();
         let name = format!("fl-{instance}-{container}.c");
         let init = run(Command::new("lxc-info").args(["-P", "/run/flyloft-lxc", "-pHn", &name]));

@@ -22,6 +22,7 @@ mod kinds;
 mod limits;
 #[allow(dead_code, reason = "a benchmark uses the rest")]
 mod load;
+mod managed;
 #[allow(dead_code, reason = "unit tests use the rest")]
 mod mariadb;
 #[allow(dead_code, reason = "unit tests use the rest")]

@@ -53,7 +53,9 @@ pub fn host_address() -> String {
 pub fn forget_servers(flyloft: &mut Flyloft) {
     flyloft.stop();
     let store = rusqlite::Connection::open(flyloft.state.join("store.db")).unwrap();
-    store.execute_batch("DELETE FROM services; DELETE FROM templates; DELETE FROM servers").unwrap();
+    store
+        .execute_batch("DELETE FROM services; DELETE FROM templates; DELETE FROM managed; DELETE FROM servers")
+        .unwrap();
     drop(store);
     flyloft.serve();
 }

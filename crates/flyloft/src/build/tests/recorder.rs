@@ -124,6 +124,9 @@ impl Engine for Recorder {
     async fn create(&self, _: &ContainerSpec) -> Result<Addresses, EngineError> {
         unreachable!("a build has no containers")
     }
+    async fn remake(&self, _: &ContainerSpec) -> Result<Addresses, EngineError> {
+        unreachable!("a build has no containers")
+    }
     async fn start(&self, _: &ContainerId) -> Result<(), EngineError> {
         unreachable!("a build has no containers")
     }

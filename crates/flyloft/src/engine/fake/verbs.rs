@@ -182,6 +182,16 @@ impl Engine for Fake {
         Ok(addresses)
     }
 
+    async fn remake(&self, spec: &ContainerSpec) -> Result<Addresses, EngineError> {
+        let mut memory = self.begin("remake", &spec.id.0)?;
+        memory.container(&spec.id)?;
+        memory.check_image(&spec.image)?;
+        let container = memory.container(&spec.id)?;
+        (container.spec, container.state, container.excess) = (spec.clone(), ContainerState::Stopped, None);
+        container.log.clear();
+        Ok(container.addresses)
+    }
+
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
         let mut memory = self.begin("start", &id.0)?;
         for volume in memory.container(id)?.spec.volumes.clone() {

@@ -11,7 +11,8 @@ use super::container::{self, APP, GRACE, InitSpec, Record};
 use super::idmap::Access;
 use super::mounts::{self, Bind};
 use super::places::Home;
-use super::{LxcEngine, attach, blocking, cgroup, journal, machine, sleep};
+use super::slots::Slot;
+use super::{LxcEngine, attach, blocking, cgroup, journal, machine, sleep, tree};
 use crate::engine::{Addresses, ContainerSpec, EngineError};
 use crate::exec::ExecError;
 
@@ -41,9 +42,33 @@ impl LxcEngine {
         blocking(doing, move || engine.make(&home, &spec)).await
     }
 
-    /// Makes a home with everything but the mounts. Its record comes last: without it nothing was made.
+    /// In its home, with its slot. Until the record says otherwise, what it was made from before counts.
+    pub(super) async fn remake_container(&self, spec: ContainerSpec) -> Result<Addresses, EngineError> {
+        let (home, record) = self.known(&spec.id)?;
+        let _hold = self.layers.hold(&spec.image);
+        self.lower(&spec.image)?;
+        self.halt(&home, &record, Duration::ZERO).await?;
+        let engine = self.clone();
+        let remade = blocking(format!("make container `{}` anew", spec.id), move || {
+            container::forget_excess(&home)?;
+            for dir in [home.upper(), home.work()] {
+                tree::purge(&dir)?;
+            }
+            engine.fit_out(&home, &spec, record.slot)
+        });
+        let record = remade.await?;
+        self.excess.forget(&record.spec.id);
+        self.sizes.forget(&record.spec.id);
+        Ok(record.addresses)
+    }
+
     fn make(&self, home: &Home, spec: &ContainerSpec) -> io::Result<Record> {
         let slot = container::settle(home, &self.slots)?;
+        self.fit_out(home, spec, slot)
+    }
+
+    /// Fills a home with everything but the mounts. Its record comes last: without it nothing was made.
+    fn fit_out(&self, home: &Home, spec: &ContainerSpec, slot: Slot) -> io::Result<Record> {
         let addresses = slot.addresses(&self.addressing);
         let init = InitSpec {
             hostname: &spec.id.0,

@@ -4,11 +4,15 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use flyloft_core::policy::Excess;
+
 use super::LxcConfig;
 use super::attach::PATH;
 use super::cgroup::Layout;
+use super::container::{self, Running};
 use super::idmap::{Access, Detached, IdMap};
-use crate::engine::EngineError;
+use super::places::Home;
+use crate::engine::{ContainerId, EngineError};
 use crate::machine::kernel;
 
 /// Programs that are run, and the Debian package that has them.
@@ -81,6 +85,12 @@ pub fn apparmor() -> AppArmor {
     } else {
         AppArmor::WithoutProfile
     }
+}
+
+/// Whether a container runs of the daemon that has this state directory, and what it was stopped for. Nobody is asked.
+pub fn look_at(state: &Path, instance: &str, id: &ContainerId) -> (bool, Option<Excess>) {
+    let home = Home { dir: state.join("engine/containers").join(&id.0), name: format!("fl-{instance}-{id}.c") };
+    (Running::find(&home).is_some(), container::excess(&home).unwrap_or_default())
 }
 
 fn missing<T>(what: impl Into<String>, hint: impl Into<String>) -> Result<T, EngineError> {

@@ -142,6 +142,16 @@ impl Engine for LxcEngine {
         .await
     }
 
+    async fn remake(&self, spec: &ContainerSpec) -> Result<Addresses, EngineError> {
+        spec.volumes.iter().try_for_each(|volume| volume.id.check())?;
+        let (engine, spec) = (self.clone(), spec.clone());
+        to_the_end(async move {
+            let _turn = engine.turns.take(&spec.id.0).await;
+            engine.remake_container(spec).await
+        })
+        .await
+    }
+
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
         let (engine, id) = (self.clone(), id.clone());
         to_the_end(async move {

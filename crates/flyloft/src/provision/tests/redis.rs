@@ -9,7 +9,7 @@ use crate::service::redis_bench::{Redis, ask};
 pub(super) async fn add(bench: &Bench, name: &str, kind: Kind, url: &str) {
     let (url, password) = ServerUrl::parse(kind, url).unwrap();
     let password = bench.parts().vault.seal(&server_purpose(name), &password);
-    let row = ServerRow { name: name.to_owned(), url, password, ca: None, created_at: 2 };
+    let row = ServerRow { name: name.to_owned(), url, password, ca: None, managed: None, created_at: 2 };
     assert!(bench.stage.store().add_server(row).await.unwrap());
 }
 
@@ -64,6 +64,7 @@ async fn who_asks_for_a_number_where_no_server_gives_one_is_told_which_would() {
     insta::assert_snapshot!(error.text(), @r"
     error: `shop/main` asks for redis/database, and there is no server that gives numbers: the URL of one ends in another than 0, as in redis://HOST/1
       hint: an admin tells of one: flyloft services add NAME --kind redis --url -
+      hint: or has flyloft run one: flyloft services add NAME --kind redis --managed
       hint: or do without: flyloft set shop/main services=none
     ");
 }

@@ -12,7 +12,7 @@ use crate::service::own_server::certificate;
 
 fn server(url: &str) -> Server {
     let (url, password) = ServerUrl::parse(Kind::Mysql, url).unwrap();
-    Server { name: "maria".to_owned(), url, password: Secret(password), ca: None }
+    Server { name: "maria".to_owned(), url, password: Secret(password), ca: None, beside: None }
 }
 
 fn at(port: u16, who: &str, rest: &str) -> Server {

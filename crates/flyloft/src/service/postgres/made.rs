@@ -18,6 +18,15 @@ pub(super) struct Found {
 }
 
 impl Session<'_> {
+    /// Of the roles of these names, those that are not there.
+    pub(super) async fn lost(&self, names: &[String]) -> Result<Vec<String>, ServiceError> {
+        let lost =
+            "SELECT name FROM unnest($1::text[]) name WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name)";
+        let rows = self.client.query(lost, &[&names]).await;
+        let rows = rows.map_err(|error| fault_of(self.server, error, "list roles"))?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
     /// Makes what is missing, and sets what there is to what is wanted. What it makes goes again if it fails.
     pub(super) async fn provide(&self, wanted: &Wanted) -> Result<(), ServiceError> {
         let label = &wanted.label;

@@ -12,7 +12,7 @@ use crate::service::bench::{self, PASSWORD};
 
 fn server(url: &str) -> Server {
     let (url, password) = ServerUrl::parse(Kind::Postgres, url).unwrap();
-    Server { name: "pg".to_owned(), url, password: Secret(password), ca: None }
+    Server { name: "pg".to_owned(), url, password: Secret(password), ca: None, beside: None }
 }
 
 fn at(port: u16, user: &str, rest: &str) -> Server {

@@ -13,7 +13,7 @@ use crate::service::rabbitmq_bench::{self as bench, PASSWORD};
 
 fn server(url: &str) -> Server {
     let (url, password) = ServerUrl::parse(Kind::Rabbitmq, url).unwrap();
-    Server { name: "mq".to_owned(), url, password: Secret(password), ca: None }
+    Server { name: "mq".to_owned(), url, password: Secret(password), ca: None, beside: None }
 }
 
 fn label(name: &str) -> Label {

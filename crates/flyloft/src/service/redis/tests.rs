@@ -12,7 +12,7 @@ use crate::service::redis_bench::{self as bench, PASSWORD, ask};
 
 fn server(url: &str) -> Server {
     let (url, password) = ServerUrl::parse(Kind::Redis, url).unwrap();
-    Server { name: "cache".to_owned(), url, password: Secret(password), ca: None }
+    Server { name: "cache".to_owned(), url, password: Secret(password), ca: None, beside: None }
 }
 
 fn at(port: u16, who: &str) -> Server {
