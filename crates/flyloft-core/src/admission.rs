@@ -100,8 +100,9 @@ pub struct Sleeper<Id> {
 }
 
 /// Whose memory is to be written out, so that compressed memory is not full, and gives so many bytes to others: the
-/// longest asleep first.
+/// longest asleep first. For more than there is in it nobody is, since that would help nobody.
 pub fn write_out<Id: Copy>(pool: Pool, wanted: u64, mut sleepers: Vec<Sleeper<Id>>) -> Vec<Id> {
+    let wanted = if wanted > pool.taken { 0 } else { wanted };
     let missing = pool.taken.saturating_sub(pool.most / 100 * FULL).max(wanted);
     sleepers.sort_by_key(|sleeper| sleeper.since);
     // What each takes of it is not known. More are asked where this was not enough.
@@ -168,8 +169,16 @@ mod tests {
         // Each has 30 MiB of it, if all have the same.
         assert_eq!(write_out(pool, 0, asleep(&[10, 30, 20])), [1]);
         assert_eq!(write_out(pool, 40 * MIB, asleep(&[10, 30, 20])), [1, 2]);
-        assert_eq!(write_out(pool, 1 << 60, asleep(&[10, 30, 20])), [1, 2, 0]);
-        assert_eq!(write_out(pool, 1 << 60, asleep(&[])), [0; 0]);
+        assert_eq!(write_out(pool, 90 * MIB, asleep(&[10, 30, 20])), [1, 2, 0]);
+        assert_eq!(write_out(pool, 90 * MIB, asleep(&[])), [0; 0]);
+    }
+
+    #[test]
+    fn nobody_is_written_out_for_who_needs_more_than_that_would_give() {
+        let pool = Pool { taken: 70 * MIB, most: 100 * MIB };
+        assert_eq!(write_out(pool, 71 * MIB, asleep(&[10, 20])), [0; 0]);
+        assert_eq!(write_out(Pool { taken: 0, ..pool }, 1, asleep(&[10, 20])), [0; 0]);
+        assert_eq!(write_out(Pool { taken: 90 * MIB, ..pool }, 91 * MIB, asleep(&[10, 20])), [1], "it is full as well");
     }
 
     #[test]

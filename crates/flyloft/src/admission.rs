@@ -100,6 +100,12 @@ impl Weight {
     }
 }
 
+impl Place {
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         self.promised.fetch_sub(self.bytes, Ordering::SeqCst);
@@ -139,17 +145,19 @@ impl Admission {
         matches!(self.decide(id, need).0, Decision::Enter).then(|| self.place(need))
     }
 
-    /// Waits for room, and has others make it.
+    /// Waits for room, and has others make it. Whatever these do with their time: whoever waits is told in time, and is in
+    /// nobody's way after that.
     pub async fn enter(&self, id: EnvId, need: u64) -> Result<Place> {
-        // From here on: who has waited in vain for its turn has nobody left who waits for it.
+        tokio::time::timeout(self.patience, self.wait_for_room(id, need)).await.unwrap_or_else(|_| Err(full(need)))
+    }
+
+    async fn wait_for_room(&self, id: EnvId, need: u64) -> Result<Place> {
         let begun = Instant::now();
-        let left = || self.patience.saturating_sub(begun.elapsed());
         let mut turn = None;
         let mut asked = false;
         loop {
             if turn.is_none() {
-                let waited = tokio::time::timeout(left(), self.turn.lock()).await;
-                turn = Some(waited.map_err(|_| full(need))?);
+                turn = Some(self.turn.lock().await);
             }
             let (decision, known) = self.decide(id, need);
             match decision {
@@ -161,35 +169,31 @@ impl Admission {
                     for conductor in idlers.iter().filter_map(|id| known.get(id)) {
                         // Whoever is used just now stays awake.
                         if conductor.make_room().await {
-                            // One whose requests do not end has had its chance.
-                            tokio::time::timeout(left(), conductor.at_rest()).await.ok();
+                            conductor.at_rest().await.ok();
                         }
                     }
                 }
                 Decision::Full => {
                     // Those behind may fit. But not all the time, or what they take is never enough for this one.
-                    if left() > self.patience / 2 {
+                    if begun.elapsed() < self.patience / 2 {
                         turn = None;
                     }
-                    self.write_out(need.saturating_sub(self.memory().free()), Some(id)).await;
+                    self.write_out(|| need.saturating_sub(self.memory().free()), Some(id)).await;
                 }
-            }
-            if left().is_zero() {
-                return Err(full(need));
             }
             tokio::time::sleep(PAUSE).await;
         }
     }
 
-    /// Has the longest asleep written out where compressed memory is full. For whoever has just filled it.
+    /// Has the longest asleep written out where compressed memory is full. For whoever has just filled it: those who are
+    /// at it already have not seen that.
     pub async fn relieve(&self) {
-        // Whoever is at it already has seen the same.
-        if let Ok(_alone) = self.relieving.try_lock() {
-            self.write_out(0, None).await;
-        }
+        let _alone = self.relieving.lock().await;
+        self.write_out(|| 0, None).await;
     }
 
-    async fn write_out(&self, wanted: u64, spared: Option<EnvId>) {
+    /// Has others written out, for as many bytes as are wanted by then.
+    async fn write_out(&self, wanted: impl Fn() -> u64, spared: Option<EnvId>) {
         let Some(pool) = (self.look)().pool else { return };
         let known: HashMap<EnvId, Conductor> =
             self.lock().iter().map(|(id, known)| (*id, known.conductor.clone())).collect();
@@ -199,7 +203,12 @@ impl Admission {
             }
             _ => None,
         });
-        for id in admission::write_out(pool, wanted, sleepers.collect()) {
+        let at_first = wanted();
+        for id in admission::write_out(pool, at_first, sleepers.collect()) {
+            // Those before it may have been enough.
+            if at_first > 0 && wanted() == 0 {
+                return;
+            }
             // Whoever is visited just now stays where it is.
             if known[&id].tell(Event::Deepen).await.is_ok() {
                 known[&id].at_rest().await.ok();
@@ -234,9 +243,9 @@ impl Admission {
         (decision, known.iter().map(|(id, known)| (*id, known.conductor.clone())).collect())
     }
 
-    /// Since when nobody uses it; `None` while somebody does.
+    /// Since when nobody uses what is awake; `None` while somebody does, or will when it has woken.
     fn idle_since(&self, known: &Known) -> Option<Timestamp> {
-        let State::Live(live) = known.conductor.state() else { return None };
+        let State::Live(live @ Live { runs: Runs::Awake { .. }, .. }) = known.conductor.state() else { return None };
         if known.conductor.commands() > 0 || live.deploying != Deploying::No {
             return None;
         }

@@ -185,12 +185,13 @@ impl Task {
         let (Some(live), Some(myself)) = (self.env.live.clone(), self.myself.upgrade()) else { return };
         let (parts, env) = (self.parts.clone(), self.env.clone());
         let call = self.call.take().unwrap_or_else(|| Call::new("flyloft", Runs::None, Duration::ZERO));
-        let place = self.place.take();
+        let mut place = self.place.take();
         let given_up = CancellationToken::new();
         self.given_up = given_up.clone();
         crate::fault::point(if frozen { "thaw.begun" } else { "start.begun" });
         self.hands.give(async move {
-            let woken = AssertUnwindSafe(wake::wake(&parts, &env, live, frozen, call, &given_up)).catch_unwind().await;
+            let room = (&mut place, &given_up);
+            let woken = AssertUnwindSafe(wake::wake(&parts, &env, live, frozen, call, room)).catch_unwind().await;
             let (outcome, wake) = match woken {
                 Ok(Woken { outcome, wake, waited }) => (outcome, Some((wake, waited))),
                 Err(_) => {

@@ -24,6 +24,10 @@ use crate::store::{EnvId, EventKind, LiveRow};
 /// Each move of memory keeps a thread and, most of the time, a processor. Those who wake need both.
 static MOVES: Semaphore = Semaphore::const_new(4);
 
+/// Those that go to the disk go one by one: nobody's memory is compressed meanwhile. An hour after many have fallen asleep
+/// they are all due, and whoever is to make room for a visitor must not wait behind them.
+static DEEP_MOVES: Semaphore = Semaphore::const_new(1);
+
 /// Times of the edge are as exact as the kernel's tick.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -254,8 +258,15 @@ impl Task {
             if disturbed.is_cancelled() {
                 return;
             }
-            let _turn = tokio::select! {
-                turn = MOVES.acquire() => turn,
+            let turns = async {
+                let alone = match depth {
+                    Depth::Shallow => None,
+                    Depth::Deep => Some(DEEP_MOVES.acquire().await),
+                };
+                (alone, MOVES.acquire().await)
+            };
+            let _turns = tokio::select! {
+                turns = turns => turns,
                 () = disturbed.cancelled() => return,
             };
             // Whoever takes this up after a crash is to know that it had not come to its end.

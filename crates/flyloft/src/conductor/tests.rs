@@ -15,6 +15,7 @@ use crate::loft::stage::{Stage, content};
 use crate::parts::Settings;
 use crate::store::{EnvRow, EventKind, SeenRow, WakeRow};
 
+mod memory;
 mod waking;
 
 const HELD: Target = Target::Held { failure: None };
@@ -438,7 +439,7 @@ async fn where_memory_is_short_and_nobody_is_idle_who_sleeps_is_written_out_befo
     sleeper.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
     let (_, waking) = another_asleep(&stage).await;
     let _in_use = busy.begin_use();
-    stage.machine.lock().unwrap().pool = Some(Pool { taken: 10 << 20, most: 1 << 40 });
+    stage.machine.lock().unwrap().pool = Some(Pool { taken: 64 << 20, most: 1 << 40 });
     waking.visit("GET /".to_owned()).await;
     stage.wait_until("room is made", async || sleeper.state().to_string() == "deep asleep v1").await;
     assert_eq!(waking.state().to_string(), "asleep v1", "who is to wake is not written out");

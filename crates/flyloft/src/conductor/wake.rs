@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Outcome;
 use super::passage::Waited;
 use super::rebuild::{self, Before};
+use crate::admission::Place;
 use crate::build::Hold;
 use crate::deploy::{image, probe, spec};
 use crate::edge::{Passage, Visit};
@@ -130,14 +131,15 @@ impl Watch {
     }
 }
 
-/// Wakes what serves. `frozen` if it need only be thawed. A build is broken off when the wake is `given_up`.
+/// Wakes what serves, which was promised a `place`. `frozen` if it need only be thawed. A build is broken off when the
+/// wake is `given_up`.
 pub async fn wake(
     parts: &Parts,
     env: &EnvRow,
     live: LiveRow,
     frozen: bool,
     call: Call,
-    given_up: &CancellationToken,
+    (place, given_up): (&mut Option<Place>, &CancellationToken),
 ) -> Woken {
     let Call { caller: Caller { by, came, passage }, was, at, admitted, slept } = call;
     let mut watch = Watch::since(admitted);
@@ -150,7 +152,7 @@ pub async fn wake(
         // It answered before it was frozen. To ask it whether it does would only keep the visitor waiting.
         Some(_) => Ok(live),
         None => {
-            let content = content(parts, env, &live, &by, given_up).await;
+            let content = content(parts, env, &live, &by, (place, given_up)).await;
             // Where it is built anew, that is no waiting for others.
             watch.started();
             match content {
@@ -205,7 +207,7 @@ async fn content(
     env: &EnvRow,
     live: &LiveRow,
     by: &str,
-    given_up: &CancellationToken,
+    (place, given_up): (&mut Option<Place>, &CancellationToken),
 ) -> Result<Whole, Failure> {
     let failed = || format!("failed to wake `{}`", env.name);
     let look = async {
@@ -220,8 +222,14 @@ async fn content(
     let (content, hold) = match kept {
         Some(hold) => (content, hold),
         None => {
+            // A build takes minutes, in which others can have that memory.
+            let promised = place.take().map(|place| place.bytes());
             let before = Before { env, release: &release, content: &content };
-            rebuild::rebuild(parts, before, by, given_up).await.map_err(Failure::Unbuilt)?
+            let built = rebuild::rebuild(parts, before, by, given_up).await.map_err(Failure::Unbuilt)?;
+            if let Some(need) = promised {
+                *place = Some(parts.admission.enter(env.id, need).await.map_err(Failure::Dead)?);
+            }
+            built
         }
     };
     Ok(Whole { release, content, _hold: hold })

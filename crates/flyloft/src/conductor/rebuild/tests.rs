@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use flyloft_core::disk::{Space, Unit};
-use flyloft_core::lifecycle::Event;
+use flyloft_core::lifecycle::{Depth, Event};
 use flyloft_core::name::{CommitId, ReleaseNumber};
 
 use crate::conductor::{Conductor, Told};
@@ -12,7 +12,9 @@ use crate::deploy::{Again, Source};
 use crate::edge::Target;
 use crate::engine::{ContainerState, Engine, Image};
 use crate::loft::stage::Stage;
+use crate::loft::stage::{Stage, content};
 use crate::store::{BuildInputs, Content, Scope};
+use crate::store::{BuildInputs, Content};
 
 /// What it builds depends on the app's variables.
 const FILES: [(&str, &str); 1] = [("package.json", r#"{"scripts": {"build": "true", "start": "serve"}}"#)];
@@ -86,6 +88,31 @@ async fn a_visit_builds_anew_what_is_not_kept_and_it_is_what_it_was() {
     let explained = format!("It is being built anew from commit {}, since it was not kept.", commit.short());
     assert_eq!(*stage.door.explained.lock().unwrap(), [explained]);
     assert!(stage.told(1).await.starts_with("-----> Building v1 anew\n"));
+}
+
+#[tokio::test]
+async fn what_is_built_anew_keeps_no_memory_from_others_until_it_is_built() {
+    let (stage, conductor, _) = Stage::cleared().await;
+    let mut others = Vec::new();
+    for branch in ["busy", "next"] {
+        let (_, other) = stage.branch(branch).await;
+        stage.launch_in(&other, Again::Rollback, content(&[("web", "serve")])).await.unwrap();
+        others.push(other);
+    }
+    let [busy, next] = &others[..] else { unreachable!("there are two") };
+    let _in_use = busy.begin_use();
+    next.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+    next.at_rest().await.unwrap();
+    // Enough for one of the two that are to wake.
+    stage.machine.lock().unwrap().available = 40 << 20;
+    stage.engine.stall(true);
+    conductor.visit("GET /".to_owned()).await;
+    stage.wait_until("it is being built", async || !stage.door.explained.lock().unwrap().is_empty()).await;
+    assert_eq!(next.wake("alice").await.unwrap(), Told::Done);
+    assert_eq!(next.settled().await.to_string(), "awake v1");
+    stage.machine.lock().unwrap().available = 1 << 40;
+    stage.engine.stall(false);
+    stage.wait_for_state("awake v1").await;
 }
 
 #[tokio::test]
