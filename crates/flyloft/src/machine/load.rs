@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::memory::{Pool, Swap, bytes, swaps, zram_pool};
+use super::memory::{Pool, Swap, Zswap, bytes, swaps, zram_pool};
 use super::read;
 
 /// What is free and what is taken at the moment, in bytes. Read with a few system calls.
@@ -62,9 +62,8 @@ impl Load {
 
 /// What zswap may take of so much memory (the kernel's zswap.rst).
 fn zswap_most(total: u64) -> u64 {
-    let parameter = |name: &str| read(Path::new("/sys/module/zswap/parameters").join(name)).trim().to_owned();
-    let percent = if parameter("enabled") == "Y" { parameter("max_pool_percent").parse().unwrap_or(0) } else { 0 };
-    total / 100 * percent
+    let percent = || read("/sys/module/zswap/parameters/max_pool_percent").trim().parse().unwrap_or(0);
+    if Zswap::now() == Zswap::On { total / 100 * percent() } else { 0 }
 }
 
 fn pressure(text: &str) -> Option<Pressure> {

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use super::load::Load;
 use super::{kernel, read};
 
+/// There is something in it for as long as zswap is switched off because something is written out past it.
+pub const PASSED_BY: &str = "/run/flyloft-lxc/.zswap";
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
     /// Bytes.
@@ -46,6 +49,29 @@ pub enum Zswap {
     On,
 }
 
+impl Zswap {
+    pub fn now() -> Self {
+        Self::at(Path::new("/sys/module/zswap/parameters/enabled"), Path::new(PASSED_BY))
+    }
+
+    /// For a moment's sake it is not taken for off.
+    fn at(switch: &Path, passed_by: &Path) -> Self {
+        let is_on = || match read(switch).trim() {
+            "Y" => Some(true),
+            "N" => Some(false),
+            _ => None,
+        };
+        let is_passed_by = || std::fs::metadata(passed_by).is_ok_and(|note| note.len() > 0);
+        match is_on() {
+            None => Zswap::Missing,
+            // That moment may have ended between the two looks.
+            Some(true) => Zswap::On,
+            Some(false) if is_passed_by() || is_on() == Some(true) => Zswap::On,
+            Some(false) => Zswap::Off,
+        }
+    }
+}
+
 impl Swap {
     pub fn is_zram(&self) -> bool {
         self.path.starts_with("/dev") && self.path.to_string_lossy().starts_with("/dev/zram")
@@ -59,11 +85,7 @@ impl Memory {
             total: bytes(&read("/proc/meminfo"), "MemTotal").unwrap_or(0),
             swaps: swaps(&read("/proc/swaps")),
             zram: if built_in || kernel::has_module("zram") { Zram::Possible } else { Zram::Missing },
-            zswap: match read("/sys/module/zswap/parameters/enabled").trim() {
-                "Y" => Zswap::On,
-                "N" => Zswap::Off,
-                _ => Zswap::Missing,
-            },
+            zswap: Zswap::now(),
             pool: Load::look().pool(),
         }
     }
@@ -149,6 +171,22 @@ mod tests {
         assert_eq!(memory.on_disk(), 1_048_572 << 10);
         assert_eq!(memory.swaps[0].used, 12 << 10);
         assert_eq!(memory.swaps[1].path, Path::new("/var/lib/flyloft x/swap"));
+    }
+
+    #[test]
+    fn zswap_is_not_off_while_something_is_written_out_past_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (switch, note) = (dir.path().join("enabled"), dir.path().join("note"));
+        let now = || Zswap::at(&switch, &note);
+        assert_eq!(now(), Zswap::Missing);
+        std::fs::write(&switch, "Y\n").unwrap();
+        assert_eq!(now(), Zswap::On);
+        std::fs::write(&switch, "N\n").unwrap();
+        assert_eq!(now(), Zswap::Off);
+        std::fs::write(&note, "").unwrap();
+        assert_eq!(now(), Zswap::Off);
+        std::fs::write(&note, "1").unwrap();
+        assert_eq!(now(), Zswap::On);
     }
 
     #[test]

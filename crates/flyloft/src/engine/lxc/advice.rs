@@ -47,13 +47,24 @@ impl Process {
         Ok(Some(Self { pid, fd: unsafe { OwnedFd::from_raw_fd(fd as i32) } }))
     }
 
+    /// One that has ended needs none.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        self.send(signal as i32).map(drop)
+    }
+
+    /// Whether it has not ended.
+    pub fn is_there(&self) -> io::Result<bool> {
+        self.send(0)
+    }
+
+    /// `false` if it has ended.
+    fn send(&self, signal: i32) -> io::Result<bool> {
         let (fd, none) = (self.fd.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
         // SAFETY: pidfd_send_signal(2) takes numbers, and no details of the signal.
-        match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal as i32, none, 0) } {
-            0 => Ok(()),
+        match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, none, 0) } {
+            0 => Ok(true),
             _ => match io::Error::last_os_error() {
-                error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+                error if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
                 error => Err(error),
             },
         }
@@ -120,6 +131,10 @@ impl Process {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
+        // As long as it is there, its number is not another's, who may run and write.
+        if !self.is_there()? {
+            return Ok(());
+        }
         for at in ranges.iter().flat_map(|range| range.clone().step_by(PAGE as usize)) {
             let mut byte = [0];
             // What cannot be read or written stays as it is.

@@ -266,6 +266,12 @@ impl Groups {
         Ok(found)
     }
 
+    /// Whether a process is one of them.
+    pub fn have(&self, pid: i32) -> bool {
+        let theirs = Self::of(self.layout, pid).and_then(|groups| groups.dir("pids"));
+        theirs.is_ok_and(|theirs| self.dir("pids").is_ok_and(|ours| ours == theirs))
+    }
+
     /// Processes of this group that the kernel has killed for want of memory.
     pub fn oom_kills(&self) -> io::Result<u64> {
         let dir = self.dir("memory")?;

@@ -24,7 +24,7 @@ use flyloft_core::lifecycle::Depth;
 
 use super::advice::{Advice, Process};
 use super::cgroup::Groups;
-use super::pagemap::{self, Place, Run};
+use super::pagemap::{self, Place, Run, Sight};
 use super::pages::{self, Kind};
 use super::zswap::{Bypass, Steady};
 use crate::engine::{Held, Kept};
@@ -108,7 +108,7 @@ pub fn offload(groups: &Groups, depth: Depth, past: Past, wanted: &Wanted) -> io
     // Behind zswap all of it was kept in memory, or has been written out now or before.
     let in_zswap = match (depth, before.filter(|held| held.moved() > 0)) {
         (Depth::Shallow, Some(before)) => before.compressed,
-        (Depth::Shallow, None) if machine.zswap == Zswap::On => u64::MAX,
+        _ if bypass.is_none() && machine.zswap == Zswap::On => u64::MAX,
         _ => 0,
     };
     let held = Held::reckon(groups, &machine, in_zswap)?;
@@ -134,6 +134,7 @@ fn kept(groups: &Groups, depth: Depth, left: u64, held: &Held) -> io::Result<Opt
 /// Brings what is in zswap to the disk. Everything in swap is read for it, since the kernel does not say what is where.
 fn write_out(groups: &Groups, wanted: &Wanted) -> io::Result<()> {
     each(groups, |process, runs, _| {
+        wanted.check()?;
         let swapped = pagemap::addresses(runs, |place| matches!(place, Place::Swap(_)));
         for piece in pagemap::pieces(&swapped, PIECE) {
             wanted.check()?;
@@ -166,6 +167,7 @@ fn page_out(groups: &Groups, renew: bool, wanted: &Wanted) -> io::Result<u64> {
         }
         before = left.anonymous;
         each(groups, |process, runs, shared_memory| {
+            wanted.check()?;
             let own = pagemap::addresses(runs, |place| place == Place::Own);
             for ranges in [&own[..], shared_memory] {
                 for piece in pagemap::pieces(ranges, PIECE) {
@@ -175,7 +177,7 @@ fn page_out(groups: &Groups, renew: bool, wanted: &Wanted) -> io::Result<u64> {
                 }
             }
             let in_common = pagemap::addresses(runs, |place| place == Place::Shared);
-            let affordable = pagemap::pieces(&in_common, copies.get()).into_iter().next().unwrap_or_default();
+            let affordable = pagemap::pieces(&in_common, copies.get()).next().unwrap_or_default();
             copies.set(copies.get() - pagemap::size(&affordable));
             process.part(&affordable)?;
             process.advise(Advice::PageOut, &affordable)
@@ -196,13 +198,16 @@ fn page_out(groups: &Groups, renew: bool, wanted: &Wanted) -> io::Result<u64> {
 
 /// For each process: where its pages are, and its shared memory.
 fn each(groups: &Groups, act: impl Fn(&Process, &[Run], &[Range<u64>]) -> io::Result<()>) -> io::Result<()> {
+    let sight = Sight::default();
     for pid in groups.processes()? {
-        let Some(process) = Process::open(pid)? else { continue };
+        // Those before it took their time: it may have been killed, and its number given to somebody else.
+        let Some(process) = Process::open(pid)?.filter(|_| groups.have(pid)) else { continue };
         let mappings = pages::mappings(pid)?;
         let (shared, private): (Vec<_>, Vec<_>) =
             mappings.into_iter().partition(|mapping| mapping.kind == Kind::SharedMemory);
-        let shared: Vec<_> = shared.into_iter().map(|mapping| mapping.addresses).collect();
-        act(&process, &pagemap::runs(pid, &private)?, &shared)?;
+        let shared = shared.into_iter().map(|mapping| mapping.addresses);
+        let shared: Vec<_> = shared.filter(|addresses| sight.reaches(addresses)).collect();
+        act(&process, &pagemap::runs(pid, &private, &sight)?, &shared)?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Where each page of a process is: `/proc/PID/pagemap` (the kernel's pagemap.rst).
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -26,12 +27,35 @@ pub enum Place {
     Swap(u8),
 }
 
-/// The pages of `mappings` that are not a file's.
-pub fn runs(pid: i32, mappings: &[Mapping]) -> io::Result<Vec<Run>> {
+/// How far a container is looked into at a time, all of its processes together. A process may ask for a hundred terabytes
+/// and use a page of them, and have as many pages in pieces as it likes that take no memory: what the kernel tells of each
+/// takes ours. What lies beyond is passed over.
+pub struct Sight {
+    bytes: Cell<u64>,
+    runs: Cell<usize>,
+}
+
+impl Default for Sight {
+    fn default() -> Self {
+        Self { bytes: Cell::new(256 << 30), runs: Cell::new(1 << 20) }
+    }
+}
+
+impl Sight {
+    /// Whether these addresses lie within it. Then there is less of it left.
+    pub fn reaches(&self, addresses: &Range<u64>) -> bool {
+        let left = self.bytes.get().checked_sub(addresses.end - addresses.start);
+        left.filter(|_| self.runs.get() > 0).map(|left| self.bytes.set(left)).is_some()
+    }
+}
+
+/// The pages of `mappings` that are not a file's, as far as they are in `sight`.
+pub fn runs(pid: i32, mappings: &[Mapping], sight: &Sight) -> io::Result<Vec<Run>> {
     let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
     let mut runs = Vec::new();
     let mut entries = vec![0_u8; 64 << 10];
-    for mapping in mappings {
+    for mapping in mappings.iter().filter(|mapping| sight.reaches(&mapping.addresses)) {
+        let found = runs.len();
         let mut at = mapping.addresses.start;
         while at < mapping.addresses.end {
             let pages = ((mapping.addresses.end - at) / PAGE).min(entries.len() as u64 / 8) as usize;
@@ -47,7 +71,11 @@ pub fn runs(pid: i32, mappings: &[Mapping]) -> io::Result<Vec<Run>> {
                 }
                 at += PAGE;
             }
+            if runs.len() - found > sight.runs.get() {
+                break;
+            }
         }
+        sight.runs.set(sight.runs.get().saturating_sub(runs.len() - found));
     }
     Ok(runs)
 }
@@ -76,26 +104,23 @@ pub fn addresses(runs: &[Run], wanted: impl Fn(Place) -> bool) -> Vec<Range<u64>
     runs.iter().filter(|run| wanted(run.place)).map(|run| run.addresses.clone()).collect()
 }
 
-/// The ranges cut into lists of at most `bytes`. Of no bytes there is an empty one.
-pub fn pieces(ranges: &[Range<u64>], bytes: u64) -> Vec<Vec<Range<u64>>> {
-    let mut pieces = vec![Vec::new()];
-    if bytes == 0 {
-        return pieces;
-    }
-    let mut room = bytes;
-    for range in ranges {
-        let mut at = range.start;
-        while at < range.end {
-            if room == 0 {
-                pieces.push(Vec::new());
-                room = bytes;
-            }
-            let end = range.end.min(at + room);
-            pieces.last_mut().expect("there is one").push(at..end);
-            (room, at) = (room - (end - at), end);
+/// The ranges cut into lists of at most `bytes`, one after the other: of large ranges there are many. Of no bytes there is
+/// none.
+pub fn pieces(ranges: &[Range<u64>], bytes: u64) -> impl Iterator<Item = Vec<Range<u64>>> {
+    let mut ranges = ranges.iter().filter(|range| range.start < range.end).cloned();
+    let mut rest = None;
+    std::iter::from_fn(move || {
+        let (mut piece, mut room) = (Vec::new(), bytes);
+        while room > 0
+            && let Some(range) = rest.take().or_else(|| ranges.next())
+        {
+            let end = range.end.min(range.start.saturating_add(room));
+            room -= end - range.start;
+            rest = Some(end..range.end).filter(|rest| rest.start < rest.end);
+            piece.push(range.start..end);
         }
-    }
-    pieces
+        (!piece.is_empty()).then_some(piece)
+    })
 }
 
 /// Bytes in these ranges.
@@ -132,10 +157,55 @@ mod tests {
 
     #[test]
     fn ranges_are_cut_where_a_piece_is_full() {
-        let cut = pieces(&[0..2 * PAGE, 5 * PAGE..8 * PAGE], 3 * PAGE);
+        let cut: Vec<_> = pieces(&[0..2 * PAGE, 5 * PAGE..8 * PAGE], 3 * PAGE).collect();
         let [first, second] = &cut[..] else { panic!("{cut:?}") };
         assert_eq!(first[..], [0..2 * PAGE, 5 * PAGE..6 * PAGE]);
         assert_eq!((second.len(), size(second)), (1, 2 * PAGE));
+        assert_eq!((pieces(&cut[0], 0).count(), pieces(&[], PAGE).count()), (0, 0));
+        // As many as these nobody could hold.
+        assert_eq!(pieces(&[0..1 << 62, 0..1], PAGE).nth(2).unwrap(), std::slice::from_ref(&(2 * PAGE..3 * PAGE)));
+    }
+
+    /// Address space that takes no memory, but for what is written to it.
+    fn reserved(bytes: usize) -> *mut u8 {
+        let (rights, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: the kernel chooses where.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), bytes, rights, kind | libc::MAP_NORESERVE, -1, 0) };
+        assert_ne!(at, libc::MAP_FAILED);
+        at.cast()
+    }
+
+    #[test]
+    fn whoever_asks_for_terabytes_or_scatters_its_pages_takes_neither_our_time_nor_our_memory() {
+        const VAST: usize = 64 << 40;
+        const WIDE: usize = 256 << 20;
+        let (vast, scattered) = (reserved(VAST), reserved(WIDE));
+        // SAFETY: each page lies within what was mapped. One that is only read takes no memory.
+        unsafe {
+            libc::madvise(scattered.cast(), WIDE, libc::MADV_NOHUGEPAGE);
+            vast.write_volatile(1);
+            scattered.add(PAGE as usize).write_volatile(1);
+            for at in (0..WIDE).step_by(2 * PAGE as usize) {
+                let _ = scattered.add(at).read_volatile();
+            }
+        }
+        let pid = std::process::id() as i32;
+        let ours = |at: *mut u8| {
+            let mut found = pages::mappings(pid).unwrap();
+            found.retain(|mapping| mapping.addresses.contains(&(at as u64 + PAGE)));
+            found
+        };
+        let begun = std::time::Instant::now();
+        assert_eq!(runs(pid, &ours(vast), &Sight::default()).unwrap(), []);
+        assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+        let sight = Sight { runs: Cell::new(100), ..Sight::default() };
+        assert!(runs(pid, &ours(scattered), &sight).unwrap().len() < WIDE / PAGE as usize / 8);
+        assert!(!sight.reaches(&(0..PAGE)), "it ends there");
+        // SAFETY: they are as long as that, and nobody uses them any more.
+        unsafe {
+            libc::munmap(vast.cast(), VAST);
+            libc::munmap(scattered.cast(), WIDE);
+        }
     }
 
     #[test]
@@ -145,7 +215,7 @@ mod tests {
         let pid = std::process::id() as i32;
         let mut mappings = pages::mappings(pid).unwrap();
         mappings.retain(|mapping| mapping.addresses.contains(&(ours.start + PAGE)));
-        let found: Vec<_> = runs(pid, &mappings).unwrap();
+        let found: Vec<_> = runs(pid, &mappings, &Sight::default()).unwrap();
         assert!(size(&addresses(&found, |_| true)) >= 8 << 20, "{found:?}");
     }
 }

@@ -74,8 +74,9 @@ struct Member {
     held: Option<Process>,
 }
 
-/// Notes what the processes of a container do that is about to be frozen.
+/// Notes what the processes of a container do that is about to be frozen. If it fails, nothing is known of that.
 pub fn note(home: &Home, groups: &Groups) -> io::Result<()> {
+    notes::remove(&home.before())?;
     let mut before = Before { at: since_boot()?, ..Before::default() };
     for (pid, stat) in members(groups)? {
         match stat.state {

@@ -42,7 +42,10 @@ impl LxcEngine {
                 notes::rename(&home.asleep(), &home.slept())?;
                 // Whoever waits since the last wake is not stopped by the app.
                 parents::let_go(&home)?;
-                parents::note(&home, &groups)?;
+                // A full disk keeps nobody awake.
+                if let Err(error) = parents::note(&home, &groups) {
+                    tracing::warn!(container = home.name, %error, "failed to note what is about to be frozen");
+                }
                 if !groups.freeze(PATIENCE)? {
                     return Ok(Some(stuck(&groups)?));
                 }
@@ -135,7 +138,11 @@ impl LxcEngine {
             }
             let past = Past { before: notes::read(&home.asleep())?, slept: notes::read(&home.slept())? };
             let held = offload(&groups, depth, past, &wanted)?;
-            notes::write(&home.asleep(), &held)?;
+            // It is out of the way all the same.
+            if let Err(error) = notes::write(&home.asleep(), &held) {
+                tracing::warn!(container = home.name, %error, "failed to note where its memory is");
+                notes::remove(&home.asleep())?;
+            }
             Ok(Some(held))
         });
         offloaded.await?.ok_or_else(|| EngineError::NotFrozen(id.clone()))

@@ -3,7 +3,6 @@
 //! Without it each page is waited for alone. Every few wakes what was touched is learnt anew, and what the container has
 //! no use for any more is left where it is.
 
-use std::fs;
 use std::io;
 use std::ops::Range;
 use std::time::Duration;
@@ -13,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::advice::{Advice, Process};
 use super::cgroup::Groups;
-use super::pagemap::{self, PAGE, Place};
-use super::pages;
+use super::pagemap::{self, PAGE, Place, Sight};
 use super::places::Home;
+use super::{notes, pages};
 use crate::engine::Held;
 
 /// How long after a wake it has touched what it needed to answer.
@@ -52,14 +51,6 @@ struct Of {
 }
 
 impl Touched {
-    fn of(home: &Home) -> io::Result<Option<Self>> {
-        match fs::read(home.touched()) {
-            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Whether the next wake shows what the container touches of itself.
     fn is_due(&self) -> bool {
         self.wakes >= LEARNT
@@ -74,12 +65,14 @@ impl Of {
 
 /// Notes what is in memory of a container that woke a moment ago.
 pub fn note(home: &Home, groups: &Groups) -> io::Result<()> {
-    let wakes = Touched::of(home)?.filter(|last| !last.is_due()).map_or(0, |last| last.wakes + 1);
+    let last: Option<Touched> = notes::read(&home.touched())?;
+    let wakes = last.filter(|last| !last.is_due()).map_or(0, |last| last.wakes + 1);
     let mut touched = Touched { wakes, processes: Vec::new() };
+    let sight = Sight::default();
     for pid in groups.processes()? {
         let mut mappings = pages::mappings(pid)?;
         mappings.retain(|mapping| mapping.present > 0);
-        let runs = pagemap::runs(pid, &mappings)?;
+        let runs = pagemap::runs(pid, &mappings, &sight)?;
         let present = pagemap::addresses(&runs, |place| matches!(place, Place::Own | Place::Shared));
         let pages = present.iter().map(|range| (range.start / PAGE, (range.end - range.start) / PAGE)).collect();
         touched.processes.push(Of { pid, pages });
@@ -90,9 +83,7 @@ pub fn note(home: &Home, groups: &Groups) -> io::Result<()> {
     }
     touched.processes.retain(|of| !of.pages.is_empty());
     touched.processes.sort_by_key(|of| std::cmp::Reverse(of.count()));
-    let aside = home.dir.join("touched.json.new");
-    fs::write(&aside, serde_json::to_vec(&touched)?)?;
-    fs::rename(aside, home.touched())
+    notes::write(&home.touched(), &touched)
 }
 
 /// Brings in what was touched the last time, of a container of which this is where its memory is. Says whether anything
@@ -103,14 +94,14 @@ pub fn note(home: &Home, groups: &Groups) -> io::Result<()> {
 ///
 /// It ends early when nobody `reads` any more: pages that came back after the next sleep had moved them would stay.
 pub fn prefetch(home: &Home, held: &Held, reads: &CancellationToken) -> io::Result<bool> {
-    let Some(touched) = Touched::of(home)? else { return Ok(false) };
+    let Some(touched) = notes::read::<Touched>(&home.touched())? else { return Ok(false) };
     let mut left = MOST;
     let mut wanted = Vec::new();
     for of in &touched.processes {
         let ranges = from_the_end(&of.pages, &mut left);
         // One that has been given the number since is told of addresses that it does not have, or does not need.
         let Some(process) = Process::open(of.pid)? else { continue };
-        wanted.push((process, pagemap::pieces(&ranges, LOOK)));
+        wanted.push((process, pagemap::pieces(&ranges, LOOK).collect()));
     }
     let way = Way { ask: touched.is_due() || is_on_disk(MOST - left, held.compressed), touch: !touched.is_due() };
     bring_in(&wanted, way, reads, |act, process, piece| match act {
@@ -169,14 +160,16 @@ fn is_on_disk(wanted: u64, compressed: u64) -> bool {
 /// An app goes through its memory from the start as a rule. Whoever began there too would wait for the app, and the app
 /// for it; so the two meet in the middle.
 fn from_the_end(pages: &[(u64, u64)], left: &mut u64) -> Vec<Range<u64>> {
-    let ranges: Vec<_> = pages.iter().map(|&(first, count)| first * PAGE..(first + count) * PAGE).collect();
-    let mut ranges: Vec<_> = pagemap::pieces(&ranges, PIECE).into_iter().rev().flatten().collect();
-    ranges.retain(|range| {
-        let size = range.end - range.start;
-        let fits = size <= *left;
-        *left -= if fits { size } else { 0 };
-        fits
-    });
+    let mut ranges = Vec::new();
+    for &(first, count) in pages.iter().rev() {
+        let (start, mut end) = (first * PAGE, (first + count) * PAGE);
+        while start < end && *left > 0 {
+            let from = start.max(end.saturating_sub(PIECE.min(*left)));
+            *left -= end - from;
+            ranges.push(from..end);
+            end = from;
+        }
+    }
     ranges
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::offload::Wanted;
-use super::places::RUN;
+use crate::machine::memory::PASSED_BY;
 
 /// zswap as it is, for as long as this lives.
 pub struct Steady(#[allow(dead_code, reason = "it is held")] Flock<File>);
@@ -41,7 +41,7 @@ impl Steady {
 }
 
 impl Bypass {
-    /// `None` where there is no zswap, or it is off.
+    /// `None` where there is no zswap, it is off, or nobody may switch it, as in a container.
     pub fn begin(wanted: &Wanted) -> io::Result<Option<Self>> {
         Self::begin_at(lock(FlockArg::LockExclusiveNonblock, wanted)?, switch())
     }
@@ -53,14 +53,20 @@ impl Bypass {
         }
         let bypass = Self { lock, switch };
         bypass.lock.set_len(1)?;
-        fs::write(&bypass.switch, "N")?;
-        Ok(Some(bypass))
+        match fs::write(&bypass.switch, "N") {
+            Ok(()) => Ok(Some(bypass)),
+            Err(error) => {
+                tracing::warn!(%error, "zswap cannot be passed by");
+                Ok(None)
+            }
+        }
     }
 }
 
 impl Drop for Bypass {
     fn drop(&mut self) {
-        match fs::write(&self.switch, "Y").and_then(|()| self.lock.set_len(0)) {
+        let switched = if is_on(&self.switch) { Ok(()) } else { fs::write(&self.switch, "Y") };
+        match switched.and_then(|()| self.lock.set_len(0)) {
             Ok(()) => {}
             Err(error) => tracing::error!(%error, "zswap could not be switched on again"),
         }
@@ -71,10 +77,20 @@ fn is_on(switch: &Path) -> bool {
     fs::read_to_string(switch).is_ok_and(|text| text.trim() == "Y")
 }
 
-/// Waits its turn, for as long as it is wanted.
 fn lock(kind: FlockArg, wanted: &Wanted) -> io::Result<Flock<File>> {
+    lock_behind_gate(Path::new(PASSED_BY), kind, wanted)
+}
+
+/// Waits its turn, for as long as it is wanted. Whoever waits has the gate: those who hold zswap steady come and go, and
+/// who is to pass it by would otherwise wait until there is none of them.
+fn lock_behind_gate(path: &Path, kind: FlockArg, wanted: &Wanted) -> io::Result<Flock<File>> {
+    let _gate = lock_when_free(&path.with_extension("gate"), kind, wanted)?;
+    lock_when_free(path, kind, wanted)
+}
+
+fn lock_when_free(path: &Path, kind: FlockArg, wanted: &Wanted) -> io::Result<Flock<File>> {
     loop {
-        match lock_at(&Path::new(RUN).join(".zswap"), kind) {
+        match lock_at(path, kind) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => wanted.check()?,
             locked => return locked,
         }
@@ -89,6 +105,12 @@ fn lock_at(path: &Path, kind: FlockArg) -> io::Result<Flock<File>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+
     use super::*;
 
     struct Machine(tempfile::TempDir);
@@ -120,6 +142,29 @@ mod tests {
     }
 
     #[test]
+    fn whoever_is_to_pass_it_by_does_not_wait_for_those_who_come_after() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let lock = |kind, wanted: &Wanted| lock_behind_gate(&path, kind, wanted);
+        let before = lock(FlockArg::LockSharedNonblock, &Wanted::default()).unwrap();
+        std::thread::scope(|scope| {
+            let passing = scope.spawn(|| lock(FlockArg::LockExclusiveNonblock, &Wanted::default()).map(drop));
+            let gate = path.with_extension("gate");
+            while lock_at(&gate, FlockArg::LockSharedNonblock).is_ok() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // Nobody wants it for longer than a moment.
+            let wanted = Wanted::default();
+            drop(wanted.by_whoever_holds());
+            let after = lock(FlockArg::LockSharedNonblock, &wanted);
+            drop(before);
+            passing.join().unwrap().unwrap();
+            assert!(after.is_err(), "it went first");
+        });
+        lock(FlockArg::LockSharedNonblock, &Wanted::default()).unwrap();
+    }
+
+    #[test]
     fn where_it_is_off_it_stays_off() {
         let machine = Machine::with("N\n");
         assert!(machine.pass_by().is_none());
@@ -127,11 +172,24 @@ mod tests {
     }
 
     #[test]
+    fn where_nobody_may_switch_it_nothing_is_left_to_be_mended() {
+        let machine = Machine::with("Y\n");
+        let mut sealed = File::from(memfd_create(c"switch", MFdFlags::MFD_ALLOW_SEALING).unwrap());
+        sealed.write_all(b"Y\n").unwrap();
+        let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK;
+        fcntl(&sealed, FcntlArg::F_ADD_SEALS(seals)).unwrap();
+        let lock = || lock_at(&machine.0.path().join("lock"), FlockArg::LockExclusive).unwrap();
+        let switch = PathBuf::from(format!("/proc/self/fd/{}", sealed.as_raw_fd()));
+        assert!(Bypass::begin_at(lock(), switch).unwrap().is_none());
+        assert_eq!(lock().metadata().unwrap().len(), 0);
+    }
+
+    #[test]
     fn whoever_comes_after_a_daemon_that_died_switches_it_on_again() {
         let machine = Machine::with("Y\n");
         let bypass = std::mem::ManuallyDrop::new(machine.pass_by().unwrap());
         // Its lock goes with the process.
-        nix::unistd::close(std::os::fd::AsRawFd::as_raw_fd(&*bypass.lock)).unwrap();
+        nix::unistd::close(bypass.lock.as_raw_fd()).unwrap();
         assert!(!is_on(&machine.switch()));
         drop(machine.pass_by().unwrap());
         assert!(is_on(&machine.switch()));

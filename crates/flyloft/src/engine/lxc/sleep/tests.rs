@@ -307,6 +307,24 @@ async fn what_the_app_has_stopped_itself_stays_so() {
     assert!(stopped());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_can_be_written_down_a_container_sleeps_and_wakes_all_the_same() {
+    demand_swap();
+    let bench = Bench::open().await;
+    let id = forked(&bench).await;
+    let home = bench.engine.home(&id);
+    // As on a full disk.
+    for note in [home.before(), home.asleep(), home.held_back()] {
+        std::fs::create_dir(note.with_extension("json.new")).unwrap();
+    }
+    bench.engine.freeze(&id).await.unwrap();
+    let held = bench.engine.offload(&id, Depth::Shallow).await.unwrap();
+    assert!(held.moved() > 16 * MIB, "{held:?}");
+    assert!(!home.before().exists() && !home.asleep().exists());
+    bench.engine.thaw(&id).await.unwrap();
+    digests(&bench, &id).await;
+}
+
 #[tokio::test]
 async fn the_groups_of_a_process_that_has_ended_are_not_those_of_the_machine() {
     use std::process::Stdio;
@@ -327,7 +345,8 @@ fn shell_words(text: &str) -> String {
 
 /// What its processes have in memory without having to ask the kernel for it.
 fn mapped(groups: &Groups) -> u64 {
-    let of = |pid| pagemap::runs(pid, &super::super::pages::mappings(pid).unwrap()).unwrap();
+    let sight = pagemap::Sight::default();
+    let of = |pid| pagemap::runs(pid, &super::super::pages::mappings(pid).unwrap(), &sight).unwrap();
     let own = |pid| pagemap::size(&pagemap::addresses(&of(pid), |place| place == pagemap::Place::Own));
     groups.processes().unwrap().into_iter().map(own).sum()
 }
