@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 
 use flyloft_core::policy::Excess;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::advice::Process;
@@ -137,6 +136,10 @@ impl Running {
         if title.trim_end_matches(['\0', ' ']) != format!("[lxc monitor] {RUN} {}", home.name) {
             return None;
         }
+        // Who is in a container can have any title, and is never root to the host (proc_pid(5)).
+        if fs::metadata(format!("/proc/{monitor}")).ok()?.uid() != 0 {
+            return None;
+        }
         let children = fs::read_to_string(format!("/proc/{monitor}/task/{monitor}/children")).ok()?;
         let init = children.split_whitespace().next()?.parse().ok()?;
         Some(Self { monitor, init })
@@ -190,18 +193,18 @@ pub fn halt(home: &Home, layout: Layout, grace: Duration) -> io::Result<()> {
         let monitor = Process::open(running.monitor)?;
         if let Some(init) = Process::open(running.init)? {
             if !grace.is_zero() {
-                let _ = kill(Pid::from_raw(running.init), Signal::SIGTERM);
+                init.signal(Signal::SIGTERM)?;
             }
             if !ended_within(&init, grace)? {
                 // The kernel ends every process of a PID namespace with its first one.
-                let _ = kill(Pid::from_raw(running.init), Signal::SIGKILL);
+                init.signal(Signal::SIGKILL)?;
                 ended_within(&init, Duration::from_secs(10))?;
             }
         }
         if let Some(monitor) = monitor
             && !ended_within(&monitor, Duration::from_secs(5))?
         {
-            let _ = kill(Pid::from_raw(running.monitor), Signal::SIGKILL);
+            monitor.signal(Signal::SIGKILL)?;
             ended_within(&monitor, Duration::from_secs(5))?;
         }
     }
@@ -287,7 +290,29 @@ fn listener(line: &str) -> Option<std::net::SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Stdio;
+
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
+    use crate::exec::Cmd;
+
+    #[tokio::test]
+    async fn whoever_calls_itself_what_the_monitor_is_called_is_not_taken_for_it_unless_it_is_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home { dir: dir.path().to_owned(), name: "fl-1f3a9c-web.c".to_owned() };
+        for (user, is_taken) in [(65_534, false), (0, true)] {
+            let shell = Cmd::new("sh").named(format!("[lxc monitor] {RUN} {}", home.name)).user(user);
+            let mut shell = shell.spawn(Stdio::piped(), Stdio::null(), Stdio::null()).unwrap();
+            shell.stdin.as_mut().unwrap().write_all(b"sleep 5 & wait\n").await.unwrap();
+            let pid = shell.id().unwrap();
+            fs::write(home.pid_file(), pid.to_string()).unwrap();
+            while fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            assert_eq!(Running::find(&home).is_some(), is_taken);
+        }
+    }
 
     #[test]
     fn sockets_that_listen_are_read_from_the_kernels_table_and_others_are_not() {

@@ -347,6 +347,26 @@ async fn a_table_that_somebody_flushed_comes_back_with_everybody_in_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_container_whose_way_cannot_be_put_right_keeps_no_other_from_that() {
+    let bench = Bench::open().await;
+    let ip = async |line: String| crate::exec::Cmd::new("ip").args(line.split(' ')).run().await.unwrap();
+    let mut links = Vec::new();
+    for id in ["one", "two"] {
+        let web = spec(&bench, id, "sleep 1000");
+        bench.engine.create(&web).await.unwrap();
+        bench.engine.start(&web.id).await.unwrap();
+        links.push(bench.engine.network.link(bench.engine.known(&web.id).unwrap().1.slot));
+    }
+    let [one, two] = &links[..] else { unreachable!("there are two") };
+    // No route leads over a link that is down.
+    ip(format!("link set dev {one} down")).await;
+    ip(format!("-4 route flush dev {two}")).await;
+    bench.engine.renew_network(None).await.unwrap();
+    let [broken, mended] = [ip(format!("-4 route show dev {one}")).await, ip(format!("-4 route show dev {two}")).await];
+    assert!(broken.stdout.is_empty() && !mended.stdout.is_empty(), "{broken:?} {mended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_is_followed_ends_with_the_container() {
     let bench = Bench::open().await;
     let web = spec(&bench, "web", "echo one; until [ -e go ]; do sleep 0.05; done; echo two; sleep 1000");

@@ -75,27 +75,40 @@ impl LxcEngine {
             return Ok(());
         }
         for container in self.observe().await? {
-            // Nobody starts or stops it meanwhile.
-            let _turn = self.turns.take(&container.id.0).await;
-            let Ok((home, record)) = self.known(&container.id) else { continue };
-            let link = self.network.link(record.slot);
-            let known = admitted.contains(&link);
-            match Running::find(&home) {
-                Some(_) if !is_there(&link) => {
-                    tracing::warn!(container = %container.id, link, "its link is gone; ending it, so that it gets another");
-                    self.halt(&home, &record, CUT_OFF).await?;
-                }
-                Some(_) if !introduced.contains(&link) => {
-                    tracing::warn!(container = %container.id, link, "putting its routes and neighbours back");
-                    self.network.introduce(record.slot, &record.addresses).await?;
-                    self.network.admit(record.slot, &record.addresses, &record.spec.reach).await?;
-                }
-                Some(_) if !known => self.network.admit(record.slot, &record.addresses, &record.spec.reach).await?,
-                None if known => self.network.dismiss(record.slot).await?,
-                _ => {}
+            // The others are seen to all the same.
+            if let Err(error) = self.renew_way(&container.id, &admitted, &introduced).await {
+                tracing::error!(container = %container.id, %error, "failed to put right how a container is reached");
             }
         }
         Ok(())
+    }
+
+    /// Puts right how one is reached, where its link is not among those that are `admitted` and `introduced` as it should be.
+    async fn renew_way(
+        &self,
+        id: &ContainerId,
+        admitted: &BTreeSet<String>,
+        introduced: &BTreeSet<String>,
+    ) -> Result<(), EngineError> {
+        // Nobody starts or stops it meanwhile.
+        let _turn = self.turns.take(&id.0).await;
+        let Ok((home, record)) = self.known(id) else { return Ok(()) };
+        let link = self.network.link(record.slot);
+        let known = admitted.contains(&link);
+        match Running::find(&home) {
+            Some(_) if !is_there(&link) => {
+                tracing::warn!(container = %id, link, "its link is gone; ending it, so that it gets another");
+                self.halt(&home, &record, CUT_OFF).await
+            }
+            Some(_) if !introduced.contains(&link) => {
+                tracing::warn!(container = %id, link, "putting its routes and neighbours back");
+                self.network.introduce(record.slot, &record.addresses).await?;
+                Ok(self.network.admit(record.slot, &record.addresses, &record.spec.reach).await?)
+            }
+            Some(_) if !known => Ok(self.network.admit(record.slot, &record.addresses, &record.spec.reach).await?),
+            None if known => Ok(self.network.dismiss(record.slot).await?),
+            _ => Ok(()),
+        }
     }
 
     /// Takes out of the table whoever does not run, watches who does, notes who is frozen, and has who was left in the
