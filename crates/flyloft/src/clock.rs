@@ -10,7 +10,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -30,6 +30,16 @@ const RESTORED: &str = "restored";
 pub struct Clock {
     /// Milliseconds between 1970 and the boot.
     boot: Arc<AtomicI64>,
+    /// None where it ends with the process.
+    keeping: Option<Keeping>,
+}
+
+/// Where it is kept, and what stands there beside it.
+#[derive(Clone, Debug)]
+struct Keeping {
+    file: PathBuf,
+    boot_id: String,
+    behind: i64,
 }
 
 impl Clock {
@@ -39,14 +49,33 @@ impl Clock {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             text => text?,
         };
+        let keeping = |behind| Some(Keeping { file: file.to_owned(), boot_id: boot_id.to_owned(), behind });
         let behind = match Kept::read(&text, boot_id) {
-            Kept::OfThisBoot { boot } => return Ok(Self { boot: Arc::new(boot.into()) }),
+            Kept::OfThisBoot { boot, behind } => {
+                return Ok(Self { boot: Arc::new(boot.into()), keeping: keeping(behind) });
+            }
             Kept::Behind(behind) => behind,
             Kept::At(time) => crate::store::now().saturating_sub(time),
         };
-        let clock = Self::behind(behind);
-        write(file, &format!("{boot_id} {} {behind}\n", clock.boot.load(Ordering::Relaxed)))?;
+        let clock = Self { keeping: keeping(behind), ..Self::behind(behind) };
+        clock.keep()?;
         Ok(clock)
+    }
+
+    /// Goes on from `time` where that lies ahead. The wall clock was wrong when this one was set by it, now or then, as that
+    /// of a machine without a battery is until it has asked others; and what has happened in the future never grows old.
+    pub fn catch_up(&self, time: Timestamp) -> io::Result<()> {
+        let late = i64::try_from(time.since(self.now()).as_millis()).unwrap_or(0);
+        if late == 0 {
+            return Ok(());
+        }
+        self.boot.fetch_add(late, Ordering::Relaxed);
+        self.keep()
+    }
+
+    fn keep(&self) -> io::Result<()> {
+        let Some(Keeping { file, boot_id, behind }) = &self.keeping else { return Ok(()) };
+        write(file, &format!("{boot_id} {} {behind}\n", self.boot.load(Ordering::Relaxed)))
     }
 
     /// Leaves a clock for [`Clock::open`] that goes on from `time`, however long it takes until then.
@@ -61,7 +90,7 @@ impl Clock {
 
     fn behind(milliseconds: i64) -> Self {
         let boot = crate::store::now().saturating_sub(milliseconds).saturating_sub(since_boot());
-        Self { boot: Arc::new(boot.into()) }
+        Self { boot: Arc::new(boot.into()), keeping: None }
     }
 
     pub fn now(&self) -> Timestamp {
@@ -89,6 +118,7 @@ fn since_boot() -> i64 {
 enum Kept {
     OfThisBoot {
         boot: i64,
+        behind: i64,
     },
     /// Of another boot. What cannot be read is of none.
     Behind(i64),
@@ -100,10 +130,11 @@ impl Kept {
     fn read(text: &str, boot_id: &str) -> Self {
         let words: Vec<&str> = text.split_whitespace().collect();
         let number = |at: usize| words.get(at).and_then(|word| word.parse::<i64>().ok());
+        let behind = number(2).unwrap_or(0);
         match (words.first(), number(1)) {
-            (Some(&id), Some(boot)) if id == boot_id => Self::OfThisBoot { boot },
+            (Some(&id), Some(boot)) if id == boot_id => Self::OfThisBoot { boot, behind },
             (Some(&RESTORED), Some(time)) => Self::At(time),
-            _ => Self::Behind(number(2).unwrap_or(0)),
+            _ => Self::Behind(behind),
         }
     }
 }
@@ -132,6 +163,22 @@ mod tests {
         let second = Clock::open(&file, "boot-1").unwrap();
         let behind = first.now().0 - second.now().0;
         assert!((day - 10_000..=day + 10_000).contains(&(behind as i64)), "{behind} ms behind");
+    }
+
+    #[test]
+    fn what_lies_ahead_of_it_is_caught_up_with_once_and_for_this_boot() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(FILE);
+        let first = Clock::open(&file, "boot-1").unwrap();
+        let used = Timestamp(first.now().0 + 1_000_000);
+        let same = first.clone();
+        first.catch_up(used).unwrap();
+        let next = Clock::open(&file, "boot-1").unwrap();
+        for clock in [&first, &same, &next] {
+            assert!((used.0..used.0 + 10_000).contains(&clock.now().0), "{:?} and {used:?}", clock.now());
+        }
+        first.catch_up(Timestamp(used.0 - 1)).unwrap();
+        assert!(first.now() >= used);
     }
 
     #[test]

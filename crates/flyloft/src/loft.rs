@@ -9,6 +9,7 @@ use std::time::Duration;
 use flyloft_core::host::HostName;
 use flyloft_core::lifecycle::{Event, Runs, State, Timestamp};
 use flyloft_core::name::{AppName, EnvRef, Origin};
+use futures_util::{StreamExt, stream};
 use tokio::sync::{Mutex, mpsc};
 
 use crate::conductor::{self, Conductor};
@@ -32,6 +33,9 @@ const SHARE: usize = 100;
 /// How long those that have come to rest are looked at like those that are awake: what was to be done for it may have
 /// failed.
 const SETTLING: Duration = Duration::from_secs(120);
+
+/// How many are taken up at once.
+const AT_ONCE: usize = 64;
 
 /// How long the end of a daemon waits for what there is to be noted.
 const NOTING: Duration = Duration::from_secs(5);
@@ -59,11 +63,17 @@ impl Loft {
 
     /// Takes up every environment where the last daemon left it. `rebooted` when nothing can run any more.
     pub async fn start(&self, rebooted: bool) -> Result<()> {
-        for id in self.parts.store.environment_ids().await.or_failed(|| "failed to list environments")? {
+        let failed = || "failed to list environments";
+        let newest = self.parts.store.newest_use().await.or_failed(failed)?;
+        newest.map_or(Ok(()), |at| self.parts.clock.catch_up(at)).or_failed(|| "failed to set the clock")?;
+        let envs = self.parts.store.environment_ids().await.or_failed(failed)?;
+        // What was being destroyed goes now, which may take its time, and not one after the other.
+        let taken_up = stream::iter(envs).for_each_concurrent(AT_ONCE, async |id| {
             if let Some(conductor) = self.taken_up(id).await {
                 conductor.tell(Event::DaemonStarted { rebooted }).await.ok();
             }
-        }
+        });
+        taken_up.await;
         self.reconcile_on(crate::machine::memory::swaps_now(), usize::MAX).await
     }
 
@@ -98,7 +108,8 @@ impl Loft {
                 None => self.find(env).await.map(|(_, conductor)| conductor),
             };
             match visited {
-                Ok(conductor) => conductor.visit(visit).await,
+                // One that is busy keeps nobody else's visitors waiting.
+                Ok(conductor) => drop(tokio::spawn(async move { conductor.visit(visit).await })),
                 Err(error) => tracing::debug!(%env, %error, "a visit to what is not there"),
             }
         }
@@ -118,7 +129,7 @@ impl Loft {
             };
             let conductor = self.conductors.lock().await.get(&owner).cloned();
             if let Some(conductor) = conductor {
-                conductor.ended(container).await;
+                tokio::spawn(async move { conductor.ended(container).await });
             }
         }
     }

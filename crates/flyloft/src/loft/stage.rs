@@ -48,6 +48,8 @@ const DEADLINE: Duration = Duration::from_secs(20);
 pub struct Doorman {
     routes: Mutex<HashMap<String, Route>>,
     pub busy: watch::Sender<bool>,
+    /// No route is removed for as long as this is so.
+    pub clings: watch::Sender<bool>,
     pub unused_for: Mutex<Option<Duration>>,
     /// So long ago somebody used it who comes in the moment before it is held.
     pub last_moment: Mutex<Option<Duration>>,
@@ -75,6 +77,7 @@ impl Edge for Doorman {
     }
 
     async fn remove(&self, host: &str) -> Result<(), EdgeError> {
+        let _ = self.clings.subscribe().wait_for(|clings| !clings).await;
         self.routes.lock().unwrap().remove(host);
         Ok(())
     }
@@ -103,6 +106,7 @@ impl Default for Doorman {
         Self {
             routes: Mutex::default(),
             busy: watch::Sender::new(false),
+            clings: watch::Sender::new(false),
             unused_for: Mutex::default(),
             last_moment: Mutex::default(),
             patience: Mutex::new(Duration::MAX),

@@ -6,6 +6,7 @@ use super::stage::{self, Stage, content, in_time};
 use super::*;
 use crate::conductor::{Ticket, Told};
 use crate::deploy::{Again, Source, Work};
+use crate::edge::Edge;
 use crate::engine::{ContainerState, Kept};
 use crate::error::Kind;
 use crate::store::{NewRelease, ReleaseStatus};
@@ -76,6 +77,59 @@ async fn a_wake_that_cannot_be_stored_is_told_to_who_waits_and_the_next_visit_tr
     stage.mend_store();
     conductor.visit("GET /".to_owned()).await;
     stage.wait_for_state("awake v1").await;
+}
+
+#[tokio::test]
+async fn what_takes_long_to_be_destroyed_keeps_a_daemon_that_starts_from_no_other() {
+    let stage = Stage::new().await;
+    stage.branch("doomed").await;
+    stage.deploy().await.unwrap();
+    let (env, conductor) = stage.env().await;
+    conductor.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+    conductor.at_rest().await.unwrap();
+    stage.sql(r#"UPDATE environments SET state = '{"destroyed":{"ending":null}}' WHERE name = 'doomed'"#);
+    stage.door.remove(&env.host).await.unwrap();
+    stage.door.clings.send_replace(true);
+    let next = Loft::new(stage.loft.parts.clone());
+    let start = tokio::spawn(async move { next.start(false).await });
+    stage.wait_until("the other is taken up", async || stage.door.target(&env.host).is_some()).await;
+    stage.door.clings.send_replace(false);
+    in_time("the start", start).await.unwrap().unwrap();
+    assert_eq!(stage.store().environments(None).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_was_used_when_the_clock_was_ahead_grows_old_all_the_same() {
+    let stage = Stage::new().await;
+    stage.deploy().await.unwrap();
+    stage.branch("doomed").await;
+    let ahead = stage.loft.parts.clock.now().0 + 3_600_000;
+    stage.sql(&format!(
+        "UPDATE environments SET state = json_set(state, '$.live.last_used', {ahead}) WHERE name = 'main';
+         UPDATE environments SET state = '{{\"destroyed\":{{\"ending\":null}}}}' WHERE name = 'doomed'"
+    ));
+    Loft::new(stage.loft.parts.clone()).start(false).await.unwrap();
+    assert!((ahead..ahead + 60_000).contains(&stage.loft.parts.clock.now().0));
+}
+
+#[tokio::test]
+async fn visitors_of_what_is_busy_keep_those_of_others_from_nothing() {
+    let stage = Stage::new().await;
+    stage.deploy().await.unwrap();
+    let (env, conductor) = stage.env().await;
+    conductor.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+    let (busy, doomed) = stage.branch("doomed").await;
+    stage.door.clings.send_replace(true);
+    let destroyed = tokio::spawn(async move { doomed.tell(Event::Destroy).await });
+    let (visits, visited) = mpsc::unbounded_channel();
+    tokio::spawn(stage.loft.clone().answer(visited));
+    // More than a conductor has room for that does not look.
+    for env in std::iter::repeat_n(busy.name, 100).chain([env.name]) {
+        visits.send(Visit { env, by: "GET /".to_owned(), at: std::time::Instant::now(), passage: None }).unwrap();
+    }
+    stage.wait_for_state("awake v1").await;
+    stage.door.clings.send_replace(false);
+    in_time("the end of the other", destroyed).await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -142,6 +142,18 @@ impl Store {
         .await
     }
 
+    /// When one of them was last used, of which that is the latest.
+    pub async fn newest_use(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.call(|t| {
+            // One whose state cannot be read has its say when it is taken up.
+            let newest = "SELECT CAST(max(json_extract(state, '$.live.last_used')) AS INTEGER) FROM environments
+                WHERE json_valid(state)";
+            let newest: Option<i64> = t.query_row(newest, [], |row| row.get(0))?;
+            Ok(newest.and_then(|at| u64::try_from(at).ok()).map(Timestamp))
+        })
+        .await
+    }
+
     /// Records the life cycle's state and, where the event came to that, what serves from here on: the moment at which
     /// a deploy has happened. The release that served until now is retired in the same transaction.
     pub async fn set_state(&self, id: EnvId, state: &str, live: Option<&LiveRow>, now: i64) -> Result<(), StoreError> {

@@ -11,10 +11,8 @@ use crate::conductor::{Conductor, Told};
 use crate::deploy::{Again, Source};
 use crate::edge::Target;
 use crate::engine::{ContainerState, Engine, Image};
-use crate::loft::stage::Stage;
 use crate::loft::stage::{Stage, content};
 use crate::store::{BuildInputs, Content, Scope};
-use crate::store::{BuildInputs, Content};
 
 /// What it builds depends on the app's variables.
 const FILES: [(&str, &str); 1] = [("package.json", r#"{"scripts": {"build": "true", "start": "serve"}}"#)];
