@@ -83,7 +83,7 @@ impl Conductor {
         let (id, host, memory) = (env.id, env.host.clone(), Weight::new(env.memory.awake));
         let moved = Moved::taken_up(&state, env.memory.asleep);
         let known = parts.clone();
-        let task = Task {
+        let task = Box::new(Task {
             parts,
             env,
             state,
@@ -113,7 +113,7 @@ impl Conductor {
             removed: false,
             transcript: None,
             myself: mailbox.downgrade(),
-        };
+        });
         tokio::spawn(task.run(inbox));
         let conductor = Self { env: name, mailbox, state: watching, uses };
         known.admission.know(id, conductor.clone(), host, memory);
@@ -183,20 +183,30 @@ struct Running {
 }
 
 impl Task {
-    async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
+    async fn run(mut self: Box<Self>, mut inbox: mpsc::Receiver<Message>) {
         while !self.removed {
             let due = self.due();
-            tokio::select! {
+            let message = tokio::select! {
                 biased;
                 message = inbox.recv() => match message {
-                    Some(message) => self.take(message).await,
+                    Some(message) => Some(message),
                     None => return,
                 },
-                () = tokio::time::sleep_until(due) => self.tick().await,
-            }
-            self.see_what_ended().await;
-            self.begin_later().await;
+                () = tokio::time::sleep_until(due) => None,
+            };
+            // On the heap: a conductor that waits, as nearly all do, holds no room for the largest of what it may do.
+            Box::pin(self.turn(message)).await;
         }
+    }
+
+    /// Without a message it is time for something.
+    async fn turn(&mut self, message: Option<Message>) {
+        match message {
+            Some(message) => self.take(message).await,
+            None => self.tick().await,
+        }
+        self.see_what_ended().await;
+        self.begin_later().await;
     }
 
     async fn take(&mut self, message: Message) {

@@ -6,7 +6,7 @@ use flyloft_core::admission::Pool;
 use flyloft_core::lifecycle::{Depth, Event, State, Timestamp};
 use flyloft_core::policy::Policy;
 
-use super::{Conductor, Restless, Told};
+use super::{Conductor, Message, Restless, Task, Told};
 use crate::deploy::Again;
 use crate::edge::Target;
 use crate::engine::ContainerState;
@@ -482,4 +482,14 @@ async fn all_of_a_burst_are_told_in_time_that_there_is_no_room_however_many_they
     assert!(told.iter().all(|told| told.as_ref().is_err_and(|error| error.what.contains("MiB of memory free"))));
     // Ten times the patience of one would be three seconds.
     assert!(begun.elapsed() < Duration::from_secs(2), "the last one waited for {:?}", begun.elapsed());
+}
+
+#[test]
+fn one_that_waits_takes_little_memory() {
+    fn bytes_of<A, B, F>(_: impl FnOnce(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+    // A thousand of them wait at any time. The channel of each has room for 32 messages.
+    let waiting = size_of::<Task>() + bytes_of(Task::run) + 32 * size_of::<Message>();
+    assert!(waiting < 6000, "{waiting} bytes");
 }
