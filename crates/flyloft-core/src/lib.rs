@@ -12,6 +12,7 @@ pub mod harmless;
 pub mod host;
 pub mod lifecycle;
 pub mod name;
+pub mod nginx;
 pub mod place;
 pub mod plan;
 pub mod policy;

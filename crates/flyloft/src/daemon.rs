@@ -2,9 +2,11 @@
 
 mod check;
 mod ending;
+mod front;
 mod state;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -19,6 +21,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 pub use self::check::check;
 use self::ending::{Reason, Reasons};
+use self::front::{Front, Serves};
 use self::state::State;
 pub use self::state::{INSTANCE, LOCK, SOCKET};
 use crate::admission::Admission;
@@ -28,7 +31,7 @@ use crate::config::Config;
 use crate::door::hook;
 use crate::door::socket::{self, SocketDoor};
 use crate::door::ssh::{self, SshConfig, SshDoor};
-use crate::edge::embedded::{EdgeConfig, Embedded};
+use crate::edge::embedded::Embedded;
 use crate::engine::lxc::net::NetConfig;
 use crate::engine::lxc::{Bounds, LxcConfig, LxcEngine};
 use crate::engine::{Engine, EngineError, SharedEngine};
@@ -108,9 +111,11 @@ pub async fn serve(mut start: Start, way_back: &mut Option<WayBack>) -> Result<O
         }
     };
     *way_back = None;
-    let Running { state: _locked, lxc, edge, ssh, loft, errands, socket, closing, clients, mut reasons, .. } = running;
+    let Running {
+        state: _locked, lxc, edge, addresses, ssh, loft, errands, socket, closing, clients, mut reasons, ..
+    } = running;
     let following = tokio::spawn(follow::follow_for_ever(loft.clone(), config.follow.clone()));
-    announce(&config, &edge, &ssh);
+    announce(&config, &addresses, &ssh);
     let mut reason = reasons.first(&program).await;
     // Who comes from here on waits at the door for the next daemon.
     socket.abort();
@@ -169,6 +174,8 @@ struct Running {
     state: State,
     lxc: LxcEngine,
     edge: Arc<Embedded>,
+    /// Where clients come in.
+    addresses: Vec<SocketAddr>,
     ssh: SshDoor,
     loft: Arc<Loft>,
     errands: TaskTracker,
@@ -203,17 +210,13 @@ async fn begin(
     hosts::follow(&store, &domain).await?;
     // The edge serves from its first moment on, so it must know from then on what answers.
     let routes = loft::routes(&store, state.rebooted).await?;
-    let quiet_agents = config.edge.quiet_agents.clone();
     let (visits, visited) = tokio::sync::mpsc::unbounded_channel();
-    let listen = EdgeConfig::new(config.http.listen.clone());
-    let handed_over = inherited.take(Use::Http);
-    let edge_config = EdgeConfig { inherited: handed_over, routes, visits: Some(visits), quiet_agents, ..listen };
-    let edge = Embedded::open(edge_config).or_failed(|| "failed to start the edge")?;
-    let _ = answering.set(edge.clone());
-    let ports: Vec<u16> = edge.addresses().iter().map(|address| address.port()).collect();
+    let serves = Serves { instance: &state.instance, domain: &domain, routes, visits };
+    let front = Front::open(&config, serves, &mut inherited, &answering).await?;
+    let ports: Vec<u16> = front.addresses.iter().map(|address| address.port()).collect();
     let mut kept = Sockets::default();
     let copied = || "failed to copy a listening socket";
-    kept.keep(Use::Http, edge.listeners().or_failed(copied)?).or_failed(copied)?;
+    front.keep(&mut kept).or_failed(copied)?;
     kept.keep(Use::Ssh, &ssh_listeners).or_failed(copied)?;
     kept.keep(Use::Commands, [&commands]).or_failed(copied)?;
     kept.keep(Use::Metrics, &metrics_listeners).or_failed(copied)?;
@@ -238,11 +241,12 @@ async fn begin(
         configuration: file,
     };
     let tally = Tally::default();
+    let Front { edge, embedded, addresses, troubles, .. } = front;
     let admission = Admission::new(state.clock.clone(), edge.clone(), config.memory.reserve);
     let parts = Parts {
         store,
         engine,
-        edge: edge.clone(),
+        edge,
         clock: state.clock.clone(),
         admission,
         builder,
@@ -283,11 +287,15 @@ async fn begin(
     tokio::spawn(retention::keep_for_ever(loft.parts.clone()));
     tokio::spawn(provision::reconcile_for_ever(loft.parts.clone()));
     tokio::spawn(provision::sleepers::hang_up_for_ever(loft.parts.clone()));
+    if let Some(troubles) = troubles {
+        tokio::spawn(front::tell(loft.parts.store.clone(), troubles));
+    }
     for listener in metrics_listeners {
         tokio::spawn(metrics::serve(listener, loft.clone()));
     }
     let reasons = Reasons::new(asked)?;
-    Ok(Running { state, lxc, edge, ssh, loft, errands, socket, closing, clients, reasons, kept, stored })
+    let edge = embedded;
+    Ok(Running { state, lxc, edge, addresses, ssh, loft, errands, socket, closing, clients, reasons, kept, stored })
 }
 
 /// The driver of each kind of service.
@@ -389,13 +397,12 @@ fn init_binary() -> Result<PathBuf> {
     })
 }
 
-fn announce(config: &Config, edge: &Embedded, ssh: &ssh::SshDoor) {
+fn announce(config: &Config, http: &[SocketAddr], ssh: &ssh::SshDoor) {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let list = |addresses: &[std::net::SocketAddr]| {
-        addresses.iter().map(|address| address.to_string()).collect::<Vec<_>>().join(", ")
-    };
+    let list =
+        |addresses: &[SocketAddr]| addresses.iter().map(|address| address.to_string()).collect::<Vec<_>>().join(", ");
     tracing::info!(
-        http = list(edge.addresses()),
+        http = list(http),
         ssh = list(ssh.addresses()),
         socket = %config.socket.display(),
         domain = config.domain,

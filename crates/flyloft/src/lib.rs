@@ -26,6 +26,9 @@ pub mod machine;
 pub mod managed;
 pub mod memory;
 pub mod metrics;
+#[cfg(test)]
+#[path = "../tests/it/own_server.rs"]
+pub mod own_server;
 pub mod parts;
 pub mod principal;
 pub mod provision;

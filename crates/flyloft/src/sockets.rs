@@ -19,7 +19,8 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
-use crate::config::Config;
+use crate::config::{Config, EdgeKind};
+use crate::edge::nginx;
 use crate::exec::Passed;
 
 /// What takes connections at a socket.
@@ -29,10 +30,14 @@ pub enum Use {
     Ssh,
     Commands,
     Metrics,
+    /// nginx, with what does not go straight.
+    Nginx,
+    /// What nginx says of the rest. Nobody connects there.
+    NginxLog,
 }
 
 impl Use {
-    const ALL: [Use; 4] = [Use::Http, Use::Ssh, Use::Commands, Use::Metrics];
+    const ALL: [Use; 6] = [Use::Http, Use::Ssh, Use::Commands, Use::Metrics, Use::Nginx, Use::NginxLog];
 
     /// As it is called in LISTEN_FDNAMES.
     fn name(self) -> &'static str {
@@ -41,6 +46,8 @@ impl Use {
             Use::Ssh => "ssh",
             Use::Commands => "commands",
             Use::Metrics => "metrics",
+            Use::Nginx => "nginx",
+            Use::NginxLog => "nginx-log",
         }
     }
 
@@ -77,16 +84,12 @@ impl Sockets {
     /// opened: what is to be had now may conflict with them.
     pub fn suit(&mut self, config: &Config) {
         self.0.retain(|(of, fd)| match of {
-            Use::Http => is_bound(fd, &config.http.listen),
+            Use::Http => config.edge.kind == EdgeKind::Embedded && is_bound(fd, &config.http.listen),
             Use::Ssh => is_bound(fd, &config.ssh.listen),
             Use::Metrics => is_bound(fd, &config.metrics.listen),
-            Use::Commands => match path(fd) {
-                Some(path) if path == config.socket => path.exists(),
-                path => {
-                    path.inspect(|path| drop(std::fs::remove_file(path)));
-                    false
-                }
-            },
+            Use::Commands => is_at(fd, Some(&config.socket)),
+            Use::Nginx => is_at(fd, nginx::files::expected(config, nginx::files::EDGE).as_deref()),
+            Use::NginxLog => is_at(fd, nginx::files::expected(config, nginx::files::LOG).as_deref()),
         });
     }
 
@@ -162,7 +165,18 @@ fn is_bound(fd: &OwnedFd, to: &[SocketAddr]) -> bool {
     address(fd).is_some_and(|found| to.iter().any(|wanted| is_meant(*wanted, found)))
 }
 
-/// Where commands are taken.
+/// Whether a unix socket is where one is wanted. The file of one that is not is removed.
+fn is_at(fd: &OwnedFd, wanted: Option<&Path>) -> bool {
+    match path(fd) {
+        Some(path) if Some(path.as_path()) == wanted => path.exists(),
+        path => {
+            path.inspect(|path| drop(std::fs::remove_file(path)));
+            false
+        }
+    }
+}
+
+/// Where a unix socket is.
 fn path(fd: &OwnedFd) -> Option<PathBuf> {
     UnixListener::from(fd.try_clone().ok()?).local_addr().ok()?.as_pathname().map(Path::to_owned)
 }

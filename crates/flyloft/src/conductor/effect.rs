@@ -74,6 +74,7 @@ impl Task {
         let Some(Accepted { job, mut ended }) = self.jobs.remove(&release) else { return };
         let (cancel, cancelled) = oneshot::channel();
         self.running = Some(Running { release, cancel });
+        self.parts.edge.expect(&self.env.host, true);
         tokio::spawn(async move {
             let deploying = AssertUnwindSafe(deploy::deploy(&job, called_off(&job, cancelled, &mut ended)));
             // Whatever becomes of it, the conductor must hear of its end, or nothing is ever deployed again.

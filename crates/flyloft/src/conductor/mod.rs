@@ -259,10 +259,12 @@ impl Task {
             Message::Healthy { release, live, routed } => {
                 self.forget_running(release);
                 let _ = routed.send(self.switch(release, &live).await);
+                self.parts.edge.expect(&self.env.host, false);
             }
             Message::JobEnded { end, heard } => {
                 if let End::Failed { release, .. } = end {
                     self.forget_running(release);
+                    self.parts.edge.expect(&self.env.host, self.running.is_some());
                 }
                 self.record(end).await;
                 let _ = heard.send(());

@@ -44,6 +44,7 @@ pub struct Config {
     pub http: Http,
     pub ssh: Ssh,
     pub edge: Edge,
+    pub nginx: Nginx,
     pub build: Build,
     /// What holds for environments where neither app nor environment say otherwise.
     pub defaults: Settings,
@@ -85,6 +86,23 @@ pub enum EdgeKind {
     /// The daemon itself.
     #[default]
     Embedded,
+    /// An nginx that runs on this server.
+    Nginx,
+}
+
+/// Where the nginx is that is the edge.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Nginx {
+    /// Its main configuration file.
+    #[serde(deserialize_with = "value::absolute_path")]
+    pub conf: PathBuf,
+    /// Where its master process notes its process id.
+    #[serde(deserialize_with = "value::absolute_path")]
+    pub pid: PathBuf,
+    /// Whom its worker processes run as.
+    #[serde(deserialize_with = "value::group")]
+    pub user: String,
 }
 
 /// What build steps see of the host's surroundings, and what they may take.
@@ -322,6 +340,7 @@ impl Default for Config {
             http: Http::default(),
             ssh: Ssh::default(),
             edge: Edge::default(),
+            nginx: Nginx::default(),
             build: Build::default(),
             defaults: Settings::default(),
             network: Network::default(),
@@ -337,6 +356,12 @@ impl Default for Config {
 impl Default for Http {
     fn default() -> Self {
         Self { listen: vec![on_every_address(80)] }
+    }
+}
+
+impl Default for Nginx {
+    fn default() -> Self {
+        Self { conf: "/etc/nginx/nginx.conf".into(), pid: "/run/nginx.pid".into(), user: "www-data".to_owned() }
     }
 }
 

@@ -45,7 +45,9 @@ fn every_value_in_the_example_is_the_default() {
 #[test]
 fn every_key_is_in_the_example() {
     let mut accepted: BTreeSet<String> = Key::ALL.iter().map(|key| format!("defaults.{key}")).collect();
-    for table in ["", "http", "ssh", "edge", "build", "network", "memory", "disk", "follow", "services", "metrics"] {
+    for table in
+        ["", "http", "ssh", "edge", "nginx", "build", "network", "memory", "disk", "follow", "services", "metrics"]
+    {
         let header = if table.is_empty() { String::new() } else { format!("[{table}]\n") };
         let message = refusal(&format!("{header}no-such-key = 1"));
         let known = message.split_once("expected ").expect(&message).1;
@@ -92,7 +94,7 @@ fn an_error_names_file_line_column_and_key() {
     flyloft.toml:2:14: `defaults.cpu_weight`: `0` is not a whole number from 1 to 10000
     flyloft.toml:2:8: `build.time`: `15` has no unit: write `15s`, `15m`, `15h` or `15d`
     flyloft.toml:2:8: `defaults.idle`: `15` has no unit: write `15s`, `15m`, `15h` or `15d`
-    flyloft.toml:2:8: `edge.kind`: unknown variant `apache`, expected `embedded`
+    flyloft.toml:2:8: `edge.kind`: unknown variant `apache`, expected `embedded` or `nginx`
     flyloft.toml:2:16: `edge.quiet_agents`: a part of a user agent is needed, such as "UptimeRobot"
     flyloft.toml:1:1: `A B` is not the name of an environment variable
     flyloft.toml:2:8: `network.ipv4`: `8.8.8.0/24` is not a private range (RFC 1918)

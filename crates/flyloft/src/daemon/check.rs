@@ -9,9 +9,10 @@ use flyloft_core::host::Domain;
 use nix::unistd::{AccessFlags, access};
 use socket2::{Socket, Type};
 
+use super::front;
 use super::state::{INSTANCE, LOCK, must_be_restored};
 use super::{lxc_config, must_be_root, not_started};
-use crate::config::Config;
+use crate::config::{Config, EdgeKind};
 use crate::door::ssh::host_key;
 use crate::engine::lxc::LxcEngine;
 use crate::error::{Error, OrFailed, Result};
@@ -49,7 +50,22 @@ pub async fn check(config: &Config) -> Result<()> {
     check_socket(&config.socket, &lock)?;
     let doors = [("HTTP", &config.http.listen), ("SSH", &config.ssh.listen), ("metrics", &config.metrics.listen)];
     let mut ports = doors.into_iter().flat_map(|(door, addresses)| ports::look(door, addresses, &lock));
-    ports.try_for_each(|port| check_port(&port))
+    if config.edge.kind == EdgeKind::Nginx {
+        front::check_nginx(config)?;
+    }
+    ports.try_for_each(|port| match &port.holder {
+        // It has them for itself, or for us and lets go of them.
+        Some(holder) if port.door == "HTTP" && is_nginx_s(config, holder) => Ok(()),
+        _ => check_port(&port),
+    })
+}
+
+/// Whether nginx has a port that clients of the edge come to, and may have it.
+fn is_nginx_s(config: &Config, holder: &Holder) -> bool {
+    match config.edge.kind {
+        EdgeKind::Nginx => holder.name == "nginx",
+        EdgeKind::Embedded => front::is_for_us(config, holder),
+    }
 }
 
 /// The daemon that asks goes on in its own state directory: there is all that it has.

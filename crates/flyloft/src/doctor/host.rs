@@ -22,7 +22,7 @@ pub fn judge(machine: &Machine, config: &Config) -> Vec<Check> {
     checks.push(swap(&machine.memory));
     checks.push(state_dir(&machine.storage));
     checks.push(space(&machine.storage, config));
-    checks.extend(machine.ports.iter().map(port));
+    checks.extend(machine.ports.iter().map(|port| judge_port(port, machine.nginx.is_some())));
     checks.push(clock(machine));
     checks
 }
@@ -177,11 +177,14 @@ fn full(storage: &Storage, space: Space, what: String, remedy: &str) -> Check {
     )
 }
 
-fn port(port: &Port) -> Check {
+fn judge_port(port: &Port, nginx_is_edge: bool) -> Check {
     let Port { address, door, holder } = port;
     match holder {
         None => Check::ok("ports", format!("{door} at {address} is free")),
         Some(holder) if holder.ours => Check::ok("ports", format!("{door} at {address} is flyloft's")),
+        Some(holder) if nginx_is_edge && *door == "HTTP" && holder.name == "nginx" => {
+            Check::ok("ports", format!("{door} at {address} is nginx's"))
+        }
         Some(holder) => {
             let (name, pid) = (&holder.name, holder.pid);
             let who = if pid == 0 { name.clone() } else { format!("`{name}` (process {pid})") };

@@ -15,6 +15,7 @@ use crate::machine::Machine;
 mod containers;
 mod host;
 mod network;
+mod nginx;
 mod servers;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -78,6 +79,7 @@ pub async fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
 pub fn judge(machine: &Machine, config: &Config) -> Vec<Check> {
     let mut checks = Vec::new();
     checks.extend(host::judge(machine, config));
+    checks.extend(nginx::judge(machine.nginx.as_ref()));
     checks.extend(containers::judge(machine));
     checks.extend(network::judge(machine));
     checks.extend(servers::judge(machine));

@@ -13,6 +13,7 @@ use crate::machine::ids::{Grant, Ids};
 use crate::machine::kernel::Trial;
 use crate::machine::memory::{Memory, Pool, Swap, Zram, Zswap};
 use crate::machine::network::{Chain, Network, Resolver, Uplink};
+use crate::machine::nginx::Nginx;
 use crate::machine::ports::{Holder, Port};
 use crate::machine::servers::Server;
 use crate::machine::storage::{Filesystem, Storage};
@@ -81,6 +82,7 @@ fn healthy() -> Machine {
             },
         ],
         servers: Vec::new(),
+        nginx: None,
         systemd: true,
     }
 }
@@ -315,4 +317,51 @@ fn a_server_that_is_stopped_or_nearly_full_is_found_and_so_are_those_that_may_ta
              → let one have less: flyloft services upgrade NAME --memory SIZE
     it works; 4 things could be better
     ");
+}
+
+/// nginx as the edge, as it should be.
+fn nginx() -> Nginx {
+    Nginx {
+        file: "/var/lib/flyloft/nginx/flyloft.conf".into(),
+        conf: "/etc/nginx/nginx.conf".into(),
+        pid_file: "/run/nginx.pid".into(),
+        installed: true,
+        runs: true,
+        refuses: None,
+        includes_ours: true,
+        cuts_after: None,
+        workers: Some(("www-data".to_owned(), true)),
+    }
+}
+
+#[test]
+fn an_nginx_that_is_the_edge_has_the_ports() {
+    let mut machine = healthy();
+    machine.nginx = Some(nginx());
+    machine.ports[0].holder = Some(Holder { pid: 612, name: "nginx".to_owned(), ours: false });
+    let report = report(&machine);
+    assert_eq!(report.worst(), Verdict::Ok, "{report}");
+    let text = report.to_string();
+    assert!(text.contains("ok       ports: HTTP at [::]:80 is nginx's\n"), "{text}");
+    assert!(text.contains("ok       nginx: it runs, and reads `/var/lib/flyloft/nginx/flyloft.conf`\n"), "{text}");
+}
+
+#[test]
+fn whatever_keeps_nginx_from_being_the_edge_is_said() {
+    let with = |change: fn(&mut Nginx)| {
+        let mut nginx = nginx();
+        change(&mut nginx);
+        broken(|machine| machine.nginx = Some(nginx))
+    };
+    let all = [
+        with(|nginx| nginx.installed = false),
+        with(|nginx| nginx.includes_ours = false),
+        with(|nginx| (nginx.runs, nginx.workers) = (false, None)),
+        with(|nginx| {
+            nginx.refuses = Some("unknown directive \"lisen\" in /etc/nginx/sites-enabled/other:3".to_owned())
+        }),
+        with(|nginx| nginx.workers = Some(("nobody".to_owned(), false))),
+        with(|nginx| nginx.cuts_after = Some("10s".to_owned())),
+    ];
+    insta::assert_snapshot!(all.join("\n"));
 }

@@ -1,6 +1,7 @@
 //! The edge takes HTTP from the world and hands it to the right environment.
 
 pub mod embedded;
+pub mod nginx;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,6 +35,10 @@ pub trait Edge: Send + Sync {
     async fn set(&self, host: &str, route: Route) -> Result<(), EdgeError>;
 
     async fn remove(&self, host: &str) -> Result<(), EdgeError>;
+
+    /// Whether `host` will be routed elsewhere before long, or will not any more. An edge that takes time for that may
+    /// begin.
+    fn expect(&self, _host: &str, _change: bool) {}
 
     /// Says to those who wait for `host` what takes so long, in a sentence. Until it is set anew.
     fn explain(&self, host: &str, doing: &str);
@@ -83,4 +88,6 @@ pub enum EdgeError {
     Listen { address: SocketAddr, source: std::io::Error },
     #[error("failed to start the edge")]
     Start(#[source] std::io::Error),
+    #[error(transparent)]
+    Nginx(#[from] nginx::Trouble),
 }

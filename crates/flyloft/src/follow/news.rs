@@ -26,30 +26,19 @@ pub(super) async fn tell_once(store: &Store, env: &EnvRef, kind: EventKind, text
 
 /// The repository of these apps cannot be read.
 pub(super) async fn tell_failure(store: &Store, apps: &[AppName], text: &str) {
-    turn(store, apps, EventKind::FollowFailed, text).await;
+    for app in apps {
+        written(store.tell_turn(app, TURN, false, (MYSELF, text), store::now()).await);
+    }
 }
 
 /// It can be read, and that is told where its people think otherwise.
 pub(super) async fn tell_recovery(store: &Store, apps: &[AppName], text: &str) {
-    turn(store, apps, EventKind::FollowWorks, text).await;
-}
-
-/// Tells of a failure unless that was the last word, and of a recovery if a failure was.
-async fn turn(store: &Store, apps: &[AppName], to: EventKind, text: &str) {
     for app in apps {
-        let told = async {
-            // The last word about an earlier app of this name was its end.
-            let kinds = [EventKind::FollowFailed, EventKind::FollowWorks, EventKind::AppRemoved];
-            let newest = store.newest_event(app, None, kinds).await?;
-            let fails = newest.is_some_and(|(kind, _)| kind == EventKind::FollowFailed.as_str());
-            match fails == (to == EventKind::FollowWorks) {
-                true => record(store, app, None, to, text).await,
-                false => Ok(()),
-            }
-        };
-        written(told.await);
+        written(store.tell_turn(app, TURN, true, (MYSELF, text), store::now()).await);
     }
 }
+
+const TURN: [EventKind; 2] = [EventKind::FollowFailed, EventKind::FollowWorks];
 
 async fn record(
     store: &Store,

@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod load;
 pub mod memory;
 pub mod network;
+pub mod nginx;
 pub mod ports;
 pub mod servers;
 pub mod storage;
@@ -25,6 +26,7 @@ pub use ids::Ids;
 pub use kernel::Kernel;
 pub use memory::Memory;
 pub use network::Network;
+pub use nginx::Nginx;
 pub use ports::Port;
 pub use servers::Server;
 pub use storage::Storage;
@@ -43,6 +45,8 @@ pub struct Machine {
     pub storage: Storage,
     pub ports: Vec<Port>,
     pub servers: Vec<Server>,
+    /// Where it is the edge.
+    pub nginx: Option<Nginx>,
     /// Whether systemd is PID 1 (sd_booted(3)).
     pub systemd: bool,
 }
@@ -51,7 +55,8 @@ impl Machine {
     /// Reads everything that running with this configuration depends on. Takes as long as the slowest DNS answer, 2 s
     /// at most.
     pub async fn look(config: &Config) -> Self {
-        let (tools, network) = tokio::join!(tools::look(), Network::look(&config.network.dns));
+        let (tools, network, nginx) =
+            tokio::join!(tools::look(), Network::look(&config.network.dns), Nginx::look(config));
         let lock = config.state_dir.join(crate::daemon::LOCK);
         let ports = [("HTTP", &config.http.listen), ("SSH", &config.ssh.listen)];
         Self {
@@ -65,6 +70,7 @@ impl Machine {
             storage: Storage::look(&config.state_dir).measured_below(config.disk.floor),
             ports: ports.into_iter().flat_map(|(door, addresses)| ports::look(door, addresses, &lock)).collect(),
             servers: Server::look(&config.state_dir),
+            nginx,
             systemd: has_systemd(),
         }
     }

@@ -55,6 +55,18 @@ struct Listener {
     inode: u64,
 }
 
+/// A connection of the host's own: whom it leads to, and the socket on this side.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Connection {
+    pub to: SocketAddr,
+    pub inode: u64,
+}
+
+/// Every TCP connection of this network namespace on which something may still be said.
+pub fn connections() -> Vec<Connection> {
+    ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().flat_map(|table| connected(&read(table))).collect()
+}
+
 /// Whether a socket on one of these addresses keeps another from listening on the other. `[::]` takes both families.
 fn conflict(a: SocketAddr, b: SocketAddr) -> bool {
     let wild = |address: SocketAddr| address.ip().is_unspecified();
@@ -67,14 +79,29 @@ fn conflict(a: SocketAddr, b: SocketAddr) -> bool {
 fn listeners(table: &str) -> Vec<Listener> {
     let row = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        if *fields.get(3)? != "0A" {
-            return None;
-        }
-        let (ip, port) = fields.get(1)?.split_once(':')?;
-        let port = u16::from_str_radix(port, 16).ok()?;
-        Some(Listener { address: SocketAddr::new(parse_ip(ip)?, port), inode: fields.get(9)?.parse().ok()? })
+        let listens = *fields.get(3)? == "0A";
+        listens.then_some(Listener { address: parse_address(fields.get(1)?)?, inode: fields.get(9)?.parse().ok()? })
     };
     table.lines().skip(1).filter_map(row).collect()
+}
+
+/// Those in state ESTABLISHED (01), SYN_SENT (02) or CLOSE_WAIT (08).
+fn connected(table: &str) -> Vec<Connection> {
+    let row = |line: &str| {
+        // There may be many, so no more of a line is looked at than need be.
+        let mut fields = line.split_whitespace().skip(2);
+        let to = fields.next()?;
+        if !matches!(fields.next()?, "01" | "02" | "08") {
+            return None;
+        }
+        Some(Connection { to: parse_address(to)?, inode: fields.nth(5)?.parse().ok()? })
+    };
+    table.lines().skip(1).filter_map(row).collect()
+}
+
+fn parse_address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    Some(SocketAddr::new(parse_ip(ip)?, u16::from_str_radix(port, 16).ok()?))
 }
 
 /// The socket of `/proc/net/unix` that listens (`__SO_ACCEPTCON`) and is called so, see proc_net(5).
@@ -137,6 +164,24 @@ mod tests {
         }
         drop(listener);
         assert_eq!(look("HTTP", &[address], lock)[0].holder, None);
+    }
+
+    #[test]
+    fn a_connection_is_found_for_as_long_as_something_may_be_said_on_it() {
+        for listen in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = std::net::TcpListener::bind(listen).unwrap();
+            let address = listener.local_addr().unwrap();
+            let is_connected = || connections().iter().any(|connection| connection.to == address);
+            assert!(!is_connected());
+            let client = std::net::TcpStream::connect(address).unwrap();
+            let inode = nix::sys::stat::fstat(&client).unwrap().st_ino;
+            assert!(connections().contains(&Connection { to: address, inode }));
+            let (server, _) = listener.accept().unwrap();
+            drop(server);
+            assert!(is_connected(), "only the other side is closed");
+            drop(client);
+            assert!(!is_connected());
+        }
     }
 
     #[test]

@@ -70,7 +70,7 @@ async fn find(program: &str, ask: Option<&str>, oldest: &str) -> Found {
     }
 }
 
-fn in_path(program: &str) -> bool {
+pub fn in_path(program: &str) -> bool {
     use std::os::unix::fs::PermissionsExt;
     let executable =
         |path: std::path::PathBuf| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);

@@ -13,8 +13,7 @@ pub mod link;
 pub mod mariadb_bench;
 pub mod mysql;
 #[cfg(test)]
-#[path = "../../tests/it/own_server.rs"]
-pub mod own_server;
+pub use crate::own_server;
 pub mod postgres;
 pub mod rabbitmq;
 #[cfg(test)]

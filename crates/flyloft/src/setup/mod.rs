@@ -17,6 +17,7 @@ use crate::machine::{Machine, Memory, Storage};
 
 mod accounts;
 mod file;
+mod nginx;
 mod packages;
 mod place;
 mod swap;
@@ -180,6 +181,7 @@ pub async fn run(args: SetupArgs) -> anyhow::Result<ExitCode> {
     progress.tell(accounts::id_ranges(&machine.ids));
     progress.tell(place::directories(&config));
     progress.tell([place::host_key(&config)]);
+    progress.tell(nginx::arrange(machine.nginx.as_ref()));
     progress.tell(sysctl::arrange(&machine.network));
     progress.tell(swap::arrange(&machine.memory, &Storage::look(&config.state_dir)).await);
     // A daemon without its tools would only fail again and again.

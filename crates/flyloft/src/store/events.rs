@@ -35,6 +35,9 @@ pub enum EventKind {
     /// `scripts.pr-predestroy` did not end well.
     FarewellFailed,
     Destroyed,
+    /// Of an app: what takes its requests does not do so, or not as it was told.
+    EdgeFailed,
+    EdgeWorks,
     HostChanged,
     HostTaken,
     /// What an environment follows has moved to where a person has to look first.
@@ -103,6 +106,24 @@ impl Store {
         .await
     }
 
+    /// Tells of something of an app's that fails, unless that was the last word about it; or that it works, if it was.
+    pub async fn tell_turn(
+        &self,
+        app: &AppName,
+        [fails, works]: [EventKind; 2],
+        well: bool,
+        (by, text): (&str, &str),
+        now: i64,
+    ) -> Result<(), StoreError> {
+        // The last word about an earlier app of this name was its end.
+        let newest = self.newest_event(app, None, [fails, works, EventKind::AppRemoved]).await?;
+        let failed = newest.is_some_and(|(kind, _)| kind == fails.as_str());
+        match failed == well {
+            true => self.tell(app, None, if well { works } else { fails }, by, text, now).await,
+            false => Ok(()),
+        }
+    }
+
     /// The newest `limit` events after `after`, oldest first; of one app or environment where named.
     pub async fn events(
         &self,
@@ -164,6 +185,8 @@ impl EventKind {
             EventKind::WakeFailed => "wake-failed",
             EventKind::FarewellFailed => "farewell-failed",
             EventKind::Destroyed => "destroyed",
+            EventKind::EdgeFailed => "edge-failed",
+            EventKind::EdgeWorks => "edge-works",
             EventKind::HostChanged => "host-changed",
             EventKind::HostTaken => "host-taken",
             EventKind::SourceMoved => "source-moved",

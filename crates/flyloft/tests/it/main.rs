@@ -25,6 +25,9 @@ mod load;
 mod managed;
 #[allow(dead_code, reason = "unit tests use the rest")]
 mod mariadb;
+mod nginx;
+#[allow(dead_code, reason = "unit tests use the rest")]
+mod nginx_site;
 #[allow(dead_code, reason = "unit tests use the rest")]
 mod own_server;
 #[allow(dead_code, reason = "unit tests use the rest")]

@@ -52,13 +52,17 @@ struct Inside {
 
 /// What counts as one client: an IPv4 address, or the network of an IPv6 one, which is all its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Household(IpAddr);
+pub enum Household {
+    Address(IpAddr),
+    /// Somebody who comes by way of a proxy. Who that is shows only in the request, so each connection is one.
+    Proxied(u64),
+}
 
 impl Household {
     pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
-            IpAddr::V6(address) => Self(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into()),
-            address => Self(address),
+            IpAddr::V6(address) => Self::Address(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into()),
+            address => Self::Address(address),
         }
     }
 }
@@ -216,14 +220,15 @@ impl Crowd {
     /// Lets a client in, if need be by sending away the one that has been idle for longest: of its own household where
     /// that has too many, of all where there are too many. None where nobody can go; then the slowest request is cut,
     /// so that there is room for the next one who comes.
-    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Guest> {
-        let household = Household::of(address);
+    /// A proxy's have no address.
+    pub fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Guest> {
         let mut inside = self.lock();
+        let household = address.map_or(Household::Proxied(inside.next), Household::of);
         if inside.make_room(household, (1, MEMORY_OF_ONE), &self.room).is_none() {
             drop(inside);
             self.paces.cut_slowest(None);
             if self.full.now() {
-                tracing::warn!(%address, room = ?self.room, "too many connections of clients, refused one");
+                tracing::warn!(?household, room = ?self.room, "too many connections of clients, refused one");
             }
             return None;
         }

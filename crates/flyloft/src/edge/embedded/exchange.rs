@@ -1,5 +1,6 @@
 //! One request: find its place, hand it on, bring the answer back.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::RawFd;
@@ -7,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONNECTION, EXPECT, HeaderValue};
+use hyper::header::{CONNECTION, EXPECT, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -40,7 +41,10 @@ const STREAM_READ_MAX: usize = 32 << 10;
 
 /// One client's connection, which many requests may come over.
 pub struct Client {
-    pub visitor: Visitor,
+    /// None where a proxy says with each request who has sent it.
+    pub visitor: Option<Visitor>,
+    /// How long it has for its answer when it has shut its sending side, which may have gone as well.
+    pub patience: Duration,
     pub manner: Manner,
     pub asked: Asked,
     pub socket: RawFd,
@@ -49,6 +53,13 @@ pub struct Client {
     /// The end of the edge waits for this; not for a stream of events, which gives it up.
     pub held: Mutex<Option<TaskTrackerToken>>,
     pub worker: Arc<Worker>,
+}
+
+impl Client {
+    /// Who has sent a request with these headers.
+    pub fn visitor(&self, headers: &HeaderMap) -> Cow<'_, Visitor> {
+        self.visitor.as_ref().map_or_else(|| Cow::Owned(Visitor::told_by(headers)), Cow::Borrowed)
+    }
 }
 
 /// Answers a request in one way or another.
@@ -171,7 +182,7 @@ async fn relay(
         client.busy.with(address);
     }
     let mut question = Question {
-        head: headers::to_upstream(&head, &authority, &client.visitor, upgrade.as_ref(), framing),
+        head: headers::to_upstream(&head, &authority, &client.visitor(&head.headers), upgrade.as_ref(), framing),
         method: head.method,
         upload: match framing {
             Framing::Empty => None,

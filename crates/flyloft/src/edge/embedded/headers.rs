@@ -4,7 +4,7 @@
 //! on why). A header about one connection does not reach the next one (RFC 9110 section 7.6.1).
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use hyper::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
@@ -43,6 +43,15 @@ impl Visitor {
         let address = address.to_canonical().to_string();
         let address = HeaderValue::try_from(address).expect("an address is made of visible characters");
         Self { address, scheme: "http" }
+    }
+
+    /// As a proxy tells of it that says so in words of its own, and lets nobody else do so.
+    pub fn told_by(headers: &HeaderMap) -> Self {
+        let one = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let address = one("x-forwarded-for").and_then(|text| text.parse().ok());
+        let visitor = Self::new(address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
+        let scheme = if one("x-forwarded-proto") == Some("https") { "https" } else { "http" };
+        Self { scheme, ..visitor }
     }
 
     pub fn address(&self) -> &str {

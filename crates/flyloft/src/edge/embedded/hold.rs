@@ -58,7 +58,7 @@ impl Wish {
         // A stream of HTTP/2 is watched by hyper, and has no socket of its own.
         let socket = (request.version() != Version::HTTP_2).then_some(client.socket);
         let lingers = match half_closed::is_whole(request) {
-            true => client.worker.shared.limits.half_closed,
+            true => client.patience,
             false => Duration::ZERO,
         };
         Self { by: told(client, request), page: is_of_a_page(request), spots: spots(request), socket, lingers }
@@ -68,7 +68,7 @@ impl Wish {
 /// `GET /cart from 203.0.113.7`. The query stays out: it may have secrets.
 pub fn told<B>(client: &Client, request: &Request<B>) -> String {
     let path: String = request.uri().path().chars().take(PATH_MAX).collect();
-    let by = format!("{} {path} from {}", request.method(), client.visitor.address());
+    let by = format!("{} {path} from {}", request.method(), client.visitor(request.headers()).address());
     harmless::line(&by, Colours::Dropped)
 }
 

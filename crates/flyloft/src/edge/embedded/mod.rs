@@ -18,6 +18,7 @@ mod clock;
 mod crowd;
 mod exchange;
 mod framing;
+mod gate;
 mod half_closed;
 mod halt;
 mod headers;
@@ -29,14 +30,14 @@ mod listener;
 mod opening;
 mod pace;
 mod page;
-mod quiet;
+pub mod quiet;
 mod room;
 mod routes;
 mod seldom;
 mod stream;
 mod switch;
 #[cfg(test)]
-mod tests;
+pub(in crate::edge) mod tests;
 mod upload;
 mod upstream;
 mod usage;
@@ -47,6 +48,7 @@ mod worker;
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -55,6 +57,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use self::crowd::Crowd;
+use self::gate::Gate;
 use self::halt::Halt;
 use self::listener::Listener;
 use self::pace::Paces;
@@ -74,6 +77,9 @@ pub struct EdgeConfig {
     pub threads: usize,
     /// Listening sockets of a predecessor; those on an address of `listen` are used, the rest are closed.
     pub inherited: Vec<OwnedFd>,
+    /// Where a proxy comes in that says with each request who has sent it: `X-Forwarded-For`, an address, and
+    /// `X-Forwarded-Proto`. Nobody else may be able to connect there.
+    pub proxy: Option<UnixListener>,
     /// What is routed from the first request on: who takes sockets over finds clients waiting there.
     pub routes: Vec<(String, Route)>,
     /// Who is told of requests that wait.
@@ -91,6 +97,7 @@ impl EdgeConfig {
             listen: listen.into(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             inherited: Vec::new(),
+            proxy: None,
             routes: Vec::new(),
             visits: None,
             quiet_agents: Vec::new(),
@@ -143,10 +150,12 @@ impl Embedded {
         };
         let sockets: Vec<_> = listeners.into_iter().flat_map(|listener| listener.sockets).collect();
         for thread in 0..threads {
-            let own =
-                sockets.iter().skip(thread).step_by(threads).map(TcpListener::try_clone).collect::<Result<_, _>>();
+            let own = sockets.iter().skip(thread).step_by(threads).map(|socket| socket.try_clone().map(Gate::Clients));
+            // Whoever is free takes who comes by way of the proxy.
+            let proxy = config.proxy.iter().map(|socket| socket.try_clone().map(Gate::Proxy));
+            let gates = own.chain(proxy).collect::<Result<_, _>>().map_err(EdgeError::Start)?;
             let worker = Worker::new(thread, edge.early[thread].clone(), shared.clone());
-            let ended = start(worker, own.map_err(EdgeError::Start)?)?;
+            let ended = start(worker, gates)?;
             lock(&edge.ended).push(ended);
         }
         *lock(&edge.sockets) = sockets;
@@ -191,14 +200,14 @@ impl Embedded {
 }
 
 /// Starts a thread of the edge. It has ended when what is returned resolves.
-fn start(worker: Worker, listeners: Vec<TcpListener>) -> Result<oneshot::Receiver<()>, EdgeError> {
+fn start(worker: Worker, gates: Vec<Gate>) -> Result<oneshot::Receiver<()>, EdgeError> {
     let worker = Arc::new(worker);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(EdgeError::Start)?;
     let (ending, ended) = oneshot::channel();
     std::thread::Builder::new()
         .name(format!("edge-{}", worker.thread))
         .spawn(move || {
-            runtime.block_on(worker.run(listeners));
+            runtime.block_on(worker.run(gates));
             drop(runtime);
             let _ = ending.send(());
         })

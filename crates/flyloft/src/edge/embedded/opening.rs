@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 /// What every HTTP/2 client sends first (RFC 9113 section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -18,7 +17,7 @@ pub enum Protocol {
 }
 
 /// A stream of which the first bytes have been read. Whoever reads it gets them first.
-pub struct Opened<S = TcpStream> {
+pub struct Opened<S> {
     first: [u8; PREFACE.len()],
     /// How many of them there are, and how many have been given out.
     filled: usize,
@@ -42,7 +41,7 @@ impl<S: AsyncRead + Unpin> Opened<S> {
     }
 }
 
-impl AsRawFd for Opened {
+impl<S: AsRawFd> AsRawFd for Opened<S> {
     fn as_raw_fd(&self) -> RawFd {
         self.stream.as_raw_fd()
     }

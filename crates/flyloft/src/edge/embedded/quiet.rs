@@ -122,6 +122,11 @@ impl Quiet {
         Self { more: more.iter().map(|part| part.to_ascii_lowercase()).collect() }
     }
 
+    /// Whether a request for this path by this user agent is none of a visitor.
+    pub fn covers(&self, path: &str, agent: &str) -> bool {
+        is_of_no_visitor(path) || self.is_agent(agent.as_bytes())
+    }
+
     fn is_agent(&self, agent: &[u8]) -> bool {
         let agent = agent[..agent.len().min(LOOK_AT)].to_ascii_lowercase();
         let mut before = b' ';
@@ -133,6 +138,11 @@ impl Quiet {
         }
         self.more.iter().any(|part| agent.windows(part.len()).any(|window| window == part.as_bytes()))
     }
+}
+
+/// Browsers ask for it by themselves, for bookmarks that nobody opens.
+fn is_of_no_visitor(path: &str) -> bool {
+    path == "/favicon.ico"
 }
 
 /// Whether it begins with one of [`AGENTS`].
@@ -152,8 +162,7 @@ pub struct Manner(OnceLock<(Box<[u8]>, bool)>);
 impl Manner {
     /// Whether a request is none of a visitor.
     pub fn is_quiet(&self, path: &str, headers: &HeaderMap, quiet: &Quiet) -> bool {
-        // Browsers ask for it by themselves, for bookmarks that nobody opens.
-        if path == "/favicon.ico" {
+        if is_of_no_visitor(path) {
             return true;
         }
         let Some(agent) = headers.get(USER_AGENT).map(|agent| agent.as_bytes()) else { return false };

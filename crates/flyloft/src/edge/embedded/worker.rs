@@ -1,7 +1,7 @@
 //! One thread of the edge: its listeners, its clients, its connections to upstreams. Threads share only the routes.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -13,13 +13,14 @@ use futures_util::stream::FuturesUnordered;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::crowd::{Crowd, Guest};
 use super::exchange::{self, Client};
+use super::gate::{Caller, Gate};
 use super::half_closed::{Asked, HalfClosed};
 use super::halt::Halt;
 use super::headers::Visitor;
@@ -130,12 +131,12 @@ impl Worker {
     }
 
     /// Serves until told to stop; then lets what is under way end, until the deadline.
-    pub async fn run(self: Arc<Self>, listeners: Vec<TcpListener>) {
+    pub async fn run(self: Arc<Self>, gates: Vec<Gate>) {
         // Each thread has tokens of its own, or they would meet at their locks with every connection.
         let (leaving, closed) = (self.shared.halt.leaving.child_token(), self.shared.halt.closed.child_token());
         let mut helpers = tokio::task::JoinSet::new();
-        for listener in listeners {
-            helpers.spawn(self.clone().accept(listener, leaving.clone(), closed.clone()));
+        for gate in gates {
+            helpers.spawn(self.clone().accept(gate, leaving.clone(), closed.clone()));
         }
         helpers.spawn(self.clone().sweep());
         closed.cancelled().await;
@@ -149,23 +150,27 @@ impl Worker {
         }
     }
 
-    async fn accept(self: Arc<Self>, listener: TcpListener, leaving: CancellationToken, closed: CancellationToken) {
-        let listener = match listener.set_nonblocking(true).and_then(|()| tokio::net::TcpListener::from_std(listener)) {
-            Ok(listener) => listener,
+    async fn accept(self: Arc<Self>, gate: Gate, leaving: CancellationToken, closed: CancellationToken) {
+        let gate = match gate.open() {
+            Ok(gate) => gate,
             Err(error) => return tracing::error!(%error, "failed to use a listening socket"),
         };
         let mut pause = PAUSE_MIN;
         loop {
-            match listener.accept().await {
-                Ok((stream, peer)) => {
+            match gate.accept().await {
+                Ok(caller) => {
                     pause = PAUSE_MIN;
                     // Who is not let in is closed at once.
-                    if let Some(guest) = self.shared.crowd.admit(peer.ip()) {
+                    if let Some(guest) = self.shared.crowd.admit(caller.address()) {
                         let stay = match self.shared.halt.has_begun() {
                             false => Stay { stop: leaving.clone(), held: self.early.token() },
                             true => Stay { stop: closed.clone(), held: self.late.token() },
                         };
-                        tokio::spawn(self.clone().serve(stream, peer, guest, stay));
+                        let worker = self.clone();
+                        match caller {
+                            Caller::Client(stream, from) => tokio::spawn(worker.serve(stream, Some(from), guest, stay)),
+                            Caller::Proxy(stream) => tokio::spawn(worker.serve(stream, None, guest, stay)),
+                        };
                     }
                 }
                 Err(error) if is_of_one_connection(&error) => {}
@@ -181,7 +186,11 @@ impl Worker {
         }
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, guest: Guest, stay: Stay) {
+    /// `from` is where the client is, if this is not by way of a proxy.
+    async fn serve<S>(self: Arc<Self>, stream: S, from: Option<IpAddr>, guest: Guest, stay: Stay)
+    where
+        S: AsyncRead + AsyncWrite + AsRawFd + Unpin + Send + 'static,
+    {
         let Stay { stop, held } = stay;
         let guest = Arc::new(guest);
         let mut opening = std::pin::pin!(Opened::read(stream));
@@ -194,11 +203,13 @@ impl Worker {
         if protocol == Protocol::Http2 && !guest.speaks_http2() {
             return;
         }
-        let half_closed = self.shared.limits.half_closed;
+        // A proxy that closes its side has nobody left who waits.
+        let half_closed = from.map_or(Duration::ZERO, |_| self.shared.limits.half_closed);
         let pace = self.shared.crowd.paces.taker();
         let asked = Asked::default();
         let client = Arc::new(Client {
-            visitor: Visitor::new(peer.ip()),
+            visitor: from.map(Visitor::new),
+            patience: half_closed,
             manner: Manner::default(),
             asked: asked.clone(),
             socket: stream.as_raw_fd(),
@@ -243,7 +254,7 @@ impl Worker {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(%peer, %error, "a client's connection ended badly");
+            tracing::debug!(?from, %error, "a client's connection ended badly");
         }
     }
 

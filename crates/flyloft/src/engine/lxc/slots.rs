@@ -11,6 +11,7 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,10 @@ pub const REGISTRY: &str = "/var/lib/flyloft-slots";
 
 /// Ids of a container: 0 to 65,535 inside.
 pub const IDS: u32 = 65_536;
+
+/// For so long a slot that was given back is nobody's, while there are others: a proxy that knew its addresses may still
+/// have connections on which somebody asks for what was there.
+const COOLS: Duration = Duration::from_secs(90);
 
 /// Slots that there are: as many ranges as fit between here and 2³¹, above which some programs take ids for negative.
 const COUNT: u16 = 4096;
@@ -113,7 +118,8 @@ impl Slots {
         let _lock = self.lock()?;
         for slot in self.taken()?.into_iter().map(Slot) {
             if self.owner(slot)?.as_deref() == Some(owner) {
-                fs::remove_file(self.file(slot))?;
+                fs::rename(self.file(slot), self.freed(slot))?;
+                File::open(self.freed(slot))?.set_modified(SystemTime::now())?;
             }
         }
         Ok(())
@@ -134,9 +140,20 @@ impl Slots {
         Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
     }
 
+    /// Says when a slot was given back.
+    fn freed(&self, slot: Slot) -> PathBuf {
+        self.dir.join(format!("freed-{}", slot.0))
+    }
+
     fn lowest_free(&self) -> io::Result<Option<Slot>> {
         let taken = self.taken()?;
-        Ok((0..COUNT).find(|n| !taken.contains(n)).map(Slot))
+        let mut free = (0..COUNT).filter(|n| !taken.contains(n)).map(Slot);
+        Ok(free.clone().find(|slot| !self.is_warm(*slot)).or_else(|| free.next()))
+    }
+
+    fn is_warm(&self, slot: Slot) -> bool {
+        let freed = fs::metadata(self.freed(slot)).and_then(|file| file.modified());
+        freed.is_ok_and(|at| at.elapsed().is_ok_and(|age| age < COOLS))
     }
 
     fn owner(&self, slot: Slot) -> io::Result<Option<PathBuf>> {
@@ -149,7 +166,11 @@ impl Slots {
 
     fn claim(&self, slot: Slot, owner: &Path) -> io::Result<()> {
         let owner = owner.to_str().ok_or_else(|| io::Error::other("the state directory's path is not UTF-8"))?;
-        fs::write(self.file(slot), owner)
+        fs::write(self.file(slot), owner)?;
+        match fs::remove_file(self.freed(slot)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn drop_stale(&self) -> io::Result<()> {
@@ -227,6 +248,28 @@ mod tests {
         assert!(slots.owner(second).unwrap().is_some(), "only its owner gives it back");
         slots.give_back(&two).unwrap();
         assert_eq!(slots.owner(second).unwrap(), None);
+    }
+
+    #[test]
+    fn what_was_just_given_back_is_taken_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let (owner, links) = (dir.path().join("one"), dir.path().join("links"));
+        [&owner, &links].into_iter().for_each(|dir| fs::create_dir(dir).unwrap());
+        let slots = Slots { dir: dir.path().to_owned(), links };
+        let first = slots.take(&owner).unwrap();
+        slots.give_back(&owner).unwrap();
+        let second = slots.take(&owner).unwrap();
+        assert_ne!(first, second);
+        let long_ago = SystemTime::now() - COOLS;
+        File::open(slots.freed(first)).unwrap().set_modified(long_ago).unwrap();
+        assert_eq!(slots.take(&owner).unwrap(), first);
+        assert!(!slots.freed(first).exists());
+        // Where there is no other, it is as good as any.
+        slots.give_back(&owner).unwrap();
+        for number in 2..COUNT {
+            slots.claim(Slot(number), &owner).unwrap();
+        }
+        assert_eq!(slots.take(&owner).unwrap(), first);
     }
 
     #[test]

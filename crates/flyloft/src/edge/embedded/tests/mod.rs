@@ -129,13 +129,13 @@ fn env() -> EnvRef {
 }
 
 /// An app: a listener and what it does with each connection. Dropping it closes the listener and all connections.
-struct App {
-    address: SocketAddr,
+pub(in crate::edge) struct App {
+    pub(in crate::edge) address: SocketAddr,
     task: JoinHandle<()>,
 }
 
 impl App {
-    async fn start<F>(serve: impl Fn(Peer) -> F + Send + 'static) -> Self
+    pub(in crate::edge) async fn start<F>(serve: impl Fn(Peer) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -159,27 +159,27 @@ impl Drop for App {
 }
 
 /// One end of a TCP connection.
-struct Peer {
+pub(in crate::edge) struct Peer {
     stream: TcpStream,
     unread: Vec<u8>,
 }
 
 impl Peer {
-    async fn connect(address: SocketAddr) -> Self {
+    pub(in crate::edge) async fn connect(address: SocketAddr) -> Self {
         Self { stream: TcpStream::connect(address).await.unwrap(), unread: Vec::new() }
     }
 
-    async fn say(&mut self, text: &str) {
+    pub(in crate::edge) async fn say(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).await.unwrap();
     }
 
     /// Answers 200 with this body.
-    async fn reply(&mut self, body: &str) {
+    pub(in crate::edge) async fn reply(&mut self, body: &str) {
         self.say(&format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
     }
 
     /// Reads up to and with `end`. Gives what came where the peer closed before, and the empty text at the end.
-    async fn read_until(&mut self, end: &str) -> String {
+    pub(in crate::edge) async fn read_until(&mut self, end: &str) -> String {
         loop {
             if let Some(at) = self.unread.windows(end.len()).position(|window| window == end.as_bytes()) {
                 let rest = self.unread.split_off(at + end.len());
@@ -191,7 +191,7 @@ impl Peer {
         }
     }
 
-    async fn read_head(&mut self) -> String {
+    pub(in crate::edge) async fn read_head(&mut self) -> String {
         self.read_until("\r\n\r\n").await
     }
 
@@ -204,7 +204,7 @@ impl Peer {
     }
 
     /// Reads one answer: the head and a body of the length it names, in chunks, or up to the end. Lines end in `\n`.
-    async fn read_answer(&mut self) -> String {
+    pub(in crate::edge) async fn read_answer(&mut self) -> String {
         let head = self.read_head().await;
         let lower = head.to_ascii_lowercase();
         let length = lower.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
@@ -217,7 +217,7 @@ impl Peer {
         (head + &body).replace("\r\n", "\n")
     }
 
-    async fn read_to_end(&mut self) -> String {
+    pub(in crate::edge) async fn read_to_end(&mut self) -> String {
         while self.read_some().await > 0 {}
         text(std::mem::take(&mut self.unread))
     }
@@ -243,7 +243,7 @@ async fn in_time<T>(wait: impl Future<Output = T>) -> T {
 }
 
 /// Waits for something that another task or thread is about to bring about.
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(in crate::edge) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let begin = std::time::Instant::now();
     while !holds() {
         assert!(begin.elapsed() < DEADLINE, "never happened: {what}");
@@ -252,7 +252,7 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// An app that answers every request with the head it got.
-async fn echo_head(mut peer: Peer) {
+pub(in crate::edge) async fn echo_head(mut peer: Peer) {
     loop {
         let head = peer.read_head().await;
         if head.is_empty() {

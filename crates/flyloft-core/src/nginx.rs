@@ -1,0 +1,20 @@
+//! nginx as the edge: what it is told, when it is told, and what it tells. Pure.
+//!
+//! ```text
+//!                        ┌─ awake ──────────────────► container
+//!   clients ══► nginx ───┤
+//!                        └─ anything else ──► flyloft's own edge (holds, wakes, says why not) ──► container
+//! ```
+//!
+//! What must hold: a host name that nginx is not told of is flyloft's to answer. So being late with what may go straight
+//! costs a hop and never a request, and only what may no longer go straight is urgent.
+
+mod pace;
+mod plan;
+mod report;
+mod site;
+
+pub use pace::{Haste, Pace};
+pub use plan::{Plan, Straight};
+pub use report::{Seen, is_leaving, is_worker};
+pub use site::{KEPT, Site};

@@ -1,0 +1,212 @@
+//! The files that nginx reads. Everything in them is made of values that were parsed once, so none of them can end a
+//! directive: names are letters, digits, `-` and `.`, addresses are printed, and paths have no white space.
+
+use std::fmt::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::Straight;
+use crate::host::Domain;
+
+/// A name of this length fits into a bucket of nginx's maps of any size that it may have by default. The size cannot be
+/// changed from here: nginx settles it with the first map of a site.
+const HASHED_MAX: usize = 46;
+
+/// How long nginx keeps an idle connection to an app.
+pub const KEPT: Duration = Duration::from_secs(10);
+
+/// What a client may claim of itself and its way here, beside what is set to the truth. nginx itself drops headers with
+/// a `_`.
+const CLAIMS: [&str; 12] = [
+    "Forwarded",
+    "Proxy",
+    "X-Forwarded-Client-Cert",
+    "X-Forwarded-Email",
+    "X-Forwarded-Groups",
+    "X-Forwarded-Prefix",
+    "X-Forwarded-Scheme",
+    "X-Forwarded-Server",
+    "X-Forwarded-Ssl",
+    "X-Forwarded-Uri",
+    "X-Forwarded-User",
+    "X-Real-IP",
+];
+
+/// What a site has of us.
+#[derive(Clone, Copy, Debug)]
+pub struct Site<'a> {
+    /// Tells apart daemons that share an nginx. Letters and digits.
+    pub instance: &'a str,
+    pub domain: &'a Domain,
+    pub listen: &'a [SocketAddr],
+    /// The directory of these files and of the sockets `edge.sock` and `log.sock`.
+    pub dir: &'a str,
+}
+
+impl Site<'_> {
+    /// The file that belongs into the site's `http` block: which host name goes straight to which app.
+    pub fn http(&self, straight: &Straight) -> String {
+        let Self { instance, domain, dir, .. } = self;
+        let ours = format!("flyloft_{instance}");
+        let mut text = String::from(MADE);
+        let mut groups: Vec<SocketAddr> = straight.values().copied().collect();
+        groups.sort();
+        groups.dedup();
+        let door = format!("server unix:{dir}/edge.sock");
+        let _ = writeln!(text, "upstream {ours} {{ {door} max_fails=0; }}");
+        let kept = KEPT.as_secs();
+        for address in groups {
+            let name = group(instance, address);
+            // Where nobody listens any more, flyloft knows why, or where else to go.
+            let _ = writeln!(
+                text,
+                "upstream {name} {{ server {address} max_fails=0; {door} max_fails=0 backup; keepalive 16; \
+                 keepalive_timeout {kept}s; keepalive_requests 1000000; }}"
+            );
+        }
+        let pattern = domain.as_str().replace('.', "\\.");
+        let _ = write!(
+            text,
+            "map $host ${ours}_label {{ default \"\"; \"~^([^.]+)\\.{pattern}$\" $1; }}\n\
+             map ${ours}_label ${ours}_awake {{\n    default {ours};\n"
+        );
+        let suffix = format!(".{domain}");
+        for (host, address) in straight {
+            let Some(label) = host.as_str().strip_suffix(&suffix) else { continue };
+            let name = group(instance, *address);
+            let _ = match label.len() <= HASHED_MAX {
+                true => writeln!(text, "    {label} {name};"),
+                false => writeln!(text, "    \"~^{label}$\" {name};"),
+            };
+        }
+        text.push_str("}\n");
+        text + &self.rest(&ours)
+    }
+
+    /// What does not depend on any environment.
+    fn rest(&self, ours: &str) -> String {
+        let Self { domain, dir, .. } = self;
+        // What is open for long is flyloft's: it hears who says something on it, and nobody waits for its end.
+        let mut text = format!(
+            "map $http_accept ${ours}_asked {{ default ${ours}_awake; \"~*^text/event-stream\" {ours}; }}\n\
+             map $http_upgrade ${ours}_to {{ default {ours}; \"\" ${ours}_asked; }}\n\
+             map $http_upgrade ${ours}_connection {{ default upgrade; \"\" \"\"; }}\n\
+             map $http_host ${ours}_port {{ default \"\"; \"~:([0-9]{{1,5}})$\" :$1; }}\n\
+             map ${ours}_to ${ours}_straight {{ default 1; {ours} 0; }}\n\
+             log_format {ours} \"$status\\t$host\\t$uri\\t$http_user_agent\";\n\
+             server {{\n"
+        );
+        for address in self.listens() {
+            let _ = writeln!(text, "    listen {address};");
+        }
+        let _ = writeln!(text, "    server_name *.{domain};\n    include {dir}/server.conf;\n}}");
+        text
+    }
+
+    /// `[::]` is both families to us, and one of them to nginx.
+    fn listens(&self) -> Vec<String> {
+        let both = |address: &SocketAddr| match address.ip() {
+            IpAddr::V6(ip) if ip.is_unspecified() => vec![address.port().to_string(), address.to_string()],
+            _ => vec![address.to_string()],
+        };
+        self.listen.iter().flat_map(both).collect()
+    }
+
+    /// What belongs into a `server` block: ours, and one that the site has for the same names.
+    pub fn server(&self) -> String {
+        let Self { instance, dir, .. } = self;
+        let ours = format!("flyloft_{instance}");
+        let mut text = format!(
+            "{MADE}access_log syslog:server=unix:{dir}/log.sock,nohostname,tag=flyloft {ours} if=${ours}_straight;\n\
+             client_max_body_size 0;\n\
+             proxy_http_version 1.1;\n\
+             proxy_request_buffering off;\n\
+             proxy_buffering off;\n\
+             proxy_buffer_size 16k;\n\
+             proxy_buffers 8 16k;\n\
+             proxy_connect_timeout 5s;\n\
+             proxy_read_timeout 1d;\n\
+             proxy_send_timeout 1d;\n\
+             proxy_next_upstream error;\n\
+             proxy_redirect off;\n\
+             proxy_intercept_errors off;\n\
+             proxy_set_header Host $host${ours}_port;\n\
+             proxy_set_header Connection ${ours}_connection;\n\
+             proxy_set_header Upgrade $http_upgrade;\n\
+             proxy_set_header X-Forwarded-For $remote_addr;\n\
+             proxy_set_header X-Forwarded-Host $host${ours}_port;\n\
+             proxy_set_header X-Forwarded-Port $server_port;\n\
+             proxy_set_header X-Forwarded-Proto $scheme;\n"
+        );
+        for claim in CLAIMS {
+            let _ = writeln!(text, "proxy_set_header {claim} \"\";");
+        }
+        let _ = write!(
+            text,
+            "proxy_hide_header X-Robots-Tag;\n\
+             add_header X-Robots-Tag noindex always;\n\
+             location / {{ proxy_pass http://${ours}_to; }}\n\
+             location = /robots.txt {{ proxy_pass http://{ours}; }}\n"
+        );
+        text
+    }
+
+    /// Both files, for a site that we have no part in.
+    pub fn nothing() -> &'static str {
+        "# flyloft serves by itself at the moment.\n"
+    }
+}
+
+const MADE: &str = "# Made by flyloft, and made anew with each change: what is written here is lost.\n";
+
+/// What an app's address is called as a group of nginx's. nginx looks for a group by comparing name after name, so they
+/// differ as early as addresses do: at the end.
+fn group(instance: &str, address: SocketAddr) -> String {
+    let hex: String = match address.ip() {
+        IpAddr::V4(ip) => format!("{:08x}", ip.to_bits()),
+        IpAddr::V6(ip) => format!("{:032x}", ip.to_bits()),
+    };
+    format!("{}_{}_flyloft_{instance}", hex.chars().rev().collect::<String>(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::HostName;
+
+    fn site<'a>(domain: &'a Domain, listen: &'a [SocketAddr]) -> Site<'a> {
+        Site { instance: "ab12cd", domain, listen, dir: "/var/lib/flyloft/nginx" }
+    }
+
+    fn straight(lines: &[(&str, &str)]) -> Straight {
+        lines.iter().map(|(host, address)| (HostName::parse(host).unwrap(), address.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn a_site_is_one_server_with_a_line_for_each_environment() {
+        let domain = Domain::parse("staging.example.org").unwrap();
+        let listen = ["[::]:80".parse().unwrap(), "192.0.2.1:8080".parse().unwrap()];
+        let straight = straight(&[
+            ("shop-main.staging.example.org", "10.1.0.5:5000"),
+            ("shop-pr-42.staging.example.org", "[fd00::9]:3000"),
+            ("an-app-of-a-very-long-name-with-a-branch-longer-still.staging.example.org", "10.1.0.6:5000"),
+            ("shop-old.elsewhere.example.org", "10.1.0.5:5000"),
+        ]);
+        insta::assert_snapshot!(site(&domain, &listen).http(&straight));
+    }
+
+    #[test]
+    fn what_every_server_does_is_in_a_file_of_its_own() {
+        let domain = Domain::parse("localhost").unwrap();
+        insta::assert_snapshot!(site(&domain, &[]).server());
+    }
+
+    #[test]
+    fn groups_are_called_differently_from_the_first_letter_on_where_their_addresses_differ_at_the_end() {
+        let name = |address: &str| group("ab12cd", address.parse().unwrap());
+        assert_eq!(name("10.1.0.5:5000"), "500010a0_5000_flyloft_ab12cd");
+        assert_ne!(name("10.1.0.5:5000")[..1], name("10.1.0.6:5000")[..1]);
+        assert_ne!(name("10.1.0.5:5000"), name("10.1.0.5:5001"));
+        assert!(name("[fd00::9]:3000").starts_with('9'));
+    }
+}

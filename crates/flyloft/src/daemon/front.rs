@@ -1,0 +1,225 @@
+//! What takes HTTP from the world, as the configuration says.
+
+use std::net::SocketAddr;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use flyloft_core::host::Domain;
+use flyloft_core::nginx::Site;
+use nix::unistd::{Uid, User};
+use tokio::sync::watch;
+
+use crate::config::{Config, EdgeKind};
+use crate::edge::embedded::{EdgeConfig, Embedded};
+use crate::edge::nginx::{Master, Nginx, NginxConfig, Place, Trouble, files};
+use crate::edge::{Route, SharedEdge, Visits};
+use crate::error::{Error, OrFailed, Result};
+use crate::machine::ports::Holder;
+use crate::machine::tools;
+use crate::sockets::{Sockets, Use};
+use crate::store::{self, EventKind, Store};
+
+/// What is wrong for a shorter time than this is told in the log alone: whoever restarts nginx knows.
+const LASTS: Duration = Duration::from_secs(10);
+
+/// How long nginx's processes may take to let go of a port, once they take nobody new.
+const LETS_GO: Duration = Duration::from_millis(50);
+
+pub struct Front {
+    pub edge: SharedEdge,
+    /// Where requests end up that wait: the edge itself, or what is behind it.
+    pub embedded: Arc<Embedded>,
+    /// Where clients come in.
+    pub addresses: Vec<SocketAddr>,
+    pub troubles: Option<watch::Receiver<Option<Trouble>>>,
+    /// Where nginx comes in, and where it logs.
+    nginx: Option<(UnixListener, UnixDatagram)>,
+}
+
+/// What there is to serve.
+pub struct Serves<'a> {
+    pub instance: &'a str,
+    pub domain: &'a Domain,
+    pub routes: Vec<(String, Route)>,
+    pub visits: Visits,
+}
+
+impl Front {
+    /// Opens what the configuration says, with the sockets that were handed over. It is `answering` from early on.
+    pub async fn open(
+        config: &Config,
+        serves: Serves<'_>,
+        inherited: &mut Sockets,
+        answering: &OnceLock<Arc<Embedded>>,
+    ) -> Result<Self> {
+        let failed = || "failed to start the edge";
+        let Serves { instance, domain, routes, visits } = serves;
+        let quiet_agents = config.edge.quiet_agents.clone();
+        let to_open = |listen: Vec<SocketAddr>| EdgeConfig {
+            routes: routes.clone(),
+            visits: Some(visits.clone()),
+            quiet_agents: quiet_agents.clone(),
+            ..EdgeConfig::new(listen)
+        };
+        if config.edge.kind == EdgeKind::Embedded {
+            withdraw(config).await;
+            let to_open = EdgeConfig { inherited: inherited.take(Use::Http), ..to_open(config.http.listen.clone()) };
+            let embedded = Embedded::open(to_open).or_failed(failed)?;
+            let _ = answering.set(embedded.clone());
+            let addresses = embedded.addresses().to_vec();
+            return Ok(Self { edge: embedded.clone(), embedded, addresses, troubles: None, nginx: None });
+        }
+        let user = check_nginx(config)?;
+        let dir = files::dir(&config.state_dir);
+        let at = || format!("failed to prepare `{}` for nginx", dir.display());
+        files::prepare(&dir, Site::nothing()).or_failed(at)?;
+        let proxy = files::listen(&dir, user, inherited.take(Use::Nginx).pop()).or_failed(at)?;
+        let log = files::hear(&dir, user, inherited.take(Use::NginxLog).pop()).or_failed(at)?;
+        let kept = (proxy.try_clone().or_failed(at)?, log.try_clone().or_failed(at)?);
+        let embedded = Embedded::open(EdgeConfig { proxy: Some(proxy), ..to_open(Vec::new()) }).or_failed(failed)?;
+        let _ = answering.set(embedded.clone());
+        let place = Place {
+            dir,
+            instance: instance.to_owned(),
+            domain: domain.clone(),
+            listen: config.http.listen.clone(),
+            master: Master::of(&config.nginx),
+        };
+        let nginx = NginxConfig { place, log, quiet_agents: quiet_agents.clone(), routes: routes.clone(), visits };
+        let nginx = Nginx::open(embedded.clone(), nginx).or_failed(failed)?;
+        let (troubles, addresses) = (Some(nginx.troubles()), config.http.listen.clone());
+        Ok(Self { edge: nginx, embedded, addresses, troubles, nginx: Some(kept) })
+    }
+
+    /// Copies of the sockets by which clients, or nginx, come in.
+    pub fn keep(&self, kept: &mut Sockets) -> std::io::Result<()> {
+        kept.keep(Use::Http, self.embedded.listeners()?)?;
+        if let Some((proxy, log)) = &self.nginx {
+            kept.keep(Use::Nginx, [proxy])?;
+            kept.keep(Use::NginxLog, [log])?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether there could be an nginx as the configuration says, and whom its workers run as.
+pub fn check_nginx(config: &Config) -> Result<Uid> {
+    if !tools::in_path("nginx") {
+        return Err(Error::failed("`nginx` is not installed, and the configuration says that it is the edge")
+            .hint("apt-get install --no-install-recommends nginx-light"));
+    }
+    if let Some(address) = config.http.listen.iter().find(|address| address.port() == 0) {
+        return Err(Error::usage(format!("nginx cannot listen on `{address}`: it needs a port")));
+    }
+    must_be_plain(&config.state_dir)?;
+    let name = &config.nginx.user;
+    let user = User::from_name(name).or_failed(|| format!("failed to look up the user `{name}`"))?;
+    let user = user.ok_or_else(|| {
+        Error::usage(format!("there is no user `{name}`, whom nginx's workers are to run as"))
+            .hint("say who does with `user` in `[nginx]` of the configuration")
+    })?;
+    Ok(user.uid)
+}
+
+/// The path comes to stand in nginx's configuration.
+fn must_be_plain(dir: &Path) -> Result<()> {
+    let text = dir.to_string_lossy();
+    match text.chars().all(|c| c.is_alphanumeric() || "/._-+@,=~".contains(c)) {
+        true => Ok(()),
+        false => Err(Error::usage(format!("nginx cannot find its files in the state directory `{text}`"))
+            .hint("its path may have letters, digits, and any of `/._-+@,=~`")),
+    }
+}
+
+/// Whether the process that has a port is an nginx that has it for us, and would let go of it.
+pub fn is_for_us(config: &Config, holder: &Holder) -> bool {
+    let said = std::fs::read_to_string(files::dir(&config.state_dir).join(files::HTTP));
+    holder.name == "nginx"
+        && said.is_ok_and(|said| said != Site::nothing())
+        && Master::of(&config.nginx).find().is_some()
+}
+
+/// Takes back what was said to an nginx while it was the edge, so that it lets go of the ports.
+async fn withdraw(config: &Config) {
+    let dir = files::dir(&config.state_dir);
+    let said = std::fs::read_to_string(dir.join(files::HTTP)).unwrap_or_default();
+    if said.is_empty() || said == Site::nothing() {
+        return;
+    }
+    for file in [files::HTTP, files::SERVER] {
+        if let Err(error) = files::write(&dir, file, Site::nothing()) {
+            return tracing::warn!(%error, file, "failed to take back what nginx was told");
+        }
+    }
+    match Master::of(&config.nginx).reload().await {
+        Ok(_) => tokio::time::sleep(LETS_GO).await,
+        Err(Trouble::NotRunning(_)) => {}
+        Err(trouble) => tracing::warn!(%trouble, "nginx may still have the edge's ports"),
+    }
+}
+
+/// Tells people of every app when nginx does not do what it is to do, and when it does again.
+pub async fn tell(store: Store, mut troubles: watch::Receiver<Option<Trouble>>) {
+    loop {
+        let trouble = troubles.borrow_and_update().clone();
+        let text = match &trouble {
+            Some(trouble) => {
+                tracing::error!(%trouble, "nginx is not what it should be");
+                format!("{trouble}; `flyloft doctor` says more")
+            }
+            None => "nginx does what it is to do".to_owned(),
+        };
+        let next = another(&mut troubles, &trouble);
+        let mut next = std::pin::pin!(next);
+        if tokio::time::timeout(LASTS, &mut next).await.is_ok() {
+            continue;
+        }
+        if let Err(error) = tell_apps(&store, trouble.is_none(), &text).await {
+            tracing::error!(%error, "failed to record an event");
+        }
+        next.await;
+    }
+}
+
+/// Comes back when it is something else.
+async fn another(troubles: &mut watch::Receiver<Option<Trouble>>, than: &Option<Trouble>) {
+    if troubles.wait_for(|trouble| trouble != than).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+async fn tell_apps(store: &Store, well: bool, text: &str) -> Result<(), store::StoreError> {
+    let turn = [EventKind::EdgeFailed, EventKind::EdgeWorks];
+    for app in store.apps().await? {
+        store.tell_turn(&app.name, turn, well, ("flyloft", text), store::now()).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_would_end_a_directive_of_nginx_is_refused() {
+        must_be_plain(Path::new("/var/lib/flyloft-test/state_1")).unwrap();
+        for path in ["/var/lib/a;b", "/var/lib/{a", "/var/lib/$host", "/var/lib/a\"b", "/var/lib/a#b"] {
+            assert!(must_be_plain(Path::new(path)).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn nginx_needs_a_port_and_a_user_that_is_there() {
+        let mut config = Config::default();
+        config.http.listen = vec!["[::]:0".parse().unwrap()];
+        assert_eq!(check_nginx(&config).unwrap_err().what, "nginx cannot listen on `[::]:0`: it needs a port");
+        config.http.listen = vec!["[::]:8080".parse().unwrap()];
+        config.nginx.user = "nobody-at-all".to_owned();
+        let refused = check_nginx(&config).unwrap_err();
+        assert_eq!(refused.what, "there is no user `nobody-at-all`, whom nginx's workers are to run as");
+        config.nginx.user = "root".to_owned();
+        assert!(check_nginx(&config).unwrap().is_root());
+    }
+}

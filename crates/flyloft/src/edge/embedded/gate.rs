@@ -1,0 +1,62 @@
+//! Where connections come into the edge: from clients, or from a proxy before it.
+
+use std::io;
+use std::net::{IpAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+
+use tokio::net::{TcpStream, UnixStream};
+
+/// Where connections come in.
+pub enum Gate {
+    /// For clients.
+    Clients(TcpListener),
+    /// For a proxy that says who its clients are.
+    Proxy(UnixListener),
+}
+
+/// The same, where a runtime waits.
+pub enum OpenGate {
+    Clients(tokio::net::TcpListener),
+    Proxy(tokio::net::UnixListener),
+}
+
+/// Who has come in.
+pub enum Caller {
+    Client(TcpStream, IpAddr),
+    Proxy(UnixStream),
+}
+
+impl Gate {
+    pub fn open(self) -> io::Result<OpenGate> {
+        match self {
+            Gate::Clients(listener) => {
+                listener.set_nonblocking(true)?;
+                tokio::net::TcpListener::from_std(listener).map(OpenGate::Clients)
+            }
+            Gate::Proxy(listener) => {
+                listener.set_nonblocking(true)?;
+                tokio::net::UnixListener::from_std(listener).map(OpenGate::Proxy)
+            }
+        }
+    }
+}
+
+impl OpenGate {
+    pub async fn accept(&self) -> io::Result<Caller> {
+        match self {
+            OpenGate::Clients(listener) => {
+                listener.accept().await.map(|(stream, peer)| Caller::Client(stream, peer.ip()))
+            }
+            OpenGate::Proxy(listener) => listener.accept().await.map(|(stream, _)| Caller::Proxy(stream)),
+        }
+    }
+}
+
+impl Caller {
+    pub fn address(&self) -> Option<IpAddr> {
+        match self {
+            Caller::Client(_, from) => Some(*from),
+            Caller::Proxy(_) => None,
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What nginx reads of us, and the sockets by which it reaches us: all in one directory, below the state directory.
+//!
+//! Its workers run as a user of their own, who owns the two sockets; nobody else may connect there, since what comes in
+//! says of itself where it is from.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Uid, chown};
+
+use crate::config::{Config, EdgeKind};
+
+/// For the site's `http` block.
+pub const HTTP: &str = "flyloft.conf";
+/// For a `server` block: ours, and one of the site's that serves the same names.
+pub const SERVER: &str = "server.conf";
+/// Where requests come in that do not go straight.
+pub const EDGE: &str = "edge.sock";
+/// Where nginx logs those that did.
+pub const LOG: &str = "log.sock";
+
+/// The directory, in the state directory.
+pub fn dir(state_dir: &Path) -> PathBuf {
+    state_dir.join("nginx")
+}
+
+/// Where a socket of ours is, if this configuration has one.
+pub fn expected(config: &Config, socket: &str) -> Option<PathBuf> {
+    (config.edge.kind == EdgeKind::Nginx).then(|| dir(&config.state_dir).join(socket))
+}
+
+/// Makes the directory, and a file that says nothing where there is none, so that a site can include it.
+pub fn prepare(dir: &Path, nothing: &str) -> io::Result<()> {
+    // nginx's workers pass through it.
+    DirBuilder::new().recursive(true).mode(0o711).create(dir)?;
+    for file in [HTTP, SERVER] {
+        if !dir.join(file).exists() {
+            write(dir, file, nothing)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whoever reads it meanwhile sees the old or the new. After a power cut it is written anew.
+pub fn write(dir: &Path, file: &str, text: &str) -> io::Result<()> {
+    let mut new = tempfile::NamedTempFile::new_in(dir)?;
+    new.write_all(text.as_bytes())?;
+    new.persist(dir.join(file)).map(drop).map_err(|error| error.error)
+}
+
+/// Listens where nginx brings requests, with the socket that was handed over if there is one.
+pub fn listen(dir: &Path, user: Uid, inherited: Option<OwnedFd>) -> io::Result<UnixListener> {
+    let path = dir.join(EDGE);
+    let listener = match inherited {
+        Some(socket) => socket.into(),
+        None => {
+            clear(&path)?;
+            UnixListener::bind(&path)?
+        }
+    };
+    hand_over(&path, user)?;
+    Ok(listener)
+}
+
+/// Listens where nginx logs, in the same way.
+pub fn hear(dir: &Path, user: Uid, inherited: Option<OwnedFd>) -> io::Result<UnixDatagram> {
+    let path = dir.join(LOG);
+    let socket = match inherited {
+        Some(socket) => socket.into(),
+        None => {
+            clear(&path)?;
+            UnixDatagram::bind(&path)?
+        }
+    };
+    hand_over(&path, user)?;
+    Ok(socket)
+}
+
+/// A socket that nobody has any more is in the way of the next one.
+fn clear(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn hand_over(path: &Path, user: Uid) -> io::Result<()> {
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    Ok(chown(path, Some(user), None)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn files_that_are_there_stay_and_sockets_are_one_user_s() {
+        let state = tempfile::tempdir().unwrap();
+        let dir = dir(state.path());
+        prepare(&dir, "# nothing\n").unwrap();
+        write(&dir, HTTP, "# something\n").unwrap();
+        prepare(&dir, "# nothing\n").unwrap();
+        assert_eq!(fs::read_to_string(dir.join(HTTP)).unwrap(), "# something\n");
+        assert_eq!(fs::read_to_string(dir.join(SERVER)).unwrap(), "# nothing\n");
+        let own = nix::unistd::geteuid();
+        for _ in 0..2 {
+            let _sockets = (listen(&dir, own, None).unwrap(), hear(&dir, own, None).unwrap());
+            for socket in [EDGE, LOG] {
+                let found = dir.join(socket).metadata().unwrap();
+                assert_eq!((found.uid(), found.mode() & 0o777), (own.as_raw(), 0o600), "{socket}");
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Keeps nginx at what is wanted of it: one task, which writes, has nginx read, and waits until it has.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use flyloft_core::host::Domain;
+use flyloft_core::nginx::{Haste, Pace, Plan, Site};
+use tokio::sync::{Notify, watch};
+
+use super::files;
+use super::master::{Master, Running, Trouble};
+
+/// How often one looks whether nginx has been started by somebody.
+const GLANCE: Duration = Duration::from_secs(1);
+
+/// How long nginx is left alone that has refused its configuration. Others may mend it meanwhile.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the keeper and those who ask it for something have in common.
+pub struct Desk {
+    plan: Mutex<Plan>,
+    changed: Notify,
+    /// What came of the last time that nginx was told.
+    round: watch::Sender<Option<Trouble>>,
+}
+
+/// What the site is, for as long as the daemon runs.
+pub struct Place {
+    pub dir: PathBuf,
+    pub instance: String,
+    pub domain: Domain,
+    pub listen: Vec<std::net::SocketAddr>,
+    pub master: Master,
+}
+
+impl Desk {
+    pub fn new(plan: Plan) -> Self {
+        Self { plan: Mutex::new(plan), changed: Notify::new(), round: watch::Sender::new(None) }
+    }
+
+    /// Changes what is wanted, or looks at it.
+    pub fn with<T>(&self, what: impl FnOnce(&mut Plan) -> T) -> T {
+        let mut plan = self.lock();
+        let before = plan.haste();
+        let result = what(&mut plan);
+        if plan.haste() > before {
+            self.changed.notify_one();
+        }
+        result
+    }
+
+    /// Comes back when it is so with nginx, or with what keeps nginx from it.
+    pub async fn until(&self, is_so: impl Fn(&Plan) -> bool) -> Result<(), Trouble> {
+        let mut rounds = self.round.subscribe();
+        loop {
+            let trouble = rounds.borrow_and_update().clone();
+            if is_so(&self.lock()) {
+                return Ok(());
+            }
+            if let Some(trouble) = trouble.filter(Trouble::keeps_the_old) {
+                return Err(trouble);
+            }
+            if rounds.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// What is wrong with nginx, each time that this changes.
+    pub fn troubles(&self) -> watch::Receiver<Option<Trouble>> {
+        self.round.subscribe()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the keeper remembers from one round to the next.
+pub struct Keeper {
+    desk: Arc<Desk>,
+    place: Arc<Place>,
+    running: Option<Running>,
+    /// nginx reads our file.
+    is_included: bool,
+    looked: Instant,
+    pace: Pace,
+    told: Option<Instant>,
+    /// Since when something waits to be told.
+    waits: Option<Instant>,
+}
+
+impl Keeper {
+    pub fn new(desk: Arc<Desk>, place: Arc<Place>) -> Self {
+        let pace = Pace::default();
+        let looked = Instant::now();
+        Self { desk, place, running: None, is_included: false, looked, pace, told: None, waits: None }
+    }
+
+    pub async fn run(mut self) {
+        loop {
+            let haste = self.desk.lock().haste();
+            let Some(haste) = haste else {
+                self.waits = None;
+                tokio::select! {
+                    () = self.desk.changed.notified() => {}
+                    () = tokio::time::sleep(GLANCE) => self.glance().await,
+                }
+                continue;
+            };
+            let waited = self.waits.get_or_insert_with(Instant::now).elapsed();
+            let since = self.told.map(|told| told.elapsed());
+            let wait = self.pace.wait(haste, waited, since);
+            if !wait.is_zero() {
+                tokio::select! {
+                    () = self.desk.changed.notified() => {}
+                    () = tokio::time::sleep(wait) => {}
+                }
+                continue;
+            }
+            self.pace = self.pace.told(since);
+            self.waits = None;
+            let told = self.tell().await;
+            self.told = Some(Instant::now());
+            self.conclude(told).await;
+        }
+    }
+
+    /// Has nginx do what is wanted now.
+    async fn tell(&mut self) -> Result<(), Trouble> {
+        let straight = self.desk.lock().begin();
+        let Place { dir, instance, domain, listen, master } = &*self.place;
+        let shown = dir.to_string_lossy();
+        let site = Site { instance, domain, listen, dir: &shown };
+        for (file, text) in [(files::SERVER, site.server()), (files::HTTP, site.http(&straight))] {
+            files::write(dir, file, &text).map_err(|error| Trouble::Unwritable(dir.join(file), error.to_string()))?;
+        }
+        let running = master.reload().await?;
+        self.desk.lock().told(straight);
+        if self.running.replace(running) != Some(running) || !self.is_included {
+            self.is_included = false;
+            self.must_be_included().await?;
+            self.is_included = true;
+        }
+        Ok(())
+    }
+
+    async fn must_be_included(&self) -> Result<(), Trouble> {
+        let Place { dir, master, .. } = &*self.place;
+        let file = dir.join(files::HTTP);
+        let is_included = super::includes(&master.dump().await?, &file);
+        if is_included { Ok(()) } else { Err(Trouble::NotIncluded(file)) }
+    }
+
+    /// Lets everybody know what came of it, and sees to it that it is tried again.
+    async fn conclude(&mut self, told: Result<(), Trouble>) {
+        match &told {
+            Err(Trouble::NotRunning(_)) => {
+                self.running = None;
+                self.desk.lock().down();
+            }
+            Err(trouble) if trouble.keeps_the_old() => self.desk.lock().hurry(Haste::Now),
+            Ok(()) | Err(_) => {}
+        }
+        let stuck = told.as_ref().is_err_and(Trouble::keeps_the_old);
+        self.desk.round.send_replace(told.err());
+        // Whoever wants something meanwhile is told at once that it does not work.
+        if !stuck {
+            return;
+        }
+        loop {
+            tokio::time::sleep(PATIENCE).await;
+            // To be told in vain would only fill its log.
+            if self.place.master.test().await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Looks whether nginx is the one that it was.
+    async fn glance(&mut self) {
+        let master = &self.place.master;
+        let now = master.find();
+        if now != self.running {
+            return match now {
+                // It has read what was there, which may have been something else a moment later.
+                Some(_) => self.desk.lock().lost(),
+                None => {
+                    self.running = None;
+                    self.desk.lock().down();
+                    self.desk.round.send_replace(Some(Trouble::NotRunning(master.pid_file.clone())));
+                }
+            };
+        }
+        if now.is_some() && !self.is_included && self.looked.elapsed() > PATIENCE {
+            self.looked = Instant::now();
+            // Somebody may have added the line.
+            if self.must_be_included().await.is_ok() {
+                self.desk.lock().lost();
+            }
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! nginx as the edge, on servers that run it already.
+//!
+//! ```text
+//!                            straight, where an app is awake
+//!   clients ══► nginx ══════════════════════════════════════════════► app
+//!                 ║  ▲ reads anew                                      ▲
+//!   all the rest: ║  └─ keeper ◄── plan ◄── set, remove, drained       ║
+//!                 ╚══► edge.sock ══► the embedded edge: holds, wakes ══╝
+//!                 log.sock ──► uses, and the host's sockets ──► when it was last used
+//! ```
+//!
+//! The embedded edge knows every route and stays right at any moment; nginx is told afterwards, of what may go straight.
+//! A host name that nginx does not know goes to the embedded edge. What must hold: an app is not put to rest before nginx
+//! sends it nobody any more, and whoever slips through all the same, on a connection that one of nginx's old processes
+//! had open before, is found and wakes it: a frozen app's kernel accepts connections, so nobody is lost.
+
+pub mod files;
+mod keeper;
+mod master;
+mod sockets;
+#[cfg(test)]
+mod tests;
+mod uses;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use flyloft_core::host::HostName;
+use flyloft_core::name::EnvRef;
+use flyloft_core::nginx::{Haste, KEPT, Plan};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+pub use self::keeper::Place;
+use self::keeper::{Desk, Keeper};
+pub use self::master::{Master, Trouble};
+use self::sockets::Sockets;
+use self::uses::Uses;
+use super::{Edge, EdgeError, Route, SharedEdge, Target, Visit, Visits};
+
+/// How often one looks who is still connected to an app.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The same, to an app that rests.
+const WATCH: Duration = Duration::from_millis(250);
+
+/// After this much time without any request that ended, whatever is connected has one under way.
+const SURELY_BUSY: Duration = Duration::from_secs(KEPT.as_secs() + 2);
+
+/// How to open an [`Nginx`].
+pub struct NginxConfig {
+    pub place: Place,
+    /// Where nginx logs, in the directory of the place.
+    pub log: UnixDatagram,
+    pub quiet_agents: Vec<String>,
+    /// What is routed already in the edge that takes what does not go straight.
+    pub routes: Vec<(String, Route)>,
+    /// Who is told of those that slip through.
+    pub visits: Visits,
+}
+
+pub struct Nginx {
+    /// Takes what does not go straight, in the directory of the place.
+    inner: SharedEdge,
+    desk: Arc<Desk>,
+    uses: Arc<Uses>,
+    sockets: Sockets,
+    apps: Arc<Mutex<Apps>>,
+    _tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+/// Who is behind an address.
+#[derive(Default)]
+struct Apps {
+    known: HashMap<SocketAddr, EnvRef>,
+    /// Those that nobody is to be connected to any more.
+    resting: HashMap<SocketAddr, EnvRef>,
+    /// Those that go straight no more because something else will soon, and where they went.
+    expected: HashMap<HostName, SocketAddr>,
+}
+
+impl Apps {
+    fn is_at(&mut self, env: EnvRef, address: SocketAddr) {
+        self.resting.retain(|_, resting| *resting != env);
+        self.known.retain(|_, known| *known != env);
+        self.known.insert(address, env);
+    }
+
+    fn rests(&mut self, address: SocketAddr) {
+        if let Some(env) = self.known.remove(&address) {
+            self.resting.insert(address, env);
+        }
+    }
+}
+
+impl Nginx {
+    /// Begins to keep nginx at what is wanted, whether it runs or not. Must be called in a runtime.
+    pub fn open(inner: SharedEdge, config: NginxConfig) -> std::io::Result<Arc<Self>> {
+        let NginxConfig { place, log, quiet_agents, routes, visits } = config;
+        let mut apps = Apps::default();
+        let mut straight = std::collections::BTreeMap::new();
+        for (host, Route { env, target }) in routes {
+            if let (Ok(host), Target::Upstream(address)) = (HostName::parse(&host), target) {
+                apps.known.insert(address, env);
+                straight.insert(host, address);
+            }
+        }
+        let (desk, place, apps) =
+            (Arc::new(Desk::new(Plan::new(straight))), Arc::new(place), Arc::new(Mutex::new(apps)));
+        log.set_nonblocking(true)?;
+        let log = tokio::net::UnixDatagram::from_std(log)?;
+        let uses = Arc::new(Uses::new(&quiet_agents));
+        let asked = desk.clone();
+        let is_straight =
+            move |host: &str| HostName::parse(host).is_ok_and(|host| asked.with(|plan| plan.may_go_straight(&host)));
+        let tasks = vec![
+            tokio::spawn(Keeper::new(desk.clone(), place.clone()).run()),
+            tokio::spawn(uses.clone().listen(log, is_straight)),
+            tokio::spawn(watch_those_at_rest(apps.clone(), place, visits)),
+        ];
+        let tasks = tasks.into_iter().map(AbortOnDropHandle::new).collect();
+        Ok(Arc::new(Self { inner, desk, uses, sockets: Sockets::default(), apps, _tasks: tasks }))
+    }
+
+    /// What is wrong with nginx, each time that this changes.
+    pub fn troubles(&self) -> watch::Receiver<Option<Trouble>> {
+        self.desk.troubles()
+    }
+
+    fn apps(&self) -> MutexGuard<'_, Apps> {
+        self.apps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Edge for Nginx {
+    async fn set(&self, host: &str, route: Route) -> Result<(), EdgeError> {
+        let Ok(name) = HostName::parse(host) else { return self.inner.set(host, route).await };
+        let (env, target) = (route.env.clone(), route.target.clone());
+        // Whoever nginx brings here finds the way at once.
+        self.inner.set(host, route).await?;
+        self.apps().expected.remove(&name);
+        let Target::Upstream(address) = target else {
+            self.desk.with(|plan| plan.come_here(&name));
+            return Ok(());
+        };
+        self.apps().is_at(env, address);
+        self.desk.with(|plan| plan.go_straight(name.clone(), address));
+        Ok(self.desk.until(|plan| !plan.may_mislead(&name, address)).await?)
+    }
+
+    async fn remove(&self, host: &str) -> Result<(), EdgeError> {
+        self.inner.remove(host).await?;
+        let Ok(name) = HostName::parse(host) else { return Ok(()) };
+        self.uses.forget(host);
+        self.desk.with(|plan| {
+            plan.come_here(&name);
+            plan.hurry(Haste::Now);
+        });
+        Ok(self.desk.until(|plan| !plan.may_go_straight(&name)).await?)
+    }
+
+    fn expect(&self, host: &str, change: bool) {
+        let Ok(name) = HostName::parse(host) else { return };
+        let mut apps = self.apps();
+        self.desk.with(|plan| match (change, plan.straight(&name)) {
+            (true, Some(address)) => {
+                apps.expected.insert(name.clone(), address);
+                plan.come_here(&name);
+            }
+            (false, None) => {
+                if let Some(address) = apps.expected.remove(&name) {
+                    plan.go_straight(name.clone(), address);
+                }
+            }
+            _ => {}
+        });
+    }
+
+    fn explain(&self, host: &str, doing: &str) {
+        self.inner.explain(host, doing);
+    }
+
+    fn unused_for(&self, host: &str) -> Option<Duration> {
+        let inner = self.inner.unused_for(host);
+        let Ok(name) = HostName::parse(host) else { return inner };
+        let its = self.uses.of(name.as_str());
+        let seen = its.visited.map(|at| at.elapsed());
+        // nginx tells of a request when it has ended.
+        let is_quiet = its.asked.is_none_or(|at| at.elapsed() > SURELY_BUSY);
+        let straight = self.desk.with(|plan| plan.straight(&name)).filter(|_| is_quiet);
+        let long_ago = Instant::now() - 5 * LOOK;
+        let is_busy = straight.is_some_and(|address| self.sockets.open_to(address, long_ago));
+        [inner, seen, is_busy.then_some(Duration::ZERO)].into_iter().flatten().min()
+    }
+
+    fn answers(&self, host: &str) -> [u64; 5] {
+        let (inner, straight) = (self.inner.answers(host), self.uses.of(host).answers);
+        std::array::from_fn(|class| inner[class] + straight[class])
+    }
+
+    async fn drained(&self, upstream: SocketAddr, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        self.desk.with(|plan| {
+            if plan.may_reach(upstream) {
+                plan.hurry(Haste::Soon);
+            }
+        });
+        let left = async {
+            // While nginx does not take its configuration, somebody may come at any time.
+            while self.desk.until(|plan| !plan.may_reach(upstream)).await.is_err() {
+                tokio::time::sleep(WATCH).await;
+            }
+            let since = Instant::now();
+            while self.sockets.open_to(upstream, since) {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        if tokio::time::timeout(limit, left).await.is_err() {
+            return false;
+        }
+        let drained = self.inner.drained(upstream, deadline.saturating_duration_since(Instant::now())).await;
+        if drained {
+            self.apps().rests(upstream);
+        }
+        drained
+    }
+}
+
+/// Tells of those who are connected to an app that rests, for as long as nginx has processes that may have let them in.
+async fn watch_those_at_rest(apps: Arc<Mutex<Apps>>, place: Arc<Place>, visits: Visits) {
+    let lock = || apps.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        tokio::time::sleep(WATCH).await;
+        let at_rest: Vec<SocketAddr> = lock().resting.keys().copied().collect();
+        if at_rest.is_empty() {
+            continue;
+        }
+        let open = sockets::open();
+        let has_leaving = place.master.has_leaving();
+        let mut apps = lock();
+        for address in at_rest {
+            // Who has no process left that knew of it needs no eye any more.
+            if open.contains(&address)
+                && let Some(env) = apps.resting.remove(&address)
+            {
+                let by = "a connection that nginx had open".to_owned();
+                let _ = visits.send(Visit { env, by, at: Instant::now(), passage: None });
+            } else if !has_leaving {
+                apps.resting.remove(&address);
+            }
+        }
+    }
+}
+
+/// Whether a configuration, as `nginx -T` prints it, has this file in it.
+pub fn includes(dump: &str, file: &Path) -> bool {
+    let marked = format!("# configuration file {}:", file.display());
+    dump.lines().any(|line| line == marked)
+}

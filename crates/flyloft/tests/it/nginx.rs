@@ -1,0 +1,233 @@
+//! nginx as the edge: everything that the embedded one does, by way of a real nginx.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+
+use crate::harness::{Flyloft, text, wait_for};
+use crate::nginx_site::{NginxSite, OTHER};
+use crate::own_server::free_port;
+use crate::push::borrowed;
+use crate::services::host_address;
+
+/// An app that answers with its version, and a `POST` with how much came.
+const SERVER: &str = r#"
+import os
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def answer(self, body):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+    def do_GET(self):
+        if self.path == "/way":
+            return self.answer(" ".join(self.headers.keys()))
+        self.answer(VERSION + " " + self.headers.get("X-Forwarded-For", ""))
+    def do_POST(self):
+        got = 0
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            while size := int(self.rfile.readline(), 16):
+                got += len(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+        else:
+            got = len(self.rfile.read(int(self.headers["Content-Length"])))
+        self.answer(f"{VERSION} got {got}")
+    def log_message(self, *args):
+        pass
+
+ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Handler).serve_forever()
+"#;
+
+fn app(version: &str) -> Vec<(&'static str, String)> {
+    vec![
+        ("Procfile", "web: python3 server.py\n".to_owned()),
+        ("requirements.txt", String::new()),
+        ("server.py", format!("VERSION = {version:?}\n{SERVER}")),
+    ]
+}
+
+/// A daemon with an nginx as its edge.
+struct Behind {
+    flyloft: Flyloft,
+    site: NginxSite,
+}
+
+impl Behind {
+    fn start() -> Self {
+        let mut flyloft = Flyloft::start();
+        flyloft.stop();
+        let site = NginxSite::new("www-data");
+        flyloft.listen = format!("[::]:{}", site.port);
+        flyloft.config = site.edge();
+        flyloft.serve();
+        let mut behind = Self { flyloft, site };
+        behind.site.configure(&format!("include {};", behind.file()));
+        behind.site.start();
+        behind
+    }
+
+    /// What the site includes.
+    fn file(&self) -> String {
+        self.flyloft.state.join("nginx/flyloft.conf").display().to_string()
+    }
+
+    /// Waits until nginx has been told that this goes straight, or that it does not.
+    fn straight(&self, env: &str, wanted: bool) {
+        let line = format!("    {} ", env.replace('/', "-"));
+        let is_straight = || std::fs::read_to_string(self.file()).unwrap().contains(&line);
+        wait_for("nginx to be told", || (is_straight() == wanted).then_some(()));
+    }
+
+    fn state(&self, env: &str) -> String {
+        let shown: serde_json::Value = serde_json::from_str(&self.flyloft.ok(&["show", env, "--json"])).unwrap();
+        shown["state"].as_str().unwrap_or_default().to_owned()
+    }
+
+    fn down(&self, how: &str, env: &str) {
+        self.flyloft.ok(&[how, env]);
+        wait_for("it to go down", || (self.state(env) != "awake").then_some(()));
+    }
+
+    fn post(&self, env: &str, head: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.site.port)).unwrap();
+        let host = format!("{}.localhost", env.replace('/', "-"));
+        write!(stream, "POST / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{head}\r\n\r\n{body}").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+}
+
+#[test]
+fn an_environment_behind_nginx_is_deployed_sleeps_wakes_and_goes() {
+    let behind = Behind::start();
+    let flyloft = &behind.flyloft;
+    let (one, env) = (flyloft.repository("it-nginx", &borrowed(&app("one"))), "it-nginx/main");
+    let output = one.pushed(&["main"]);
+    assert!(output.contains(&format!("remote: http://it-nginx-main.localhost:{}", behind.site.port)), "{output}");
+    for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        assert_eq!(flyloft.get_from(SocketAddr::new(ip, behind.site.port), env, "/").body, format!("one {ip}"));
+    }
+    behind.straight(env, true);
+    for version in ["two", "three"] {
+        one.commit(&borrowed(&app(version)));
+        one.pushed(&["main"]);
+        assert_eq!(flyloft.get(env, "/").body, format!("{version} 127.0.0.1"));
+        behind.straight(env, true);
+    }
+    for how in ["sleep", "off"] {
+        behind.down(how, env);
+        behind.straight(env, false);
+        let got = behind.post(env, "Content-Length: 5", "hello");
+        assert!(got.ends_with("three got 5"), "{how}: {got}");
+        let woken =
+            wait_for("a record", || Some(flyloft.why(env)["woken"].take()).filter(|woken| woken["failure"].is_null()));
+        assert!(woken["by"].as_str().unwrap().starts_with("POST / from 127.0.0.1"), "{woken}");
+        behind.straight(env, true);
+    }
+    behind.down("sleep", env);
+    let got = behind.post(env, "Transfer-Encoding: chunked", "5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n");
+    assert!(got.ends_with("three got 11"), "{got}");
+    let doctor = flyloft.doctor();
+    assert!(doctor.contains("ok       nginx: it runs, and reads `"), "{doctor}");
+
+    // From inside, by the host's own address.
+    let own = host_address();
+    let ask = format!(
+        "import http.client as h; c = h.HTTPConnection('{own}', {}); c.request('GET', '/', headers={{'Host': 'it-nginx-main.localhost'}}); print(c.getresponse().read())",
+        behind.site.port
+    );
+    let said = flyloft.ok(&["run", env, "--", "python3", "-c", &ask]);
+    assert!(said.contains("three "), "{said}");
+
+    flyloft.ok(&["destroy", "it-nginx", "--yes"]);
+    behind.straight(env, false);
+    assert_eq!(flyloft.get(env, "/").status, 404);
+}
+
+#[test]
+fn what_is_awake_behind_nginx_is_reached_while_no_daemon_runs() {
+    let mut behind = Behind::start();
+    let env = "it-nginx-alone/main";
+    behind.flyloft.repository("it-nginx-alone", &borrowed(&app("one"))).pushed(&["main"]);
+    behind.straight(env, true);
+    assert_eq!(behind.flyloft.get(env, "/").body, "one 127.0.0.1");
+    // It is written before nginx has read it. flyloft writes the names of headers in lower case.
+    let goes_straight = || behind.flyloft.get(env, "/way").body.contains("X-Forwarded-For");
+    wait_for("nginx to go straight", || goes_straight().then_some(()));
+    behind.flyloft.kill();
+    assert_eq!(behind.flyloft.get(env, "/").body, "one 127.0.0.1");
+    behind.flyloft.serve();
+    assert_eq!(behind.flyloft.get(env, "/").body, "one 127.0.0.1");
+    behind.down("sleep", env);
+    assert_eq!(behind.flyloft.get(env, "/").body, "one 127.0.0.1");
+
+    // nginx may be killed as well, and somebody starts it again.
+    behind.site.kill();
+    wait_for("people to be told", || (!behind.flyloft.told("it-nginx-alone", "edge-failed").is_empty()).then_some(()));
+    assert!(behind.flyloft.doctor().contains("problem  nginx: it does not run"));
+    behind.site.start();
+    wait_for("people to be told", || (!behind.flyloft.told("it-nginx-alone", "edge-works").is_empty()).then_some(()));
+    assert_eq!(behind.flyloft.get(env, "/").body, "one 127.0.0.1");
+    behind.flyloft.ok(&["destroy", "it-nginx-alone", "--yes"]);
+}
+
+#[test]
+fn an_edge_takes_the_other_s_place_and_every_environment_stays_reachable() {
+    let mut flyloft = Flyloft::start();
+    flyloft.stop();
+    let mut site = NginxSite::new("www-data");
+    flyloft.listen = format!("[::]:{}", site.port);
+    flyloft.serve();
+    let env = "it-nginx-switch/main";
+    flyloft.repository("it-nginx-switch", &borrowed(&app("one"))).pushed(&["main"]);
+    let dir = flyloft.state.join("nginx");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("flyloft.conf"), "").unwrap();
+    site.configure(&format!("include {}/flyloft.conf;", dir.display()));
+    site.start();
+    let embedded = site.edge().replace("kind = \"nginx\"", "kind = \"embedded\"");
+    for (config, is_nginx) in [(site.edge(), true), (embedded, false), (site.edge(), true)] {
+        flyloft.configure(&config);
+        let upgraded = flyloft.cli(&["upgrade"]);
+        assert!(upgraded.status.success(), "{}\n{}", text(&upgraded), flyloft.log());
+        let answer = wait_for("an answer", || {
+            TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).ok()?;
+            Some(flyloft.get(env, "/"))
+        });
+        assert_eq!(answer.body, "one 127.0.0.1");
+        assert_eq!(answer.head.contains("Server: nginx"), is_nginx, "{}", answer.head);
+        flyloft.ok(&["sleep", env]);
+        assert_eq!(flyloft.get(env, "/").body, "one 127.0.0.1");
+    }
+    let mut other = TcpStream::connect((Ipv4Addr::LOCALHOST, site.other)).unwrap();
+    other.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    other.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with(OTHER), "{answer}");
+    flyloft.ok(&["destroy", "it-nginx-switch", "--yes"]);
+}
+
+#[test]
+fn a_daemon_says_what_keeps_nginx_from_being_its_edge() {
+    let mut flyloft = Flyloft::start();
+    flyloft.stop();
+    let site = NginxSite::new("www-data");
+    flyloft.config = site.edge();
+    let (status, said) = flyloft.fails_to_serve();
+    assert!(!status.success() && said.contains("nginx cannot listen on `[::]:0`: it needs a port"), "{said}");
+    flyloft.listen = format!("[::]:{}", free_port());
+    flyloft.config = site.edge().replace("www-data", "nobody-at-all");
+    let (status, said) = flyloft.fails_to_serve();
+    assert!(!status.success() && said.contains("there is no user `nobody-at-all`"), "{said}");
+    flyloft.config = site.edge();
+    site.configure("");
+    flyloft.serve();
+    let doctor = flyloft.doctor();
+    assert!(doctor.contains("problem  nginx: its configuration does not include `"), "{doctor}");
+    let line = format!("→ add `include {}/nginx/flyloft.conf;` to the `http` block", flyloft.state.display());
+    assert!(doctor.contains(&line), "{doctor}");
+}
