@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::time::{Duration, Instant};
 
 use crate::harness::{Flyloft, wait_for};
 use crate::push::{app, borrowed};
@@ -24,6 +25,45 @@ fn ask(flyloft: &Flyloft, path: &str, headers: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
+}
+
+/// Takes its time, and has a child, so that it is held back when it wakes.
+const SLOW: &str = r#"
+import http.server, os, subprocess, time
+subprocess.Popen(["sleep", "infinity"])
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        time.sleep(0.3)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"slow")
+    def log_message(self, *args): pass
+http.server.ThreadingHTTPServer(("", int(os.environ["PORT"])), Handler).serve_forever()
+"#;
+
+#[test]
+fn a_wake_is_told_with_all_that_its_visitor_waited_for() {
+    let flyloft = Flyloft::start();
+    let files = [("Procfile", "web: python3 server.py\n"), ("requirements.txt", ""), ("server.py", SLOW)];
+    flyloft.repository("it-visits", &files).pushed(&["main"]);
+    flyloft.ok(&["sleep", "it-visits/main"]);
+    // After a shorter sleep nobody is held back.
+    std::thread::sleep(Duration::from_millis(1100));
+    let asked = Instant::now();
+    let answer = ask(&flyloft, "/", "");
+    let took = asked.elapsed().as_secs_f64() * 1e3;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("slow"), "{answer}");
+    let is_seen = |woken: &serde_json::Value| woken["answered_ms"].is_f64();
+    let woken = wait_for("the answer to be on record", || Some(why(&flyloft)["woken"].take()).filter(is_seen));
+    let ms = |part: &str| woken[part].as_f64().unwrap_or_else(|| panic!("no {part}: {woken}"));
+    let parts = ["admitted", "queued", "started", "ready", "passed", "connected", "answered"];
+    let sum: f64 = parts.iter().map(|part| ms(&format!("{part}_ms"))).sum();
+    assert!(ms("answered_ms") >= 300.0 && ms("total_ms") <= took + 0.1, "{took}: {woken}");
+    assert!((sum - ms("total_ms")).abs() < 1.0, "they follow each other, and there is nothing between them: {woken}");
+    assert!(ms("released_ms") > 0.0 && ms("released_ms") < ms("total_ms"), "{woken}");
+    let stats: serde_json::Value = serde_json::from_str(&flyloft.ok(&["stats", "it-visits/main", "--json"])).unwrap();
+    assert_eq!(stats["environments"][0]["wake_p50_ms"], woken["total_ms"]);
+    flyloft.ok(&["destroy", "it-visits", "--yes"]);
 }
 
 #[test]
