@@ -1,146 +1,64 @@
-//! What databases of environments cost: how long one takes to be made, and what those that sleep hold on the server.
+//! What services of environments cost: how long one takes to be made, what those that sleep hold on their server, and
+//! what a deploy takes longer for them.
 //!
 //! ```text
 //! cargo bench -p flyloft --bench services -- [--quick] [--json FILE]
 //! ```
 //!
-//! The driver is asked directly, for a PostgreSQL of the benchmark's own, which waits for its disk as those do that people
-//! run.
+//! The drivers are asked directly, for servers of the benchmark's own; deploys are of a daemon on LXC.
 #![allow(clippy::disallowed_methods, reason = "benchmarks start the programs that people use")]
 
+mod beside;
+mod databases;
+#[allow(dead_code, reason = "it offers more than this needs")]
+#[path = "../../tests/it/harness.rs"]
+mod harness;
+mod others;
+#[allow(dead_code, reason = "it offers more than this needs")]
+#[path = "../../tests/it/own_server.rs"]
+mod own_server;
 #[allow(dead_code, reason = "it offers more than this needs")]
 #[path = "../../tests/it/postgres.rs"]
 mod postgres;
+#[allow(dead_code, unused_imports, reason = "it offers more than this needs")]
+#[path = "../../tests/it/rabbitmq.rs"]
+mod rabbitmq;
+#[allow(dead_code, unused_imports, reason = "it offers more than this needs")]
+#[path = "../../tests/it/redis.rs"]
+mod redis;
 #[allow(dead_code, reason = "another benchmark uses the rest")]
 #[path = "../report.rs"]
 mod report;
+#[allow(dead_code, reason = "it offers more than this needs")]
+#[path = "../../tests/it/servers.rs"]
+mod servers;
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
-use flyloft::service::postgres::Postgres as Driven;
-use flyloft::service::{Driver, Label, Secret, Server, Wanted};
+use flyloft::service::{Label, Secret, Server, Wanted};
 use flyloft_core::service::{Isolation, Kind, ServerUrl};
-use postgres::Postgres;
-use report::{Row, median, millis};
-use tokio_postgres::NoTls;
 
 fn main() {
     let (quick, file) = report::arguments();
     let (rounds, environments) = if quick { (5, 20) } else { (20, 200) };
-    let postgres = Postgres::start_with(&["fsync=on", "log_statement=none", "max_connections=300"]);
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let rows = runtime.block_on(async {
-        let server = server(&postgres);
-        vec![
-            empty(&server, rounds).await,
-            copies(&postgres, &server, rounds).await,
-            sleepers(&postgres, &server, environments).await,
-        ]
+    let mut rows = runtime.block_on(async {
+        let mut rows = databases::rows(rounds, environments).await;
+        rows.extend(others::redis(rounds, environments).await);
+        rows.push(others::rabbitmq(rounds).await);
+        rows
     });
+    rows.push(beside::row(&runtime, if quick { 3 } else { 10 }));
     report::print(&rows, file);
 }
 
-fn server(postgres: &Postgres) -> Server {
-    let (url, password) = ServerUrl::parse(Kind::Postgres, &postgres.url()).unwrap();
-    Server { name: "pg".to_owned(), url, password: Secret(password), ca: None, beside: None }
+fn server(kind: Kind, url: &str) -> Server {
+    let (url, password) = ServerUrl::parse(kind, url).unwrap();
+    Server { name: "bench".to_owned(), url, password: Secret(password), ca: None, beside: None }
 }
 
 fn wanted(name: &str) -> Wanted {
     let label = Label { name: name.to_owned(), text: format!("flyloft bench {name}"), number: None };
     let (password, isolation, taken) = (Secret("5ecret".to_owned()), Isolation::Usual, BTreeSet::new());
     Wanted { label, password, connections: 20, isolation, taken, seed: None }
-}
-
-/// From nothing to a role with a database, connection included.
-async fn empty(server: &Server, rounds: usize) -> Row {
-    let mut times = Vec::new();
-    for round in 0..rounds {
-        let wanted = wanted(&format!("bench_{round}"));
-        let started = Instant::now();
-        Driven.provide(server, &wanted).await.unwrap();
-        times.push(started.elapsed());
-        Driven.remove(server, &wanted.label).await.unwrap();
-    }
-    let time = median(&times);
-    Row {
-        name: "PostgreSQL database for a new environment",
-        measured: format!("{:.0} ms", millis(time)),
-        promised: "≤ 150 ms",
-        kept: time <= Duration::from_millis(150),
-        value: millis(time),
-    }
-}
-
-/// A database with the data of a template, against what the server takes to copy them, in turns.
-async fn copies(postgres: &Postgres, server: &Server, rounds: usize) -> Row {
-    let seed = wanted("bench_template");
-    Driven.provide(server, &seed).await.unwrap();
-    let variables = Driven.variables(server, &seed, None);
-    let url = &variables.iter().find(|(name, _)| name == "DATABASE_URL").unwrap().1;
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
-    let connection = tokio::spawn(connection);
-    client.batch_execute(&seed_data()).await.unwrap();
-    drop(client);
-    connection.await.unwrap().unwrap();
-    Driven.seal(server, &seed.label).await.unwrap();
-    let (plain, connection) = tokio_postgres::connect(&postgres.url(), NoTls).await.unwrap();
-    tokio::spawn(connection);
-    let (mut ours, mut servers) = (Vec::new(), Vec::new());
-    for round in 0..rounds {
-        let copy = Wanted { seed: Some(seed.label.clone()), ..wanted(&format!("bench_copy_{round}")) };
-        let started = Instant::now();
-        Driven.provide(server, &copy).await.unwrap();
-        ours.push(started.elapsed());
-        Driven.remove(server, &copy.label).await.unwrap();
-        let started = Instant::now();
-        plain.batch_execute("CREATE DATABASE bench_plain TEMPLATE bench_template").await.unwrap();
-        servers.push(started.elapsed());
-        plain.batch_execute("DROP DATABASE bench_plain").await.unwrap();
-    }
-    let (ours, servers) = (median(&ours), median(&servers));
-    let ratio = ours.as_secs_f64() / servers.as_secs_f64();
-    Row {
-        name: "the same with the data of a template, to CREATE DATABASE … TEMPLATE",
-        measured: format!("{ratio:.2} ({:.0} ms)", millis(ours)),
-        promised: "≤ 1.2",
-        kept: ratio <= 1.2,
-        value: ratio,
-    }
-}
-
-/// Forty tables, and some 100 MB in one of them: what a seed has that was made of a staging database.
-fn seed_data() -> String {
-    let tables: String = (0..40).map(|n| format!("CREATE TABLE t{n} (id serial PRIMARY KEY, text text);")).collect();
-    format!("{tables} INSERT INTO t0 (text) SELECT repeat(md5(n::text), 30) FROM generate_series(1, 100000) n;")
-}
-
-/// So many environments hold a connection each, and are asleep.
-async fn sleepers(postgres: &Postgres, server: &Server, environments: usize) -> Row {
-    let all: Vec<Wanted> = (0..environments).map(|number| wanted(&format!("bench_sleeper_{number}"))).collect();
-    let mut clients = Vec::new();
-    for wanted in &all {
-        Driven.provide(server, wanted).await.unwrap();
-        let variables = Driven.variables(server, wanted, None);
-        let url = &variables.iter().find(|(name, _)| name == "DATABASE_URL").unwrap().1;
-        let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
-        tokio::spawn(connection);
-        clients.push(client);
-    }
-    let held = || postgres.sql("SELECT count(*) FROM pg_stat_activity WHERE usename LIKE 'bench_sleeper%'");
-    assert_eq!(held(), environments.to_string());
-    let labels: Vec<Label> = all.iter().map(|wanted| wanted.label.clone()).collect();
-    let started = Instant::now();
-    assert!(Driven.hang_up(server, &labels, Duration::ZERO).await.unwrap().is_empty());
-    while held() != "0" && started.elapsed() < Duration::from_secs(10) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let (took, left) = (started.elapsed(), held().parse::<f64>().unwrap());
-    Row {
-        name: "connections of environments that sleep, after the grace time",
-        measured: format!("{left} of {environments} ({:.0} ms)", millis(took)),
-        promised: "0",
-        kept: left == 0.0,
-        value: left,
-    }
 }

@@ -5,7 +5,8 @@ use std::process::{Output, Stdio};
 
 use crate::harness::{Flyloft, text, wait_for};
 use crate::postgres::{PASSWORD, Postgres};
-use crate::services::{NOTES, add, forget_servers, host_address};
+use crate::servers::{add, forget_servers, host_address};
+use crate::services::NOTES;
 use crate::terminal::Seat;
 
 /// A command with this at its standard input.
@@ -22,8 +23,7 @@ fn databases_begin_with_a_template_or_a_copy_and_people_dump_restore_reset_and_l
     let mut flyloft = Flyloft::start();
     let postgres = Postgres::start();
     forget_servers(&mut flyloft);
-    let added = add(&flyloft, &postgres.url().replace("127.0.0.1", &host_address()), &[]);
-    assert!(added.status.success(), "{}", text(&added));
+    add(&flyloft, "it-pg", "postgres", &postgres.url().replace("127.0.0.1", &host_address()));
     let repository = flyloft.repository(
         "it-data",
         &[

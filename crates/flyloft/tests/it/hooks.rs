@@ -1,9 +1,10 @@
 //! Commands of a repository's own around its deploys, with a real PostgreSQL and real LXC.
 
 use crate::githost::GitHost;
-use crate::harness::{Flyloft, text, wait_for};
+use crate::harness::{Flyloft, wait_for};
 use crate::postgres::Postgres;
-use crate::services::{NOTES, add, forget_servers, host_address};
+use crate::servers::{add, forget_servers, host_address};
+use crate::services::NOTES;
 
 const HOOKS: &str = r#"
 import os, sys, psycopg
@@ -23,8 +24,7 @@ fn release_and_postdeploy_find_the_database_and_so_does_the_last_script_of_a_pul
     let mut flyloft = Flyloft::start();
     let (postgres, host) = (Postgres::start(), GitHost::start());
     forget_servers(&mut flyloft);
-    let added = add(&flyloft, &postgres.url().replace("127.0.0.1", &host_address()), &[]);
-    assert!(added.status.success(), "{}", text(&added));
+    add(&flyloft, "it-pg", "postgres", &postgres.url().replace("127.0.0.1", &host_address()));
     let scripts = r#"{"postdeploy": "python3 hooks.py seed", "pr-predestroy": "python3 hooks.py farewell"}"#;
     let repository = flyloft.repository(
         "it-hooks",

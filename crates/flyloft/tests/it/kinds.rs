@@ -1,13 +1,10 @@
 //! Services of each other kind, with the server of Debian's and a client in a container.
 
-use std::io::Write;
-use std::process::Stdio;
-
-use crate::harness::{Flyloft, text, wait_for};
+use crate::harness::{Flyloft, wait_for};
 use crate::mariadb::Mariadb;
 use crate::rabbitmq::Rabbitmq;
 use crate::redis::{self, Redis};
-use crate::services::{forget_servers, host_address};
+use crate::servers::{add, forget_servers, host_address};
 
 /// What serves the rest of its path to `answer`, and says what went wrong.
 pub const SERVE: &str = r#"
@@ -86,15 +83,6 @@ def answer(words):
     connection.close()
     return body.decode() if body else "nothing"
 "#;
-
-/// Tells of a server by standard input.
-fn add(flyloft: &Flyloft, name: &str, kind: &str, url: &str) {
-    let mut add = flyloft.command(&["services", "add", name, "--kind", kind, "--url", "-"]);
-    let mut add = add.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    add.stdin.take().unwrap().write_all(url.as_bytes()).unwrap();
-    let added = add.wait_with_output().unwrap();
-    assert!(added.status.success(), "{}", text(&added));
-}
 
 #[test]
 fn an_app_has_keys_in_a_redis_that_nobody_else_gets_at_and_that_go_with_its_environment() {

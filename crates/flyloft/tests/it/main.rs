@@ -38,6 +38,7 @@ mod push;
 mod rabbitmq;
 #[allow(dead_code, reason = "unit tests use the rest")]
 mod redis;
+mod servers;
 mod services;
 mod takeover;
 mod terminal;

@@ -6,7 +6,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::harness::{Flyloft, text, wait_for};
-use crate::services::{NOTES, forget_servers};
+use crate::servers::forget_servers;
+use crate::services::NOTES;
 
 /// What `services ls` says of a server that flyloft runs.
 fn listed(flyloft: &Flyloft, name: &str) -> serde_json::Value {

@@ -7,7 +7,7 @@ use crate::harness::{Flyloft, text, wait_for};
 use crate::nginx_site::{NginxSite, OTHER};
 use crate::own_server::free_port;
 use crate::push::borrowed;
-use crate::services::host_address;
+use crate::servers::host_address;
 
 /// An app that answers with its version, and a `POST` with how much came.
 const SERVER: &str = r#"

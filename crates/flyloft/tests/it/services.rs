@@ -1,12 +1,11 @@
 //! Databases on servers of others, with a real PostgreSQL.
 
 use std::fs;
-use std::io::Write;
-use std::net::UdpSocket;
 use std::process::{Command, Stdio};
 
 use crate::harness::{Flyloft, run, text, wait_for};
 use crate::postgres::{ESCAPED, PASSWORD, Postgres};
+use crate::servers::{add, forget_servers, host_address, tell};
 
 /// Uses what it is given when it is asked to, and says what went wrong.
 pub const NOTES: &str = r#"
@@ -42,32 +41,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("", int(os.environ["PORT"])), Handler).serve_forever()
 "#;
 
-/// The host's own address on its way to the internet, found without sending anything: containers reach that.
-pub fn host_address() -> String {
-    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-    socket.connect("203.0.113.1:9").unwrap();
-    socket.local_addr().unwrap().ip().to_string()
-}
-
-/// What a test that failed has left leads to servers that are gone.
-pub fn forget_servers(flyloft: &mut Flyloft) {
-    flyloft.stop();
-    let store = rusqlite::Connection::open(flyloft.state.join("store.db")).unwrap();
-    store
-        .execute_batch("DELETE FROM services; DELETE FROM templates; DELETE FROM managed; DELETE FROM servers")
-        .unwrap();
-    drop(store);
-    flyloft.serve();
-}
-
-pub fn add(flyloft: &Flyloft, url: &str, more: &[&str]) -> std::process::Output {
-    let words = ["services", "add", "it-pg", "--kind", "postgres", "--url", "-"];
-    let mut add = flyloft.command(&[&words[..], more].concat());
-    let mut add = add.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    add.stdin.take().unwrap().write_all(url.as_bytes()).unwrap();
-    add.wait_with_output().unwrap()
-}
-
 fn contains(haystack: &[u8], needle: &str) -> bool {
     haystack.windows(needle.len()).any(|piece| piece == needle.as_bytes())
 }
@@ -93,7 +66,8 @@ fn a_server_is_told_of_from_standard_input_and_its_password_is_nowhere_to_be_rea
     postgres.stop();
     postgres.run();
 
-    let added = add(&flyloft, &postgres.url(), &["--ca", certificate.to_str().unwrap()]);
+    let trusted = ["--ca", certificate.to_str().unwrap()];
+    let added = tell(&flyloft, "it-pg", "postgres", &postgres.url(), &trusted);
     assert!(added.status.success(), "{}", text(&added));
     assert!(text(&added).starts_with("server `it-pg` is added: postgres "), "{}", text(&added));
     assert!(text(&flyloft.ssh("services check it-pg")).contains("it-pg"), "over SSH as well");
@@ -130,9 +104,7 @@ fn an_app_reads_and_writes_a_database_that_nobody_else_gets_at_and_that_goes_wit
     let mut flyloft = Flyloft::start();
     let mut postgres = Postgres::start();
     forget_servers(&mut flyloft);
-    let url = postgres.url().replace("127.0.0.1", &host_address());
-    let added = add(&flyloft, &url, &[]);
-    assert!(added.status.success(), "{}", text(&added));
+    add(&flyloft, "it-pg", "postgres", &postgres.url().replace("127.0.0.1", &host_address()));
     let repository = flyloft.repository(
         "it-notes",
         &[
@@ -207,8 +179,7 @@ fn what_sleeps_holds_no_connections_and_finds_working_pools_when_it_wakes() {
     let postgres = Postgres::start();
     flyloft.config = "[services]\ngrace = \"2s\"\n".to_owned();
     forget_servers(&mut flyloft);
-    let added = add(&flyloft, &postgres.url().replace("127.0.0.1", &host_address()), &[]);
-    assert!(added.status.success(), "{}", text(&added));
+    add(&flyloft, "it-pg", "postgres", &postgres.url().replace("127.0.0.1", &host_address()));
     let repository = flyloft.repository(
         "it-pools",
         &[
