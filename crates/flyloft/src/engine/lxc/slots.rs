@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -119,7 +119,7 @@ impl Slots {
         for slot in self.taken()?.into_iter().map(Slot) {
             if self.owner(slot)?.as_deref() == Some(owner) {
                 fs::rename(self.file(slot), self.freed(slot))?;
-                File::open(self.freed(slot))?.set_modified(SystemTime::now())?;
+                File::create(self.freed(slot))?;
             }
         }
         Ok(())
@@ -140,7 +140,7 @@ impl Slots {
         Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
     }
 
-    /// Says when a slot was given back.
+    /// An empty file, as old as the time since the slot was given back.
     fn freed(&self, slot: Slot) -> PathBuf {
         self.dir.join(format!("freed-{}", slot.0))
     }
@@ -225,6 +225,7 @@ fn grants_all(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::SystemTime;
 
     #[test]
     fn two_owners_never_share_a_slot_and_a_slot_is_free_again_when_its_owner_is_gone() {
@@ -258,6 +259,7 @@ mod tests {
         let slots = Slots { dir: dir.path().to_owned(), links };
         let first = slots.take(&owner).unwrap();
         slots.give_back(&owner).unwrap();
+        assert!(fs::read(slots.freed(first)).unwrap().is_empty(), "nothing is left of its owner");
         let second = slots.take(&owner).unwrap();
         assert_ne!(first, second);
         let long_ago = SystemTime::now() - COOLS;
