@@ -30,6 +30,7 @@ mod nginx;
 mod nginx_site;
 #[allow(dead_code, reason = "unit tests use the rest")]
 mod own_server;
+mod pools;
 #[allow(dead_code, reason = "unit tests use the rest")]
 mod postgres;
 mod pull_request;
