@@ -175,7 +175,11 @@ impl Command {
 
     /// Whether the client's terminal is that of a command inside a container, and passes every key as it is.
     pub fn hands_terminal_over(&self) -> bool {
-        matches!(self, Command::Run(_) | Command::Shell(_) | Command::Services(Services::Psql(_)))
+        match self {
+            Command::Run(_) | Command::Shell(_) => true,
+            Command::Services(services) => services.is_client(),
+            _ => false,
+        }
     }
 
     /// Whether it has no end of its own, so that nobody should wait for one.
@@ -183,7 +187,8 @@ impl Command {
         match self {
             Command::Logs(logs) => logs.follow,
             Command::Events(events) => events.follow,
-            Command::Shell(_) | Command::Services(Services::Psql(_)) => true,
+            Command::Shell(_) => true,
+            Command::Services(services) => services.is_client(),
             _ => false,
         }
     }

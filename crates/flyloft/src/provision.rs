@@ -11,6 +11,7 @@
 
 pub mod client;
 pub mod data;
+mod dumped;
 pub mod sleepers;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,7 +27,7 @@ use crate::engine::{Addresses, ContainerId, EngineError, Reach, Volume};
 use crate::error::{Error, OrFailed, Result};
 use crate::managed;
 use crate::parts::Parts;
-use crate::service::{Driver, Label, Secret, Server, ServiceError, Wanted};
+use crate::service::{Copies, Driver, Label, Secret, Server, ServiceError, Wanted};
 use crate::store::{self, EnvRow, NewService, ServerRow, ServiceRow, ServiceState};
 use crate::volumes;
 
@@ -123,11 +124,18 @@ pub async fn provide(parts: &Parts, env: &EnvRow, asks: &[Ask]) -> Result<Vec<St
 /// Gives whether it is still on record, so that somebody will end it.
 async fn make(parts: &Parts, server: &Server, row: &ServiceRow, seed: Option<data::Seed>) -> Result<bool> {
     let failed = || format!("failed to record what is on server `{}`", row.server);
-    let mut wanted = Wanted { seed: data::on_server(seed, row)?, ..wanted(parts, row)? };
+    let (driver, seed) = (parts.services.of(row.ask.kind), data::on_server(seed, row)?);
+    let mut wanted = wanted(parts, row)?;
+    if driver.copies() == Copies::Itself {
+        wanted.seed = seed.as_ref().map(|seed| seed.label.clone());
+    }
     if row.ask.isolation == Isolation::Database {
         wanted.taken = parts.store.numbers_of_others(&row.server, row.id).await.or_failed(failed)?;
     }
-    let number = made(parts.services.of(row.ask.kind), server, &wanted).await?;
+    let number = match seed.filter(|_| driver.copies() == Copies::Dumps) {
+        Some(seed) => dumped::provide(parts, server, &wanted, &seed).await?,
+        None => made(driver, server, &wanted).await?,
+    };
     crate::fault::point("service.made");
     parts.store.service_is_ready(row.id, number).await.or_failed(failed)
 }

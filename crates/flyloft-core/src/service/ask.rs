@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn templates_of_two_daemons_and_of_two_times_have_names_of_their_own_that_fit() {
-        let name = |name: &str, instance, id| TemplateName::parse(name).unwrap().name_for(instance, id);
+        let name = |name: &str, instance, id| TemplateName::parse(name).unwrap().name_for(Kind::Postgres, instance, id);
         let all = [
             name("shop_seed", "1f3a9c", "1"),
             name("shop_seed", "1f3a9c", "2"),
@@ -304,6 +304,8 @@ mod tests {
             name(&"a".repeat(30), "1f3a9c", "1"),
         ];
         assert!(all[0].starts_with("flyloft_template_shop_seed_"), "{}", all[0]);
+        let user = TemplateName::parse("shop_seed").unwrap().name_for(Kind::Mysql, "1f3a9c", "1");
+        assert!(user.len() <= 32, "{user}");
         for (index, name) in all.iter().enumerate() {
             assert!(name.len() <= 63 && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_')), "{name}");
             assert!(!all[..index].contains(name));

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::AskError;
+use super::{AskError, Kind};
 use crate::name::{EnvRef, excerpt, shorten};
 
 /// Data that somebody has put on a server for others to begin with: of lower-case letters, digits, `_` and `-`, 30 at
@@ -38,10 +38,10 @@ impl TemplateName {
         &self.0
     }
 
-    /// What its database is called on the server, of the daemon `instance`; `id` is given once.
-    pub fn name_for(&self, instance: &str, id: &str) -> String {
+    /// What its database is called on a server of that kind, of the daemon `instance`; `id` is given once.
+    pub fn name_for(&self, kind: Kind, instance: &str, id: &str) -> String {
         let said = format!("flyloft-template-{}", self.0).replace('_', "-");
-        shorten(&said, &format!("{instance}/template/{id}"), 63).replace('-', "_")
+        shorten(&said, &format!("{instance}/template/{id}"), kind.longest_name()).replace('-', "_")
     }
 }
 

@@ -1,8 +1,9 @@
-//! `flyloft services template`, `reset`, `psql`, `dump`, `restore`: the data of databases.
+//! `flyloft services template`, `reset`, `psql` and its like, `dump`, `restore`: the data of databases.
 
 use std::sync::Arc;
 
 use flyloft_core::name::EnvRef;
+use flyloft_core::service::Kind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::cooked::cook;
@@ -17,7 +18,7 @@ use crate::parts::Parts;
 use crate::provision::client::Client;
 use crate::provision::data::{self, Owned};
 use crate::provision::opened;
-use crate::service::Client as Programs;
+use crate::service::{Client as Programs, Dumps};
 use crate::store::{self, EnvRow, EventKind};
 
 /// Bytes that are kept of what a program says beside its output.
@@ -46,7 +47,7 @@ impl Api {
     /// Gives a database fresh data, and deploys what serves again, so that its `release` command and
     /// `scripts.postdeploy` find them.
     pub(super) async fn reset_data(&self, call: &mut Call<'_>, reset: ServicesReset) -> Result<Ending> {
-        let (env, owned) = self.owned(call, &reset.env, reset.alias.as_deref()).await?;
+        let (env, owned) = self.owned(call, &reset.env, None, reset.alias.as_deref()).await?;
         let what = format!("`{}` of `{}`", owned.row.ask, env.name);
         if !reset.yes {
             call.confirm(&format!("all data in {what} go. Go on?")).await?;
@@ -63,8 +64,9 @@ impl Api {
         Ok(again.map_err(|error| error.hint("the data are fresh all the same"))?.into())
     }
 
-    pub(super) async fn psql(&self, call: &mut Call<'_>, one: ServicesOne) -> Result<Ending> {
-        let (_, owned) = self.owned(call, &one.env, one.alias.as_deref()).await?;
+    /// Opens a client for a person.
+    pub(super) async fn client(&self, call: &mut Call<'_>, kind: Kind, one: ServicesOne) -> Result<Ending> {
+        let (_, owned) = self.owned(call, &one.env, Some(kind), one.alias.as_deref()).await?;
         let programs = data::programs(self.parts(), &owned)?;
         self.announce(call, &programs).await?;
         let client = Client::open(self.parts(), &owned.server, &programs).await?;
@@ -79,7 +81,7 @@ impl Api {
 
     /// Writes all data to standard output.
     pub(super) async fn dump(&self, call: &mut Call<'_>, dump: ServicesDump) -> Result<Ending> {
-        let (env, owned) = self.owned(call, &dump.env, dump.alias.as_deref()).await?;
+        let (env, owned) = self.owned(call, &dump.env, None, dump.alias.as_deref()).await?;
         if call.io.terminal.is_some() {
             return Err(Error::usage("a dump is nothing for a terminal")
                 .hint(format!("name a file: flyloft services dump {} FILE", env.name))
@@ -87,9 +89,12 @@ impl Api {
         }
         let failed = || format!("failed to dump `{}` of `{}`", owned.row.ask, env.name);
         let programs = data::programs(self.parts(), &owned)?;
+        let Some(Dumps { dump, .. }) = &programs.dumps else {
+            return Err(Error::usage(format!("nothing of kind {} is dumped", owned.row.ask.kind)));
+        };
         self.announce(call, &programs).await?;
         let client = Client::open(self.parts(), &owned.server, &programs).await?;
-        let mut exec = client.start(&programs.dump, None, None).await?;
+        let mut exec = client.start(dump, None, None).await?;
         drop(exec.stdin);
         let mut said = Vec::new();
         let errors = async {
@@ -110,7 +115,7 @@ impl Api {
 
     /// Replaces all data by those of the dump at standard input.
     pub(super) async fn restore_data(&self, call: &mut Call<'_>, restore: ServicesRestore) -> Result<Ending> {
-        let (env, owned) = self.owned(call, &restore.env, restore.alias.as_deref()).await?;
+        let (env, owned) = self.owned(call, &restore.env, None, restore.alias.as_deref()).await?;
         let what = format!("`{}` of `{}`", owned.row.ask, env.name);
         if !restore.yes {
             // Standard input is the dump, and no answer.
@@ -138,10 +143,16 @@ impl Api {
     }
 
     /// The environment, and what it has of that name, if the caller may use them.
-    async fn owned(&self, call: &mut Call<'_>, env: &EnvRef, name: Option<&str>) -> Result<(EnvRow, Owned)> {
+    async fn owned(
+        &self,
+        call: &mut Call<'_>,
+        env: &EnvRef,
+        kind: Option<Kind>,
+        name: Option<&str>,
+    ) -> Result<(EnvRow, Owned)> {
         call.must_use(&env.app)?;
         let (row, _) = self.loft.find(env).await?;
-        let owned = data::owned(self.parts(), &row, name).await?;
+        let owned = data::owned(self.parts(), &row, kind, name).await?;
         Ok((row, owned))
     }
 

@@ -130,7 +130,9 @@ impl Api {
             Services::Rm(rm) => self.remove_server(call, rm).await,
             Services::Template(template) => self.template(call, template).await,
             Services::Reset(reset) => self.reset_data(call, reset).await,
-            Services::Psql(one) => self.psql(call, one).await,
+            Services::Psql(one) => self.client(call, Kind::Postgres, one).await,
+            Services::Mysql(one) => self.client(call, Kind::Mysql, one).await,
+            Services::RedisCli(one) => self.client(call, Kind::Redis, one).await,
             Services::Dump(dump) => self.dump(call, dump).await,
             Services::Restore(restore) => self.restore_data(call, restore).await,
         }

@@ -45,7 +45,7 @@ pub enum Services {
     Upgrade(ServicesUpgrade),
     /// Forget a server. One that flyloft runs goes, with all its data.
     Rm(ServicesRm),
-    /// Put data on a server of PostgreSQL that databases of environments can begin with.
+    /// Put data on a server of PostgreSQL or MariaDB that databases of environments can begin with.
     ///
     /// An app asks for them as in services=postgres@shop_seed, or in its app.json by {"plan": "postgres", "options":
     /// {"template": "shop_seed"}}. Whoever may push to any app can have a copy of them.
@@ -61,15 +61,20 @@ pub enum Services {
     Reset(ServicesReset),
     /// Open psql for an environment's database, which may sleep.
     Psql(ServicesOne),
-    /// Write all that is in an environment's database into a file, as `pg_dump --format=custom` does.
+    /// Open MariaDB's client, which MySQL's servers know as well, for an environment's database, which may sleep.
+    Mysql(ServicesOne),
+    /// Open redis-cli as the user of an environment, which may sleep.
+    RedisCli(ServicesOne),
+    /// Write all that is in an environment's database into a file, as `pg_dump --format=custom` or `mariadb-dump` does.
     #[command(after_help = "Examples:
   flyloft services dump shop/main main.dump
   ssh -p 2222 host services dump shop/main > main.dump")]
     Dump(ServicesDump),
     /// Replace all that is in an environment's database by what a dump says.
     ///
-    /// The dump is one of `pg_dump`, in its custom format or as SQL. It is read into another database, which takes the
-    /// place of that one when it is whole. Whoever is connected is cut in that moment.
+    /// The dump is one of `pg_dump`, in its custom format or as SQL, or of `mariadb-dump`. It is read into another database,
+    /// which takes the place of that one when it is whole. Whoever is connected is cut in that moment. MariaDB cannot rename
+    /// one: there it is read in once more then.
     #[command(after_help = "Examples:
   flyloft services restore shop/pr-42 main.dump --yes
   ssh -p 2222 host services restore shop/pr-42 - --yes < main.dump")]
@@ -83,7 +88,7 @@ pub struct ServicesTemplate {
     pub server: String,
     /// What the template is to be called, or is.
     pub name: TemplateName,
-    /// A dump of pg_dump, in its custom format or as SQL; `-` is standard input.
+    /// A dump of pg_dump, in its custom format or as SQL, or of mariadb-dump or mysqldump; `-` is standard input.
     #[arg(long, value_name = "FILE")]
     pub from_dump: Option<PathBuf>,
     /// Remove it. What began with it stays.
@@ -138,14 +143,19 @@ pub struct ServicesRestore {
 }
 
 impl Services {
+    /// Whether it is a program for a person at a terminal.
+    pub fn is_client(&self) -> bool {
+        matches!(self, Services::Psql(_) | Services::Mysql(_) | Services::RedisCli(_))
+    }
+
     /// Whether standard input means something to it.
     pub fn reads_stdin(&self) -> bool {
         match self {
             Services::Add(add) => add.reads_url() || add.ca.is_some(),
             Services::Template(template) => template.from_dump.is_some(),
-            // The last two for the answer to "are you sure".
-            Services::Psql(_) | Services::Restore(_) | Services::Reset(_) | Services::Rm(_) => true,
-            Services::Ls(_) | Services::Check { .. } | Services::Upgrade(_) | Services::Dump(_) => false,
+            // For the answer to "are you sure", too.
+            Services::Restore(_) | Services::Reset(_) | Services::Rm(_) => true,
+            client => client.is_client(),
         }
     }
 }

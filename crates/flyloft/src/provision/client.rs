@@ -15,8 +15,11 @@ use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
 use crate::service::{Client as Programs, Server};
 
-/// As many as run at once.
+/// As many as run at once for people.
 const MOST: usize = 8;
+
+/// As many as copy data at once: each is as busy as a disk lets it be.
+const COPYING: usize = 4;
 
 /// Of memory for each: a dump goes through piece by piece.
 const MEMORY: u64 = 512 << 20;
@@ -25,6 +28,7 @@ const MEMORY: u64 = 512 << 20;
 pub struct Clients {
     running: Arc<Mutex<HashSet<ContainerId>>>,
     turns: Arc<Semaphore>,
+    copying: Arc<Semaphore>,
 }
 
 /// One of them. Its container goes with it.
@@ -39,7 +43,11 @@ pub struct Client {
 
 impl Default for Clients {
     fn default() -> Self {
-        Self { running: Arc::default(), turns: Arc::new(Semaphore::new(MOST)) }
+        Self {
+            running: Arc::default(),
+            turns: Arc::new(Semaphore::new(MOST)),
+            copying: Arc::new(Semaphore::new(COPYING)),
+        }
     }
 }
 
@@ -53,10 +61,25 @@ impl Clients {
 impl Client {
     /// Starts a container in which these programs run. The first one has to make its image before that.
     pub async fn open(parts: &Parts, server: &Server, programs: &Programs) -> Result<Self> {
-        let failed = || format!("failed to start a client of server `{}`", server.name);
         let turn = parts.clients.turns.clone().try_acquire_owned().map_err(|_| {
             Error::conflict(format!("{MOST} clients of databases run already")).hint("wait until one of them has ended")
         })?;
+        Self::open_with(turn, parts, server, programs).await
+    }
+
+    /// The same for what copies data, without people. It waits for those before it.
+    pub async fn open_in_turn(parts: &Parts, server: &Server, programs: &Programs) -> Result<Self> {
+        let turn = parts.clients.copying.clone().acquire_owned().await.expect("nobody closes it");
+        Self::open_with(turn, parts, server, programs).await
+    }
+
+    async fn open_with(
+        turn: OwnedSemaphorePermit,
+        parts: &Parts,
+        server: &Server,
+        programs: &Programs,
+    ) -> Result<Self> {
+        let failed = || format!("failed to start a client of server `{}`", server.name);
         let (image, hold) = parts.builder.tools(&Tools::newest(programs.packages)).await?;
         let reach = Reach { allow: addresses(server).await? };
         let id = ContainerId(format!("client-{}", crate::random::hex(12)));
@@ -83,7 +106,17 @@ impl Client {
     pub async fn start(&self, argv: &[String], terminal: Option<(u16, u16)>, term: Option<&str>) -> Result<Exec> {
         let mut env = self.env.clone();
         env.extend(term.map(|term| ("TERM".to_owned(), term.to_owned())));
-        let spec = ExecSpec { argv: argv.to_vec(), env, terminal };
+        self.exec(ExecSpec { argv: argv.to_vec(), env, terminal }).await
+    }
+
+    /// Starts one that finds another database on the same server.
+    pub async fn start_as(&self, programs: &Programs, argv: &[String]) -> Result<Exec> {
+        let env = programs.env.iter().cloned().collect();
+        self.exec(ExecSpec { argv: argv.to_vec(), env, terminal: None }).await
+    }
+
+    async fn exec(&self, spec: ExecSpec) -> Result<Exec> {
+        let argv = spec.argv.clone();
         self.engine.exec(&self.id, spec).await.or_failed(|| format!("failed to start `{}`", argv[0]))
     }
 }

@@ -9,22 +9,18 @@ use std::sync::{Arc, Mutex};
 
 use flyloft_core::policy::{Level, Settings};
 use flyloft_core::service::{Ask, Data, Isolation, Kind, TemplateName};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncRead;
 
-use super::client::Client;
-use super::{asks, label, opened, purpose, server_of, wanted};
+use super::{asks, dumped, opened, purpose, server_of, wanted};
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
-use crate::service::{Client as Programs, Label, Secret, Server, Wanted};
+use crate::service::{Client as Programs, Copies, Label, Secret, Server, Wanted};
 use crate::store::{self, EnvRow, NewTemplate, ServiceRow, ServiceState, TemplateRow};
 
-/// Bytes that are kept of what a program says.
-const SAID: usize = 4096;
-
-/// On which server what a database begins with is, and by what that is known.
+/// What a database begins with, and on which server that is.
 pub struct Seed {
     pub server: String,
-    pub label: Label,
+    pub wanted: Wanted,
 }
 
 /// What an environment has, with all that opens it.
@@ -70,7 +66,7 @@ pub(super) fn check_asks(env: &EnvRow, asks: &[Ask], level: Level) -> Result<()>
 
 /// What a database that is made for this ask begins with. What an environment would copy from itself is nothing.
 pub(super) async fn seed_of(parts: &Parts, env: &EnvRow, ask: &Ask) -> Result<Option<Seed>> {
-    if ask.data.is_some() && !parts.services.of(ask.kind).copies() {
+    if ask.data.is_some() && parts.services.of(ask.kind).copies() == Copies::Never {
         return Err(Error::usage(format!("`{ask}`: nothing of kind {} begins with data", ask.kind))
             .hint(format!("ask for it without: {}", kind(ask))));
     }
@@ -91,12 +87,12 @@ pub(super) async fn seed_of(parts: &Parts, env: &EnvRow, ask: &Ask) -> Result<Op
             let rows = parts.store.services_of(source.id).await.or_failed(failed)?;
             let row = rows.into_iter().find(|row| row.ask.is(ask) && row.state == ServiceState::Ready);
             let row = row.ok_or_else(missing)?;
-            Ok(Some(Seed { label: label(parts, &row), server: row.server }))
+            Ok(Some(Seed { wanted: wanted(parts, &row)?, server: row.server }))
         }
         Some(Data::Template(name)) => {
             let row = template(parts, name).await?;
             match row.kind == ask.kind {
-                true => Ok(Some(Seed { label: template_label(parts, &row.database), server: row.server })),
+                true => Ok(Some(Seed { wanted: wanted_template(parts, &row)?, server: row.server })),
                 false => Err(Error::conflict(format!("template `{name}` is of kind {}, not {}", row.kind, ask.kind))),
             }
         }
@@ -123,20 +119,44 @@ fn template_label(parts: &Parts, database: &str) -> Label {
     Label { name: database.to_owned(), text, number: None }
 }
 
-/// What an environment has of this name: of its variables, or of the kind. Without a name the one that has none.
-pub async fn owned(parts: &Parts, env: &EnvRow, name: Option<&str>) -> Result<Owned> {
+/// As an environment would want it.
+fn wanted_template(parts: &Parts, row: &TemplateRow) -> Result<Wanted> {
+    let opened = parts.vault.open_sealed(&purpose(&row.server, &row.database), &row.password);
+    let password = opened.or_failed(|| format!("failed to read the password of `{}`", row.database))?;
+    Ok(template_of(template_label(parts, &row.database), password))
+}
+
+fn template_of(label: Label, password: String) -> Wanted {
+    Wanted {
+        label,
+        password: Secret(password),
+        connections: super::CONNECTIONS,
+        isolation: Isolation::Usual,
+        taken: BTreeSet::new(),
+        seed: None,
+    }
+}
+
+/// What an environment has of a kind, and of this name: of its variables, or of the kind. Without a name the one that has
+/// none.
+pub async fn owned(parts: &Parts, env: &EnvRow, kind: Option<Kind>, name: Option<&str>) -> Result<Owned> {
     let rows = parts.store.services_of(env.id).await;
     let rows = rows.or_failed(|| format!("failed to look up the services of `{}`", env.name))?;
-    let rows: Vec<ServiceRow> = rows.into_iter().filter(|row| row.state == ServiceState::Ready).collect();
+    let is_of_kind = |row: &ServiceRow| kind.is_none_or(|kind| row.ask.kind == kind);
+    let is_there = |row: &ServiceRow| row.state == ServiceState::Ready && is_of_kind(row);
+    let rows: Vec<ServiceRow> = rows.into_iter().filter(is_there).collect();
     let is_meant = |row: &&ServiceRow| match name {
         Some(name) => row.ask.alias.as_deref() == Some(name) || row.ask.to_string() == name,
-        None => rows.len() == 1 || (row.ask.alias.is_none() && row.ask.kind == Kind::Postgres),
+        None => rows.len() == 1 || (row.ask.alias.is_none() && (kind.is_some() || row.ask.kind == Kind::Postgres)),
     };
     let Some(row) = rows.iter().find(is_meant).cloned() else {
         let all: Vec<String> = rows.iter().map(|row| format!("`{}`", row.ask)).collect();
         return Err(match (all.as_slice(), name) {
-            ([], _) => Error::not_found(format!("`{}` has no database", env.name))
-                .hint(format!("ask for one, and deploy it: flyloft set {} services=postgres", env.name)),
+            ([], _) => {
+                let (what, ask) = kind.map_or(("database", "postgres"), |kind| (kind.as_str(), kind.as_str()));
+                Error::not_found(format!("`{}` has no {what}", env.name))
+                    .hint(format!("ask for one, and deploy it: flyloft set {} services={ask}", env.name))
+            }
             (all, Some(name)) => Error::not_found(format!("`{}` has nothing called `{name}`", env.name))
                 .hint(format!("it has {}", all.join(", "))),
             (all, None) => Error::usage(format!("`{}` has several services", env.name))
@@ -154,43 +174,67 @@ pub fn programs(parts: &Parts, owned: &Owned) -> Result<Programs> {
 }
 
 /// Gives it the data anew that it begins with: those that are asked for now.
-pub async fn renew(parts: &Parts, env: &EnvRow, owned: &Owned, asked: &Settings) -> Result<()> {
+pub async fn renew(parts: &Arc<Parts>, env: &EnvRow, owned: &Owned, asked: &Settings) -> Result<()> {
     let _renewal = parts.renewals.begin(owned)?;
     let ask = asks(parts, env, asked).into_iter().find(|ask| ask.is(&owned.row.ask));
     let seed = match &ask {
         Some(ask) => seed_of(parts, env, ask).await?,
         None => None,
     };
-    let wanted = Wanted { seed: on_server(seed, &owned.row)?, ..owned.wanted.clone() };
-    Ok(parts.services.of(owned.row.ask.kind).renew(&owned.server, &wanted).await?)
+    let (driver, seed) = (parts.services.of(owned.row.ask.kind), on_server(seed, &owned.row)?);
+    if driver.copies() != Copies::Dumps {
+        let wanted = Wanted { seed: seed.map(|seed| seed.label), ..owned.wanted.clone() };
+        return Ok(driver.renew(&owned.server, &wanted).await?);
+    }
+    let aside = Aside::of(parts, owned);
+    let programs = driver.open_aside(&owned.server, &owned.wanted).await?;
+    let filled = match seed {
+        Some(seed) => dumped::pour(parts, &owned.server, &driver.client(&owned.server, &seed)?, &programs).await,
+        None => Ok(()),
+    };
+    place(parts, owned, &programs, aside, filled).await
 }
 
 /// What a database begins with has to be where that is.
-pub(super) fn on_server(seed: Option<Seed>, row: &ServiceRow) -> Result<Option<Label>> {
+pub(super) fn on_server(seed: Option<Seed>, row: &ServiceRow) -> Result<Option<Wanted>> {
     match seed {
         Some(seed) if seed.server != row.server => Err(Error::conflict(format!(
             "`{}` is on server `{}`, and what it is to begin with on server `{}`",
             row.name, row.server, seed.server
         ))
         .hint("destroy the environment, and stage it anew")),
-        seed => Ok(seed.map(|seed| seed.label)),
+        seed => Ok(seed.map(|seed| seed.wanted)),
     }
 }
 
 /// Replaces what it has by what a dump says.
 pub async fn restore(parts: &Arc<Parts>, owned: &Owned, dump: &mut (dyn AsyncRead + Send + Unpin)) -> Result<()> {
     let _renewal = parts.renewals.begin(owned)?;
-    let driver = parts.services.of(owned.row.ask.kind);
     let aside = Aside::of(parts, owned);
+    let driver = parts.services.of(owned.row.ask.kind);
     let programs = driver.open_aside(&owned.server, &owned.wanted).await?;
-    match fill(parts, &owned.server, &programs, dump).await {
-        Ok(()) => driver.put_in_place(&owned.server, &owned.wanted.label).await?,
-        Err(error) => {
-            aside.drop_now().await;
-            return Err(error.hint("what was there is there still"));
-        }
+    let filled = dumped::fill(parts, &owned.server, &programs, dump).await;
+    place(parts, owned, &programs, aside, filled).await
+}
+
+/// What was filled aside takes the place of what is there, if it is whole.
+async fn place(parts: &Parts, owned: &Owned, programs: &Programs, aside: Aside, filled: Result<()>) -> Result<()> {
+    let (driver, server, label) = (parts.services.of(owned.row.ask.kind), &owned.server, &owned.wanted.label);
+    if let Err(error) = filled {
+        aside.drop_now().await;
+        return Err(error.hint("what was there is there still"));
     }
-    aside.keep();
+    if driver.copies() != Copies::Dumps {
+        driver.put_in_place(server, label).await?;
+        aside.keep();
+        return Ok(());
+    }
+    driver.empty(server, label).await?;
+    crate::fault::point("service.emptied");
+    let to = driver.client(server, &owned.wanted)?;
+    let placed = dumped::pour(parts, server, programs, &to).await;
+    placed.map_err(|error| error.hint("what was there is gone, and the new data are not whole: do the same again"))?;
+    aside.drop_now().await;
     Ok(())
 }
 
@@ -237,56 +281,6 @@ async fn drop_aside(parts: &Parts, kind: Kind, server: &Server, label: &Label) {
     }
 }
 
-/// Reads a dump into a database. Ends with whoever sends it.
-async fn fill(
-    parts: &Parts,
-    server: &Server,
-    programs: &Programs,
-    dump: &mut (dyn AsyncRead + Send + Unpin),
-) -> Result<()> {
-    let failed = || format!("failed to restore the dump on server `{}`", server.name);
-    let client = Client::open(parts, server, programs).await?;
-    let mut exec = client.start(&programs.restore, None, None).await?;
-    let mut stdin = exec.stdin;
-    let feed = async {
-        // One that ends before it has read all says why.
-        let _ = tokio::io::copy(dump, &mut stdin).await;
-        let _ = stdin.shutdown().await;
-        drop(stdin);
-        std::future::pending::<()>().await
-    };
-    let (mut said, mut printed) = (Vec::new(), Vec::new());
-    let output = async { tokio::join!(tail(&mut exec.stderr, &mut said), tail(&mut exec.stdout, &mut printed)) };
-    tokio::select! {
-        (errors, output) = output => errors.and(output).or_failed(failed)?,
-        () = feed => {}
-    }
-    match exec.control.wait().await.or_failed(failed)? {
-        0 => Ok(()),
-        code => {
-            let mut error = Error::failed(failed());
-            let text = String::from_utf8_lossy(&said).trim().to_owned();
-            error.causes.push(if text.is_empty() { format!("it ended with status {code}") } else { text });
-            Err(error)
-        }
-    }
-}
-
-/// The last of what is printed.
-async fn tail(from: &mut (dyn AsyncRead + Send + Unpin), said: &mut Vec<u8>) -> std::io::Result<()> {
-    let mut piece = vec![0; 4096];
-    loop {
-        match from.read(&mut piece).await? {
-            0 => return Ok(()),
-            count => {
-                said.extend_from_slice(&piece[..count]);
-                let over = said.len().saturating_sub(SAID);
-                said.drain(..over);
-            }
-        }
-    }
-}
-
 /// A template that nothing is in yet. It goes unless it is filled.
 pub struct Unfilled {
     server: Server,
@@ -300,17 +294,10 @@ pub struct Unfilled {
 pub async fn begin_template(parts: &Arc<Parts>, server: Server, name: &TemplateName) -> Result<Unfilled> {
     let failed = || format!("failed to record template `{name}`");
     let (kind, id) = (server.url.kind, crate::random::hex(8));
-    let database = name.name_for(&parts.settings.instance, &id);
+    let database = name.name_for(kind, &parts.settings.instance, &id);
     let secret = crate::random::hex(super::PASSWORD);
     let password = parts.vault.seal(&purpose(&server.name, &database), &secret);
-    let wanted = Wanted {
-        label: template_label(parts, &database),
-        password: Secret(secret),
-        connections: super::CONNECTIONS,
-        isolation: Isolation::Usual,
-        taken: BTreeSet::new(),
-        seed: None,
-    };
+    let wanted = template_of(template_label(parts, &database), secret);
     // Of a kind that has no templates nothing is made.
     let programs = parts.services.of(kind).client(&server, &wanted)?;
     let new = NewTemplate { name: name.clone(), server: server.name.clone(), kind, database, password };
@@ -330,7 +317,7 @@ pub async fn fill_template(template: Unfilled, dump: &mut (dyn AsyncRead + Send 
     let parts = unfinished.parts.clone();
     let driver = parts.services.of(server.url.kind);
     driver.provide(&server, &wanted).await?;
-    fill(&parts, &server, &programs, dump).await?;
+    dumped::fill(&parts, &server, &programs, dump).await?;
     driver.seal(&server, &wanted.label).await?;
     crate::fault::point("template.made");
     unfinished.keep().await

@@ -403,7 +403,7 @@ async fn a_database_begins_with_the_data_that_people_ask_for_and_has_them_again_
     assert_eq!(sql(&main, "SELECT text FROM notes").await.unwrap(), "hello");
 
     let (env, _) = bench.env("other").await;
-    let owned = data::owned(bench.parts(), &env, None).await.unwrap();
+    let owned = data::owned(bench.parts(), &env, None, None).await.unwrap();
     let renew = || data::renew(bench.parts(), &env, &owned, &env.asked);
     let (one, another) = tokio::join!(renew(), renew());
     one.unwrap();

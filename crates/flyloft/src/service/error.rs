@@ -123,7 +123,7 @@ impl ServiceError {
             Fault::Old { .. } => "upgrade it, or add another server".to_owned(),
             Fault::Taken { what, name } => self.not_ours(what, name),
             Fault::NoSeed(_) => "ask for other data, or for none: flyloft set APP/ENV services=…".to_owned(),
-            Fault::NotOfThisKind(_) => "PostgreSQL has that".to_owned(),
+            Fault::NotOfThisKind(_) => "PostgreSQL and MariaDB have that".to_owned(),
             Fault::Replica => "name its primary in the URL".to_owned(),
             Fault::Open(user) => format!(
                 "whoever reaches it reaches all of it, so nobody can be kept apart: ACL SETUSER {user} resetpass, or \

@@ -104,9 +104,26 @@ pub struct Client {
     pub env: Vec<(String, String)>,
     /// For a person at a terminal.
     pub shell: Vec<String>,
-    /// Writes all data to standard output, and reads them from standard input.
+    pub dumps: Option<Dumps>,
+}
+
+/// What takes all data out of a database, and into one.
+#[derive(Clone, Debug)]
+pub struct Dumps {
+    /// Writes them to standard output.
     pub dump: Vec<String>,
+    /// Reads them from standard input.
     pub restore: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copies {
+    /// It begins with nothing.
+    Never,
+    /// The server copies it: [`Wanted::seed`], [`Driver::renew`], [`Driver::put_in_place`].
+    Itself,
+    /// A dump of the one is read into the other: [`Client::dumps`], [`Driver::empty`].
+    Dumps,
 }
 
 #[async_trait]
@@ -133,9 +150,9 @@ pub trait Driver: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Whether it gives what is made the data of [`Wanted::seed`].
-    fn copies(&self) -> bool {
-        false
+    /// How what is made gets the data of another one.
+    fn copies(&self) -> Copies {
+        Copies::Never
     }
 
     /// Gives it the data that it begins with anew, in place of what it has. That stays until the new ones are whole; then
@@ -149,6 +166,12 @@ pub trait Driver: Send + Sync {
     /// finds it; [`Driver::put_in_place`] or [`Driver::drop_aside`] is its end.
     async fn open_aside(&self, server: &Server, wanted: &Wanted) -> Result<Client, ServiceError> {
         let _ = wanted;
+        Err(no_data(server))
+    }
+
+    /// Ends who uses it, and leaves nothing in it: for what cannot be put in place.
+    async fn empty(&self, server: &Server, label: &Label) -> Result<(), ServiceError> {
+        let _ = label;
         Err(no_data(server))
     }
 

@@ -1,15 +1,19 @@
 //! MariaDB, from version 10.5 on, and MySQL, from version 8.0 on: an environment gets a user and a database.
 
+mod aside;
 mod made;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use flyloft_core::service::ServerUrl;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, DriverError, Error, OptsBuilder, Params, SslOpts};
 
-use super::{Driver, Fault, Health, Label, Server, ServiceError, Wanted, in_time, tls};
+use super::{
+    Client as Programs, Copies, Driver, Dumps, Fault, Health, Label, Server, ServiceError, Wanted, in_time, tls,
+};
 
 pub struct Mysql;
 
@@ -40,6 +44,44 @@ impl Driver for Mysql {
         in_time(server, async { Session::open(server).await?.remove(label).await }).await
     }
 
+    async fn lost(&self, server: &Server, names: &[String]) -> Result<Vec<String>, ServiceError> {
+        in_time(server, async { Session::open(server).await?.lost(names).await }).await
+    }
+
+    async fn hang_up(&self, server: &Server, labels: &[Label], quiet: Duration) -> Result<Vec<String>, ServiceError> {
+        in_time(server, async { Session::open(server).await?.hang_up(labels, quiet).await }).await
+    }
+
+    fn copies(&self) -> Copies {
+        Copies::Dumps
+    }
+
+    async fn open_aside(&self, server: &Server, wanted: &Wanted) -> Result<Programs, ServiceError> {
+        in_time(server, async { Session::open(server).await?.open_aside(&wanted.label).await }).await?;
+        Ok(programs(server, wanted, &aside::beside(&wanted.label).name))
+    }
+
+    async fn drop_aside(&self, server: &Server, label: &Label) -> Result<(), ServiceError> {
+        in_time(server, async { Session::open(server).await?.drop_aside(label).await }).await
+    }
+
+    async fn empty(&self, server: &Server, label: &Label) -> Result<(), ServiceError> {
+        in_time(server, async { Session::open(server).await?.empty(label).await }).await
+    }
+
+    /// Nobody has been told its password.
+    async fn seal(&self, _server: &Server, _label: &Label) -> Result<(), ServiceError> {
+        Ok(())
+    }
+
+    async fn remove_template(&self, server: &Server, label: &Label) -> Result<(), ServiceError> {
+        self.remove(server, label).await
+    }
+
+    fn client(&self, server: &Server, wanted: &Wanted) -> Result<Programs, ServiceError> {
+        Ok(programs(server, wanted, &wanted.label.name))
+    }
+
     fn variables(&self, server: &Server, wanted: &Wanted, alias: Option<&str>) -> Vec<(String, String)> {
         let (name, password) = (&wanted.label.name, &wanted.password.0);
         // How encryption is asked for in a URL differs from client to client, and what one does not know it refuses.
@@ -59,6 +101,46 @@ impl Driver for Mysql {
             return all.map(|(name, value)| (name.to_owned(), value)).collect();
         };
         vec![(format!("{alias}_URL"), url)]
+    }
+}
+
+/// Reads a dump from standard input. What was made by its owner is made by whoever reads it: to say somebody else takes a
+/// right that no environment has.
+const RESTORE: &str = r#"set -o pipefail
+IFS= read -r -N 1 begin
+[ -n "$begin" ] || { echo 'the dump is empty' >&2; exit 1; }
+{ printf %s "$begin"; cat; } | sed '/^\(\/\*!50\|CREATE DEFINER\)/s/DEFINER=`[^`]*`@`[^`]*`//' | "$@""#;
+
+/// What works with a database of that name. Those of MariaDB are for MySQL as well. They would check a certificate without
+/// being told of who signed it, and encrypt or not as the server has it, unless they are told otherwise.
+fn programs(server: &Server, wanted: &Wanted, database: &str) -> Programs {
+    let at = [
+        "--no-defaults".to_owned(),
+        format!("--host={}", server.url.host),
+        format!("--port={}", server.url.port),
+        "--protocol=tcp".to_owned(),
+        format!("--user={}", wanted.label.name),
+        "--skip-ssl-verify-server-cert".to_owned(),
+    ];
+    let tls = server.url.tls.then(|| "--ssl".to_owned());
+    let program = |program: &str, options: &[&str]| {
+        let options = options.iter().map(|&option| option.to_owned());
+        let words = [program.to_owned()].into_iter().chain(at.clone()).chain(tls.clone());
+        words.chain(options).chain([database.to_owned()]).collect::<Vec<_>>()
+    };
+    let restore = ["bash", "-c", RESTORE, "restore"].map(str::to_owned);
+    let dump = ["--single-transaction", "--quick", "--routines", "--events", "--triggers", "--no-tablespaces"];
+    Programs {
+        packages: &["mariadb-client"],
+        env: vec![
+            ("MYSQL_PWD".to_owned(), wanted.password.0.clone()),
+            ("MYSQL_HISTFILE".to_owned(), "/dev/null".to_owned()),
+        ],
+        shell: program("mariadb", &[]),
+        dumps: Some(Dumps {
+            dump: program("mariadb-dump", &dump),
+            restore: [&restore[..], &program("mariadb", &["--skip-reconnect"])].concat(),
+        }),
     }
 }
 

@@ -16,7 +16,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Client as Programs, Driver, Fault, Health, Label, PATIENCE, Server, ServiceError, Wanted, in_time, tls, within,
+    Client as Programs, Copies, Driver, Dumps, Fault, Health, Label, PATIENCE, Server, ServiceError, Wanted, in_time,
+    tls, within,
 };
 
 const CONNECT: Duration = Duration::from_secs(8);
@@ -60,8 +61,8 @@ impl Driver for Postgres {
         in_time(server, async { Session::open(server).await?.hang_up(labels, quiet).await }).await
     }
 
-    fn copies(&self) -> bool {
-        true
+    fn copies(&self) -> Copies {
+        Copies::Itself
     }
 
     async fn renew(&self, server: &Server, wanted: &Wanted) -> Result<(), ServiceError> {
@@ -146,8 +147,10 @@ fn programs(server: &Server, wanted: &Wanted, database: &str) -> Programs {
         packages: &["postgresql-client"],
         env: env.map(|(name, value)| (name.to_owned(), value)).into(),
         shell: words(&["psql"]),
-        dump: words(&["pg_dump", "--format=custom", "--no-owner", "--no-privileges"]),
-        restore: words(&["bash", "-c", RESTORE]),
+        dumps: Some(Dumps {
+            dump: words(&["pg_dump", "--format=custom", "--no-owner", "--no-privileges"]),
+            restore: words(&["bash", "-c", RESTORE]),
+        }),
     }
 }
 

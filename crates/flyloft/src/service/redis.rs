@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::link::{self, Stream};
-use super::{Driver, Fault, Health, Label, PATIENCE, Server, ServiceError, Wanted, in_time};
+use super::{Client as Programs, Driver, Fault, Health, Label, PATIENCE, Server, ServiceError, Wanted, in_time};
 
 /// Earlier ones have no rules for subcommands, share one global table between everybody's scripts, and sort by keys
 /// that a user may not read.
@@ -70,6 +70,26 @@ impl Driver for Redis {
 
     async fn lost(&self, server: &Server, names: &[String]) -> Result<Vec<String>, ServiceError> {
         in_time(server, async { Session::open(server).await?.lost(names).await }).await
+    }
+
+    fn client(&self, server: &Server, wanted: &Wanted) -> Result<Programs, ServiceError> {
+        let url = &server.url;
+        let number = wanted.label.number.unwrap_or(shared_number(server)).to_string();
+        let mut shell = vec!["redis-cli", "-h", &url.host];
+        let port = url.port.to_string();
+        shell.extend(["-p", &port, "--user", &wanted.label.name, "-n", &number]);
+        if url.tls {
+            shell.extend(["--tls", "--insecure"]);
+        }
+        Ok(Programs {
+            packages: &["redis-tools"],
+            env: vec![
+                ("REDISCLI_AUTH".to_owned(), wanted.password.0.clone()),
+                ("REDISCLI_HISTFILE".to_owned(), "/dev/null".to_owned()),
+            ],
+            shell: shell.into_iter().map(str::to_owned).collect(),
+            dumps: None,
+        })
     }
 
     fn variables(&self, server: &Server, wanted: &Wanted, alias: Option<&str>) -> Vec<(String, String)> {

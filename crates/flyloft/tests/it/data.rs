@@ -10,7 +10,7 @@ use crate::services::NOTES;
 use crate::terminal::Seat;
 
 /// A command with this at its standard input.
-fn with_input(flyloft: &Flyloft, words: &[&str], input: &str) -> Output {
+pub fn with_input(flyloft: &Flyloft, words: &[&str], input: &str) -> Output {
     let mut command = flyloft.command(words);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // One that refuses may not read.

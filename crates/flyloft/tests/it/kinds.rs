@@ -1,6 +1,7 @@
 //! Services of each other kind, with the server of Debian's and a client in a container.
 
-use crate::harness::{Flyloft, wait_for};
+use crate::data::with_input;
+use crate::harness::{Flyloft, text, wait_for};
 use crate::mariadb::Mariadb;
 use crate::rabbitmq::Rabbitmq;
 use crate::redis::{self, Redis};
@@ -110,6 +111,9 @@ fn an_app_has_keys_in_a_redis_that_nobody_else_gets_at_and_that_go_with_its_envi
     let prefix = flyloft.ok(&["run", "it-cached/main", "--", "printenv", "REDIS_PREFIX"]);
     let peeked = flyloft.get("it-cached/other", &format!("/peek/{}a", prefix.trim())).body;
     assert!(peeked.starts_with("NoPermissionError"), "{peeked}");
+    let looked =
+        with_input(&flyloft, &["services", "redis-cli", "it-cached/main"], &format!("GET {}a\n", prefix.trim()));
+    assert_eq!(String::from_utf8_lossy(&looked.stdout), "hello\n", "{}", text(&looked));
     flyloft.ok(&["off", "it-cached/main"]);
     flyloft.ok(&["wake", "it-cached/main"]);
     assert_eq!(flyloft.get("it-cached/main", "/get/a").body, "hello", "kept while it is off");
@@ -154,6 +158,10 @@ fn an_app_has_a_database_of_mariadb_that_nobody_else_gets_at_and_that_goes_with_
     let name = flyloft.ok(&["run", "it-posts/main", "--", "printenv", "MYSQL_DATABASE"]);
     let refused = flyloft.get("it-posts/other", &format!("/at/{}", name.trim())).body;
     assert!(refused.contains("Access denied"), "{refused}");
+    let looked = with_input(&flyloft, &["services", "mysql", "it-posts/main"], "SELECT text FROM notes;\n");
+    assert_eq!(String::from_utf8_lossy(&looked.stdout), "text\nhello\n", "{}", text(&looked));
+    let dump = flyloft.ok(&["services", "dump", "it-posts/main"]);
+    assert!(dump.contains("INSERT INTO `notes` VALUES"), "{dump}");
     flyloft.ok(&["off", "it-posts/main"]);
     flyloft.ok(&["wake", "it-posts/main"]);
     assert_eq!(flyloft.get("it-posts/main", "/").body, "hello", "kept while it is off");
@@ -168,6 +176,61 @@ fn an_app_has_a_database_of_mariadb_that_nobody_else_gets_at_and_that_goes_with_
     wait_for("the databases to go", || (left() == "0").then_some(()));
     wait_for("the server to go", || flyloft.cli(&["services", "rm", "it-maria"]).status.success().then_some(()));
     assert_eq!(mariadb.sql("SHOW DATABASES LIKE 'flyloft%'"), "flyloft_labels");
+}
+
+#[test]
+fn databases_of_mariadb_begin_with_a_template_or_a_copy_and_people_dump_restore_and_reset_them() {
+    let mut flyloft = Flyloft::start();
+    let mariadb = Mariadb::start();
+    forget_servers(&mut flyloft);
+    add(&flyloft, "it-maria", "mysql", &mariadb.url().replace("127.0.0.1", &host_address()));
+    let repository = flyloft.repository(
+        "it-seeds",
+        &[
+            ("Procfile", "web: python3 server.py\n"),
+            ("requirements.txt", "PyMySQL==1.1.1\n"),
+            ("app.json", r#"{"addons": ["mysql"]}"#),
+            ("server.py", &format!("{MYSQL}{SERVE}")),
+        ],
+    );
+    repository.pushed(&["main"]);
+    assert_eq!(flyloft.get("it-seeds/main", "/add/hello").body, "hello");
+    // What says who has made it, which nobody else may say.
+    let more = "CREATE VIEW seen AS SELECT text FROM notes;
+        CREATE PROCEDURE more() INSERT INTO notes VALUES ('by procedure');
+        CREATE TRIGGER small BEFORE INSERT ON notes FOR EACH ROW SET NEW.text = LOWER(NEW.text);\n";
+    let made = with_input(&flyloft, &["services", "mysql", "it-seeds/main"], more);
+    assert!(made.status.success(), "{}", text(&made));
+    let work = tempfile::tempdir().unwrap();
+    let file = work.path().join("main.sql");
+    let file = file.to_str().unwrap();
+    flyloft.ok(&["services", "dump", "it-seeds/main", file]);
+    flyloft.ok(&["services", "template", "it-maria", "it_seed", "--from-dump", file]);
+    flyloft.ok(&["apps", "set", "it-seeds", "services=mysql@it_seed"]);
+    repository.pushed(&["main:seeded"]);
+    assert_eq!(flyloft.get("it-seeds/seeded", "/add/MORE").body, "hello more", "the trigger is there");
+    let called = with_input(&flyloft, &["services", "mysql", "it-seeds/seeded"], "CALL more(); SELECT * FROM seen;\n");
+    assert!(text(&called).contains("by procedure"), "{}", text(&called));
+    let reset = flyloft.ok(&["services", "reset", "it-seeds/seeded", "--yes"]);
+    assert!(reset.contains("has fresh data") && reset.contains("=====> Deployed"), "{reset}");
+    assert_eq!(flyloft.get("it-seeds/seeded", "/").body, "hello");
+
+    assert_eq!(flyloft.get("it-seeds/main", "/add/own").body, "hello own");
+    flyloft.ok(&["apps", "set", "it-seeds", "services=mysql@it-seeds/main"]);
+    repository.pushed(&["main:copied"]);
+    assert_eq!(flyloft.get("it-seeds/copied", "/").body, "hello own");
+    let broken = "CREATE TABLE a (b INT);\nSELEC 1;\n";
+    let broken = with_input(&flyloft, &["services", "restore", "it-seeds/copied", "-", "--yes"], broken);
+    assert!(!broken.status.success() && text(&broken).contains("what was there is there still"), "{}", text(&broken));
+    assert_eq!(flyloft.get("it-seeds/copied", "/").body, "hello own");
+    flyloft.ok(&["services", "restore", "it-seeds/copied", file, "--yes"]);
+    assert_eq!(flyloft.get("it-seeds/copied", "/").body, "hello");
+
+    flyloft.ok(&["destroy", "it-seeds", "--yes"]);
+    flyloft.ok(&["services", "template", "it-maria", "it_seed", "--rm"]);
+    wait_for("the server to go", || flyloft.cli(&["services", "rm", "it-maria"]).status.success().then_some(()));
+    assert_eq!(mariadb.sql("SHOW DATABASES LIKE 'flyloft%'"), "flyloft_labels");
+    assert_eq!(mariadb.sql("SELECT COUNT(*) FROM flyloft_labels.labels"), "0");
 }
 
 #[test]

@@ -147,7 +147,9 @@ async fn data_are_the_business_of_whoever_may_use_the_app_and_templates_that_of_
         let (code, said) = desk.command_by(&theirs, words).await;
         assert!(code == 1 && said.contains("`bot`"), "{said}");
         let (code, said) = desk.command_by(&ours, words).await;
-        assert_eq!((code, said.lines().next()), (20, Some("error: `shop/main` has no database")));
+        let what = if words[1] == "psql" { "postgres" } else { "database" };
+        let none = format!("error: `shop/main` has no {what}");
+        assert_eq!((code, said.lines().next()), (20, Some(none.as_str())));
     }
     desk.command(&["apps", "set", "shop", "services=postgres"]).await;
     desk.stage.deploy().await.unwrap();

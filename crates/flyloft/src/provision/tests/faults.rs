@@ -142,7 +142,7 @@ async fn the_longest_names_are_names_on_every_server() {
     let (env, _) = bench.stage.loft.find(&name).await.unwrap();
     let variables = bench.stage.engine.spec(&env.live.clone().unwrap().container).env;
     sql(&variables[&format!("{alias}_URL")], "CREATE TABLE a (b int)").await.unwrap();
-    let owned = data::owned(bench.parts(), &env, Some(&alias)).await.unwrap();
+    let owned = data::owned(bench.parts(), &env, None, Some(&alias)).await.unwrap();
     data::renew(bench.parts(), &env, &owned, &env.asked).await.unwrap();
     let gone = sql(&variables[&format!("{alias}_URL")], "SELECT b FROM a").await.unwrap_err();
     assert_eq!(gone, "relation \"a\" does not exist");

@@ -52,3 +52,40 @@ async fn what_a_mariadb_that_was_down_still_has_goes_when_it_is_up_again() {
     sweep(bench.parts()).await;
     assert_eq!((bench.strays().await, users(&mariadb).as_str()), (0, "0"));
 }
+
+#[tokio::test]
+async fn a_copy_that_does_not_come_to_its_end_leaves_nothing_behind() {
+    let bench = Bench::new().await;
+    let mariadb = Mariadb::start();
+    add(&bench, "maria", Kind::Mysql, &mariadb.url()).await;
+    deploy(&bench, "main", "mysql").await.unwrap();
+    let app = bench.env("main").await.0.name.app;
+    bench.stage.store().set_app_settings(&app, &asking("mysql@shop/main").settings).await.unwrap();
+    bench.stage.loft.reload(&app, None).await.unwrap();
+    // Once beside the build, and once after it. The engine in memory copies nothing otherwise, and says that it went well.
+    bench.stage.engine.fail("exec", 2);
+    let error = deploy(&bench, "other", "none").await.unwrap_err().text();
+    assert!(error.contains("failed to start `mariadb-dump`"), "{error}");
+    assert_eq!(users(&mariadb), "1");
+    deploy(&bench, "other", "none").await.unwrap();
+    assert_eq!(users(&mariadb), "2");
+    let (env, _) = bench.env("other").await;
+    let owned = data::owned(bench.parts(), &env, Some(Kind::Mysql), None).await.unwrap();
+    let variables = bench.variables("other").await;
+    let ask = |sql: &str| {
+        mariadb.sql_as(&variables["MYSQL_USER"], &variables["MYSQL_PASSWORD"], &variables["MYSQL_DATABASE"], sql)
+    };
+    ask("CREATE TABLE notes (text VARCHAR(9))").unwrap();
+    bench.stage.engine.fail("exec", 1);
+    let error = data::renew(bench.parts(), &env, &owned, &env.asked).await.unwrap_err().text();
+    assert!(error.contains("hint: what was there is there still"), "{error}");
+    assert_eq!(ask("SHOW TABLES").unwrap(), "notes");
+    data::renew(bench.parts(), &env, &owned, &env.asked).await.unwrap();
+    assert_eq!(ask("SHOW TABLES").unwrap(), "");
+    assert_eq!(mariadb.sql("SHOW DATABASES LIKE 'flyloft%\\_new'"), "");
+    for branch in ["main", "other"] {
+        bench.destroy(branch).await;
+    }
+    bench.stage.wait_until("nothing is left", async || bench.strays().await == 0).await;
+    assert_eq!(mariadb.sql("SELECT COUNT(*) FROM flyloft_labels.labels"), "0");
+}

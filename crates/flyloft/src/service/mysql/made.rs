@@ -5,6 +5,9 @@
 //! while it is not written down there is somebody else's. Nobody else works on a name meanwhile: a lock of the server's
 //! is held, which ends with its connection.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use mysql_async::Error;
 use mysql_async::prelude::Queryable;
 use ring::digest;
@@ -26,10 +29,7 @@ impl Session<'_> {
         let version = self.version().await?;
         let was_ours = self.is_ours(label).await?;
         if !was_ours {
-            self.refuse_others(label).await?;
-            let insert = format!("INSERT INTO {LABELS}.labels (name, label) VALUES (?, ?)");
-            let values = (label.name.as_str(), label.text.as_str());
-            let _: Option<u8> = self.first("write down what is made", &insert, values).await?;
+            self.write_down(label).await?;
             crate::fault::point("service.label");
         }
         let made = self.complete(wanted, &version).await;
@@ -43,17 +43,31 @@ impl Session<'_> {
     async fn complete(&mut self, wanted: &Wanted, version: &Version) -> Result<(), ServiceError> {
         let Wanted { label, password, connections, .. } = wanted;
         let name = label.name.as_str();
-        let (database, user) = (identifier(name), account(name));
-        // Some servers have Latin 1 otherwise.
-        let create = format!("CREATE DATABASE IF NOT EXISTS {database} CHARACTER SET utf8mb4");
-        self.run("make a database", &create).await?;
+        let user = account(name);
+        self.make_database(name).await?;
         crate::fault::point("service.database");
         let with = format!("{} WITH MAX_USER_CONNECTIONS {connections}", identified(version, &password.0));
         self.run("make a user", &format!("CREATE USER IF NOT EXISTS {user} {with}")).await?;
         crate::fault::point("service.user");
         self.run("change a user", &format!("ALTER USER {user} {with}")).await?;
-        let database = self.grantable(name).await?;
+        self.give(name, &user).await
+    }
+
+    pub(super) async fn make_database(&mut self, name: &str) -> Result<(), ServiceError> {
+        // Some servers have Latin 1 otherwise.
+        let create = format!("CREATE DATABASE IF NOT EXISTS {} CHARACTER SET utf8mb4", identifier(name));
+        self.run("make a database", &create).await
+    }
+
+    pub(super) async fn give(&mut self, database: &str, user: &str) -> Result<(), ServiceError> {
+        let database = self.grantable(database).await?;
         self.run("give a database to a user", &format!("GRANT ALL PRIVILEGES ON {database}.* TO {user}")).await
+    }
+
+    /// Of the users of these names, those that are not there.
+    pub(super) async fn lost(&mut self, names: &[String]) -> Result<Vec<String>, ServiceError> {
+        let there: Vec<String> = self.all("look at users", "SELECT DISTINCT User FROM mysql.user", ()).await?;
+        Ok(names.iter().filter(|name| !there.contains(name)).cloned().collect())
     }
 
     /// Ends who is connected, and leaves nothing of it.
@@ -64,16 +78,23 @@ impl Session<'_> {
         }
         // From here on nobody comes in.
         self.run("drop a user", &format!("DROP USER IF EXISTS {}", account(&label.name))).await?;
+        self.cut(label).await?;
+        self.clear(label).await?;
+        self.take_away(label).await
+    }
+
+    /// Ends who is connected.
+    pub(super) async fn cut(&mut self, label: &Label) -> Result<(), ServiceError> {
         let open = "SELECT ID FROM information_schema.PROCESSLIST WHERE USER = ?";
         let open: Vec<u64> = self.all("see connections", open, (label.name.as_str(),)).await?;
         for id in open {
             self.kill(id).await?;
         }
-        self.take_away(label).await
+        Ok(())
     }
 
     /// All that is ours of this name. What is half made has no user, and nobody may be allowed to drop one.
-    async fn take_away(&mut self, label: &Label) -> Result<(), ServiceError> {
+    pub(super) async fn take_away(&mut self, label: &Label) -> Result<(), ServiceError> {
         let name = label.name.as_str();
         let users = "SELECT 1 FROM mysql.user WHERE User = ? LIMIT 1";
         let user: Option<u8> = self.first("look at users", users, (name,)).await?;
@@ -86,6 +107,32 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Ends those of these users on which nothing has happened for so long. Gives the names of users that have others.
+    pub(super) async fn hang_up(&mut self, labels: &[Label], quiet: Duration) -> Result<Vec<String>, ServiceError> {
+        if !self.has_labels().await? {
+            return Ok(Vec::new());
+        }
+        // A user that somebody else has made under the name since is not ours.
+        let ours = format!("SELECT name, label FROM {LABELS}.labels");
+        let written: Vec<(String, String)> = self.all("look for what is ours", &ours, ()).await?;
+        let is_ours = |name: &str| {
+            let of_that_name = |label: &&Label| label.name == name;
+            let label = labels.iter().find(of_that_name);
+            label.is_some_and(|label| written.iter().any(|(name, text)| *name == label.name && *text == label.text))
+        };
+        let open = "SELECT ID, USER, CAST(COALESCE(TIME, 0) AS SIGNED) FROM information_schema.PROCESSLIST";
+        let open: Vec<(u64, String, i64)> = self.all("see connections", open, ()).await?;
+        let mut left = BTreeSet::new();
+        for (id, user, seconds) in open.into_iter().filter(|(_, user, _)| is_ours(user)) {
+            // A part of a second is not counted there.
+            match u64::try_from(seconds).is_ok_and(|seconds| Duration::from_secs(seconds) >= quiet) {
+                true => self.kill(id).await?,
+                false => _ = left.insert(user),
+            }
+        }
+        Ok(left.into_iter().collect())
+    }
+
     async fn kill(&mut self, id: u64) -> Result<(), ServiceError> {
         match self.conn.query_drop(format!("KILL {id}")).await {
             // It has ended by itself.
@@ -95,7 +142,7 @@ impl Session<'_> {
     }
 
     /// Held until the session ends. Its name is nothing that another environment could guess, and hold.
-    async fn lock(&mut self, label: &Label) -> Result<(), ServiceError> {
+    pub(super) async fn lock(&mut self, label: &Label) -> Result<(), ServiceError> {
         let name = hex::encode(&digest::digest(&digest::SHA256, label.text.as_bytes()).as_ref()[..16]);
         let taken: Option<Option<u8>> = self.first("wait for its turn", "SELECT GET_LOCK(?, ?)", (name, TURN)).await?;
         match taken.flatten() {
@@ -105,10 +152,8 @@ impl Session<'_> {
     }
 
     /// Whether it is written down as ours. Somebody else's is an error.
-    async fn is_ours(&mut self, label: &Label) -> Result<bool, ServiceError> {
-        let there = "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = ? AND TABLE_NAME = 'labels'";
-        let there: Option<u8> = self.first("look for what is ours", there, (LABELS,)).await?;
-        if there.is_none() {
+    pub(super) async fn is_ours(&mut self, label: &Label) -> Result<bool, ServiceError> {
+        if !self.has_labels().await? {
             let schema = format!("CREATE DATABASE IF NOT EXISTS {LABELS} CHARACTER SET utf8mb4");
             self.run("make a database", &schema).await?;
             let columns = "name VARCHAR(64) NOT NULL PRIMARY KEY, label VARCHAR(255) NOT NULL";
@@ -125,6 +170,21 @@ impl Session<'_> {
             }
             None => Ok(false),
         }
+    }
+
+    async fn has_labels(&mut self) -> Result<bool, ServiceError> {
+        let there = "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = ? AND TABLE_NAME = 'labels'";
+        let there: Option<u8> = self.first("look for what is ours", there, (LABELS,)).await?;
+        Ok(there.is_some())
+    }
+
+    /// As ours, unless somebody else has something of that name.
+    pub(super) async fn write_down(&mut self, label: &Label) -> Result<(), ServiceError> {
+        self.refuse_others(label).await?;
+        let insert = format!("INSERT INTO {LABELS}.labels (name, label) VALUES (?, ?)");
+        let values = (label.name.as_str(), label.text.as_str());
+        let _: Option<u8> = self.first("write down what is made", &insert, values).await?;
+        Ok(())
     }
 
     /// What has the name and is not written down.
@@ -160,12 +220,12 @@ impl Session<'_> {
 }
 
 /// In SQL, where a quote within is written twice.
-fn identifier(name: &str) -> String {
+pub(super) fn identifier(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
 
 /// From wherever it connects. Names of ours have nothing in them that would have to be escaped.
-fn account(name: &str) -> String {
+pub(super) fn account(name: &str) -> String {
     format!("'{name}'@'%'")
 }
 

@@ -34,6 +34,11 @@ fn ask(mariadb: &Mariadb, name: &str, sql: &str) -> Result<String, String> {
     mariadb.sql_as(&name, "0123456789abcdef", &name, sql)
 }
 
+/// The server as the app sees it that was given this.
+fn app(mariadb: &Mariadb, name: &str) -> Server {
+    at(mariadb.port, &format!("flyloft_{name}:0123456789abcdef"), &format!("flyloft_{name}"))
+}
+
 /// What people read.
 async fn refusal(server: &Server) -> String {
     let error = Mysql.check(server).await.unwrap_err();
@@ -188,9 +193,7 @@ async fn what_is_removed_cuts_who_is_connected_and_an_app_that_made_its_database
         Mysql.provide(&server, &wanted(name)).await.unwrap();
     }
     ask(&mariadb, "one", "DROP DATABASE flyloft_one; CREATE DATABASE flyloft_one").unwrap();
-    let (url, _) = ServerUrl::parse(Kind::Mysql, "mysql://flyloft_one@127.0.0.1/flyloft_one").unwrap();
-    let url = ServerUrl { port: mariadb.port, ..url };
-    let app = Server { url, password: Secret("0123456789abcdef".to_owned()), ..server.clone() };
+    let app = app(&mariadb, "one");
     let mut held = Session::open(&app).await.unwrap();
     for statement in ["CREATE TABLE open (a INT)", "BEGIN", "INSERT INTO open VALUES (1)"] {
         held.run("ask", statement).await.unwrap();
@@ -198,7 +201,36 @@ async fn what_is_removed_cuts_who_is_connected_and_an_app_that_made_its_database
     Mysql.remove(&server, &label("one")).await.unwrap();
     assert!(held.run("ask", "SELECT 1").await.is_err());
     assert_eq!(left(&mariadb), "flyloft_other; flyloft_labels flyloft_other");
+    let names = ["one", "other"].map(|name| label(name).name);
+    assert_eq!(Mysql.lost(&server, &names).await.unwrap(), ["flyloft_one"]);
     Mysql.remove(&server, &label("one")).await.unwrap();
+}
+
+#[tokio::test]
+async fn connections_of_those_who_sleep_are_ended_but_not_one_on_which_something_has_just_happened() {
+    let mariadb = Mariadb::start();
+    let server = server(&mariadb.url());
+    assert!(
+        Mysql.hang_up(&server, &[label("one")], Duration::ZERO).await.unwrap().is_empty(),
+        "there is nothing of ours"
+    );
+    for name in ["one", "other"] {
+        Mysql.provide(&server, &wanted(name)).await.unwrap();
+    }
+    let apps = [app(&mariadb, "one"), app(&mariadb, "other")];
+    let [mut one, mut other] = [Session::open(&apps[0]).await.unwrap(), Session::open(&apps[1]).await.unwrap()];
+    let hang_up = async |label: &Label, quiet| {
+        let ended = Mysql.hang_up(&server, std::slice::from_ref(label), quiet).await;
+        ended.unwrap()
+    };
+    assert_eq!(hang_up(&label("one"), Duration::from_secs(60)).await, ["flyloft_one"]);
+    one.run("ask", "SELECT 1").await.unwrap();
+    let stranger = Label { text: "payroll".to_owned(), ..label("one") };
+    assert!(hang_up(&stranger, Duration::ZERO).await.is_empty());
+    one.run("ask", "SELECT 1").await.unwrap();
+    assert!(hang_up(&label("one"), Duration::ZERO).await.is_empty());
+    assert_eq!(one.run("ask", "SELECT 1").await.unwrap_err().fault, Fault::Down);
+    other.run("ask", "SELECT 1").await.unwrap();
 }
 
 #[tokio::test]
@@ -237,4 +269,34 @@ async fn what_was_cut_off_in_the_middle_is_brought_to_its_end_and_two_at_once_ma
     mariadb.sql("DROP USER flyloft_one");
     Mysql.remove(&server, &label("one")).await.unwrap();
     assert_eq!(left(&mariadb), "flyloft_first; flyloft_first flyloft_labels");
+}
+
+#[tokio::test]
+async fn what_is_filled_aside_is_its_users_too_and_what_is_not_ours_there_is_left_alone() {
+    let mariadb = Mariadb::start();
+    mariadb.sql("CREATE USER apt IDENTIFIED BY 'x'; GRANT CREATE USER, PROCESS, CONNECTION ADMIN ON *.* TO apt");
+    mariadb.sql("GRANT SELECT ON mysql.user TO apt; GRANT ALL ON `flyloft\\_%`.* TO apt WITH GRANT OPTION");
+    let server = at(mariadb.port, "apt:x", "");
+    Mysql.provide(&server, &wanted("one")).await.unwrap();
+    ask(&mariadb, "one", "CREATE TABLE notes (text VARCHAR(9)); INSERT INTO notes VALUES ('old')").unwrap();
+    mariadb.sql("CREATE DATABASE flyloft_one_new");
+    let refused = Mysql.open_aside(&server, &wanted("one")).await.unwrap_err();
+    assert_eq!(refused.fault, Fault::Taken { what: "database", name: "flyloft_one_new".to_owned() });
+    Mysql.remove(&server, &label("other")).await.unwrap();
+    mariadb.sql("DROP DATABASE flyloft_one_new");
+    for _ in 0..2 {
+        let programs = Mysql.open_aside(&server, &wanted("one")).await.unwrap();
+        assert!(programs.shell.ends_with(&["flyloft_one_new".to_owned()]), "{:?}", programs.shell);
+        assert!(!format!("{:?}{:?}", programs.shell, programs.dumps).contains("0123456789abcdef"));
+        let aside = "CREATE TABLE flyloft_one_new.notes (text VARCHAR(9))";
+        ask(&mariadb, "one", aside).unwrap();
+    }
+    assert_eq!(ask(&mariadb, "one", "SELECT text FROM notes").unwrap(), "old");
+    let app = app(&mariadb, "one");
+    let mut held = Session::open(&app).await.unwrap();
+    Mysql.empty(&server, &label("one")).await.unwrap();
+    assert!(held.run("ask", "SELECT 1").await.is_err());
+    assert_eq!(ask(&mariadb, "one", "SHOW TABLES").unwrap(), "");
+    Mysql.remove(&server, &label("one")).await.unwrap();
+    assert_eq!(left(&mariadb), "; flyloft_labels");
 }

@@ -190,7 +190,7 @@ async fn fresh_data_take_the_place_of_others_when_they_are_whole_and_not_before(
     let programs = Postgres.open_aside(&server, &main).await.unwrap();
     let named = |name: &str| programs.env.iter().find(|(found, _)| found == name).unwrap().1.clone();
     assert_eq!((named("PGDATABASE").as_str(), named("PGUSER").as_str()), ("flynew_main", "flyloft_main"));
-    assert!(!format!("{:?}{:?}{:?}", programs.shell, programs.dump, programs.restore).contains("5ecret"));
+    assert!(!format!("{:?}{:?}", programs.shell, programs.dumps).contains("5ecret"));
     let inside = Session::open_in(&server, &named("PGDATABASE")).await.unwrap();
     inside.run("fill it", "SET ROLE flyloft_main; CREATE TABLE notes (text text)").await.unwrap();
     Postgres.put_in_place(&server, &main.label).await.unwrap();
