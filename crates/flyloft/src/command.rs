@@ -23,8 +23,8 @@ pub use self::config::{Config, ConfigArgs, ConfigOf};
 pub use self::environments::{Destroy, Events, Extend, Logs, Ls, OneEnv, Rollback, Run, Scale, Set, Sleep, Stats, Up};
 pub use self::keys::{Keys, KeysAdd};
 pub use self::services::{
-    Services, ServicesAdd, ServicesDump, ServicesLs, ServicesOne, ServicesReset, ServicesRestore, ServicesRm,
-    ServicesTemplate, ServicesUpgrade,
+    Services, ServicesAdd, ServicesChange, ServicesDump, ServicesLs, ServicesOne, ServicesReset, ServicesRestore,
+    ServicesRm, ServicesTemplate, ServicesUpgrade,
 };
 pub use self::value::{Assignment, Concealed, Count, Target, Variable};
 pub use self::volumes::{VolumeTemplates, Volumes, VolumesAdd, VolumesRm};
@@ -153,6 +153,7 @@ impl Command {
             Command::Apps(Apps::Create(create)) => create.deploy_key_from.as_mut(),
             Command::Keys(Keys::Add(add)) => add.file.as_mut(),
             Command::Services(Services::Add(add)) => add.ca.as_mut(),
+            Command::Services(Services::Change(change)) => change.ca.as_mut(),
             Command::Services(Services::Template(template)) => template.from_dump.as_mut(),
             Command::Services(Services::Restore(restore)) => Some(&mut restore.file),
             Command::Volumes(Volumes::Templates(VolumeTemplates::Add { file, .. })) => file.as_mut(),

@@ -9,14 +9,15 @@ use serde::Serialize;
 use super::managed::ManagedItem;
 use super::reply::{Reply, age, as_time, done, size, table};
 use super::{Api, Call, Ending};
-use crate::command::{Services, ServicesAdd, ServicesLs, ServicesRm};
+use crate::command::{Services, ServicesAdd, ServicesChange, ServicesLs, ServicesRm};
 use crate::engine::ContainerState;
 use crate::error::{Error, OrFailed, Result};
 use crate::managed;
+use crate::parts::Parts;
 use crate::provision::{opened, reached, server_purpose};
 use crate::service::tls::certificates;
 use crate::service::{Health, Secret, Server};
-use crate::store::{self, Forgotten, ServerRow, TemplateRow};
+use crate::store::{self, Forgotten, ServerRow, ServiceRow, ServiceState, TemplateRow};
 
 /// A URL, and the certificates of who vouches for a server.
 const INPUT: u64 = 256 << 10;
@@ -126,6 +127,7 @@ impl Api {
             Services::Add(add) => self.add_server(call, add).await,
             Services::Ls(ls) => self.list_servers(call, ls).await,
             Services::Check { name } => self.check_servers(call, name).await,
+            Services::Change(change) => self.change_server(call, change).await,
             Services::Upgrade(upgrade) => self.upgrade_server(call, upgrade).await,
             Services::Rm(rm) => self.remove_server(call, rm).await,
             Services::Template(template) => self.template(call, template).await,
@@ -150,7 +152,8 @@ impl Api {
         if add.managed {
             return self.add_managed(call, add).await;
         }
-        let server = told(call, add).await?;
+        let (url, named_ca) = (add.url.map(|url| url.0).unwrap_or_default(), add.ca.is_some());
+        let server = told(call, (&name, add.kind), &url, named_ca).await?;
         let health = self.loft.parts.services.of(server.url.kind).check(&server).await?;
         let row = ServerRow {
             name: name.clone(),
@@ -165,6 +168,58 @@ impl Api {
         }
         let (kind, address) = (server.url.kind, server.url.address());
         Ok(done(format!("server `{name}` is added: {kind} {} at {address}", health.version)).into())
+    }
+
+    /// What has its address in its variables finds another one when it is started next.
+    async fn change_server(&self, call: &mut Call<'_>, change: ServicesChange) -> Result<Ending> {
+        call.must_be_admin()?;
+        let ServicesChange { name, url, ca } = change;
+        let Parts { store, vault, services, .. } = &*self.loft.parts;
+        let failed = || format!("failed to change server `{name}`");
+        let row = store.server(&name).await.or_failed(failed)?.ok_or_else(|| unknown(&name))?;
+        if row.managed.is_some() {
+            return Err(Error::usage(format!("server `{name}` is run by flyloft, which knows where it is"))
+                .hint(format!("newer packages, and more of the machine: flyloft services upgrade {name}")));
+        }
+        let kind = row.url.kind;
+        let mut server = told(call, (&name, kind), &url.0, ca.is_some()).await?;
+        server.ca = server.ca.or(row.ca);
+        server.url.tls |= server.ca.is_some();
+        let health = services.of(kind).check(&server).await?;
+        if server.url.address() != row.url.address() {
+            self.must_be_the_same(&server).await?;
+        }
+        let password = vault.seal(&server_purpose(&name), &server.password.0);
+        let row = ServerRow { url: server.url.clone(), password, ca: server.ca, ..row };
+        if !store.change_server(row).await.or_failed(failed)? {
+            return Err(unknown(&name));
+        }
+        let address = server.url.address();
+        Ok(done(format!("server `{name}` is changed: {kind} {} at {address}", health.version)).into())
+    }
+
+    /// Has all that environments have on the server of that name, as far as it cannot be made again.
+    async fn must_be_the_same(&self, server: &Server) -> Result<()> {
+        let Parts { store, services, .. } = &*self.loft.parts;
+        let kind = server.url.kind;
+        let rows = store.services().await.or_failed(|| "failed to list what is on servers")?;
+        let is_there = |row: &ServiceRow| row.server == server.name && row.state == ServiceState::Ready;
+        let names: Vec<String> = rows.into_iter().filter(is_there).map(|row| row.name).collect();
+        // A Redis that was started anew has forgotten them, and is told again.
+        if names.is_empty() || kind == Kind::Redis {
+            return Ok(());
+        }
+        match services.of(kind).lost(server, &names).await?.as_slice() {
+            [] => Ok(()),
+            [first, rest @ ..] => {
+                let (name, address) = (&server.name, server.url.address());
+                let others = if rest.is_empty() { String::new() } else { format!(" and {} others", rest.len()) };
+                Err(Error::conflict(format!(
+                    "what is at {address} is another server than `{name}`: it has no `{first}`{others}"
+                ))
+                .hint("move the data there first, or give it a name of its own: flyloft services add"))
+            }
+        }
     }
 
     async fn list_servers(&self, call: &mut Call<'_>, ls: ServicesLs) -> Result<Ending> {
@@ -279,19 +334,18 @@ fn in_use(name: &str, users: &[EnvRef], strays: usize) -> Error {
 
 /// Where the server is and what opens it, as far as that comes from standard input: the URL in the first line, and what
 /// follows is certificates.
-async fn told(call: &mut Call<'_>, add: ServicesAdd) -> Result<Server> {
-    let (reads_url, kind, name) = (add.reads_url(), add.kind, add.name);
-    let named = add.url.map(|url| url.0).unwrap_or_default();
-    let input = match reads_url || add.ca.is_some() {
+async fn told(call: &mut Call<'_>, (name, kind): (&str, Kind), url: &str, named_ca: bool) -> Result<Server> {
+    let reads_url = url == "-";
+    let input = match reads_url || named_ca {
         true => call.input(if reads_url { "the URL" } else { "the certificate" }, INPUT).await?,
         false => String::new(),
     };
     let (url, rest) = match reads_url {
         true => input.split_once('\n').unwrap_or((&input, "")),
-        false => (named.as_str(), input.as_str()),
+        false => (url, input.as_str()),
     };
     let (url, password) = ServerUrl::parse(kind, url.trim()).map_err(Error::usage)?;
-    let ca = add.ca.is_some().then(|| rest.trim().to_owned());
+    let ca = named_ca.then(|| rest.trim().to_owned());
     if let Some(ca) = &ca {
         certificates(ca).map_err(|why| {
             let mut error = Error::usage("failed to read the certificate of who vouches for the server");
@@ -300,7 +354,7 @@ async fn told(call: &mut Call<'_>, add: ServicesAdd) -> Result<Server> {
         })?;
     }
     Ok(Server {
-        name,
+        name: name.to_owned(),
         url: ServerUrl { tls: url.tls || ca.is_some(), ..url },
         password: Secret(password),
         ca,
@@ -309,7 +363,9 @@ async fn told(call: &mut Call<'_>, add: ServicesAdd) -> Result<Server> {
 }
 
 pub(super) fn taken(name: &str) -> Error {
-    Error::conflict(format!("there is a server `{name}` already")).hint(format!("flyloft services rm {name}"))
+    Error::conflict(format!("there is a server `{name}` already"))
+        .hint(format!("tell anew of that one: flyloft services change {name} --url -"))
+        .hint(format!("or forget it: flyloft services rm {name}"))
 }
 
 fn check_name(name: &str) -> Result<()> {

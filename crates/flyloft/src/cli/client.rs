@@ -18,7 +18,7 @@ use tokio_util::codec::{FramedWrite, LengthDelimitedCodec};
 use super::archive::Archive;
 use super::output::Output;
 use super::progress::Progress;
-use crate::command::{Command, Invocation, Services};
+use crate::command::{Command, Invocation};
 use crate::door::frame::{self, Hello, PIECE, Request, Size, Tag};
 use crate::error::{Error, Kind};
 
@@ -82,7 +82,7 @@ impl Input {
                 let (archive, output) = Archive::of(&dir).await?;
                 (Box::new(output), Some(archive))
             }
-            (Command::Services(Services::Add(add)), Some(file)) if add.reads_url() => {
+            (Command::Services(services), Some(file)) if services.reads_url() => {
                 let file = tokio::fs::File::open(file).await.with_context(|| format!("failed to open {name}"))?;
                 // The URL is a line of its own, whether or not it ends as one.
                 (Box::new(tokio::io::stdin().chain(&b"\n"[..]).chain(file)), None)

@@ -34,6 +34,14 @@ pub enum Services {
         /// A server; all if none is named.
         name: Option<String>,
     },
+    /// Tell anew where a server is, and what opens it: its password has changed, or it has moved.
+    ///
+    /// At another address it has to have all that environments have on it. It is tried before it is taken. Apps find another
+    /// address when they are started next.
+    #[command(after_help = "Examples:
+  pass show pg | flyloft services change pg --url -
+  flyloft services change pg --url - --ca new-ca.pem < url.txt")]
+    Change(ServicesChange),
     /// Give a server that flyloft runs the newest packages of Debian's, and perhaps more of the machine.
     ///
     /// Its data stay. It is away for some seconds while it is started anew, and who is connected is cut. If it does not
@@ -148,10 +156,21 @@ impl Services {
         matches!(self, Services::Psql(_) | Services::Mysql(_) | Services::RedisCli(_))
     }
 
+    /// Whether the first line of standard input is a URL.
+    pub fn reads_url(&self) -> bool {
+        match self {
+            Services::Add(add) => add.reads_url(),
+            Services::Change(change) => change.url.0 == "-",
+            _ => false,
+        }
+    }
+
     /// Whether standard input means something to it.
     pub fn reads_stdin(&self) -> bool {
         match self {
-            Services::Add(add) => add.reads_url() || add.ca.is_some(),
+            Services::Add(ServicesAdd { ca, .. }) | Services::Change(ServicesChange { ca, .. }) => {
+                self.reads_url() || ca.is_some()
+            }
             Services::Template(template) => template.from_dump.is_some(),
             // For the answer to "are you sure", too.
             Services::Restore(_) | Services::Reset(_) | Services::Rm(_) => true,
@@ -188,6 +207,19 @@ pub struct ServicesAdd {
     pub disk: Option<Size>,
     /// A file with the certificate of who signed the server's. Connections are encrypted then. `-` is standard input, after
     /// the URL if that is there as well. Without it `sslmode=require` trusts those that the machine trusts.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+pub struct ServicesChange {
+    /// What it is called.
+    pub name: String,
+    /// As in `services add`; `-` takes it from the first line of standard input.
+    #[arg(long)]
+    pub url: Concealed,
+    /// A file with the certificate of who signed the server's, as in `services add`. Without it the one that was named
+    /// counts.
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
 }

@@ -93,7 +93,9 @@ impl ServiceError {
             Fault::Down | Fault::Slow(_) => {
                 format!("is it running, and does its firewall let this machine in? try: {}", again())
             }
-            Fault::Password { .. } => "tell the right one: remove the server, and add it again".to_owned(),
+            Fault::Password { .. } => {
+                format!("give the right one; where it has changed: flyloft services change {} --url -", self.server)
+            }
             Fault::Barred => format!("let this machine in, in the server's {}", self.door()),
             Fault::NoDatabase(_) => "name one that is there in the URL, such as `postgres`".to_owned(),
             Fault::UnknownCa => "name the certificate of who signed it: --ca FILE".to_owned(),

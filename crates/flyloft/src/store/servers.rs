@@ -53,6 +53,19 @@ impl Store {
         .await
     }
 
+    /// Says whether there is one of that name.
+    pub async fn change_server(&self, server: ServerRow) -> Result<bool, StoreError> {
+        self.call(move |t| {
+            let ServerRow { name, url, password, ca, .. } = server;
+            let changed = t.execute(
+                "UPDATE servers SET url = ?, password = ?, ca = ? WHERE name = ?",
+                params![url.to_string(), password, ca, name],
+            )?;
+            Ok(changed == 1)
+        })
+        .await
+    }
+
     /// Of a server that the daemon runs itself. Says whether it is still on record.
     pub async fn set_outfit(&self, id: i64, outfit: Outfit) -> Result<bool, StoreError> {
         self.call(move |t| {

@@ -185,6 +185,40 @@ async fn data_are_the_business_of_whoever_may_use_the_app_and_templates_that_of_
 }
 
 #[tokio::test]
+async fn a_server_whose_password_has_changed_is_told_of_anew_while_environments_have_something_on_it() {
+    let desk = Desk::new().await;
+    let (postgres, other) = (Postgres::start(), Postgres::start());
+    postgres.sql("CREATE ROLE apt LOGIN CREATEDB CREATEROLE PASSWORD 'x'");
+    let url = |password: &str| format!("postgres://apt:{password}@127.0.0.1:{}", postgres.port);
+    let add = ["services", "add", "pg", "--kind", "postgres", "--url", "-"];
+    assert_eq!(desk.command_with(&add, &url("x")).await.0, 0);
+    desk.command(&["apps", "set", "shop", "services=postgres"]).await;
+    desk.stage.deploy().await.unwrap();
+    postgres.sql("ALTER ROLE apt PASSWORD 'y'");
+    let change = ["services", "change", "pg", "--url", "-"];
+    let (code, said) = desk.command_with(&change, &url("z")).await;
+    assert!(
+        code == 1 && said.contains("hint: give the right one; where it has changed: flyloft services change pg"),
+        "{said}"
+    );
+    let (code, said) = desk.command_with(&change, &url("y")).await;
+    assert!(code == 0 && said.starts_with("server `pg` is changed: postgres "), "{said}");
+    assert_eq!(desk.command(&["services", "check", "pg"]).await.0, 0);
+    let (code, said) = desk.command_with(&change, &other.url().replace("postgres://", "mysql://")).await;
+    assert!(code == 2 && said.contains("begins with `postgres://`"), "its kind stays: {said}");
+    let (code, said) = desk.command_with(&change, &other.url()).await;
+    assert!(code == 1 && said.contains(" is another server than `pg`: it has no `flyloft_shop_main_"), "{said}");
+    assert_eq!(desk.command(&["services", "check", "pg"]).await.0, 0);
+    let bot =
+        Principal { name: "bot".to_owned(), role: Role::Deployer { apps: vec![AppName::parse("shop").unwrap()] } };
+    assert_eq!(desk.command_by(&bot, &change).await.0, 1);
+    let nobody = ["services", "change", "nobody", "--url", "-"];
+    assert_eq!(desk.command_with(&nobody, &url("y")).await.0, 20);
+    assert_eq!(desk.command(&["destroy", "shop/main", "--yes"]).await.0, 0);
+    desk.stage.wait_until("it can go", async || desk.command(&["services", "rm", "pg"]).await.0 == 0).await;
+}
+
+#[tokio::test]
 async fn whoever_makes_the_first_template_is_told_what_that_waits_for() {
     let desk = Desk::new().await;
     let postgres = Postgres::start();
