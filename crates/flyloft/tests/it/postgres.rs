@@ -23,6 +23,8 @@ pub const ESCAPED: &str =
 const DEADLINE: Duration = Duration::from_secs(60);
 
 pub struct Postgres {
+    /// Goes before the directory that it is mounted in.
+    disk: Option<Disk>,
     dir: tempfile::TempDir,
     user: User,
     child: Option<Child>,
@@ -37,16 +39,27 @@ impl Postgres {
 
     /// With these settings beside those of the file: `max_connections=8`.
     pub fn start_with(options: &[&str]) -> Self {
+        Self::start_on(None, options)
+    }
+
+    /// With its data on a disk of their own of so many MiB. What it writes ahead is elsewhere: where there is no room for
+    /// that, it ends. From version 15 on it finds out about the rest of a copy long after it has made one.
+    pub fn start_on_disk_of(mib: u64) -> Self {
+        Self::start_on(Some(mib), &[])
+    }
+
+    fn start_on(mib: Option<u64>, options: &[&str]) -> Self {
         let user = User::from_name("postgres").unwrap().expect("the package `postgresql` has made its user");
         let dir = tempfile::tempdir().unwrap();
         chown(dir.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
         let options = options.iter().map(|option| (*option).to_owned()).collect();
-        let mut server = Self { dir, user, child: None, port: 0, options };
+        let mut server = Self { disk: None, dir, user, child: None, port: 0, options };
         server.write("password", PASSWORD);
         let (data, password) = (server.path("data"), server.path("password"));
+        server.disk = mib.map(|mib| Disk::mount(&data, mib, &server.user));
         let mut initdb = server.command("initdb");
         initdb.args(["--username", ADMIN, "--auth", "scram-sha-256", "--encoding", "UTF8", "--no-locale", "--no-sync"]);
-        initdb.arg("--pwfile").arg(password).arg("-D").arg(data);
+        initdb.arg("--pwfile").arg(password).arg("-D").arg(data).arg("--waldir").arg(server.path("wal"));
         let made = initdb.output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         server.admit("host all all all scram-sha-256\n");
@@ -122,6 +135,11 @@ impl Postgres {
         child.wait().unwrap();
     }
 
+    /// Leaves so many MiB of its disk, and takes the rest, or gives it back.
+    pub fn leave_of_disk(&self, mib: Option<u64>) {
+        self.disk.as_ref().expect("it has one of its own").leave(mib);
+    }
+
     /// What it and who works with it have said.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
@@ -158,6 +176,36 @@ impl Drop for Postgres {
         if self.child.is_some() {
             self.stop();
         }
+    }
+}
+
+/// Some memory that is mounted.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(path: &Path, mib: u64, owner: &User) -> Self {
+        fs::create_dir(path).unwrap();
+        let options = format!("size={mib}m,mode=0700,uid={},gid={}", owner.uid, owner.gid);
+        let none = None::<&str>;
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(none, path, Some("tmpfs"), flags, Some(options.as_str())).unwrap();
+        Self(path.to_owned())
+    }
+
+    fn leave(&self, mib: Option<u64>) {
+        let ballast = self.0.join("ballast");
+        let _ = fs::remove_file(&ballast);
+        let Some(mib) = mib else { return };
+        let found = nix::sys::statvfs::statvfs(&self.0).unwrap();
+        let free = found.blocks_available() * found.fragment_size();
+        fs::write(&ballast, vec![0; usize::try_from(free - (mib << 20)).unwrap()]).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Whoever has been killed may still be about to let go of it.
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
     }
 }
 

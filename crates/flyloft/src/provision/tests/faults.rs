@@ -42,6 +42,43 @@ async fn notes(bench: &Bench, branch: &str) -> Result<String, String> {
 }
 
 #[tokio::test]
+async fn on_a_full_disk_nothing_is_left_of_what_did_not_fit_and_what_is_there_stays() {
+    let bench = Bench::on(Postgres::start_on_disk_of(96)).await;
+    bench.deploy("main").await.unwrap();
+    sql(&bench.variables("main").await["DATABASE_URL"], NOTES).await.unwrap();
+    bench.postgres.leave_of_disk(Some(0));
+    let told = refusal(&bench, "other").await;
+    let (what, rest) = told.split_once("  because: ").unwrap();
+    assert_eq!(what, "error: server `pg` at 127.0.0.1:PORT has no room left on its disk\n");
+    assert!(rest.contains("No space left on device"), "{told}");
+    assert!(rest.ends_with("  hint: make room there; then: flyloft services check pg\n"), "{told}");
+    assert_eq!(bench.made(), "1 1");
+
+    // Nor is there a copy.
+    begin_with_main(&bench).await;
+    bench.deploy("main").await.unwrap();
+    bench.postgres.leave_of_disk(Some(0));
+    let told = refusal(&bench, "other").await;
+    assert!(told.contains("has no room left on its disk"), "{told}");
+    assert_eq!((bench.made().as_str(), notes(&bench, "main").await.unwrap().as_str()), ("1 1", "8000"));
+    bench.postgres.leave_of_disk(None);
+    bench.deploy("other").await.unwrap();
+    assert_eq!(notes(&bench, "other").await.unwrap(), "8000");
+
+    // Nor fresh data, and those that are there stay.
+    let other = bench.variables("other").await["DATABASE_URL"].clone();
+    sql(&other, "DELETE FROM notes WHERE ctid <> '(0,1)'").await.unwrap();
+    let (env, _) = bench.env("other").await;
+    let owned = data::owned(bench.parts(), &env, None, None).await.unwrap();
+    bench.postgres.leave_of_disk(Some(0));
+    let error = data::renew(bench.parts(), &env, &owned, &env.asked).await.unwrap_err().text();
+    assert!(error.contains("has no room left on its disk"), "{error}");
+    assert_eq!((bench.made().as_str(), notes(&bench, "other").await.unwrap().as_str()), ("2 2", "1"));
+    let aside = bench.postgres.sql("SELECT count(*) FROM pg_database WHERE datname LIKE 'flynew%'");
+    assert_eq!(aside, "0");
+}
+
+#[tokio::test]
 async fn a_server_without_a_connection_left_is_asked_again_and_told_of_when_that_is_in_vain() {
     let bench = Bench::on(Postgres::start_with(&["max_connections=8", "superuser_reserved_connections=3"])).await;
     let held = hold(&bench, 5).await;
@@ -69,6 +106,57 @@ async fn a_server_without_a_connection_left_is_asked_again_and_told_of_when_that
     drop(held);
     bench.deploy("other").await.unwrap();
     assert_eq!((bench.made().as_str(), notes(&bench, "other").await.unwrap().as_str()), ("2 2", "8000"));
+}
+
+/// Somebody is connected to what each new database is a copy of, so that making one takes its time.
+async fn hold_up(bench: &Bench) -> tokio_postgres::Client {
+    let url = format!("{}template1", bench.postgres.url().trim_end_matches("postgres"));
+    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+#[tokio::test]
+async fn a_server_that_goes_down_in_the_middle_is_asked_again_when_it_is_up() {
+    let mut bench = Bench::new().await;
+    let _held = hold_up(&bench).await;
+    let (_, conductor) = bench.env("main").await;
+    let work = bench.stage.launch_in(&conductor, Again::Rollback, asking("postgres"));
+    let mut work = std::pin::pin!(work);
+    let is_under_way = async || bench.made() == "0 1";
+    tokio::select! {
+        ended = &mut work => panic!("it has ended: {ended:?}"),
+        () = bench.stage.wait_until("there is a role", is_under_way) => {}
+    }
+    bench.postgres.stop();
+    bench.postgres.run();
+    work.await.unwrap();
+    assert_eq!(bench.made(), "1 1");
+}
+
+#[tokio::test]
+async fn what_a_server_keeps_that_goes_down_in_the_middle_is_brought_to_its_end_or_goes_with_its_environment() {
+    let mut bench = Bench::new().await;
+    for (branch, before) in [("main", "0 1"), ("other", "0 2")] {
+        let _held = hold_up(&bench).await;
+        let (_, conductor) = bench.env(branch).await;
+        let mut work = std::pin::pin!(bench.stage.launch_in(&conductor, Again::Rollback, asking("postgres")));
+        let is_under_way = async || bench.made() == before;
+        tokio::select! {
+            ended = &mut work => panic!("it has ended: {ended:?}"),
+            () = bench.stage.wait_until("there is a role", is_under_way) => {}
+        }
+        bench.postgres.stop();
+        let error = work.await.unwrap_err().text();
+        assert!(error.contains("server `pg` at 127.0.0.1:") && error.contains("cannot be reached"), "{error}");
+        bench.postgres.run();
+        assert_eq!(bench.made(), before, "nobody could tell it to forget that");
+    }
+    bench.deploy("main").await.unwrap();
+    sql(&bench.variables("main").await["DATABASE_URL"], "SELECT 1").await.unwrap();
+    bench.destroy("other").await;
+    bench.stage.wait_until("nothing is left of it", async || bench.strays().await == 0).await;
+    assert_eq!(bench.made(), "1 1");
 }
 
 #[tokio::test]
