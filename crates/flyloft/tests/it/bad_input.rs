@@ -44,9 +44,14 @@ fn an_app_json_that_is_not_json() {
 }
 
 #[test]
-fn a_variable_that_app_json_requires_and_nobody_set() {
-    let app_json = r#"{"env": {"API_KEY": {"description": "from the provider's console", "required": true}}}"#;
-    let complaints = ["`API_KEY`", "from the provider's console", "flyloft config set it-required/main API_KEY=VALUE"];
+fn variables_that_app_json_requires_and_nobody_set() {
+    let app_json = r#"{"env": {"API_KEY": {"description": "from the provider's console", "required": true},
+        "REGION": {}, "MADE": {"generator": "secret"}, "LEVEL": {"required": false}}}"#;
+    let complaints = [
+        "`app.json` requires the variables `API_KEY`, `REGION`, and nobody set them",
+        "API_KEY: from the provider's console",
+        "flyloft config set it-required/main API_KEY=VALUE REGION=VALUE",
+    ];
     check("it-required", &[("app.json", app_json)], &[], &complaints);
 }
 

@@ -1,5 +1,8 @@
 //! Services of each other kind, with the server of Debian's and a client in a container.
 
+use std::io::Write;
+use std::process::Stdio;
+
 use crate::data::with_input;
 use crate::harness::{Flyloft, text, wait_for};
 use crate::mariadb::Mariadb;
@@ -50,7 +53,7 @@ def answer(words):
             return " ".join(jobs.keys("*"))
 "#;
 
-const MYSQL: &str = r#"
+pub const MYSQL: &str = r#"
 import os, urllib.parse, pymysql
 
 def answer(words):
@@ -217,14 +220,38 @@ fn databases_of_mariadb_begin_with_a_template_or_a_copy_and_people_dump_restore_
 
     assert_eq!(flyloft.get("it-seeds/main", "/add/own").body, "hello own");
     flyloft.ok(&["apps", "set", "it-seeds", "services=mysql@it-seeds/main"]);
+    // Somebody is in the middle of something there.
+    let busy = flyloft.command(&["services", "mysql", "it-seeds/main"]).stdin(Stdio::piped()).spawn();
+    let mut busy = busy.unwrap();
+    let mut says = busy.stdin.take().unwrap();
+    says.write_all(b"BEGIN; INSERT INTO notes VALUES ('open');\n").unwrap();
+    let open = "SELECT COUNT(*) FROM information_schema.INNODB_TRX WHERE trx_rows_modified > 0";
+    wait_for("it to be under way", || (mariadb.sql(open) == "1").then_some(()));
     repository.pushed(&["main:copied"]);
     assert_eq!(flyloft.get("it-seeds/copied", "/").body, "hello own");
+    says.write_all(b"COMMIT;\n").unwrap();
+    drop(says);
+    assert!(busy.wait().unwrap().success());
+    assert_eq!(flyloft.get("it-seeds/main", "/").body, "hello own open", "nobody was cut");
     let broken = "CREATE TABLE a (b INT);\nSELEC 1;\n";
     let broken = with_input(&flyloft, &["services", "restore", "it-seeds/copied", "-", "--yes"], broken);
     assert!(!broken.status.success() && text(&broken).contains("what was there is there still"), "{}", text(&broken));
     assert_eq!(flyloft.get("it-seeds/copied", "/").body, "hello own");
     flyloft.ok(&["services", "restore", "it-seeds/copied", file, "--yes"]);
     assert_eq!(flyloft.get("it-seeds/copied", "/").body, "hello");
+
+    // What a daemon does not bring to its end that dies in the middle, the next attempt does.
+    for (place, has) in [("service.aside", "hello"), ("service.emptied", "")] {
+        flyloft.kill();
+        flyloft.fault(place);
+        flyloft.serve();
+        assert!(!flyloft.cli(&["services", "reset", "it-seeds/copied", "--yes"]).status.success());
+        flyloft.died();
+        flyloft.serve();
+        assert_eq!(flyloft.get("it-seeds/copied", "/").body, has);
+    }
+    flyloft.ok(&["services", "reset", "it-seeds/copied", "--yes"]);
+    assert_eq!(flyloft.get("it-seeds/copied", "/").body, "hello own open");
 
     flyloft.ok(&["destroy", "it-seeds", "--yes"]);
     flyloft.ok(&["services", "template", "it-maria", "it_seed", "--rm"]);

@@ -9,6 +9,9 @@ fn a_pull_request_is_staged_by_its_number_and_the_commit_that_is_built_is_shown(
     let flyloft = Flyloft::start();
     let host = GitHost::start();
     let repository = flyloft.repository("it-upstream", &borrowed(&app("main")));
+    let app_json = r#"{"env": {"SESSION": {"generator": "secret"}, "MODE": "usual"},
+        "environments": {"review": {"env": {"MODE": "review"}}}}"#;
+    repository.commit(&[("app.json", app_json)]);
     host.publish("shop", &repository.dir, "refs/heads/main");
     let commit = repository.commit(&borrowed(&app("pull request")));
     // GitHub, Gitea and Forgejo have pull requests here, GitLab has merge requests there.
@@ -18,6 +21,8 @@ fn a_pull_request_is_staged_by_its_number_and_the_commit_that_is_built_is_shown(
     flyloft.ok(&["apps", "create", "it-pr", "--git", &host.url("shop")]);
     flyloft.ok(&["config", "set", "it-pr", "SECRET=of-the-app"]);
     flyloft.ok(&["config", "set", "it-pr", "SHARED=with-all", "--share-with-pull-requests"]);
+    flyloft.ok(&["config", "set", "it-pr", "SECRET=of-requests", "--pull-requests"]);
+    let session = |env: &str| flyloft.ok(&["config", "get", env, "SESSION"]);
     for number in ["42", "7"] {
         let output = flyloft.ok(&["up", "it-pr", "--pr", number]);
         assert!(output.contains(&commit), "{output}");
@@ -26,12 +31,21 @@ fn a_pull_request_is_staged_by_its_number_and_the_commit_that_is_built_is_shown(
         let variables = flyloft.get(&env, "/env").body;
         assert!(variables.contains(&format!("FLYLOFT_PULL_REQUEST={number}\n")), "{variables}");
         assert!(!variables.contains("of-the-app"), "{variables}");
-        assert!(variables.contains("SHARED=with-all\n"), "{variables}");
+        for set in
+            ["SHARED=with-all", "SECRET=of-requests", "MODE=review", &format!("SESSION={}", session(&env).trim())]
+        {
+            assert!(variables.contains(&format!("{set}\n")), "{set}: {variables}");
+        }
     }
+    let made = session("it-pr/pr-42");
+    assert!(made.trim().len() == 64 && made != session("it-pr/pr-7"), "{made}");
+    flyloft.ok(&["up", "it-pr", "--pr", "42"]);
+    assert_eq!(session("it-pr/pr-42"), made, "made once");
 
     flyloft.ok(&["up", "it-pr", "--branch", "main"]);
     assert_eq!(flyloft.get("it-pr/main", "/").body, "main");
-    assert!(flyloft.get("it-pr/main", "/env").body.contains("SECRET=of-the-app\n"));
+    let variables = flyloft.get("it-pr/main", "/env").body;
+    assert!(variables.contains("SECRET=of-the-app\n") && variables.contains("MODE=usual\n"), "{variables}");
     flyloft.ok(&["destroy", "it-pr", "--yes"]);
 }
 
