@@ -11,6 +11,8 @@
 //! A server never sleeps. An environment that wakes would wait for two, one after the other; this daemon itself asks each
 //! server something every minute; and one that nobody uses costs little, since the kernel may swap out what it holds.
 
+mod attempt;
+
 use std::fs::{self, DirBuilder};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown};
@@ -22,6 +24,7 @@ use flyloft_core::policy::{Excess, Size};
 use flyloft_core::service::managed::{DATA, Outfit, PASSWORD, Recipe};
 use tokio::io::AsyncReadExt;
 
+use self::attempt::Attempts;
 use crate::build::Tools;
 use crate::engine::{
     Addresses, ContainerId, ContainerSpec, ContainerState, EngineError, Filling, Image, Observed, Process, Reach,
@@ -37,16 +40,19 @@ use crate::store::{ManagedRow, ServerRow};
 const GRACE: Duration = Duration::from_secs(60);
 
 /// How long one may take to answer that has been started: after a crash PostgreSQL goes through its journal first.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Lines of what a server printed that are told with an error.
 const SAID: usize = 8;
 
-/// Whose turn it is to change what runs.
+/// Whose turn it is to change what runs, and what is made of something else meanwhile.
 #[derive(Default)]
-pub struct Managed(tokio::sync::Mutex<()>);
+pub struct Managed {
+    turn: tokio::sync::Mutex<()>,
+    pub attempts: Attempts,
+}
 
 /// What the engine calls its container. No environment is called so: their containers have a number before the last one.
 pub fn container(name: &str, managed: &ManagedRow) -> ContainerId {
@@ -111,13 +117,15 @@ pub async fn ended(parts: Arc<Parts>, ended: ContainerId) {
 }
 
 /// Has it run as it is to be. What runs otherwise is stopped, and made anew in its place. It may not answer yet.
-pub async fn keep(parts: &Parts, row: &ServerRow, managed: &ManagedRow) -> Result<Addresses> {
+pub async fn keep(parts: &Parts, row: &ServerRow, on_record: &ManagedRow) -> Result<Addresses> {
+    let managed = &parts.managed.attempts.meant(on_record);
     let failed = || format!("failed to run server `{}`", row.name);
     let recipe = Recipe::of(row.url.kind).or_failed(failed)?;
     // Whatever it takes to make that, what runs goes on meanwhile.
     let (image, _hold) = parts.builder.tools(&tools(recipe, managed.outfit)).await?;
-    let _turn = parts.managed.0.lock().await;
-    if parts.store.server(&row.name).await.or_failed(failed)?.and_then(|row| row.managed).as_ref() != Some(managed) {
+    let _turn = parts.managed.turn.lock().await;
+    let now = parts.store.server(&row.name).await.or_failed(failed)?.and_then(|row| row.managed);
+    if now.map(|now| parts.managed.attempts.meant(&now)).as_ref() != Some(managed) {
         return Err(Error::conflict(format!("server `{}` is being changed, or gone", row.name)));
     }
     let (engine, id, spec) = (&parts.engine, container(&row.name, managed), spec(recipe, image, row, managed));
@@ -258,7 +266,7 @@ async fn said(parts: &Parts, id: &ContainerId) -> Option<String> {
 
 /// Takes it away with all its data, after the record of it.
 pub async fn remove(parts: &Parts, row: &ServerRow, managed: &ManagedRow) -> Result<()> {
-    let _turn = parts.managed.0.lock().await;
+    let _turn = parts.managed.turn.lock().await;
     let failed = || format!("failed to remove what server `{}` has left", row.name);
     parts.engine.remove(&container(&row.name, managed)).await.or_failed(failed)?;
     parts.engine.forget_volume(&volume(managed)).await.or_failed(failed)

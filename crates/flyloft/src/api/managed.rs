@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use flyloft_core::plan::Stack;
+use flyloft_core::policy::Size;
 use flyloft_core::service::managed::{ManagedError, Outfit, Recipe, Share, check_move};
 use serde::Serialize;
 
@@ -106,24 +107,29 @@ impl Api {
         let outfit = Outfit { stack: stack.unwrap_or(have.stack), edition: today(), share };
         check_move(kind, have.stack, outfit.stack).map_err(refused)?;
         share.check(kind).map_err(refused)?;
-        let recipe = Recipe::of(kind).map_err(refused)?;
-        let _hold = self.install(call, recipe, outfit).await?;
-        let failed = || format!("failed to upgrade server `{name}`");
-        let next = ManagedRow { outfit, ..managed.clone() };
-        if !parts.store.set_outfit(managed.id, outfit).await.or_failed(failed)? {
-            return Err(unknown(&name));
+        if share.disk < have.share.disk {
+            self.must_hold(&row, &managed, share).await?;
         }
+        let recipe = Recipe::of(kind).map_err(refused)?;
+        let _holds = (self.install(call, recipe, outfit).await?, managed::prepare(parts, recipe, have).await?);
+        let Some(attempt) = parts.managed.attempts.begin(managed.id, outfit) else {
+            return Err(Error::conflict(format!("server `{name}` is being upgraded already")).hint("wait for its end"));
+        };
         call.say("-----> Starting it anew\n").await?;
         let begun = Instant::now();
-        match begin(parts, &row, &next).await {
+        match begin(parts, &row, &managed).await {
             Ok((health, address)) => {
+                let failed = || format!("failed to record what server `{name}` is made of");
+                if !parts.store.set_outfit(managed.id, outfit).await.or_failed(failed)? {
+                    return Err(unknown(&name));
+                }
                 let away = begun.elapsed().as_secs_f32();
                 let text =
                     format!("server `{name}` is {kind} {} at {address}; it was away for {away:.1} s", health.version);
                 Ok(done(text).into())
             }
             Err(error) => {
-                parts.store.set_outfit(managed.id, have).await.or_failed(failed)?;
+                drop(attempt);
                 let back = begin(parts, &row, &managed).await;
                 Err(match back {
                     Ok(_) => error.hint("it is what it was before, and answers"),
@@ -131,6 +137,18 @@ impl Api {
                 })
             }
         }
+    }
+
+    /// Whether its data fit into what it may take.
+    async fn must_hold(&self, row: &ServerRow, managed: &ManagedRow, share: Share) -> Result<()> {
+        let failed = || format!("failed to measure what server `{}` has", row.name);
+        let has = self.loft.parts.engine.volume(&managed::volume(managed)).await.or_failed(failed)?.bytes;
+        if has <= share.disk {
+            return Ok(());
+        }
+        let (has, most) = (Size(has).about(), Size(share.disk));
+        Err(Error::usage(format!("the data on server `{}` take {has}, which is more than {most}", row.name))
+            .hint("give it more: --disk SIZE"))
     }
 
     /// Installs what it is made of. The first one of its kind takes some time.

@@ -13,6 +13,7 @@ use crate::source::{BranchUpdate, Push, Turn};
 const ROOM: usize = 1 << 20;
 
 mod life;
+mod managed;
 mod services;
 mod settings;
 mod why;
@@ -26,7 +27,10 @@ struct Desk {
 impl Desk {
     /// With the app `shop` and its environment `main`.
     async fn new() -> Self {
-        let stage = Stage::new().await;
+        Self::at(Stage::new().await).await
+    }
+
+    async fn at(stage: Stage) -> Self {
         stage.env().await;
         let api = Api::new(stage.loft.clone());
         Self { stage, api, ada: Principal { name: "ada".to_owned(), role: Role::Admin } }

@@ -34,6 +34,7 @@ use crate::provision::Places;
 use crate::provision::client::Clients;
 use crate::provision::data::Renewals;
 use crate::retention::LookedThrough;
+use crate::service::Drivers;
 use crate::source::{Repositories, SourceLimits};
 use crate::store::{Content, EnvRow, Store};
 use crate::vault::Vault;
@@ -145,7 +146,16 @@ impl Stage {
         Self::with(policy, |_| {}).await
     }
 
+    /// One whose servers of databases and the like do what a test wants.
+    pub async fn driven_by(services: Drivers) -> Self {
+        Self::made_of(services, Policy::default(), |_| {}).await
+    }
+
     pub async fn with(policy: Policy, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::made_of(crate::daemon::drivers(), policy, change).await
+    }
+
+    async fn made_of(services: Drivers, policy: Policy, change: impl FnOnce(&mut Settings)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (fake, engine) = fake::shared();
         fake.listen(vec![web_server().await]);
@@ -188,7 +198,7 @@ impl Stage {
             clients: Clients::default(),
             renewals: Renewals::default(),
             managed: Managed::default(),
-            services: crate::daemon::drivers(),
+            services,
             vault: Vault::open(dir.path()).unwrap(),
             tally: Tally::default(),
             making_room: tokio::sync::Mutex::default(),
