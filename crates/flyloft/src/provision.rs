@@ -44,6 +44,7 @@ const LOOKUP: Duration = Duration::from_secs(5);
 /// For so long a server is asked again that cannot be reached, or has no connection left: people wait for a deploy.
 const PATIENCE: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LAST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Hexadecimal digits of a password: 128 bits, and nothing in it that an app has trouble with.
 const PASSWORD: usize = 32;
@@ -140,16 +141,23 @@ async fn make(parts: &Parts, server: &Server, row: &ServiceRow, seed: Option<dat
     parts.store.service_is_ready(row.id, number).await.or_failed(failed)
 }
 
-/// Asks again what may have been in vain for a moment only.
 async fn made(driver: &dyn Driver, server: &Server, wanted: &Wanted) -> Result<Option<u16>, ServiceError> {
+    again(PATIENCE, || driver.provide(server, wanted)).await
+}
+
+/// Asks again what may have been in vain for a moment only.
+async fn again<T, F>(patience: Duration, ask: impl Fn() -> F) -> Result<T, ServiceError>
+where
+    F: Future<Output = Result<T, ServiceError>>,
+{
     let started = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {
-        match driver.provide(server, wanted).await {
-            Err(error) if error.fault.may_pass() && started.elapsed() + pause < PATIENCE => {
+        match ask().await {
+            Err(error) if error.fault.may_pass() && started.elapsed() + pause < patience => {
                 tracing::debug!(%error, "it is tried again");
                 tokio::time::sleep(pause).await;
-                pause *= 2;
+                pause = (pause * 2).min(LAST_PAUSE);
             }
             done => return done,
         }
@@ -162,6 +170,10 @@ pub async fn given(parts: &Parts, env: &EnvRow, asks: &[Ask]) -> Result<Given> {
     for ask in asks {
         let Some(row) = of(parts, env, ask).await?.filter(|row| row.state == ServiceState::Ready) else { continue };
         let server = server_of(parts, &row).await?;
+        // One that runs here may just have been started, and may have begun anew.
+        if server.beside.is_some() {
+            mend(parts, &server, std::slice::from_ref(&row), managed::PATIENCE).await?;
+        }
         let wanted = wanted(parts, &row)?;
         // Where two have one name, it is that of the first who asks.
         for (name, value) in parts.services.of(ask.kind).variables(&server, &wanted, ask.alias.as_deref()) {
@@ -247,13 +259,19 @@ async fn remake_on(parts: &Parts, rows: &[ServiceRow]) -> Result<()> {
     if server.beside.is_none() && server.url.kind != Kind::Redis {
         return Ok(());
     }
+    mend(parts, &server, rows, PATIENCE).await
+}
+
+/// Makes again what of these the server has not.
+async fn mend(parts: &Parts, server: &Server, rows: &[ServiceRow], patience: Duration) -> Result<()> {
+    let driver = parts.services.of(server.url.kind);
     let names: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
-    let lost = parts.services.of(server.url.kind).lost(&server, &names).await?;
+    let lost = again(patience, || driver.lost(server, &names)).await?;
     for row in rows.iter().filter(|row| lost.contains(&row.name)) {
-        match make(parts, &server, row, None).await? {
+        match make(parts, server, row, None).await? {
             true => tracing::info!(server = row.server, name = row.name, "made again what the server had lost"),
             // Its environment went meanwhile.
-            false => parts.services.of(row.ask.kind).remove(&server, &label(parts, row)).await?,
+            false => driver.remove(server, &label(parts, row)).await?,
         }
     }
     Ok(())

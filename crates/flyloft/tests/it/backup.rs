@@ -12,7 +12,7 @@ use crate::harness::{Flyloft, HOME, run, text};
 use crate::push::{app, borrowed};
 
 /// `flyloft restore` into a directory, with a configuration beside the backup.
-fn restore(flyloft: &Flyloft, file: &Path, state: &Path) -> std::process::Output {
+pub fn restore(flyloft: &Flyloft, file: &Path, state: &Path) -> std::process::Output {
     let config = file.with_extension("toml");
     let (file, state) = (file.to_str().unwrap(), state.to_str().unwrap());
     flyloft.cli(&["restore", file, "--state-dir", state, "--config", config.to_str().unwrap()])

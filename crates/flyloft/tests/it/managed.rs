@@ -1,11 +1,16 @@
 //! Servers that flyloft runs itself, with an app that uses them.
 
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::backup;
+use crate::data::with_input;
 use crate::harness::{Flyloft, text, wait_for};
+use crate::kinds::{MYSQL, SERVE};
 use crate::servers::forget_servers;
 use crate::services::NOTES;
 
@@ -91,9 +96,103 @@ fn a_database_on_a_server_that_flyloft_runs_outlives_the_daemon_the_container_an
     let asked = text(&flyloft.cli(&["services", "rm", "it-own"]));
     assert!(asked.contains("goes, with all data that are on it"), "{asked}");
     wait_for("the server to go", || flyloft.cli(&["services", "rm", "it-own", "--yes"]).status.success().then_some(()));
-    let left = |dir: &str| {
-        let entries = std::fs::read_dir(flyloft.state.join("engine").join(dir)).unwrap();
-        entries.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("server-")).count()
-    };
-    assert_eq!((left("containers"), left("volumes")), (0, 0));
+    assert_eq!((left(&flyloft, "containers"), left(&flyloft, "volumes")), (0, 0));
+}
+
+/// What there is of servers that flyloft runs.
+fn left(flyloft: &Flyloft, dir: &str) -> usize {
+    let entries = fs::read_dir(flyloft.state.join("engine").join(dir)).unwrap();
+    entries.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("server-")).count()
+}
+
+#[test]
+fn a_mariadb_that_flyloft_runs_has_data_to_begin_with_and_outlives_its_container_and_an_upgrade() {
+    let mut flyloft = Flyloft::start();
+    forget_servers(&mut flyloft);
+    let added = flyloft.ok(&["services", "add", "it-maria", "--kind", "mariadb", "--managed", "--memory", "192MiB"]);
+    assert!(added.contains("server `it-maria` is added: mysql ") && added.contains("run by flyloft"), "{added}");
+    let repository = flyloft.repository(
+        "it-own-maria",
+        &[
+            ("Procfile", "web: python3 server.py\n"),
+            ("requirements.txt", "PyMySQL==1.1.1\n"),
+            ("app.json", r#"{"addons": ["mysql"]}"#),
+            ("server.py", &format!("{MYSQL}{SERVE}")),
+        ],
+    );
+    repository.pushed(&["main"]);
+    let get = |branch: &str, path: &str| flyloft.get(&format!("it-own-maria/{branch}"), path).body;
+    assert_eq!(get("main", "/add/hello"), "hello");
+    flyloft.ok(&["apps", "set", "it-own-maria", "services=mysql@it-own-maria/main"]);
+    repository.pushed(&["main:copied"]);
+    assert_eq!(get("copied", "/add/own"), "hello own");
+    let name = flyloft.ok(&["run", "it-own-maria/main", "--", "printenv", "MYSQL_DATABASE"]);
+    let refused = get("copied", &format!("/at/{}", name.trim()));
+    assert!(refused.contains("Access denied"), "{refused}");
+    let refused = get("copied", "/at/mysql");
+    assert!(refused.contains("Access denied"), "that is the administrator's: {refused}");
+    let looked = with_input(&flyloft, &["services", "mysql", "it-own-maria/copied"], "SELECT text FROM notes;\n");
+    assert_eq!(String::from_utf8_lossy(&looked.stdout), "text\nhello\nown\n", "{}", text(&looked));
+
+    kill(init_of(&flyloft, "it-maria"), Signal::SIGKILL).unwrap();
+    wait_for("the server to be there again", || (get("main", "/") == "hello").then_some(()));
+    let upgraded = flyloft.ok(&["services", "upgrade", "it-maria", "--memory", "256MiB"]);
+    assert!(upgraded.contains("server `it-maria` is mysql "), "{upgraded}");
+    assert_eq!((get("main", "/"), get("copied", "/")), ("hello".to_owned(), "hello own".to_owned()));
+    let less = text(&flyloft.cli(&["services", "upgrade", "it-maria", "--disk", "1MiB"]));
+    assert!(less.contains("the data on server `it-maria` take "), "{less}");
+
+    flyloft.ok(&["destroy", "it-own-maria", "--yes"]);
+    let gone = || flyloft.cli(&["services", "rm", "it-maria", "--yes"]).status.success().then_some(());
+    wait_for("the server to go", gone);
+    assert_eq!((left(&flyloft, "containers"), left(&flyloft, "volumes")), (0, 0));
+}
+
+#[test]
+fn where_a_backup_is_restored_a_server_that_flyloft_ran_begins_empty_and_environments_find_their_databases_on_it() {
+    let mut flyloft = Flyloft::start();
+    forget_servers(&mut flyloft);
+    flyloft.ok(&["services", "add", "it-own", "--kind", "postgres", "--managed", "--memory", "192MiB"]);
+    let files = [
+        ("Procfile", "web: python3 server.py\n"),
+        ("requirements.txt", "psycopg[binary]==3.2.13\n"),
+        ("app.json", r#"{"addons": ["postgres"]}"#),
+        ("server.py", NOTES),
+    ];
+    flyloft.repository("it-moved", &files).pushed(&["main"]);
+    assert_eq!(flyloft.get("it-moved/main", "/add/hello").body, "hello");
+    let password = flyloft.ok(&["run", "it-moved/main", "--", "printenv", "PGPASSWORD"]);
+    let work = tempfile::tempdir().unwrap();
+    let (file, dump) = (work.path().join("flyloft.backup"), work.path().join("main.dump"));
+    let dump = dump.to_str().unwrap();
+    flyloft.ok(&["services", "dump", "it-moved/main", dump]);
+    flyloft.ok(&["backup", file.to_str().unwrap()]);
+
+    let original = flyloft.state.clone();
+    let restored = original.with_file_name("restored");
+    let _ = fs::remove_dir_all(&restored);
+    let told = backup::restore(&flyloft, &file, &restored);
+    assert!(text(&told).contains("the data on it-own were not in it: these servers begin empty"), "{}", text(&told));
+    // Layers are known by what they are made of, and would be made again.
+    fs::create_dir(restored.join("engine")).unwrap();
+    symlink(original.join("engine/layers"), restored.join("engine/layers")).unwrap();
+    flyloft.kill();
+    flyloft.state = restored.clone();
+    flyloft.serve();
+    wait_for("its database", || (flyloft.get("it-moved/main", "/").body.is_empty()).then_some(()));
+    assert_eq!(flyloft.ok(&["run", "it-moved/main", "--", "printenv", "PGPASSWORD"]), password);
+    flyloft.ok(&["services", "restore", "it-moved/main", dump, "--yes"]);
+    assert_eq!(flyloft.get("it-moved/main", "/add/again").body, "hello again");
+
+    for state in [restored.clone(), original] {
+        if flyloft.state != state {
+            flyloft.stop();
+            flyloft.state = state;
+            flyloft.serve();
+        }
+        flyloft.ok(&["destroy", "it-moved", "--yes"]);
+        let gone = || flyloft.cli(&["services", "rm", "it-own", "--yes"]).status.success().then_some(());
+        wait_for("the server to go", gone);
+    }
+    fs::remove_dir_all(&restored).unwrap();
 }
