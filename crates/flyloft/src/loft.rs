@@ -85,8 +85,12 @@ impl Loft {
         }
     }
 
-    /// Has on record when each was last used that is awake, which the edge forgets when the daemon ends.
+    /// Has on record what time it is, and when each was last used that is awake, which the edge forgets when the daemon
+    /// ends.
     pub async fn note_uses(&self) {
+        if let Err(error) = self.parts.clock.note() {
+            tracing::warn!(%error, "failed to note what the clock says");
+        }
         let conductors: Vec<Conductor> = self.conductors.lock().await.values().cloned().collect();
         let awake = conductors.iter().filter(|conductor| conductor.is_awake());
         let noted = futures_util::future::join_all(awake.map(Conductor::note_use));
@@ -139,6 +143,9 @@ impl Loft {
         loop {
             if let Err(error) = self.parts.store.ballast().renew() {
                 tracing::warn!(%error, "failed to keep a reserve on the disk");
+            }
+            if let Err(error) = self.parts.clock.note_hourly() {
+                tracing::warn!(%error, "failed to note what the clock says");
             }
             let share = tokio::select! {
                 () = tokio::time::sleep(RECONCILE) => SHARE,

@@ -12,6 +12,9 @@ use super::Deaths;
 use crate::name::ReleaseNumber;
 use crate::policy::Excess;
 
+/// What counts at most of the time in which no daemon saw whether somebody came.
+const UNSEEN: Duration = Duration::from_secs(24 * 3600);
+
 /// A moment: milliseconds since 1970 by the machine's clock, which may be set back and forth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -126,6 +129,16 @@ impl Timestamp {
     pub fn plus(self, duration: Duration) -> Timestamp {
         let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Timestamp(self.0.saturating_add(millis))
+    }
+
+    /// The time at which life goes on that was seen at this one last. `unseen` milliseconds have passed since then, as
+    /// somebody's clock says, which may be wrong now, or may have been then.
+    ///
+    /// So a day of it counts at most. What is destroyed late costs a little of the disk, and what is destroyed early is
+    /// lost. Nobody could have visited anything in that time, either.
+    pub fn resumed(self, unseen: i64) -> Timestamp {
+        let unseen = Duration::from_millis(u64::try_from(unseen).unwrap_or(0));
+        self.plus(unseen.min(UNSEEN))
     }
 }
 

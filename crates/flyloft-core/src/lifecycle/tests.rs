@@ -247,6 +247,19 @@ fn a_clock_that_is_set_back_a_day_takes_nothing_down() {
 }
 
 #[test]
+fn of_the_time_that_nobody_saw_a_day_counts_at_most_and_none_that_went_backwards() {
+    let seen = Timestamp(10 * DAY);
+    let resumed = |unseen| seen.resumed(unseen).0;
+    assert_eq!([0, HOUR as i64].map(resumed), [10 * DAY, 10 * DAY + HOUR]);
+    assert_eq!([DAY as i64, 15 * DAY as i64, i64::MAX].map(resumed), [11 * DAY; 3]);
+    assert_eq!([-1, -40 * DAY as i64, i64::MIN].map(resumed), [10 * DAY; 3]);
+    // What was used a day before that and expires in 14 is there, however far ahead the wall clock was.
+    let (state, _) = done(&awake(1), Event::Used { at: Timestamp(9 * DAY) }, 9 * DAY);
+    let (state, _) = done(&state, Event::Clock, resumed(400 * DAY as i64));
+    assert_eq!(state.to_string(), "off v1");
+}
+
+#[test]
 fn an_extended_environment_sleeps_but_is_not_turned_off_before_its_time() {
     let (state, _) = done(&awake(1), Event::Extend { until: Timestamp(30 * DAY) }, 0);
     let (state, _) = done(&state, Event::Clock, 20 * DAY);

@@ -136,3 +136,30 @@ fn a_daemon_that_dies_in_the_middle_of_a_destroy_destroys_to_the_end_when_it_com
     assert_eq!(flyloft.get("it-gone/main", "/").body, "again");
     flyloft.ok(&["destroy", "it-gone", "--yes"]);
 }
+
+#[test]
+fn a_boot_with_a_clock_that_is_weeks_ahead_destroys_nothing() {
+    let mut flyloft = Flyloft::start();
+    flyloft.repository("it-clock", &borrowed(&app("hello"))).pushed(&["main"]);
+    flyloft.stop();
+    let file = flyloft.state.join("clock");
+    let text = fs::read_to_string(&file).unwrap();
+    let words: Vec<i64> = text.split_whitespace().skip(1).map(|word| word.parse().unwrap()).collect();
+    let &[boot, seen, wall] = words.as_slice() else { panic!("{text}") };
+    // To what is on record the wall is that far ahead now, whether it is wrong or the machine was off.
+    let ahead = 20 * 86_400_000;
+    fs::write(&file, format!("another-boot {boot} {} {}\n", seen - ahead, wall - ahead)).unwrap();
+    let store = rusqlite::Connection::open(flyloft.state.join("store.db")).unwrap();
+    let ago = "UPDATE environments SET state = json_set(state, '$.live.last_used', state ->> '$.live.last_used' - ?1)";
+    assert_eq!(store.execute(ago, [ahead]).unwrap(), 1);
+    store.close().unwrap();
+
+    flyloft.serve();
+    // A day has passed, which turns it off.
+    let why = wait_for("it to be off", || Some(flyloft.why("it-clock/main")).filter(|why| why["state"] == "off"));
+    assert_eq!(why["next"]["step"], "destroyed", "{why:#}");
+    assert_eq!(flyloft.get("it-clock/main", "/").body, "hello");
+    flyloft.ok(&["destroy", "it-clock", "--yes"]);
+    flyloft.stop();
+    fs::write(&file, text).unwrap();
+}
