@@ -363,6 +363,12 @@ pub fn next_rung(state: &State, policy: &Policy) -> Option<(Timestamp, Rung)> {
     }
 }
 
+/// When time destroys it, if nobody uses it.
+pub fn end(state: &State, policy: &Policy) -> Option<Timestamp> {
+    let State::Live(live) = state else { return None };
+    rungs(live, policy).find(|(_, rung)| *rung == Rung::Destroyed).map(|(due, _)| due)
+}
+
 /// Goes straight to the lowest rung that is due: what has been unused for weeks is not frozen first.
 fn clock(mut live: Live, now: Timestamp, policy: &Policy) -> Result<Answer, Refusal> {
     match rungs(&live, policy).filter(|(due, _)| *due <= now).map(|(_, rung)| rung).max() {

@@ -1,8 +1,12 @@
 //! The levels on which settings are written down, and what comes of them together.
 
 use std::fmt;
+use std::time::Duration;
 
-use super::{Key, Limits, Policy, Settings};
+use super::{Key, Limits, Policy, Settings, Span};
+
+/// What a shorter `expire` of an `app.json` counts for. Nobody is asked about that one before it destroys.
+const LEAST_EXPIRE: Duration = Duration::from_secs(3600);
 
 /// What is written down on each level for one environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -10,7 +14,7 @@ pub struct Levels {
     /// `[defaults]` of the configuration.
     pub server: Settings,
     /// `"flyloft"` in the `app.json` of the release that serves. Whoever may push writes it, so it counts only as far as
-    /// it asks for no more than the server gives.
+    /// it asks for no more than the server gives, and not for an end within the hour.
     pub app_json: Settings,
     pub app: Settings,
     pub env: Settings,
@@ -61,7 +65,8 @@ impl Levels {
     }
 
     fn asked(&self) -> Settings {
-        self.granted(self.app_json.clone())
+        let expire = self.app_json.expire.map(|span| Span(span.0.map(|span| span.max(LEAST_EXPIRE))));
+        self.granted(Settings { expire, ..self.app_json.clone() })
     }
 }
 
@@ -85,6 +90,20 @@ mod tests {
         let mut settings = Settings::default();
         text.split_whitespace().for_each(|assignment| settings.assign(assignment).unwrap());
         settings
+    }
+
+    #[test]
+    fn an_app_json_ends_nothing_within_the_hour_unless_the_server_does() {
+        let expire = |server, asked| {
+            let levels = Levels { server: settings(server), app_json: settings(asked), ..Levels::default() };
+            levels.of(Key::Expire).0
+        };
+        assert_eq!(expire("", "expire=1s"), "1h");
+        assert_eq!(expire("", "expire=2h"), "2h");
+        assert_eq!(expire("expire=5m", "expire=1s"), "5m");
+        assert_eq!(expire("expire=never", "expire=never"), "never");
+        let by_hand = Levels { app_json: settings("expire=1s"), env: settings("expire=1s"), ..Levels::default() };
+        assert_eq!(by_hand.of(Key::Expire).0, "1s");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! `flyloft apps set` and `flyloft set`: what holds for environments, level by level.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
+use flyloft_core::lifecycle;
 use flyloft_core::name::EnvRef;
 use flyloft_core::policy::{Key, Levels, Settings};
 use serde::Serialize;
@@ -11,7 +13,13 @@ use super::{Api, Call, Ending};
 use crate::command::{AppsSet, Assignment, Set};
 use crate::error::{Error, OrFailed, Result};
 use crate::principal::Role;
-use crate::store::{self, EventKind};
+use crate::store::{self, EnvRow, EventKind};
+
+/// What goes so soon is gone before anybody could take back what destroys it.
+const AT_ONCE: Duration = Duration::from_secs(60);
+
+/// How many environments are named in a question.
+const NAMED: usize = 5;
 
 #[derive(Serialize)]
 struct SettingList {
@@ -57,9 +65,13 @@ impl Reply for SettingList {
 
 impl Api {
     pub(super) async fn set_app(&self, call: &mut Call<'_>, set: AppsSet) -> Result<Ending> {
-        let AppsSet { app, settings } = set;
+        let AppsSet { app, settings, yes } = set;
         call.must_use(&app)?;
         self.must_exist(&app).await?;
+        if !yes {
+            let environments = self.environments_of(&app).await?;
+            self.confirm_ends(call, environments, |row| &mut row.app_settings, &settings).await?;
+        }
         let _one_at_a_time = self.setting.lock().await;
         let parts = &self.loft.parts;
         let failed = || format!("failed to change the settings of `{app}`");
@@ -79,9 +91,13 @@ impl Api {
     }
 
     pub(super) async fn set(&self, call: &mut Call<'_>, set: Set) -> Result<Ending> {
-        let Set { env, settings } = set;
+        let Set { env, settings, yes } = set;
         let EnvRef { app, env: name } = &env;
         call.must_use(app)?;
+        if !yes {
+            let (row, _) = self.loft.find(&env).await?;
+            self.confirm_ends(call, vec![row], |row| &mut row.settings, &settings).await?;
+        }
         let _one_at_a_time = self.setting.lock().await;
         let (mut row, _) = self.loft.find(&env).await?;
         let parts = &self.loft.parts;
@@ -101,6 +117,42 @@ impl Api {
         };
         let levels = parts.settings.levels(&row, &row.asked);
         Ok(SettingList { settings: items(&levels), at_next_launch, target: env.to_string() }.into())
+    }
+
+    /// Asks, where the assignments would destroy what is there. Nobody else's have to wait for the answer.
+    async fn confirm_ends(
+        &self,
+        call: &mut Call<'_>,
+        environments: Vec<EnvRow>,
+        level: fn(&mut EnvRow) -> &mut Settings,
+        assignments: &[Assignment],
+    ) -> Result<()> {
+        let parts = &self.loft.parts;
+        let policy = |row: &EnvRow| parts.settings.levels(row, &row.asked).policy();
+        let mut doomed = Vec::new();
+        for mut row in environments {
+            let before = policy(&row);
+            let changed = self.changed(call, level(&mut row), assignments)?;
+            *level(&mut row) = changed;
+            let after = policy(&row);
+            if after.expire == before.expire {
+                continue;
+            }
+            let (_, conductor) = self.loft.find(&row.name).await?;
+            conductor.note_use().await;
+            let soon = parts.clock.now().plus(AT_ONCE);
+            let ends = |policy| lifecycle::end(&conductor.state(), policy).is_some_and(|end| end <= soon);
+            if ends(&after) && !ends(&before) {
+                doomed.push(row.name);
+            }
+        }
+        match doomed.as_slice() {
+            [] => Ok(()),
+            doomed => {
+                let question = format!("with `{}` time destroys {} at once. Go on?", said(assignments), names(doomed));
+                call.confirm(&question).await
+            }
+        }
     }
 
     /// What is set after the assignments, if the caller may make them: whoever is no admin gives no more than the server
@@ -134,6 +186,19 @@ impl Api {
 fn twice(assignments: &[Assignment]) -> Option<&str> {
     let mut seen = HashSet::new();
     assignments.iter().filter_map(|Assignment(text)| Some(text.split_once('=')?.0)).find(|key| !seen.insert(*key))
+}
+
+/// As many of them as anybody reads.
+fn names(envs: &[EnvRef]) -> String {
+    let (named, more) = envs.split_at(envs.len().min(NAMED));
+    let mut names: Vec<String> = named.iter().map(|env| format!("`{env}`")).collect();
+    if !more.is_empty() {
+        names.push(format!("{} others", more.len()));
+    }
+    match names.split_last() {
+        Some((last, before)) if !before.is_empty() => format!("{} and {last}", before.join(", ")),
+        _ => names.concat(),
+    }
 }
 
 fn said(assignments: &[Assignment]) -> String {

@@ -57,6 +57,9 @@ pub struct AppsSet {
     /// What is to change; what is not named stays.
     #[arg(value_name = "KEY=VALUE")]
     pub settings: Vec<Assignment>,
+    /// Do not ask, where a shorter `expire` destroys what is there.
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]

@@ -35,7 +35,7 @@ pub struct Hello {
 }
 
 /// Raised by every change of what a frame holds: of a command's arguments, too.
-const PROTOCOL: u32 = 2;
+const PROTOCOL: u32 = 3;
 
 impl Hello {
     /// This program's.

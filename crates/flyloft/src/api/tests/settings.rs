@@ -109,3 +109,35 @@ async fn what_is_no_setting_is_refused_in_words() {
     let (_, said) = desk.command(&["set", "shop/main", "idle=soon"]).await;
     assert!(said.contains("`soon` is not a span of time"), "{said}");
 }
+
+#[tokio::test]
+async fn a_setting_that_destroys_what_is_there_is_asked_about_and_names_it() {
+    let desk = Desk::new().await;
+    for name in ["one", "two"] {
+        desk.stage.branch(name).await;
+    }
+    assert_eq!(desk.command(&["set", "shop/two", "expire=30d"]).await.0, 0);
+    desk.stage.loft.parts.clock.advance(std::time::Duration::from_secs(3600));
+    desk.stage.branch("new").await;
+    let set = async |words: &[&str]| desk.command(words).await;
+    let refused = set(&["apps", "set", "shop", "expire=30m", "idle=1m"]).await;
+    assert_eq!(refused.0, 2);
+    insta::assert_snapshot!(refused.1, @r"
+    error: there is no terminal to ask: with `expire=30m idle=1m` time destroys `shop/main` and `shop/one` at once. Go on?
+      hint: say --yes
+    ");
+    assert_eq!(set(&["set", "shop/two", "expire=1s"]).await.0, 2);
+    assert_eq!(set(&["set", "shop/two", "expire=2h"]).await.0, 0, "nothing goes at once");
+    assert_eq!(set(&["apps", "set", "shop", "expire=30m", "--yes"]).await.0, 0);
+    desk.stage
+        .wait_until("those go", async || {
+            let mut left: Vec<_> =
+                desk.stage.store().environments(None).await.unwrap().iter().map(|env| env.name.to_string()).collect();
+            left.sort();
+            left == ["shop/new", "shop/two"]
+        })
+        .await;
+    // What is gone by then anyway is nobody's choice.
+    let (_, said) = set(&["set", "shop/two", "expire="]).await;
+    assert!(said.contains("time destroys `shop/two` at once"), "{said}");
+}
