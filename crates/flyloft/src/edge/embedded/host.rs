@@ -80,11 +80,20 @@ impl Sleep {
 
     /// To the first who says that somebody has come it gives what the daemon is to know. `waits` for an answer?
     pub fn tell(&self, waits: bool) -> Option<Told> {
-        if self.told.get().is_some() {
+        if self.is_told() {
             return None;
         }
         let told = Told { at: Instant::now(), witness: waits.then(Witness::default) };
         self.told.set(told.clone()).ok().map(|()| told)
+    }
+
+    pub fn is_told(&self) -> bool {
+        self.told.get().is_some()
+    }
+
+    /// Whether it sleeps on because its last wake came to nothing.
+    pub fn has_failed(&self) -> bool {
+        self.failure.is_some()
     }
 
     pub fn witness(&self) -> Option<Witness> {
@@ -110,7 +119,7 @@ impl Sleep {
         let one_less = |count: &AtomicUsize| {
             count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1)).is_ok()
         };
-        if self.told.get().is_some() {
+        if self.is_told() {
             one_less(&self.pages);
             return None;
         }

@@ -2,8 +2,10 @@
 //!
 //! Nobody waits for its end, and that it is open is no use of its environment. What its client says is: a message over
 //! a WebSocket, or anything over another protocol. So it is listened to on its way, and wakes what has fallen asleep
-//! meanwhile. What is said to somebody asleep stays in the sockets, and is bounded by them.
+//! meanwhile. What is said to somebody asleep stays in the sockets, and is bounded by them. Where it could not wake, for
+//! want of memory, nobody is there who would be told so: it is asked again, until it has heard or the client is gone.
 
+use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,11 +17,12 @@ use hyper::header::HeaderValue;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::Notify;
 
 use super::crowd::Visit;
 use super::exchange::Client;
 use super::hold;
-use super::host::{Aim, Pass};
+use super::host::{Aim, Pass, Place, Sleep};
 use super::line::Line;
 use super::websocket::Frames;
 use super::worker::Worker;
@@ -60,41 +63,78 @@ impl Switch {
         let Self { client_side, frames, by, worker } = self;
         let (mut upstream_side, early, _permit) = line.switched().ok_or(io::ErrorKind::NotConnected)?;
         let client_side = TokioIo::new(client_side.await.map_err(io::Error::other)?);
-        let mut client_side = Overheard { stream: client_side, frames, by, worker, pass };
+        let said = Said { by, worker, pass, unheard: Notify::new() };
+        let mut client_side = Overheard { stream: client_side, frames, said: &said };
         client_side.write_all(&early).await?;
-        tokio::io::copy_bidirectional(&mut client_side, &mut upstream_side).await?;
-        Ok(())
+        tokio::select! {
+            copied = tokio::io::copy_bidirectional(&mut client_side, &mut upstream_side) => copied.map(drop),
+            never = said.again_and_again() => match never {},
+        }
     }
 }
 
-/// The client's side. Whatever is read from it is listened to.
-struct Overheard<S> {
-    stream: S,
-    frames: Option<Frames>,
+/// What is said over a connection to somebody who may be asleep.
+struct Said {
     by: String,
     worker: Arc<Worker>,
     pass: Pass,
+    /// Something was, to somebody who was.
+    unheard: Notify,
 }
 
-impl<S> Overheard<S> {
-    fn hear(&mut self, bytes: &[u8]) {
-        if bytes.is_empty() || self.pass.is_quiet() {
-            return;
-        }
-        if self.frames.as_mut().is_some_and(|frames| !frames.take(bytes)) {
-            return;
-        }
+impl Said {
+    fn something(&self) {
         let place = self.pass.place();
         place.touch();
         if let Some(now) = place.now()
             && let Aim::Held(sleep) = &now.aim
         {
-            self.worker.tell(&now.env, sleep, false, || self.by.clone());
+            self.tell(&now, sleep);
+            self.unheard.notify_one();
+        }
+    }
+
+    fn tell(&self, place: &Place, sleep: &Sleep) {
+        self.worker.tell(&place.env, sleep, false, || self.by.clone());
+    }
+
+    /// Tells of what was not heard once more, wherever a wake has come to nothing.
+    async fn again_and_again(&self) -> Infallible {
+        loop {
+            self.unheard.notified().await;
+            loop {
+                tokio::time::sleep(self.worker.shared.limits.unheard).await;
+                let Some(now) = self.pass.place().now() else { break };
+                match &now.aim {
+                    Aim::Held(sleep) if sleep.has_failed() => self.tell(&now, sleep),
+                    Aim::Held(sleep) if sleep.is_told() => {}
+                    // It has been awake meanwhile, or never will be.
+                    Aim::Held(_) | Aim::Upstream(_) | Aim::Unavailable { .. } | Aim::Gone => break,
+                }
+            }
         }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Overheard<S> {
+/// The client's side. Whatever is read from it is listened to.
+struct Overheard<'a, S> {
+    stream: S,
+    frames: Option<Frames>,
+    said: &'a Said,
+}
+
+impl<S> Overheard<'_, S> {
+    fn hear(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() || self.said.pass.is_quiet() {
+            return;
+        }
+        if self.frames.as_mut().is_none_or(|frames| frames.take(bytes)) {
+            self.said.something();
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Overheard<'_, S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
@@ -103,7 +143,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Overheard<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Overheard<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Overheard<'_, S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

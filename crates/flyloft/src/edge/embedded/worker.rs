@@ -95,6 +95,8 @@ pub struct Limits {
     pub page: Duration,
     /// For an environment to wake, where another client waits.
     pub held: Duration,
+    /// For an environment that did not wake for what was said over an open connection, until it is asked again.
+    pub unheard: Duration,
     /// For an answer to a client that has shut its sending side, which may have gone as well.
     pub half_closed: Duration,
 }
@@ -108,6 +110,7 @@ impl Default for Limits {
             take: Duration::from_secs(60),
             page: Duration::from_millis(1500),
             held: Duration::from_secs(30),
+            unheard: Duration::from_secs(15),
             half_closed: Duration::from_secs(10),
         }
     }

@@ -167,3 +167,33 @@ async fn a_message_over_an_open_websocket_wakes_what_is_asleep_and_a_ping_does_n
     assert!(visit.passage.is_none(), "a message waits for no answer");
     assert!(visitors.try_recv().is_err());
 }
+
+#[tokio::test]
+async fn a_message_that_woke_nobody_is_told_of_again_until_it_is_heard() {
+    let (visits, mut visitors) = mpsc::unbounded_channel();
+    let change = |config: &mut EdgeConfig| {
+        config.visits = Some(visits);
+        config.limits.unheard = A_WHILE;
+    };
+    let app = App::start(echo_bytes).await;
+    let stage = Stage::with(change);
+    stage.route("shop.test", app.address).await;
+    let mut client = open(&stage, "websocket").await;
+    stage.hold("shop.test", None).await;
+    echoed(&mut client, &frame(TEXT, "hello")).await;
+    visitors.recv().await.unwrap();
+    // While it is waking nobody is told again.
+    assert!(tokio::time::timeout(3 * A_WHILE, visitors.recv()).await.is_err());
+    for _ in 0..3 {
+        stage.hold("shop.test", Some("There is no memory.")).await;
+        let again = tokio::time::timeout(DEADLINE, visitors.recv()).await.expect("nobody is told again").unwrap();
+        assert_eq!(again.by, "a message over GET /live from 127.0.0.1");
+    }
+    // It wakes, and falls asleep again before anybody has looked.
+    stage.route("shop.test", app.address).await;
+    stage.hold("shop.test", None).await;
+    assert!(tokio::time::timeout(3 * A_WHILE, visitors.recv()).await.is_err());
+    // A failure that comes after that is none of this message's.
+    stage.hold("shop.test", Some("There is no memory.")).await;
+    assert!(tokio::time::timeout(3 * A_WHILE, visitors.recv()).await.is_err());
+}
