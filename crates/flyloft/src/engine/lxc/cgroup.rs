@@ -3,6 +3,7 @@
 //! Where a container's groups are is asked from the kernel, by its init process, and never computed: a stale group
 //! makes LXC choose another name.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,10 @@ use crate::engine::Stats;
 use crate::machine::memory::Pool;
 
 const ROOT: &str = "/sys/fs/cgroup";
+
+/// How LXC names the group of a container, and that of its own process beside it.
+const PAYLOAD: &str = "lxc.payload.";
+const MONITOR: &str = "lxc.monitor.";
 
 /// What the machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,16 +88,19 @@ pub struct Charged {
 #[derive(Clone, Debug)]
 pub struct Groups {
     layout: Layout,
+    /// The container's, to LXC.
+    name: String,
     /// `/proc/<init>/cgroup`, cut after the container's own group.
     lines: Vec<(String, String)>,
 }
 
 impl Groups {
-    pub fn of(layout: Layout, init: i32) -> io::Result<Self> {
-        let text = fs::read_to_string(format!("/proc/{init}/cgroup"))?;
-        match parse(&text) {
+    /// Of the container `name`, which has this process.
+    pub fn of(layout: Layout, name: &str, process: i32) -> io::Result<Self> {
+        let text = fs::read_to_string(format!("/proc/{process}/cgroup"))?;
+        match parse(&text, name) {
             lines if lines.is_empty() => Err(io::Error::new(io::ErrorKind::NotFound, "it has ended")),
-            lines => Ok(Self { layout, lines }),
+            lines => Ok(Self { layout, name: name.to_owned(), lines }),
         }
     }
 
@@ -268,7 +276,7 @@ impl Groups {
 
     /// Whether a process is one of them.
     pub fn have(&self, pid: i32) -> bool {
-        let theirs = Self::of(self.layout, pid).and_then(|groups| groups.dir("pids"));
+        let theirs = Self::of(self.layout, &self.name, pid).and_then(|groups| groups.dir("pids"));
         theirs.is_ok_and(|theirs| self.dir("pids").is_ok_and(|ours| ours == theirs))
     }
 
@@ -289,17 +297,23 @@ impl Groups {
 }
 
 /// Pairs of controllers and path. The path ends with the container's own group, whatever it made below that. Other groups
-/// are none of it: of a process that ends version 1 says `/`, which is the whole machine.
-fn parse(text: &str) -> Vec<(String, String)> {
+/// are none of it: of a process that ends version 1 says `/`, which is the whole machine. A host that is a container
+/// itself may see the group of that one above it, which is the daemon's as well.
+fn parse(text: &str, name: &str) -> Vec<(String, String)> {
     let line = |line: &str| {
-        let mut fields = line.splitn(3, ':');
-        let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        let at = path.find("/lxc.payload.")?;
-        let rest = &path[at + 1..];
-        let end = at + 1 + rest.find('/').unwrap_or(rest.len());
-        Some((controllers.to_owned(), path[..end].to_owned()))
+        let (controllers, path) = controllers_and_path(line)?;
+        let groups: Vec<&str> = path.split('/').collect();
+        let own = groups.iter().position(|group| is_of(group, PAYLOAD, name))?;
+        Some((controllers.to_owned(), groups[..=own].join("/")))
     };
     text.lines().filter_map(line).collect()
+}
+
+/// Of a line of `/proc/PID/cgroup` (cgroups(7)).
+fn controllers_and_path(line: &str) -> Option<(&str, &str)> {
+    let mut fields = line.splitn(3, ':');
+    let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+    Some((controllers, path))
 }
 
 /// `name 12` in a file of such lines.
@@ -313,9 +327,11 @@ fn leftovers(name: &str) -> io::Result<Vec<PathBuf>> {
     let root = Path::new(ROOT);
     let mut hierarchies = vec![root.to_owned()];
     hierarchies.extend(fs::read_dir(root)?.filter_map(|entry| Some(entry.ok()?.path())).filter(|dir| dir.is_dir()));
+    let first = fs::read_to_string("/proc/1/cgroup")?;
+    let above = above(&first);
     let mut found = Vec::new();
-    for hierarchy in hierarchies {
-        for entry in fs::read_dir(&hierarchy).into_iter().flatten().flatten() {
+    for dir in hierarchies.iter().flat_map(|hierarchy| above.iter().map(|group| hierarchy.join(group))) {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             if entry.file_name().to_str().is_some_and(|group| belongs(group, name)) {
                 found.push(entry.path());
             }
@@ -324,9 +340,19 @@ fn leftovers(name: &str) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Below which groups LXC makes its own, by what the kernel says of process 1: below that one's, and not below the scope
+/// in which systemd has it.
+fn above(text: &str) -> BTreeSet<&str> {
+    let group = |line| Some(controllers_and_path(line)?.1.trim_end_matches("/init.scope").trim_start_matches('/'));
+    text.lines().filter_map(group).chain([""]).collect()
+}
+
 fn belongs(group: &str, name: &str) -> bool {
-    let rest = ["lxc.monitor.", "lxc.payload."].iter().find_map(|prefix| group.strip_prefix(prefix));
-    rest.and_then(|rest| rest.strip_prefix(name)).is_some_and(|suffix| {
+    [MONITOR, PAYLOAD].iter().any(|kind| is_of(group, kind, name))
+}
+
+fn is_of(group: &str, kind: &str, name: &str) -> bool {
+    group.strip_prefix(kind).and_then(|rest| rest.strip_prefix(name)).is_some_and(|suffix| {
         suffix.is_empty()
             || suffix.strip_prefix('-').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
     })
@@ -382,7 +408,18 @@ mod tests {
     fn a_group_is_named_by_the_kernel_and_cut_at_the_container() {
         let text = "8:pids:/lxc.payload.fl-a-x-1\n1:cpu,cpuacct:/lxc.payload.fl-a-x-1/sub/deep\n0::/\n";
         let expected = [("pids", "/lxc.payload.fl-a-x-1"), ("cpu,cpuacct", "/lxc.payload.fl-a-x-1")];
-        assert_eq!(parse(text), expected.map(|(name, path)| (name.to_owned(), path.to_owned())));
+        assert_eq!(parse(text, "fl-a-x-1"), expected.map(|(name, path)| (name.to_owned(), path.to_owned())));
+    }
+
+    #[test]
+    fn on_a_host_that_is_a_container_its_own_group_is_none_of_a_containers() {
+        let text = "8:pids:/lxc.payload.host/lxc.payload.fl-a-x-2/lxc.payload.inner\n4:memory:/lxc.payload.host\n";
+        let expected = [("pids".to_owned(), "/lxc.payload.host/lxc.payload.fl-a-x-2".to_owned())];
+        // Beside a stale one LXC has chosen another name.
+        assert_eq!(parse(text, "fl-a-x"), expected);
+        assert_eq!(parse(text, "fl-a"), []);
+        let host = "8:pids:/lxc.payload.host/init.scope\n4:memory:/lxc.payload.host\n1:cpu:/\n0::/init.scope\n";
+        assert_eq!(above(host), BTreeSet::from(["", "lxc.payload.host"]));
     }
 
     #[test]

@@ -118,8 +118,10 @@ fn place(init: &Path, program: &Path) -> io::Result<()> {
 }
 
 /// The two processes that a running container has on the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Running {
+    /// The container's, to LXC.
+    name: String,
     /// LXC's own, the parent of `init`.
     pub monitor: i32,
     /// PID 1 of the container.
@@ -142,11 +144,11 @@ impl Running {
         }
         let children = fs::read_to_string(format!("/proc/{monitor}/task/{monitor}/children")).ok()?;
         let init = children.split_whitespace().next()?.parse().ok()?;
-        Some(Self { monitor, init })
+        Some(Self { name: home.name.clone(), monitor, init })
     }
 
-    pub fn groups(self, layout: Layout) -> io::Result<Groups> {
-        Groups::of(layout, self.init)
+    pub fn groups(&self, layout: Layout) -> io::Result<Groups> {
+        Groups::of(layout, &self.name, self.init)
     }
 }
 

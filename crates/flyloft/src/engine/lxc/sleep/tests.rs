@@ -335,7 +335,7 @@ async fn the_groups_of_a_process_that_has_ended_are_not_those_of_the_machine() {
         std::thread::sleep(Duration::from_millis(1));
     }
     let layout = super::super::cgroup::Layout::detect().unwrap();
-    assert!(Groups::of(layout, pid).is_err());
+    assert!(Groups::of(layout, "anybody", pid).is_err());
     drop(child);
 }
 
