@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::LazyLock;
 
 use super::pages::Mapping;
 
@@ -66,7 +67,7 @@ pub fn runs(pid: i32, mappings: &[Mapping], sight: &Sight) -> io::Result<Vec<Run
             }
             for entry in entries[..read * 8].chunks_exact(8) {
                 let entry = u64::from_ne_bytes(entry.try_into().expect("eight bytes"));
-                if let Some(place) = place(entry) {
+                if let Some(place) = place(entry, *ZERO_PAGE) {
                     push(&mut runs, at, place);
                 }
                 at += PAGE;
@@ -80,12 +81,44 @@ pub fn runs(pid: i32, mappings: &[Mapping], sight: &Sight) -> io::Result<Vec<Run
     Ok(runs)
 }
 
-/// What an entry says of a page that is not a file's.
-fn place(entry: u64) -> Option<Place> {
+/// The number of the page that all have who have read memory which nobody has written to. `None` where the kernel does not
+/// tell numbers, as to whoever is not root on the machine.
+static ZERO_PAGE: LazyLock<Option<u64>> = LazyLock::new(|| match zero_page() {
+    Ok(number) => Some(number).filter(|number| *number != 0),
+    Err(error) => {
+        tracing::debug!(%error, "failed to learn which page is the one of zeros");
+        None
+    }
+});
+
+fn zero_page() -> io::Result<u64> {
+    let length = PAGE as usize;
+    // SAFETY: the kernel chooses where, and nobody has it but this function, which reads what is mapped there.
+    let entry = unsafe {
+        let at =
+            libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        at.cast::<u8>().read_volatile();
+        let mut entry = [0; 8];
+        let read = File::open("/proc/self/pagemap")
+            .and_then(|pagemap| pagemap.read_exact_at(&mut entry, at as u64 / PAGE * 8));
+        libc::munmap(at, length);
+        read.map(|()| u64::from_ne_bytes(entry))?
+    };
+    Ok(entry & NUMBER)
+}
+
+/// Of a page in memory.
+const NUMBER: u64 = (1 << 55) - 1;
+
+/// What an entry says of a page that is not a file's. The page of zeros takes no memory, however many have it.
+fn place(entry: u64, zero_page: Option<u64>) -> Option<Place> {
     let bit = |number: u32| entry >> number & 1 == 1;
     let (present, swapped, of_a_file, exclusive) = (bit(63), bit(62), bit(61), bit(56));
     match (present, swapped) {
-        (true, _) if of_a_file => None,
+        (true, _) if of_a_file || zero_page == Some(entry & NUMBER) => None,
         (true, _) => Some(if exclusive { Place::Own } else { Place::Shared }),
         (false, true) => Some(Place::Swap((entry & 31) as u8)),
         (false, false) => None,
@@ -135,11 +168,14 @@ mod tests {
 
     #[test]
     fn an_entry_tells_private_memory_from_a_files_and_from_swap() {
+        let place = |entry| place(entry, Some(66));
         assert_eq!(place(1 << 63 | 1 << 56 | 77), Some(Place::Own));
         assert_eq!(place(1 << 63 | 77), Some(Place::Shared));
         assert_eq!(place(1 << 63 | 1 << 61 | 77), None);
+        assert_eq!(place(1 << 63 | 66), None, "the page of zeros");
         // The offset on the device comes above its number.
         assert_eq!(place(1 << 62 | 9 << 5 | 3), Some(Place::Swap(3)));
+        assert_eq!(place(1 << 62 | 66), Some(Place::Swap(2)));
         assert_eq!(place(0), None);
     }
 
@@ -180,13 +216,12 @@ mod tests {
         const VAST: usize = 64 << 40;
         const WIDE: usize = 256 << 20;
         let (vast, scattered) = (reserved(VAST), reserved(WIDE));
-        // SAFETY: each page lies within what was mapped. One that is only read takes no memory.
+        // SAFETY: each page lies within what was mapped.
         unsafe {
             libc::madvise(scattered.cast(), WIDE, libc::MADV_NOHUGEPAGE);
             vast.write_volatile(1);
-            scattered.add(PAGE as usize).write_volatile(1);
-            for at in (0..WIDE).step_by(2 * PAGE as usize) {
-                let _ = scattered.add(at).read_volatile();
+            for at in (0..WIDE / 4).step_by(2 * PAGE as usize) {
+                scattered.add(at + PAGE as usize).write_volatile(1);
             }
         }
         let pid = std::process::id() as i32;
@@ -206,6 +241,28 @@ mod tests {
             libc::munmap(vast.cast(), VAST);
             libc::munmap(scattered.cast(), WIDE);
         }
+    }
+
+    #[test]
+    fn what_a_process_has_only_read_is_nowhere() {
+        const SIZE: usize = 1 << 20;
+        let memory = reserved(SIZE);
+        // SAFETY: each page lies within what was mapped.
+        unsafe {
+            libc::madvise(memory.cast(), SIZE, libc::MADV_NOHUGEPAGE);
+            for at in (0..SIZE).step_by(PAGE as usize) {
+                let _ = memory.add(at).read_volatile();
+            }
+            memory.add(SIZE / 2).write_volatile(1);
+        }
+        let pid = std::process::id() as i32;
+        let (start, half) = (memory as u64, memory as u64 + SIZE as u64 / 2);
+        let addresses = start..start + SIZE as u64;
+        let mapping = Mapping { addresses, kind: pages::Kind::Anonymous, present: 0, swapped: 0 };
+        let found = runs(pid, &[mapping], &Sight::default()).unwrap();
+        assert_eq!(found, [Run { addresses: half..half + PAGE, place: Place::Own }]);
+        // SAFETY: it is as long as that, and nobody uses it any more.
+        unsafe { libc::munmap(memory.cast(), SIZE) };
     }
 
     #[test]
