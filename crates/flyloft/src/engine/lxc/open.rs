@@ -16,7 +16,7 @@ use super::places::Places;
 use super::slots::{self, Slot, Slots};
 use super::volumes::Volumes;
 use super::watch::Bounds;
-use super::{Background, LxcConfig, LxcEngine, blocking, machine, mounts, seccomp, tree};
+use super::{Background, LxcConfig, LxcEngine, blocking, machine, mounts, seccomp, tree, zswap};
 use crate::engine::{EngineError, LayerId};
 
 impl LxcEngine {
@@ -75,6 +75,12 @@ impl LxcEngine {
             places,
         };
         engine.drop_half_made()?;
+        // Until somebody fell asleep, everything on the machine would be swapped to the disk as it is.
+        match zswap::mend() {
+            Ok(false) => {}
+            Ok(true) => tracing::warn!("a daemon had ended while zswap was switched off for it; it is on again"),
+            Err(error) => tracing::error!(%error, "failed to switch zswap on again, which a daemon that ended had off"),
+        }
         Ok(engine)
     }
 

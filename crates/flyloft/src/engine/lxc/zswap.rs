@@ -23,6 +23,28 @@ pub struct Bypass {
     switch: PathBuf,
 }
 
+/// Switches zswap on again where a daemon died while it passed it by, and says whether that was so. Whoever does so now
+/// sees to it.
+pub fn mend() -> io::Result<bool> {
+    mend_at(Path::new(PASSED_BY), switch())
+}
+
+fn mend_at(path: &Path, switch: PathBuf) -> io::Result<bool> {
+    // Most often there is nothing to wait for.
+    if fs::metadata(path).map_or(0, |file| file.len()) == 0 {
+        return Ok(false);
+    }
+    let lock = match lock_at(path, FlockArg::LockExclusiveNonblock) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+        lock => lock?,
+    };
+    if lock.metadata()?.len() == 0 {
+        return Ok(false);
+    }
+    let bypass = Bypass { lock, switch };
+    bypass.end().map(|()| true)
+}
+
 fn switch() -> PathBuf {
     "/sys/module/zswap/parameters/enabled".into()
 }
@@ -61,14 +83,19 @@ impl Bypass {
             }
         }
     }
+
+    fn end(&self) -> io::Result<()> {
+        if !is_on(&self.switch) {
+            fs::write(&self.switch, "Y")?;
+        }
+        self.lock.set_len(0)
+    }
 }
 
 impl Drop for Bypass {
     fn drop(&mut self) {
-        let switched = if is_on(&self.switch) { Ok(()) } else { fs::write(&self.switch, "Y") };
-        match switched.and_then(|()| self.lock.set_len(0)) {
-            Ok(()) => {}
-            Err(error) => tracing::error!(%error, "zswap could not be switched on again"),
+        if let Err(error) = self.end() {
+            tracing::error!(%error, "zswap could not be switched on again");
         }
     }
 }
@@ -193,5 +220,19 @@ mod tests {
         assert!(!is_on(&machine.switch()));
         drop(machine.pass_by().unwrap());
         assert!(is_on(&machine.switch()));
+    }
+
+    #[test]
+    fn a_daemon_that_starts_switches_it_on_again_once_and_leaves_whoever_passes_it_by_alone() {
+        let machine = Machine::with("Y\n");
+        let lock = machine.0.path().join("lock");
+        let mend = || mend_at(&lock, machine.switch()).unwrap();
+        assert!(!mend(), "there is no file yet");
+        let bypass = machine.pass_by().unwrap();
+        assert!(!mend() && !is_on(&machine.switch()), "it was taken from who has it");
+        let bypass = std::mem::ManuallyDrop::new(bypass);
+        nix::unistd::close(bypass.lock.as_raw_fd()).unwrap();
+        assert!(mend() && is_on(&machine.switch()));
+        assert!(!mend(), "it was mended already");
     }
 }
