@@ -58,6 +58,9 @@ use crate::policy::Policy;
 /// How long an environment stays shallowly asleep before its memory goes to disk.
 const DEEP_AFTER: Duration = Duration::from_secs(3600);
 
+/// How long at least an environment lives that is not pinned any more.
+const AFTER_PIN: Duration = Duration::from_secs(24 * 3600);
+
 /// How long visits to what could not be built are refused at least and at most.
 const REBUILD_PAUSE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(2 * 3600));
 
@@ -85,8 +88,9 @@ pub fn step(state: &State, event: &Event, now: Timestamp, policy: &Policy) -> Re
 
         Event::Used { at } if at > live.last_used => done(Live { last_used: at, ..live }, []),
         Event::Used { .. } => Ok(Answer::AlreadySo),
-        Event::Pin => set_pinned(live, true),
-        Event::Unpin => set_pinned(live, false),
+        Event::Pin if live.pinned => Ok(Answer::AlreadySo),
+        Event::Pin => done(Live { pinned: true, ..live }, []),
+        Event::Unpin => unpin(live, now, policy),
         Event::Extend { until } if live.kept_until.is_none_or(|kept| kept < until) => {
             done(Live { kept_until: Some(until), ..live }, [])
         }
@@ -270,8 +274,16 @@ fn off(mut live: Live, why: WhyOff, now: Timestamp) -> Result<Answer, Refusal> {
     done(live, [Effect::Hold, Effect::Stop { release }])
 }
 
-fn set_pinned(live: Live, pinned: bool) -> Result<Answer, Refusal> {
-    if live.pinned == pinned { Ok(Answer::AlreadySo) } else { done(Live { pinned, ..live }, []) }
+/// Whoever leaves it to time again has not asked for its end: what is due for that is kept for a while yet.
+fn unpin(mut live: Live, now: Timestamp, policy: &Policy) -> Result<Answer, Refusal> {
+    if !std::mem::replace(&mut live.pinned, false) {
+        return Ok(Answer::AlreadySo);
+    }
+    let kept = now.plus(AFTER_PIN);
+    if rungs(&live, policy).any(|(due, rung)| rung == Rung::Destroyed && due < kept) {
+        live.kept_until = Some(kept);
+    }
+    done(live, [])
 }
 
 fn destroy(live: Live) -> Result<Answer, Refusal> {

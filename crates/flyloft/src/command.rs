@@ -101,7 +101,7 @@ pub enum Command {
     Off(OneEnv),
     /// Keep an environment: time neither turns it off nor destroys it. It sleeps when nobody uses it.
     Pin(OneEnv),
-    /// Leave an environment to time again.
+    /// Leave an environment to time again, which does not destroy it within a day.
     Unpin(OneEnv),
     /// Keep an environment for a while, as if it were pinned.
     Extend(Extend),

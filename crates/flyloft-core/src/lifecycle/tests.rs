@@ -269,6 +269,19 @@ fn an_extended_environment_sleeps_but_is_not_turned_off_before_its_time() {
 }
 
 #[test]
+fn what_is_not_pinned_any_more_is_not_destroyed_the_same_day() {
+    let (pinned, _) = done(&awake(1), Event::Pin, 0);
+    let (state, _) = done(&pinned, Event::Unpin, 20 * DAY);
+    assert_eq!(end(&state, &Policy::default()), Some(Timestamp(21 * DAY)));
+    let (state, _) = done(&state, Event::Clock, 21 * DAY - 1);
+    assert_eq!(state.to_string(), "asleep v1");
+    let (state, _) = done(&pinned, Event::Unpin, 14 * DAY - HOUR);
+    assert_eq!(end(&state, &Policy::default()), Some(Timestamp(15 * DAY - HOUR)));
+    let (state, _) = done(&pinned, Event::Unpin, 10 * DAY);
+    assert_eq!(end(&state, &Policy::default()), Some(Timestamp(14 * DAY)), "there was time left");
+}
+
+#[test]
 fn the_next_rung_is_when_the_clock_brings_it_about() {
     let mut state = awake(1);
     let mut ladder = Vec::new();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use flyloft_core::lifecycle::{Depth, Event, Runs, State};
 use flyloft_core::name::EnvRef;
+use flyloft_core::policy::Span;
 
 use super::reply::done;
 use super::{Api, Call, Ending};
@@ -67,9 +68,19 @@ impl Api {
 
     pub(super) async fn unpin(&self, call: &mut Call<'_>, name: EnvRef) -> Result<Ending> {
         let conductor = self.theirs(call, &name).await?;
-        Ok(done(match conductor.tell(Event::Unpin).await? {
-            Told::Done => format!("`{name}` is not pinned any more"),
-            Told::AlreadySo => format!("`{name}` was not pinned"),
+        let told = conductor.tell(Event::Unpin).await?;
+        let now = self.loft.parts.clock.now();
+        let kept = match conductor.state() {
+            State::Live(live) => live.kept_until.filter(|until| *until > now),
+            State::Destroyed { .. } => None,
+        };
+        Ok(done(match (told, kept) {
+            (Told::AlreadySo, _) => format!("`{name}` was not pinned"),
+            (Told::Done, None) => format!("`{name}` is not pinned any more"),
+            (Told::Done, Some(until)) => {
+                let kept = Span(Some(Duration::from_secs(until.since(now).as_secs().next_multiple_of(60))));
+                format!("`{name}` is not pinned any more, and kept for {kept} yet")
+            }
         })
         .into())
     }
@@ -85,7 +96,7 @@ impl Api {
             })?,
         };
         let until = self.loft.parts.clock.now().plus(more);
-        let text = format!("is kept for {} more", flyloft_core::policy::Span(Some(more)));
+        let text = format!("is kept for {} more", Span(Some(more)));
         match conductor.tell(Event::Extend { until }).await? {
             Told::Done => Ok(done(format!("`{name}` {text}")).into()),
             Told::AlreadySo => Ok(done(format!("`{name}` is kept for longer than that already")).into()),

@@ -61,3 +61,15 @@ async fn nobody_is_told_that_it_rests_where_somebody_came() {
         desk.stage.wait_for_state("awake v1").await;
     }
 }
+
+#[tokio::test]
+async fn who_unpins_what_nobody_has_used_for_long_has_a_day_to_think_better_of_it() {
+    let desk = Desk::new().await;
+    let unpin = async || desk.command(&["unpin", "shop/main"]).await.1;
+    assert_eq!(unpin().await, "`shop/main` was not pinned\n");
+    desk.command(&["pin", "shop/main"]).await;
+    assert_eq!(unpin().await, "`shop/main` is not pinned any more\n");
+    desk.command(&["pin", "shop/main"]).await;
+    desk.stage.loft.parts.clock.advance(Duration::from_secs(20 * 24 * 3600));
+    assert_eq!(unpin().await, "`shop/main` is not pinned any more, and kept for 1d yet\n");
+}
