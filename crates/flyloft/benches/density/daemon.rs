@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::fleet::Fleet;
 use crate::harness::Flyloft;
 use crate::machine;
 
@@ -37,16 +38,10 @@ pub fn resident(pid: u32) -> Result<f64> {
 }
 
 /// Milliseconds that the command line takes to list all environments, at the median.
-pub fn list(flyloft: &Flyloft) -> f64 {
-    let mut times: Vec<f64> = (0..11)
-        .map(|_| {
-            let begun = Instant::now();
-            flyloft.ok(&["ls"]);
-            begun.elapsed().as_secs_f64() * 1e3
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+pub fn list(fleet: &Fleet) -> Result<f64> {
+    let mut times = (0..11).map(|_| fleet.ls()).collect::<Result<Vec<_>>>()?;
+    times.sort();
+    Ok(times[times.len() / 2].as_secs_f64() * 1e3)
 }
 
 /// From the start of the process until it is ready.

@@ -2,8 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::process::Output;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -134,8 +136,21 @@ impl Fleet {
         self.list().iter().filter(|env| env["state"] == state).count()
     }
 
+    /// A command that Ctrl-C does not reach, which ends what is measured and not the cleaning up.
+    fn undisturbed(&self, args: &[&str]) -> Output {
+        self.flyloft.command(args).process_group(0).output().expect("the program is there")
+    }
+
+    /// How long the command line takes to list all environments.
+    pub fn ls(&self) -> Result<Duration> {
+        let begun = Instant::now();
+        let listed = self.undisturbed(&["ls"]);
+        ensure!(listed.status.success(), "`flyloft ls` failed:\n{}", text(&listed));
+        Ok(begun.elapsed())
+    }
+
     fn list(&self) -> Vec<serde_json::Value> {
-        let list = self.flyloft.cli(&["ls", "--json"]);
+        let list = self.undisturbed(&["ls", "--json"]);
         let list: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap_or_default();
         list["environments"].as_array().cloned().unwrap_or_default()
     }
@@ -171,7 +186,7 @@ impl Fleet {
                 self.list().iter().filter_map(|env| Some(env["name"].as_str()?.to_owned())).collect();
             println!("destroying {} environments", envs.len());
             let destroyed = self.each(&envs, |env| {
-                let gone = self.flyloft.cli(&["destroy", env, "--yes"]);
+                let gone = self.undisturbed(&["destroy", env, "--yes"]);
                 ensure!(gone.status.success(), "{}", text(&gone));
                 Ok(())
             });
@@ -179,7 +194,7 @@ impl Fleet {
                 eprintln!("error: not all environments could be destroyed: {error:#}");
             }
             for app in ["density-flask", "density-express"] {
-                self.flyloft.cli(&["destroy", app, "--yes"]);
+                self.undisturbed(&["destroy", app, "--yes"]);
             }
         }));
         if destroyed.is_err() {

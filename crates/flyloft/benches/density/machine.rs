@@ -1,8 +1,9 @@
 //! The machine: what is taken of it, and what a run needs of it that it may not have.
 
 use std::collections::HashSet;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, ensure};
 use flyloft::machine::Memory;
 use flyloft::machine::load::Load;
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::interrupt;
 
@@ -36,6 +38,8 @@ const NEIGHBOURS: u64 = 8192;
 
 /// What the run has taken, given back when this goes.
 pub struct Claims {
+    /// Held, so that no other run takes it up.
+    _lock: Flock<File>,
     swap: Option<PathBuf>,
     /// What they were before.
     parameters: Vec<(PathBuf, String)>,
@@ -44,6 +48,10 @@ pub struct Claims {
 impl Claims {
     pub fn make(home: &Path, environments: usize) -> Result<Self> {
         fs::create_dir_all(home).with_context(|| format!("failed to make `{}`", home.display()))?;
+        let lock = File::create(home.join("run"))?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, error)| error)
+            .context("another run goes on, whose swap and environments are in the way")?;
         let swap = home.join("swap");
         let is_used = || Memory::look().swaps.iter().any(|known| known.path == swap);
         if is_used() {
@@ -55,7 +63,7 @@ impl Claims {
                 make_swap(&swap, missing.next_multiple_of(GIB))?;
             }
         }
-        let mut claims = Self { swap: is_used().then_some(swap), parameters: Vec::new() };
+        let mut claims = Self { _lock: lock, swap: is_used().then_some(swap), parameters: Vec::new() };
         for name in PARAMETERS {
             let file = Path::new("/proc/sys/net").join(name);
             let Ok(before) = fs::read_to_string(&file) else { continue };
@@ -82,7 +90,8 @@ impl Drop for Claims {
         }
         let Some(swap) = &self.swap else { return };
         println!("removing the swap file `{}`", swap.display());
-        match Command::new("swapoff").arg(swap).status() {
+        // Ctrl-C by somebody who does not want to wait for the end of it is for nobody else.
+        match Command::new("swapoff").arg(swap).process_group(0).status() {
             Ok(status) if status.success() => drop(fs::remove_file(swap)),
             _ => eprintln!("error: `{}` is in use still; try `swapoff` later, and remove it then", swap.display()),
         }
@@ -108,7 +117,8 @@ fn make_swap(path: &Path, size: u64) -> Result<()> {
     let made = || -> Result<()> {
         for command in [["fallocate", "--length"].as_slice(), &["mkswap"], &["swapon"]] {
             let mut process = Command::new(command[0]);
-            process.args(&command[1..]);
+            // One that is cut off in the middle may have switched it on already.
+            process.args(&command[1..]).process_group(0);
             if command.len() > 1 {
                 process.arg(size.to_string());
             }
