@@ -37,10 +37,11 @@ impl Api {
         let failed = || format!("failed to look up server `{server}`");
         let row = parts.store.server(&server).await.or_failed(failed)?;
         let row = row.ok_or_else(|| super::services::unknown(&server))?;
+        let kind = row.url.kind;
         let template = data::begin_template(parts, opened(parts, row).await?, &name).await?;
         self.announce(call, &template.programs).await?;
         data::fill_template(template, &mut *call.io.stdin).await?;
-        let text = format!("template `{name}` is on server `{server}`; ask for it with services=postgres@{name}");
+        let text = format!("template `{name}` is on server `{server}`; ask for it with services={kind}@{name}");
         Ok(done(text).into())
     }
 

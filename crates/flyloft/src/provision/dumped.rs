@@ -31,6 +31,11 @@ pub(super) async fn provide(parts: &Parts, server: &Server, wanted: &Wanted, see
 
 /// Reads all that is in one database into another one, which is empty.
 pub(super) async fn pour(parts: &Parts, server: &Server, from: &Programs, to: &Programs) -> Result<()> {
+    let poured = copy(parts, server, from, to).await;
+    poured.map_err(|error| error.hint(format!("look whether it is well: flyloft services check {}", server.name)))
+}
+
+async fn copy(parts: &Parts, server: &Server, from: &Programs, to: &Programs) -> Result<()> {
     let failed = || format!("failed to copy data on server `{}`", server.name);
     let Some(Dumps { dump, .. }) = &from.dumps else {
         return Err(Error::failed(failed()).hint("nothing takes a dump of that kind"));

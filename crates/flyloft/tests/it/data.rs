@@ -108,3 +108,32 @@ fn databases_begin_with_a_template_or_a_copy_and_people_dump_restore_reset_and_l
     wait_for("the server to go", || flyloft.cli(&["services", "rm", "it-pg"]).status.success().then_some(()));
     assert_eq!(postgres.sql("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'fly%'"), "0");
 }
+
+#[test]
+fn a_dump_for_which_there_is_no_room_changes_nothing() {
+    let mut flyloft = Flyloft::start();
+    let postgres = Postgres::start_on_disk_of(96);
+    forget_servers(&mut flyloft);
+    add(&flyloft, "it-pg", "postgres", &postgres.url().replace("127.0.0.1", &host_address()));
+    let files = [
+        ("Procfile", "web: python3 server.py\n"),
+        ("requirements.txt", "psycopg[binary]==3.2.13\n"),
+        ("app.json", r#"{"addons": ["postgres"]}"#),
+        ("server.py", NOTES),
+    ];
+    flyloft.repository("it-full", &files).pushed(&["main"]);
+    assert_eq!(flyloft.get("it-full/main", "/add/hello").body, "hello");
+    let large = "CREATE TABLE large AS SELECT repeat(md5(n::text), 30) AS text FROM generate_series(1, 90000) n;\n";
+    let full = with_input(&flyloft, &["services", "restore", "it-full/main", "-", "--yes"], large);
+    let told = text(&full);
+    assert!(!full.status.success() && told.contains("could not extend file"), "{told}");
+    assert!(told.contains("failed to restore the dump on server `it-pg`"), "{told}");
+    assert!(told.contains("what was there is there still"), "{told}");
+    let full = with_input(&flyloft, &["services", "template", "it-pg", "it_full", "--from-dump", "-"], large);
+    assert!(!full.status.success() && text(&full).contains("could not extend file"), "{}", text(&full));
+    let left = "SELECT count(*) FROM pg_database WHERE datname LIKE 'flynew%' OR datname LIKE 'flyloft_template%'";
+    wait_for("what did not fit to go", || (postgres.sql(left) == "0").then_some(()));
+    assert_eq!(flyloft.get("it-full/main", "/add/again").body, "hello again");
+    flyloft.ok(&["destroy", "it-full", "--yes"]);
+    wait_for("the server to go", || flyloft.cli(&["services", "rm", "it-pg"]).status.success().then_some(()));
+}

@@ -208,7 +208,8 @@ fn databases_of_mariadb_begin_with_a_template_or_a_copy_and_people_dump_restore_
     let file = work.path().join("main.sql");
     let file = file.to_str().unwrap();
     flyloft.ok(&["services", "dump", "it-seeds/main", file]);
-    flyloft.ok(&["services", "template", "it-maria", "it_seed", "--from-dump", file]);
+    let template = flyloft.ok(&["services", "template", "it-maria", "it_seed", "--from-dump", file]);
+    assert!(template.contains("ask for it with services=mysql@it_seed"), "{template}");
     flyloft.ok(&["apps", "set", "it-seeds", "services=mysql@it_seed"]);
     repository.pushed(&["main:seeded"]);
     assert_eq!(flyloft.get("it-seeds/seeded", "/add/MORE").body, "hello more", "the trigger is there");
@@ -257,6 +258,48 @@ fn databases_of_mariadb_begin_with_a_template_or_a_copy_and_people_dump_restore_
     flyloft.ok(&["services", "template", "it-maria", "it_seed", "--rm"]);
     wait_for("the server to go", || flyloft.cli(&["services", "rm", "it-maria"]).status.success().then_some(()));
     assert_eq!(mariadb.sql("SHOW DATABASES LIKE 'flyloft%'"), "flyloft_labels");
+    assert_eq!(mariadb.sql("SELECT COUNT(*) FROM flyloft_labels.labels"), "0");
+}
+
+#[test]
+fn a_copy_in_the_middle_of_which_a_mariadb_goes_down_is_made_whole_by_the_next_deploy() {
+    let mut flyloft = Flyloft::start();
+    let mut mariadb = Mariadb::start();
+    forget_servers(&mut flyloft);
+    add(&flyloft, "it-maria", "mysql", &mariadb.url().replace("127.0.0.1", &host_address()));
+    let repository = flyloft.repository(
+        "it-halved",
+        &[
+            ("Procfile", "web: python3 server.py\n"),
+            ("requirements.txt", "PyMySQL==1.1.1\n"),
+            ("app.json", r#"{"addons": ["mysql"]}"#),
+            ("server.py", &format!("{MYSQL}{SERVE}")),
+        ],
+    );
+    repository.pushed(&["main"]);
+    assert_eq!(flyloft.get("it-halved/main", "/add/hello").body, "hello");
+    flyloft.ok(&["apps", "set", "it-halved", "services=mysql@it-halved/main"]);
+    // Somebody has what is to be copied to himself, so that the copy waits for it.
+    let holder = flyloft.command(&["services", "mysql", "it-halved/main"]).stdin(Stdio::piped()).spawn();
+    let mut holder = holder.unwrap();
+    let mut says = holder.stdin.take().unwrap();
+    says.write_all(b"LOCK TABLES notes WRITE;\n").unwrap();
+    let waiting = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE STATE LIKE 'Waiting for table%lock'";
+    let told = std::thread::scope(|scope| {
+        let push = scope.spawn(|| repository.rejected(&["main:copied"]));
+        wait_for("the copy to be under way", || (mariadb.sql(waiting) == "1").then_some(()));
+        mariadb.stop();
+        push.join().unwrap()
+    });
+    assert!(told.contains("server `it-maria` at ") && told.contains("cannot be reached"), "{told}");
+    assert!(told.contains("try: flyloft services check it-maria"), "{told}");
+    drop(says);
+    holder.wait().unwrap();
+    mariadb.run();
+    repository.pushed(&["main:copied"]);
+    assert_eq!(flyloft.get("it-halved/copied", "/").body, "hello");
+    flyloft.ok(&["destroy", "it-halved", "--yes"]);
+    wait_for("the server to go", || flyloft.cli(&["services", "rm", "it-maria"]).status.success().then_some(()));
     assert_eq!(mariadb.sql("SELECT COUNT(*) FROM flyloft_labels.labels"), "0");
 }
 
