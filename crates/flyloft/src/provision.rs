@@ -23,6 +23,7 @@ use flyloft_core::policy::{Key, Level, Settings};
 use flyloft_core::service::managed::Recipe;
 use flyloft_core::service::{Ask, Isolation, Kind};
 
+use crate::build::Tools;
 use crate::engine::{Addresses, ContainerId, EngineError, Reach, Volume};
 use crate::error::{Error, OrFailed, Result};
 use crate::managed;
@@ -101,6 +102,19 @@ fn no_server(env: &EnvRow, ask: &Ask) -> Error {
     error.hint(format!("or do without: flyloft set {} services=none", env.name))
 }
 
+/// Packages with which what is asked for is copied, where those have to be installed first: once, and that takes a while.
+pub async fn unprepared(parts: &Parts, env: &EnvRow, asks: &[Ask]) -> Result<BTreeSet<String>> {
+    let mut unprepared = BTreeSet::new();
+    for ask in asks.iter().filter(|ask| ask.data.as_ref().is_some_and(|data| !data.is_of(&env.name))) {
+        let Copies::Dumps(packages) = parts.services.of(ask.kind).copies() else { continue };
+        let is_made = of(parts, env, ask).await?.is_some_and(|row| row.state != ServiceState::Making);
+        if !is_made && !parts.builder.has_tools(&Tools::newest(packages)).await? {
+            unprepared.insert(packages.join(" "));
+        }
+    }
+    Ok(unprepared)
+}
+
 /// Makes what is asked for and not there yet. Gives what was made, as in `Database on server pg`.
 pub async fn provide(parts: &Parts, env: &EnvRow, asks: &[Ask]) -> Result<Vec<String>> {
     let mut made = Vec::new();
@@ -133,7 +147,7 @@ async fn make(parts: &Parts, server: &Server, row: &ServiceRow, seed: Option<dat
     if row.ask.isolation == Isolation::Database {
         wanted.taken = parts.store.numbers_of_others(&row.server, row.id).await.or_failed(failed)?;
     }
-    let number = match seed.filter(|_| driver.copies() == Copies::Dumps) {
+    let number = match seed.filter(|_| matches!(driver.copies(), Copies::Dumps(_))) {
         Some(seed) => dumped::provide(parts, server, &wanted, &seed).await?,
         None => made(driver, server, &wanted).await?,
     };

@@ -52,6 +52,10 @@ impl Data {
             false => TemplateName::parse(text).map(Data::Template),
         }
     }
+
+    pub fn is_of(&self, env: &EnvRef) -> bool {
+        matches!(self, Data::Environment(other) if other == env)
+    }
 }
 
 impl FromStr for TemplateName {

@@ -33,6 +33,9 @@ pub(super) async fn begin(job: &Job, tree: Option<&Path>) -> Result<Early> {
         None => job.env.asked.clone(),
     };
     let (asks, _) = provision::met(&job.parts, &job.env, &asked).await?;
+    for packages in provision::unprepared(&job.parts, &job.env, &asks).await? {
+        job.transcript.step(&format!("Preparing {packages} (once)"));
+    }
     let (parts, env, wanted) = (job.parts.clone(), job.env.clone(), asks.clone());
     let making = tokio::spawn(async move { provision::provide(&parts, &env, &wanted).await });
     Ok(Early { asks, making: AbortOnDropHandle::new(making) })

@@ -182,7 +182,7 @@ pub async fn renew(parts: &Arc<Parts>, env: &EnvRow, owned: &Owned, asked: &Sett
         None => None,
     };
     let (driver, seed) = (parts.services.of(owned.row.ask.kind), on_server(seed, &owned.row)?);
-    if driver.copies() != Copies::Dumps {
+    if !matches!(driver.copies(), Copies::Dumps(_)) {
         let wanted = Wanted { seed: seed.map(|seed| seed.label), ..owned.wanted.clone() };
         return Ok(driver.renew(&owned.server, &wanted).await?);
     }
@@ -224,7 +224,7 @@ async fn place(parts: &Parts, owned: &Owned, programs: &Programs, aside: Aside, 
         aside.drop_now().await;
         return Err(error.hint("what was there is there still"));
     }
-    if driver.copies() != Copies::Dumps {
+    if !matches!(driver.copies(), Copies::Dumps(_)) {
         driver.put_in_place(server, label).await?;
         aside.keep();
         return Ok(());

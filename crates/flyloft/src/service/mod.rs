@@ -122,8 +122,8 @@ pub enum Copies {
     Never,
     /// The server copies it: [`Wanted::seed`], [`Driver::renew`], [`Driver::put_in_place`].
     Itself,
-    /// A dump of the one is read into the other: [`Client::dumps`], [`Driver::empty`].
-    Dumps,
+    /// A dump of the one is read into the other, by programs of these packages: [`Client::dumps`], [`Driver::empty`].
+    Dumps(&'static [&'static str]),
 }
 
 #[async_trait]

@@ -15,6 +15,9 @@ use super::{
     Client as Programs, Copies, Driver, Dumps, Fault, Health, Label, Server, ServiceError, Wanted, in_time, tls,
 };
 
+/// For MySQL's servers as well.
+const CLIENT: &[&str] = &["mariadb-client"];
+
 pub struct Mysql;
 
 /// A connection, which ends when it is dropped.
@@ -53,7 +56,7 @@ impl Driver for Mysql {
     }
 
     fn copies(&self) -> Copies {
-        Copies::Dumps
+        Copies::Dumps(CLIENT)
     }
 
     async fn open_aside(&self, server: &Server, wanted: &Wanted) -> Result<Programs, ServiceError> {
@@ -131,7 +134,7 @@ fn programs(server: &Server, wanted: &Wanted, database: &str) -> Programs {
     let restore = ["bash", "-c", RESTORE, "restore"].map(str::to_owned);
     let dump = ["--single-transaction", "--quick", "--routines", "--events", "--triggers", "--no-tablespaces"];
     Programs {
-        packages: &["mariadb-client"],
+        packages: CLIENT,
         env: vec![
             ("MYSQL_PWD".to_owned(), wanted.password.0.clone()),
             ("MYSQL_HISTFILE".to_owned(), "/dev/null".to_owned()),

@@ -1,5 +1,6 @@
 //! The same with a real MariaDB.
 
+use flyloft_core::name::ReleaseNumber;
 use flyloft_core::service::Kind;
 
 use super::redis::{add, deploy};
@@ -70,6 +71,11 @@ async fn a_copy_that_does_not_come_to_its_end_leaves_nothing_behind() {
     deploy(&bench, "other", "none").await.unwrap();
     assert_eq!(users(&mariadb), "2");
     let (env, _) = bench.env("other").await;
+    let told = [1, 2].map(|release| {
+        let transcript = bench.parts().settings.transcript(env.id, ReleaseNumber(release));
+        std::fs::read_to_string(transcript).unwrap().contains("-----> Preparing mariadb-client (once)")
+    });
+    assert_eq!(told, [true, false], "whoever deploys first is told what that waits for");
     let owned = data::owned(bench.parts(), &env, Some(Kind::Mysql), None).await.unwrap();
     let variables = bench.variables("other").await;
     let ask = |sql: &str| {
