@@ -183,6 +183,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 const ENDING: Duration = Duration::from_secs(2);
 
 fn serve(file: Option<&Path>, overrides: Overrides) -> anyhow::Result<()> {
+    crate::memory::keep_little();
     let Inheritance { sockets, mut way_back, back } = Inheritance::take();
     let path = file.unwrap_or(Path::new(DEFAULT_FILE));
     let read = match &back {

@@ -86,7 +86,7 @@ impl Task {
                 let (heard, wait) = oneshot::channel();
                 let end = End::Failed { release, why: error.brief(), unwanted };
                 // Whoever waits may look at once what has become of it.
-                if job.conductor.send(Message::JobEnded { end, heard }).await.is_ok() {
+                if job.conductor.send(Box::new(Message::JobEnded { end, heard })).await.is_ok() {
                     let _ = wait.await;
                 }
             }
@@ -205,7 +205,7 @@ impl Task {
                 tell(&parts, &env.name, EventKind::WakeFailed, &format!("{release}: {why}")).await;
             }
             let end = End::Woke { release, outcome };
-            let _ = myself.send(Message::JobEnded { end, heard: oneshot::channel().0 }).await;
+            let _ = myself.send(Box::new(Message::JobEnded { end, heard: oneshot::channel().0 })).await;
             // By then the kernel sees what it has taken.
             tokio::spawn(async move {
                 tokio::time::sleep(SETTLED).await;

@@ -15,7 +15,7 @@ use crate::transcript::Reading;
 #[derive(Clone)]
 pub struct Conductor {
     pub(super) env: EnvRef,
-    pub(super) mailbox: mpsc::Sender<Message>,
+    pub(super) mailbox: mpsc::Sender<Box<Message>>,
     pub(super) state: watch::Receiver<State>,
     pub(super) uses: Uses,
 }
@@ -49,7 +49,7 @@ impl Conductor {
     /// Somebody waits at the edge.
     pub async fn visit(&self, caller: impl Into<Caller>) {
         // Whoever is gone needs no waking.
-        let _ = self.mailbox.send(Message::Wake { caller: caller.into(), answer: None }).await;
+        let _ = self.mailbox.send(Box::new(Message::Wake { caller: caller.into(), answer: None })).await;
     }
 
     /// Has it wake, as far as it may.
@@ -131,12 +131,12 @@ impl Conductor {
     /// Hands over what the engine has of this environment, to be compared with what should be.
     pub async fn reconcile(&self, observed: Vec<Observed>, swap_changed: bool) {
         // One that is gone has nothing to compare.
-        let _ = self.mailbox.send(Message::Reconcile { observed, swap_changed }).await;
+        let _ = self.mailbox.send(Box::new(Message::Reconcile { observed, swap_changed })).await;
     }
 
     /// A container of it has ended.
     pub async fn ended(&self, container: ContainerId) {
-        let _ = self.mailbox.send(Message::ContainerEnded { container }).await;
+        let _ = self.mailbox.send(Box::new(Message::ContainerEnded { container })).await;
     }
 
     /// Whether it serves now.
@@ -159,7 +159,7 @@ impl Conductor {
     async fn ask<T>(&self, message: Message, wait: oneshot::Receiver<T>) -> Result<T> {
         let gone =
             || Error::not_found("the environment has just been destroyed").hint("push again if it is to be made anew");
-        self.mailbox.send(message).await.map_err(|_| gone())?;
+        self.mailbox.send(Box::new(message)).await.map_err(|_| gone())?;
         wait.await.map_err(|_| gone())
     }
 }

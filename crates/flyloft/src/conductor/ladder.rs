@@ -45,7 +45,7 @@ impl Task {
         let parts = self.parts.clone();
         tokio::spawn(async move {
             let place = parts.admission.enter(id, need).await;
-            let _ = myself.send(Message::Admitted { caller, place }).await;
+            let _ = myself.send(Box::new(Message::Admitted { caller, place })).await;
         });
     }
 

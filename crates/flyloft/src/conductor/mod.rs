@@ -76,6 +76,7 @@ impl Conductor {
     pub fn start(parts: Arc<Parts>, env: EnvRow) -> Result<Self> {
         let state =
             serde_json::from_str(&env.state).or_failed(|| format!("failed to read the state of `{}`", env.name))?;
+        // A channel has room for dozens from the start: pointers are small.
         let (mailbox, inbox) = mpsc::channel(64);
         let (seen, watching) = watch::channel(State::clone(&state));
         let uses = Uses::new(parts.clock.clone());
@@ -169,7 +170,7 @@ struct Task {
     removed: bool,
     /// Of the newest deploy.
     transcript: Option<Reading>,
-    myself: mpsc::WeakSender<Message>,
+    myself: mpsc::WeakSender<Box<Message>>,
 }
 
 struct Accepted {
@@ -183,7 +184,7 @@ struct Running {
 }
 
 impl Task {
-    async fn run(mut self: Box<Self>, mut inbox: mpsc::Receiver<Message>) {
+    async fn run(mut self: Box<Self>, mut inbox: mpsc::Receiver<Box<Message>>) {
         while !self.removed {
             let due = self.due();
             let message = tokio::select! {
@@ -200,9 +201,9 @@ impl Task {
     }
 
     /// Without a message it is time for something.
-    async fn turn(&mut self, message: Option<Message>) {
+    async fn turn(&mut self, message: Option<Box<Message>>) {
         match message {
-            Some(message) => self.take(message).await,
+            Some(message) => self.take(*message).await,
             None => self.tick().await,
         }
         self.see_what_ended().await;

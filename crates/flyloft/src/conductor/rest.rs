@@ -232,7 +232,7 @@ impl Task {
         self.hands.give(async move {
             if let Err(why) = resting.rest().await {
                 let end = End::Restless { release, why };
-                let _ = myself.send(Message::JobEnded { end, heard: oneshot::channel().0 }).await;
+                let _ = myself.send(Box::new(Message::JobEnded { end, heard: oneshot::channel().0 })).await;
             }
         });
     }

@@ -490,6 +490,6 @@ fn one_that_waits_takes_little_memory() {
         size_of::<F>()
     }
     // A thousand of them wait at any time. The channel of each has room for 32 messages.
-    let waiting = size_of::<Task>() + bytes_of(Task::run) + 32 * size_of::<Message>();
-    assert!(waiting < 6000, "{waiting} bytes");
+    let waiting = size_of::<Task>() + bytes_of(Task::run) + 32 * size_of::<Box<Message>>();
+    assert!(waiting < 3000, "{waiting} bytes");
 }

@@ -121,7 +121,7 @@ pub struct Job {
     pub release: ReleaseNumber,
     pub work: Work,
     pub transcript: Transcript,
-    pub conductor: mpsc::Sender<Message>,
+    pub conductor: mpsc::Sender<Box<Message>>,
 }
 
 /// What a deploy that succeeded comes to.
@@ -289,7 +289,7 @@ async fn route(job: &Job, live: LiveRow) -> Result<Deployed> {
     let message = Message::Healthy { release: job.release, live, routed };
     // The conductor goes with its environment.
     let gone = || conductor::cancelled(&job.env, Cause::Destroyed);
-    job.conductor.send(message).await.map_err(|_| gone())?;
+    job.conductor.send(Box::new(message)).await.map_err(|_| gone())?;
     wait.await.map_err(|_| gone())??;
     Ok(Deployed { release: job.release, url: job.parts.settings.url(&job.env.host) })
 }
