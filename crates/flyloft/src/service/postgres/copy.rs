@@ -11,6 +11,8 @@
 
 use std::time::Duration;
 
+use tokio_postgres::types::Type;
+
 use super::made::{closing, ending, identifier};
 use super::{Session, fault_of};
 use crate::service::{Fault, Label, ServiceError, Wanted};
@@ -165,7 +167,8 @@ impl Session<'_> {
 
     async fn is_template(&self, label: &Label) -> Result<bool, ServiceError> {
         let name = label.name.as_str();
-        let row = self.client.query_opt("SELECT datistemplate FROM pg_database WHERE datname = $1", &[&name]).await;
+        let query = "SELECT datistemplate FROM pg_database WHERE datname = $1";
+        let row = self.client.query_typed_opt(query, &[(&name, Type::NAME)]).await;
         let row = row.map_err(|error| fault_of(self.server, error, "look for a name"))?;
         Ok(row.is_some_and(|row| row.get(0)))
     }

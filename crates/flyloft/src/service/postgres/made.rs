@@ -6,6 +6,7 @@
 
 use postgres_protocol::password::scram_sha_256;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
 
 use super::{Session, fault_of};
 use crate::service::{Fault, Label, ServiceError, Wanted};
@@ -51,8 +52,10 @@ impl Session<'_> {
         if has_role {
             self.run("change a role", &format!("ALTER ROLE {role} {with}")).await?;
         } else {
-            // Statements that come together are one transaction.
-            let create = format!("CREATE ROLE {role} {with}; COMMENT ON ROLE {role} IS {comment}");
+            // Statements that come together are one transaction. It need not wait for the disk: what is next makes a
+            // database, and waits for that and for all before it.
+            let soon = if database.is_none() { "SET LOCAL synchronous_commit TO off; " } else { "" };
+            let create = format!("{soon}CREATE ROLE {role} {with}; COMMENT ON ROLE {role} IS {comment}");
             self.run("make a role", &create).await?;
             crate::fault::point("service.role");
         }
@@ -84,7 +87,8 @@ impl Session<'_> {
     /// Who is no superuser has a say in databases, and in connections, of those alone of whom it is a member.
     pub(super) async fn join(&self, label: &Label) -> Result<(), ServiceError> {
         let name = label.name.as_str();
-        let row = self.client.query_one("SELECT pg_has_role(current_user, $1::name, 'USAGE')", &[&name]).await;
+        let row =
+            self.client.query_typed_one("SELECT pg_has_role(current_user, $1, 'USAGE')", &[(&name, Type::NAME)]).await;
         if row.map_err(|error| fault_of(self.server, error, "look for a name"))?.get(0) {
             return Ok(());
         }
@@ -159,8 +163,8 @@ impl Session<'_> {
     }
 
     async fn find(&self, query: &str, name: &str) -> Result<Option<Found>, ServiceError> {
-        // Names and texts have types of their own there.
-        let row = self.client.query_opt(query, &[&name]).await;
+        // Names and texts have types of their own there. Those that are known need not be asked for first.
+        let row = self.client.query_typed_opt(query, &[(&name, Type::NAME)]).await;
         let row = row.map_err(|error| fault_of(self.server, error, "look for a name"))?;
         Ok(row.map(|row| Found { comment: row.get(0), owner: row.get(1) }))
     }
@@ -194,7 +198,7 @@ impl Session<'_> {
     }
 
     async fn version(&self) -> Result<i32, ServiceError> {
-        let row = self.client.query_one("SELECT current_setting('server_version_num')::int4", &[]).await;
+        let row = self.client.query_typed_one("SELECT current_setting('server_version_num')::int4", &[]).await;
         Ok(row.map_err(|error| fault_of(self.server, error, "say what it is"))?.get(0))
     }
 }
