@@ -6,6 +6,7 @@ use flyloft_core::admission::Pool;
 use flyloft_core::lifecycle::{Depth, Event, State, Timestamp};
 use flyloft_core::policy::Policy;
 
+use super::uses::InUse;
 use super::{Conductor, Message, Restless, Task, Told};
 use crate::deploy::Again;
 use crate::edge::Target;
@@ -368,6 +369,18 @@ async fn another_asleep(stage: &Stage) -> (EnvRow, Conductor) {
     stage.branch("next").await
 }
 
+/// One sleeps, and another one that is to wake; the only one that is awake is in use.
+async fn no_room_but_for_who_is_written_out() -> (Stage, Conductor, Conductor, InUse) {
+    let (stage, _, busy) = deployed(Policy::default()).await;
+    let (_, sleeper) = stage.branch("sleeper").await;
+    stage.launch_in(&sleeper, Again::Rollback, content(&[("web", "serve")])).await.unwrap();
+    sleeper.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+    let (_, waking) = another_asleep(&stage).await;
+    stage.machine.lock().unwrap().pool = Some(Pool { taken: 64 << 20, most: 1 << 40 });
+    let in_use = busy.begin_use();
+    (stage, sleeper, waking, in_use)
+}
+
 /// When it was last used, as the next daemon finds it.
 async fn on_record(stage: &Stage) -> Timestamp {
     match serde_json::from_str(&stage.env().await.0.state).unwrap() {
@@ -433,13 +446,7 @@ async fn when_compressed_memory_is_full_the_longest_asleep_is_written_out() {
 
 #[tokio::test]
 async fn where_memory_is_short_and_nobody_is_idle_who_sleeps_is_written_out_before_another_wakes() {
-    let (stage, _, busy) = deployed(Policy::default()).await;
-    let (_, sleeper) = stage.branch("sleeper").await;
-    stage.launch_in(&sleeper, Again::Rollback, content(&[("web", "serve")])).await.unwrap();
-    sleeper.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
-    let (_, waking) = another_asleep(&stage).await;
-    let _in_use = busy.begin_use();
-    stage.machine.lock().unwrap().pool = Some(Pool { taken: 64 << 20, most: 1 << 40 });
+    let (stage, sleeper, waking, _in_use) = no_room_but_for_who_is_written_out().await;
     waking.visit("GET /".to_owned()).await;
     stage.wait_until("room is made", async || sleeper.state().to_string() == "deep asleep v1").await;
     assert_eq!(waking.state().to_string(), "asleep v1", "who is to wake is not written out");

@@ -21,13 +21,7 @@ async fn however_many_are_due_to_be_written_out_whoever_falls_asleep_does_not_wa
 
 #[tokio::test]
 async fn whoever_waits_for_memory_is_told_in_time_though_what_is_written_out_for_it_takes_for_ever() {
-    let (stage, _, busy) = deployed(Policy::default()).await;
-    let (_, sleeper) = stage.branch("sleeper").await;
-    stage.launch_in(&sleeper, Again::Rollback, content(&[("web", "serve")])).await.unwrap();
-    sleeper.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
-    let (_, waking) = another_asleep(&stage).await;
-    let _in_use = busy.begin_use();
-    stage.machine.lock().unwrap().pool = Some(Pool { taken: 64 << 20, most: 1 << 40 });
+    let (stage, sleeper, waking, _in_use) = no_room_but_for_who_is_written_out().await;
     stage.engine.stall_moves(true);
     let error = in_time("an answer", waking.wake("alice")).await.unwrap_err();
     assert!(error.what.starts_with("the machine has no 32 MiB of memory free"), "{}", error.what);
