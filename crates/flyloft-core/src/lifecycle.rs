@@ -279,9 +279,10 @@ fn unpin(mut live: Live, now: Timestamp, policy: &Policy) -> Result<Answer, Refu
     if !std::mem::replace(&mut live.pinned, false) {
         return Ok(Answer::AlreadySo);
     }
-    let kept = now.plus(AFTER_PIN);
-    if rungs(&live, policy).any(|(due, rung)| rung == Rung::Destroyed && due < kept) {
-        live.kept_until = Some(kept);
+    // Whatever is under way with it comes to its end before that.
+    let until = now.plus(AFTER_PIN);
+    if expires(&live, policy).is_some_and(|due| due < until) {
+        live.kept_until = Some(until);
     }
     done(live, [])
 }
@@ -350,16 +351,14 @@ pub enum Rung {
 fn rungs(live: &Live, policy: &Policy) -> impl Iterator<Item = (Timestamp, Rung)> {
     let quiet = live.deploying == Deploying::No;
     let unused = |limit: Option<Duration>| limit.map(|limit| live.last_used.plus(limit));
-    // `extend` and `pin` let it sleep, which costs next to nothing, but keep it from going further.
-    let kept = |due: Option<Timestamp>| due.filter(|_| !live.pinned).map(|due| due.max(live.kept_until.unwrap_or(due)));
 
     let asleep = unused(policy.idle).filter(|_| matches!(live.runs, Runs::Awake { .. }));
     let deep = match live.runs {
         Runs::Asleep { since, depth: Depth::Shallow, .. } => Some(since.plus(DEEP_AFTER)),
         _ => None,
     };
-    let off = kept(unused(policy.ttl)).filter(|_| matches!(live.runs, Runs::Awake { .. } | Runs::Asleep { .. }));
-    let destroyed = kept(unused(policy.expire)).filter(|_| !matches!(live.runs, Runs::Waking { .. }));
+    let off = kept(live, unused(policy.ttl)).filter(|_| matches!(live.runs, Runs::Awake { .. } | Runs::Asleep { .. }));
+    let destroyed = expires(live, policy).filter(|_| !matches!(live.runs, Runs::Waking { .. }));
 
     let again = (live.tried_again_at(), Rung::Again);
     [again, (asleep, Rung::Asleep), (deep, Rung::DeepAsleep), (off, Rung::Off), (destroyed, Rung::Destroyed)]
@@ -375,10 +374,21 @@ pub fn next_rung(state: &State, policy: &Policy) -> Option<(Timestamp, Rung)> {
     }
 }
 
-/// When time destroys it, if nobody uses it.
+/// When time destroys it, if nobody uses it, and no deploy or wake that is under way changes that.
 pub fn end(state: &State, policy: &Policy) -> Option<Timestamp> {
-    let State::Live(live) = state else { return None };
-    rungs(live, policy).find(|(_, rung)| *rung == Rung::Destroyed).map(|(due, _)| due)
+    match state {
+        State::Live(live) => expires(live, policy),
+        State::Destroyed { .. } => None,
+    }
+}
+
+fn expires(live: &Live, policy: &Policy) -> Option<Timestamp> {
+    kept(live, policy.expire.map(|limit| live.last_used.plus(limit)))
+}
+
+/// `extend` and `pin` let it sleep, which costs next to nothing, but keep it from going further.
+fn kept(live: &Live, due: Option<Timestamp>) -> Option<Timestamp> {
+    due.filter(|_| !live.pinned).map(|due| due.max(live.kept_until.unwrap_or(due)))
 }
 
 /// Goes straight to the lowest rung that is due: what has been unused for weeks is not frozen first.

@@ -1,4 +1,5 @@
 mod deaths;
+mod kept;
 
 use proptest::prelude::*;
 
@@ -257,28 +258,6 @@ fn of_the_time_that_nobody_saw_a_day_counts_at_most_and_none_that_went_backwards
     let (state, _) = done(&awake(1), Event::Used { at: Timestamp(9 * DAY) }, 9 * DAY);
     let (state, _) = done(&state, Event::Clock, resumed(400 * DAY as i64));
     assert_eq!(state.to_string(), "off v1");
-}
-
-#[test]
-fn an_extended_environment_sleeps_but_is_not_turned_off_before_its_time() {
-    let (state, _) = done(&awake(1), Event::Extend { until: Timestamp(30 * DAY) }, 0);
-    let (state, _) = done(&state, Event::Clock, 20 * DAY);
-    assert_eq!(state.to_string(), "asleep v1");
-    let (state, _) = done(&state, Event::Clock, 30 * DAY);
-    assert!(matches!(state, State::Destroyed { .. }));
-}
-
-#[test]
-fn what_is_not_pinned_any_more_is_not_destroyed_the_same_day() {
-    let (pinned, _) = done(&awake(1), Event::Pin, 0);
-    let (state, _) = done(&pinned, Event::Unpin, 20 * DAY);
-    assert_eq!(end(&state, &Policy::default()), Some(Timestamp(21 * DAY)));
-    let (state, _) = done(&state, Event::Clock, 21 * DAY - 1);
-    assert_eq!(state.to_string(), "asleep v1");
-    let (state, _) = done(&pinned, Event::Unpin, 14 * DAY - HOUR);
-    assert_eq!(end(&state, &Policy::default()), Some(Timestamp(15 * DAY - HOUR)));
-    let (state, _) = done(&pinned, Event::Unpin, 10 * DAY);
-    assert_eq!(end(&state, &Policy::default()), Some(Timestamp(14 * DAY)), "there was time left");
 }
 
 #[test]
