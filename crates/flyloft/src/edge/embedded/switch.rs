@@ -9,6 +9,7 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use hyper::Request;
@@ -63,7 +64,7 @@ impl Switch {
         let Self { client_side, frames, by, worker } = self;
         let (mut upstream_side, early, _permit) = line.switched().ok_or(io::ErrorKind::NotConnected)?;
         let client_side = TokioIo::new(client_side.await.map_err(io::Error::other)?);
-        let said = Said { by, worker, pass, unheard: Notify::new() };
+        let said = Said { by, worker, pass, unheard: Notify::new(), is_over: AtomicBool::new(false) };
         let mut client_side = Overheard { stream: client_side, frames, said: &said };
         client_side.write_all(&early).await?;
         tokio::select! {
@@ -80,6 +81,8 @@ struct Said {
     pass: Pass,
     /// Something was, to somebody who was.
     unheard: Notify,
+    /// Nothing more is said: its client is gone.
+    is_over: AtomicBool,
 }
 
 impl Said {
@@ -104,7 +107,9 @@ impl Said {
             self.unheard.notified().await;
             loop {
                 tokio::time::sleep(self.worker.shared.limits.unheard).await;
-                let Some(now) = self.pass.place().now() else { break };
+                let Some(now) = self.pass.place().now().filter(|_| !self.is_over.load(Ordering::Relaxed)) else {
+                    break;
+                };
                 match &now.aim {
                     Aim::Held(sleep) if sleep.has_failed() => self.tell(&now, sleep),
                     Aim::Held(sleep) if sleep.is_told() => {}
@@ -138,7 +143,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Overheard<'_, S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        self.hear(&buffer.filled()[before..]);
+        let heard = &buffer.filled()[before..];
+        if heard.is_empty() && buffer.remaining() > 0 {
+            self.said.is_over.store(true, Ordering::Relaxed);
+        }
+        self.hear(heard);
         Poll::Ready(Ok(()))
     }
 }

@@ -18,6 +18,16 @@ fn frame(kind: u8, payload: &str) -> Vec<u8> {
 
 /// Switches to whatever is asked for, and sends back every byte.
 async fn echo_bytes(mut peer: Peer) {
+    echo(&mut peer).await;
+}
+
+/// The same, and is there when its client has gone, as somebody frozen is.
+async fn echo_bytes_and_stay(mut peer: Peer) {
+    echo(&mut peer).await;
+    std::future::pending().await
+}
+
+async fn echo(peer: &mut Peer) {
     let head = peer.read_head().await;
     let protocol = head.split("\r\nupgrade: ").nth(1).unwrap().lines().next().unwrap().to_owned();
     peer.say(&format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n")).await;
@@ -194,6 +204,25 @@ async fn a_message_that_woke_nobody_is_told_of_again_until_it_is_heard() {
     stage.hold("shop.test", None).await;
     assert!(tokio::time::timeout(3 * A_WHILE, visitors.recv()).await.is_err());
     // A failure that comes after that is none of this message's.
+    stage.hold("shop.test", Some("There is no memory.")).await;
+    assert!(tokio::time::timeout(3 * A_WHILE, visitors.recv()).await.is_err());
+}
+
+#[tokio::test]
+async fn what_a_client_said_that_has_gone_since_is_not_told_again() {
+    let (visits, mut visitors) = mpsc::unbounded_channel();
+    let change = |config: &mut EdgeConfig| {
+        config.visits = Some(visits);
+        config.limits.unheard = A_WHILE;
+    };
+    let app = App::start(echo_bytes_and_stay).await;
+    let stage = Stage::with(change);
+    stage.route("shop.test", app.address).await;
+    let mut client = open(&stage, "websocket").await;
+    stage.hold("shop.test", None).await;
+    echoed(&mut client, &frame(TEXT, "hello")).await;
+    visitors.recv().await.unwrap();
+    drop(client);
     stage.hold("shop.test", Some("There is no memory.")).await;
     assert!(tokio::time::timeout(3 * A_WHILE, visitors.recv()).await.is_err());
 }
