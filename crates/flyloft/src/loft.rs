@@ -38,7 +38,7 @@ const SETTLING: Duration = Duration::from_secs(120);
 const AT_ONCE: usize = 64;
 
 /// How long the end of a daemon waits for what there is to be noted.
-const NOTING: Duration = Duration::from_secs(5);
+pub const NOTING: Duration = Duration::from_secs(5);
 
 pub struct Loft {
     pub parts: Arc<Parts>,

@@ -11,7 +11,8 @@ use serde::Serialize;
 use super::reply::{Reply, table};
 use super::{Api, Call, Ending};
 use crate::command::{AppsSet, Assignment, Set};
-use crate::error::{Error, OrFailed, Result};
+use crate::error::{Error, Kind, OrFailed, Result};
+use crate::loft::NOTING;
 use crate::principal::Role;
 use crate::store::{self, EnvRow, EventKind};
 
@@ -138,8 +139,13 @@ impl Api {
             if after.expire == before.expire {
                 continue;
             }
-            let (_, conductor) = self.loft.find(&row.name).await?;
-            conductor.note_use().await;
+            // One that is destroyed meanwhile is no loss any more.
+            let (_, conductor) = match self.loft.find(&row.name).await {
+                Err(error) if error.kind == Kind::NotFound => continue,
+                found => found?,
+            };
+            // One that is busy may have been used since, and is asked about for nothing.
+            let _ = tokio::time::timeout(NOTING, conductor.note_use()).await;
             let soon = parts.clock.now().plus(AT_ONCE);
             let ends = |policy| lifecycle::end(&conductor.state(), policy).is_some_and(|end| end <= soon);
             if ends(&after) && !ends(&before) {
