@@ -21,8 +21,8 @@ pub fn keep_little() {
     }
 }
 
-/// Gives it back to the system. Each thread has a heap of its own, which is as large as it ever was until then: what
-/// lies on top of what was freed, however small it is, keeps it from shrinking.
+/// Gives it back to the system. A heap is as large as it ever was until then: what lies on top of what was freed, however
+/// small it is, keeps it from shrinking.
 ///
 /// It takes some milliseconds for each hundred megabytes, in which who allocates waits.
 pub fn give_back() {

@@ -471,26 +471,6 @@ async fn where_nobody_can_make_room_visitors_are_told_so_and_it_sleeps_on() {
     assert_eq!(waking.settled().await.to_string(), "awake v1");
 }
 
-#[tokio::test]
-async fn all_of_a_burst_are_told_in_time_that_there_is_no_room_however_many_they_are() {
-    let (stage, _, busy) = deployed(Policy::default()).await;
-    let mut waking = Vec::new();
-    for number in 0..10 {
-        let (_, conductor) = stage.branch(&format!("burst-{number}")).await;
-        stage.launch_in(&conductor, Again::Rollback, content(&[("web", "serve")])).await.unwrap();
-        conductor.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
-        conductor.at_rest().await.unwrap();
-        waking.push(conductor);
-    }
-    stage.machine.lock().unwrap().available = 0;
-    let _in_use = busy.begin_use();
-    let begun = std::time::Instant::now();
-    let told = futures_util::future::join_all(waking.iter().map(|conductor| conductor.wake("alice"))).await;
-    assert!(told.iter().all(|told| told.as_ref().is_err_and(|error| error.what.contains("MiB of memory free"))));
-    // Ten times the patience of one would be three seconds.
-    assert!(begun.elapsed() < Duration::from_secs(2), "the last one waited for {:?}", begun.elapsed());
-}
-
 #[test]
 fn one_that_waits_takes_little_memory() {
     fn bytes_of<A, B, F>(_: impl FnOnce(A, B) -> F) -> usize {

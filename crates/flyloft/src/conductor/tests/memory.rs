@@ -68,3 +68,23 @@ async fn whoever_is_waking_itself_is_not_counted_on_to_make_room() {
     stage.wait_until("room is made", async || sleeper.state().to_string() == "deep asleep v1").await;
     assert_eq!(slow.state().to_string(), "waking v1");
 }
+
+#[tokio::test]
+async fn all_of_a_burst_are_told_in_time_that_there_is_no_room_however_many_they_are() {
+    let (stage, _, busy) = deployed(Policy::default()).await;
+    let mut waking = Vec::new();
+    for number in 0..10 {
+        let (_, conductor) = stage.branch(&format!("burst-{number}")).await;
+        stage.launch_in(&conductor, Again::Rollback, content(&[("web", "serve")])).await.unwrap();
+        conductor.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
+        conductor.at_rest().await.unwrap();
+        waking.push(conductor);
+    }
+    stage.machine.lock().unwrap().available = 0;
+    let _in_use = busy.begin_use();
+    let begun = std::time::Instant::now();
+    let told = futures_util::future::join_all(waking.iter().map(|conductor| conductor.wake("alice"))).await;
+    assert!(told.iter().all(|told| told.as_ref().is_err_and(|error| error.what.contains("MiB of memory free"))));
+    // Ten times the patience of one would be three seconds.
+    assert!(begun.elapsed() < Duration::from_secs(2), "the last one waited for {:?}", begun.elapsed());
+}
