@@ -189,6 +189,9 @@ impl Api {
         if server.url.address() != row.url.address() {
             self.must_be_the_same(&server).await?;
         }
+        if kind == Kind::Redis && server.url.database != row.url.database {
+            self.must_be_empty(&name, &row.url.database).await?;
+        }
         let password = vault.seal(&server_purpose(&name), &server.password.0);
         let row = ServerRow { url: server.url.clone(), password, ca: server.ca, ..row };
         if !store.change_server(row).await.or_failed(failed)? {
@@ -220,6 +223,19 @@ impl Api {
                 .hint("move the data there first, or give it a name of its own: flyloft services add"))
             }
         }
+    }
+
+    /// What has a prefix on a Redis has its keys in the database of this number, and a user that may go to no other one.
+    async fn must_be_empty(&self, name: &str, number: &str) -> Result<()> {
+        let (store, failed) = (&self.loft.parts.store, || "failed to list what is on servers");
+        let owned = store.services().await.or_failed(failed)?;
+        let strays = store.stray_services().await.or_failed(failed)?;
+        if !owned.iter().chain(&strays).any(|service| service.server == name) {
+            return Ok(());
+        }
+        Err(Error::conflict(format!("what is on server `{name}` is in database {number}, and stays there"))
+            .hint(format!("give the URL that ends in /{number}"))
+            .hint("or give the other number a name of its own: flyloft services add"))
     }
 
     async fn list_servers(&self, call: &mut Call<'_>, ls: ServicesLs) -> Result<Ending> {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::service::bench::{ESCAPED, PASSWORD, Postgres};
+use crate::service::redis_bench::Redis;
 
 /// With the port left out, which is another one each time.
 fn told(postgres: &Postgres, (code, text): (i32, String)) -> String {
@@ -216,6 +217,31 @@ async fn a_server_whose_password_has_changed_is_told_of_anew_while_environments_
     assert_eq!(desk.command_with(&nobody, &url("y")).await.0, 20);
     assert_eq!(desk.command(&["destroy", "shop/main", "--yes"]).await.0, 0);
     desk.stage.wait_until("it can go", async || desk.command(&["services", "rm", "pg"]).await.0 == 0).await;
+}
+
+#[tokio::test]
+async fn a_redis_keeps_its_number_while_something_of_an_environment_is_there() {
+    let desk = Desk::new().await;
+    let redis = Redis::start();
+    let other = format!("{}/3", redis.url().strip_suffix("/1").unwrap());
+    let add = ["services", "add", "cache", "--kind", "redis", "--url", "-"];
+    assert_eq!(desk.command_with(&add, &redis.url()).await.0, 0);
+    let change = ["services", "change", "cache", "--url", "-"];
+    assert_eq!(desk.command_with(&change, &other).await.0, 0);
+    assert_eq!(desk.command_with(&change, &redis.url()).await.0, 0);
+    desk.command(&["apps", "set", "shop", "services=redis"]).await;
+    desk.stage.deploy().await.unwrap();
+    let (code, said) = desk.command_with(&change, &other).await;
+    assert_eq!(code, 1);
+    insta::assert_snapshot!(said, @r"
+    error: what is on server `cache` is in database 1, and stays there
+      hint: give the URL that ends in /1
+      hint: or give the other number a name of its own: flyloft services add
+    ");
+    assert_eq!(desk.command_with(&change, &redis.url()).await.0, 0);
+    assert_eq!(desk.command(&["destroy", "shop/main", "--yes"]).await.0, 0);
+    let is_changed = async || desk.command_with(&change, &other).await.0 == 0;
+    desk.stage.wait_until("nothing is there", is_changed).await;
 }
 
 #[tokio::test]

@@ -136,8 +136,10 @@ impl Session<'_> {
             let fault = Fault::Taken { what: "user", name: label.name.clone() };
             return Err(ServiceError::new(self.server, fault).said(format!("it has no channel `{mark}`")));
         }
+        // Who is confined to keys has them among those of others, whatever the number.
+        let has_all_keys = field(&answer, "keys").split(' ').any(|pattern| pattern == "~*");
         let shared = shared_number(self.server);
-        let number = numbers(&field(&answer, "commands")).find(|number| *number != shared);
+        let number = numbers(&field(&answer, "commands")).find(|number| has_all_keys && *number != shared);
         Ok(Some(Found { number }))
     }
 
@@ -214,6 +216,7 @@ impl Session<'_> {
 
 /// A user of ours.
 struct Found {
+    /// Of the database that is its alone.
     number: Option<u16>,
 }
 

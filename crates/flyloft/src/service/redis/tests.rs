@@ -301,6 +301,20 @@ async fn what_is_removed_takes_its_keys_and_its_connections_along_and_nothing_el
 }
 
 #[tokio::test]
+async fn the_database_of_those_with_a_prefix_is_nobodys_own_after_another_number_is_told() {
+    let redis = bench::Redis::start();
+    let before = server(&redis.url());
+    let [one, other] = [wanted("one", Isolation::Usual), wanted("other", Isolation::Usual)];
+    made(&before, &one).await;
+    let other = made(&before, &other).await;
+    ask(&other, "SET flyloft_other:a kept").unwrap();
+    let after = Server { url: ServerUrl { database: "2".to_owned(), ..before.url.clone() }, ..before };
+    Redis.remove(&after, &one.label).await.unwrap();
+    assert_eq!(ask(&other, "GET flyloft_other:a").unwrap(), "kept");
+    assert_eq!(redis.ask("ACL USERS").lines().collect::<Vec<_>>(), ["admin", "default", "flyloft_other"]);
+}
+
+#[tokio::test]
 async fn what_is_not_ours_is_neither_used_nor_removed() {
     let redis = bench::Redis::start();
     let server = server(&redis.url());
