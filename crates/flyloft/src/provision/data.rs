@@ -14,7 +14,7 @@ use tokio::io::AsyncRead;
 use super::{asks, dumped, opened, purpose, server_of, wanted};
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
-use crate::service::{Client as Programs, Copies, Label, Secret, Server, Wanted};
+use crate::service::{Client as Programs, Copies, Label, Secret, Server, Wanted, no_data};
 use crate::store::{self, EnvRow, NewTemplate, ServiceRow, ServiceState, TemplateRow};
 
 /// What a database begins with, and on which server that is.
@@ -294,12 +294,16 @@ pub struct Unfilled {
 pub async fn begin_template(parts: &Arc<Parts>, server: Server, name: &TemplateName) -> Result<Unfilled> {
     let failed = || format!("failed to record template `{name}`");
     let (kind, id) = (server.url.kind, crate::random::hex(8));
+    let driver = parts.services.of(kind);
+    // Nothing is put on record that could not be made.
+    if driver.copies() == Copies::Never {
+        return Err(no_data(&server).into());
+    }
     let database = name.name_for(kind, &parts.settings.instance, &id);
     let secret = crate::random::hex(super::PASSWORD);
     let password = parts.vault.seal(&purpose(&server.name, &database), &secret);
     let wanted = template_of(template_label(parts, &database), secret);
-    // Of a kind that has no templates nothing is made.
-    let programs = parts.services.of(kind).client(&server, &wanted)?;
+    let programs = driver.client(&server, &wanted)?;
     let new = NewTemplate { name: name.clone(), server: server.name.clone(), kind, database, password };
     let begun = parts.store.begin_template(new, store::now()).await.or_failed(failed)?;
     let row = begun.ok_or_else(|| {

@@ -195,8 +195,7 @@ pub trait Driver: Send + Sync {
 
     /// As [`Driver::remove`], for what was sealed.
     async fn remove_template(&self, server: &Server, label: &Label) -> Result<(), ServiceError> {
-        let _ = label;
-        Err(no_data(server))
+        self.remove(server, label).await
     }
 
     /// How people get at it.
@@ -209,7 +208,7 @@ pub trait Driver: Send + Sync {
     fn variables(&self, server: &Server, wanted: &Wanted, alias: Option<&str>) -> Vec<(String, String)>;
 }
 
-fn no_data(server: &Server) -> ServiceError {
+pub fn no_data(server: &Server) -> ServiceError {
     ServiceError::new(server, Fault::NotOfThisKind("flyloft keeps no data to begin with"))
 }
 

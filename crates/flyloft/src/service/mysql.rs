@@ -77,10 +77,6 @@ impl Driver for Mysql {
         Ok(())
     }
 
-    async fn remove_template(&self, server: &Server, label: &Label) -> Result<(), ServiceError> {
-        self.remove(server, label).await
-    }
-
     fn client(&self, server: &Server, wanted: &Wanted) -> Result<Programs, ServiceError> {
         Ok(programs(server, wanted, &wanted.label.name))
     }

@@ -1,9 +1,10 @@
 //! The same with a real Redis beside PostgreSQL.
 
-use flyloft_core::service::{Kind, ServerUrl};
+use flyloft_core::service::{Kind, ServerUrl, TemplateName};
 
 use super::*;
 use crate::service::redis_bench::{Redis, ask};
+use crate::store::NewTemplate;
 
 /// Tells of a server.
 pub(super) async fn add(bench: &Bench, name: &str, kind: Kind, url: &str) {
@@ -105,4 +106,32 @@ async fn what_a_redis_that_was_down_still_has_goes_when_it_is_up_again() {
     sweep(bench.parts()).await;
     assert_eq!((bench.strays().await, users(&redis)), (0, 0));
     deploy(&bench, "other", "redis").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_redis_has_no_templates_and_one_that_was_begun_all_the_same_goes() {
+    let bench = Bench::new().await;
+    let redis = Redis::start();
+    add(&bench, "cache", Kind::Redis, &redis.url()).await;
+    let (parts, name) = (bench.parts(), TemplateName::parse("seed").unwrap());
+    let server = opened(parts, parts.store.server("cache").await.unwrap().unwrap()).await.unwrap();
+    let error = data::begin_template(parts, server.clone(), &name).await.err().unwrap().text();
+    assert!(error.contains("is of a kind of which flyloft keeps no data to begin with"), "{error}");
+    assert_eq!((parts.store.has_templates("cache").await.unwrap(), users(&redis)), (false, 0));
+
+    // As earlier versions left it.
+    deploy(&bench, "main", "redis").await.unwrap();
+    let (env, _) = bench.env("main").await;
+    let owned = data::owned(parts, &env, Some(Kind::Redis), None).await.unwrap();
+    let database = "flyloft_template_seed".to_owned();
+    let text = format!("flyloft {} {database}", parts.settings.instance);
+    let label = Label { name: database.clone(), text, number: None };
+    parts.services.redis.provide(&server, &Wanted { label, ..owned.wanted }).await.unwrap();
+    assert_eq!(users(&redis), 2);
+    let (server, kind, password) = ("cache".to_owned(), Kind::Redis, Vec::new());
+    let row = NewTemplate { name: name.clone(), server, kind, database, password };
+    let row = parts.store.begin_template(row, 3).await.unwrap().unwrap();
+    parts.store.drop_template(row.id).await.unwrap();
+    sweep(parts).await;
+    assert_eq!((parts.store.has_templates("cache").await.unwrap(), users(&redis)), (false, 1));
 }
