@@ -201,13 +201,16 @@ impl Api {
         Ok(done(format!("server `{name}` is changed: {kind} {} at {address}", health.version)).into())
     }
 
-    /// Has all that environments have on the server of that name, as far as it cannot be made again.
+    /// Has all that environments have on the server of that name, and templates, as far as it cannot be made again.
     async fn must_be_the_same(&self, server: &Server) -> Result<()> {
         let Parts { store, services, .. } = &*self.loft.parts;
         let kind = server.url.kind;
         let rows = store.services().await.or_failed(|| "failed to list what is on servers")?;
         let is_there = |row: &ServiceRow| row.server == server.name && row.state == ServiceState::Ready;
-        let names: Vec<String> = rows.into_iter().filter(is_there).map(|row| row.name).collect();
+        let mut names: Vec<String> = rows.into_iter().filter(is_there).map(|row| row.name).collect();
+        let templates = store.templates().await.or_failed(|| "failed to list templates")?;
+        let is_there = |row: &TemplateRow| row.server == server.name && row.is_ready;
+        names.extend(templates.into_iter().filter(is_there).map(|row| row.database));
         // A Redis that was started anew has forgotten them, and is told again.
         if names.is_empty() || kind == Kind::Redis {
             return Ok(());

@@ -138,10 +138,8 @@ pub trait Driver: Send + Sync {
     /// Ends who uses it, and leaves nothing of it. What has the name and not the label is left alone.
     async fn remove(&self, server: &Server, label: &Label) -> Result<(), ServiceError>;
 
-    /// Which of these the server has not, where a restart may make it forget.
-    async fn lost(&self, _server: &Server, _names: &[String]) -> Result<Vec<String>, ServiceError> {
-        Ok(Vec::new())
-    }
+    /// Which of these the server has not: it has forgotten them, or is another one.
+    async fn lost(&self, server: &Server, names: &[String]) -> Result<Vec<String>, ServiceError>;
 
     /// Ends connections of these on which nothing has happened for so long. Gives the names of those that still have some.
     /// Where connections that nobody uses cost next to nothing, none is ended.

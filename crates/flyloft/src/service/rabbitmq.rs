@@ -52,6 +52,10 @@ impl Driver for Rabbitmq {
         in_time(server, async { Session::open(server).await?.remove(label).await }).await
     }
 
+    async fn lost(&self, server: &Server, names: &[String]) -> Result<Vec<String>, ServiceError> {
+        in_time(server, async { Session::open(server).await?.lost(names).await }).await
+    }
+
     fn variables(&self, server: &Server, wanted: &Wanted, alias: Option<&str>) -> Vec<(String, String)> {
         let (name, password) = (&wanted.label.name, &wanted.password.0);
         let url = ServerUrl { user: name.clone(), database: name.clone(), management: None, ..server.url.clone() };

@@ -47,6 +47,10 @@ impl Driver for Moody {
         Ok(())
     }
 
+    async fn lost(&self, _server: &Server, _names: &[String]) -> Result<Vec<String>, ServiceError> {
+        Ok(Vec::new())
+    }
+
     fn variables(&self, _server: &Server, _wanted: &Wanted, _alias: Option<&str>) -> Vec<(String, String)> {
         Vec::new()
     }

@@ -215,7 +215,15 @@ async fn a_server_whose_password_has_changed_is_told_of_anew_while_environments_
     assert_eq!(desk.command_by(&bot, &change).await.0, 1);
     let nobody = ["services", "change", "nobody", "--url", "-"];
     assert_eq!(desk.command_with(&nobody, &url("y")).await.0, 20);
+    let template = ["services", "template", "pg", "seed", "--from-dump", "-"];
+    assert_eq!(desk.command_with(&template, "SELECT 1").await.0, 0);
     assert_eq!(desk.command(&["destroy", "shop/main", "--yes"]).await.0, 0);
+    let is_gone = async || desk.stage.store().services().await.unwrap().is_empty();
+    desk.stage.wait_until("only the template is there", is_gone).await;
+    let (code, said) = desk.command_with(&change, &other.url()).await;
+    assert!(code == 1 && said.contains(": it has no `flyloft_template_seed_"), "{said}");
+    assert_eq!(desk.command_with(&change, &url("y")).await.0, 0);
+    assert_eq!(desk.command(&["services", "template", "pg", "seed", "--rm"]).await.0, 0);
     desk.stage.wait_until("it can go", async || desk.command(&["services", "rm", "pg"]).await.0 == 0).await;
 }
 

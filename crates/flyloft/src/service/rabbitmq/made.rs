@@ -68,6 +68,12 @@ impl Session<'_> {
         Ok(())
     }
 
+    pub(super) async fn lost(&mut self, names: &[String]) -> Result<Vec<String>, ServiceError> {
+        let there = self.get("list users", "/api/users?columns=name").await?.unwrap_or_default();
+        let is_there = |name: &str| there.as_array().is_some_and(|users| users.iter().any(|user| user["name"] == name));
+        Ok(names.iter().filter(|name| !is_there(name)).cloned().collect())
+    }
+
     /// Whether there is a virtual host of ours, and a user. Somebody else's is an error, so that nothing is made beside
     /// it.
     async fn found(&mut self, label: &Label) -> Result<(bool, bool), ServiceError> {

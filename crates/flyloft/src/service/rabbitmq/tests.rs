@@ -138,6 +138,8 @@ async fn an_environment_gets_a_virtual_host_that_nobody_else_enters_and_that_goe
     }
     Rabbitmq.provide(&server, &wanted("one")).await.unwrap();
     assert_eq!(rabbitmq.left(), 4);
+    let names = ["one", "elsewhere", "other"].map(|name| label(name).name);
+    assert_eq!(Rabbitmq.lost(&server, &names).await.unwrap(), ["flyloft_elsewhere"]);
     let mut held = enter(&rabbitmq, "flyloft_one", "flyloft_one").await.unwrap();
     let refused = enter(&rabbitmq, "flyloft_one", "flyloft_other").await.unwrap_err();
     assert!(refused.contains("access to vhost 'flyloft_other' refused"), "{refused}");
