@@ -1,7 +1,8 @@
 //! An engine in memory, for tests of what is above the engine. It passes the same suite as the real one.
 //!
 //! Nothing runs in it. A process whose command is `echo TEXT` has printed that once it is started, a command `true`,
-//! `false` or `echo …` ends as one expects, by itself or by `sh -c`, and any other ends with status 0 and no output.
+//! `false` or `echo …` ends as one expects, by itself or by `sh -c`, and any other ends with status 0 and no output. What
+//! somebody starts in a container may be `yes` as well, which prints for as long as it is read.
 
 mod control;
 mod verbs;

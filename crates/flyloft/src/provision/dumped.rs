@@ -43,13 +43,14 @@ async fn copy(parts: &Parts, server: &Server, from: &Programs, to: &Programs) ->
     let client = Client::open_in_turn(parts, server, from).await?;
     let mut exec = client.start(dump, None, None).await?;
     drop(exec.stdin);
-    let (mut said, mut stdout) = (Vec::new(), BufReader::new(exec.stdout));
+    let (mut said, mut stdout, client) = (Vec::new(), BufReader::new(exec.stdout), &client);
     let errors = async { tail(&mut exec.stderr, &mut said).await.or_failed(failed) };
-    let data = async {
+    // The pipe is closed with it: a dump that nobody reads to its end would wait for ever, and its turn with it.
+    let data = async move {
         // Of one that has nothing to say it tells itself why.
         match stdout.fill_buf().await.or_failed(failed)?.is_empty() {
             true => Ok(()),
-            false => read_in(&client, server, to, &mut stdout).await,
+            false => read_in(client, server, to, &mut stdout).await,
         }
     };
     tokio::try_join!(data, errors)?;

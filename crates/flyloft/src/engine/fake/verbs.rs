@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use flyloft_core::disk::{Space, Unit};
 use flyloft_core::lifecycle::Depth;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use super::{CACHE, Container, FILES, Fake, LAYER, MEMORY};
 use crate::engine::{
@@ -271,6 +271,9 @@ impl Engine for Fake {
 
     async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<Exec, EngineError> {
         self.begin("exec", &id.0)?.running(id)?;
+        if spec.argv == ["yes"] {
+            return Ok(endless());
+        }
         let (out, code) = pretend(&spec.argv);
         Ok(Exec {
             stdin: Box::new(tokio::io::sink()),
@@ -341,6 +344,17 @@ fn pretend(argv: &[String]) -> (String, i32) {
         ["echo", ref words @ ..] => (format!("{}\n", words.join(" ")), 0),
         _ => (String::new(), 0),
     }
+}
+
+/// Prints until nobody reads it any more, as `yes` does, and is ended by that.
+fn endless() -> Exec {
+    let ((mut stdout, read), (stderr, said)) = (tokio::io::duplex(4096), tokio::io::duplex(1));
+    tokio::spawn(async move {
+        while stdout.write_all(b"y\n").await.is_ok() {}
+        drop(stderr);
+    });
+    let (stdin, control) = (Box::new(tokio::io::sink()), Box::new(Ended(128 + libc::SIGPIPE)));
+    Exec { stdin, stdout: Box::new(read), stderr: Box::new(said), control }
 }
 
 struct Ended(i32);

@@ -6,6 +6,7 @@ use flyloft_core::service::Kind;
 use super::redis::{add, deploy};
 use super::*;
 use crate::service::mariadb_bench::Mariadb;
+use crate::service::{Client, Dumps};
 
 fn users(mariadb: &Mariadb) -> String {
     mariadb.sql("SELECT COUNT(*) FROM mysql.user WHERE User LIKE 'flyloft%'")
@@ -94,4 +95,16 @@ async fn a_copy_that_does_not_come_to_its_end_leaves_nothing_behind() {
     }
     bench.stage.wait_until("nothing is left", async || bench.strays().await == 0).await;
     assert_eq!(mariadb.sql("SELECT COUNT(*) FROM flyloft_labels.labels"), "0");
+}
+
+#[tokio::test]
+async fn a_dump_that_is_read_by_nobody_to_its_end_gives_its_turn_back() {
+    let bench = Bench::new().await;
+    let row = bench.parts().store.server("pg").await.unwrap().unwrap();
+    let server = opened(bench.parts(), row).await.unwrap();
+    let dumps = Dumps { dump: vec!["yes".to_owned()], restore: vec!["true".to_owned()] };
+    let programs = Client { packages: &["coreutils"], env: Vec::new(), shell: Vec::new(), dumps: Some(dumps) };
+    let poured = in_time("it ends", dumped::pour(bench.parts(), &server, &programs, &programs)).await;
+    let error = poured.unwrap_err().text();
+    assert!(error.contains("failed to copy data on server `pg`\n  because: it ended with status 141"), "{error}");
 }
