@@ -50,8 +50,9 @@ pub enum Fault {
     Taken { what: &'static str, name: String },
     #[error("has no `{0}` any more, whose data were asked for")]
     NoSeed(String),
+    /// With what there is not, and which kinds have it.
     #[error("is of a kind of which {0}")]
-    NotOfThisKind(&'static str),
+    NotOfThisKind(&'static str, &'static str),
     #[error("only reads: it is a replica")]
     Replica,
     #[error("lets everybody in: its user `{0}` has no password")]
@@ -125,7 +126,7 @@ impl ServiceError {
             Fault::Old { .. } => "upgrade it, or add another server".to_owned(),
             Fault::Taken { what, name } => self.not_ours(what, name),
             Fault::NoSeed(_) => "ask for other data, or for none: flyloft set APP/ENV services=…".to_owned(),
-            Fault::NotOfThisKind(_) => "PostgreSQL and MariaDB have that".to_owned(),
+            Fault::NotOfThisKind(_, others) => format!("{others} have that"),
             Fault::Replica => "name its primary in the URL".to_owned(),
             Fault::Open(user) => format!(
                 "whoever reaches it reaches all of it, so nobody can be kept apart: ACL SETUSER {user} resetpass, or \

@@ -199,7 +199,10 @@ pub trait Driver: Send + Sync {
     /// How people get at it.
     fn client(&self, server: &Server, wanted: &Wanted) -> Result<Client, ServiceError> {
         let _ = wanted;
-        Err(ServiceError::new(server, Fault::NotOfThisKind("flyloft starts no client")))
+        Err(ServiceError::new(
+            server,
+            Fault::NotOfThisKind("flyloft starts no client", "PostgreSQL, MariaDB and Redis"),
+        ))
     }
 
     /// How an app finds it.
@@ -207,7 +210,7 @@ pub trait Driver: Send + Sync {
 }
 
 pub fn no_data(server: &Server) -> ServiceError {
-    ServiceError::new(server, Fault::NotOfThisKind("flyloft keeps no data to begin with"))
+    ServiceError::new(server, Fault::NotOfThisKind("flyloft keeps no data to begin with", "PostgreSQL and MariaDB"))
 }
 
 /// The driver of each kind.
@@ -251,22 +254,46 @@ mod tests {
     use flyloft_core::service::Ask;
 
     use super::*;
+    use crate::daemon::drivers;
 
-    /// What is said of an ask before anything is made, and what comes of it.
-    #[test]
-    fn an_app_is_given_the_variables_that_were_announced() {
-        let drivers = Drivers {
-            postgres: Arc::new(postgres::Postgres),
-            mysql: Arc::new(mysql::Mysql),
-            redis: Arc::new(redis::Redis),
-            rabbitmq: Arc::new(rabbitmq::Rabbitmq),
-        };
-        for (kind, url) in Kind::ALL.into_iter().zip(["postgres://a@b", "mysql://a@b", "redis://b", "amqp://a@b"]) {
+    /// One of each kind, which is not there, and what an environment wants.
+    fn servers() -> impl Iterator<Item = (Kind, Server, Wanted)> {
+        Kind::ALL.into_iter().zip(["postgres://a@b", "mysql://a@b", "redis://b", "amqp://a@b"]).map(|(kind, url)| {
             let (url, password) = ServerUrl::parse(kind, url).unwrap();
             let server = Server { name: "it".to_owned(), url, password: Secret(password), ca: None, beside: None };
             let label = Label { name: "flyloft_x".to_owned(), text: "flyloft x".to_owned(), number: None };
             let (password, isolation, taken) = (Secret("s".to_owned()), Isolation::Usual, BTreeSet::new());
-            let wanted = Wanted { label, password, connections: 1, isolation, taken, seed: None };
+            (kind, server, Wanted { label, password, connections: 1, isolation, taken, seed: None })
+        })
+    }
+
+    /// How the hint of an error calls kinds.
+    fn named(error: ServiceError) -> [bool; 4] {
+        let text = crate::error::Error::from(error).text();
+        let hint = text.lines().find(|line| line.contains("hint: ")).unwrap();
+        ["PostgreSQL", "MariaDB", "Redis", "RabbitMQ"].map(|name| hint.contains(name))
+    }
+
+    #[test]
+    fn who_asks_for_what_a_kind_has_not_is_told_which_have_it() {
+        let drivers = drivers();
+        let have_clients = Kind::ALL.map(|kind| {
+            let (_, server, wanted) = servers().find(|(there, ..)| *there == kind).unwrap();
+            drivers.of(kind).client(&server, &wanted)
+        });
+        let have = have_clients.each_ref().map(Result::is_ok);
+        let errors = have_clients.into_iter().filter_map(Result::err);
+        assert_eq!(errors.map(named).collect::<Vec<_>>(), [have]);
+        let have = Kind::ALL.map(|kind| drivers.of(kind).copies() != Copies::Never);
+        let (_, server, _) = servers().last().unwrap();
+        assert_eq!(named(no_data(&server)), have);
+    }
+
+    /// What is said of an ask before anything is made, and what comes of it.
+    #[test]
+    fn an_app_is_given_the_variables_that_were_announced() {
+        let drivers = drivers();
+        for (kind, server, wanted) in servers() {
             for alias in [None, Some("REPORTS")] {
                 let given = drivers.of(kind).variables(&server, &wanted, alias);
                 let given: Vec<String> = given.into_iter().map(|(name, _)| name).collect();
