@@ -11,7 +11,7 @@
 
 pub mod client;
 pub mod data;
-mod dumped;
+pub mod dumped;
 pub mod sleepers;
 
 use std::collections::{BTreeMap, BTreeSet};

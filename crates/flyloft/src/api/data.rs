@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flyloft_core::name::EnvRef;
 use flyloft_core::service::Kind;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
 use super::cooked::cook;
 use super::exec::attach;
@@ -17,12 +17,10 @@ use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
 use crate::provision::client::Client;
 use crate::provision::data::{self, Owned};
+use crate::provision::dumped::{ended, tail};
 use crate::provision::opened;
 use crate::service::{Client as Programs, Dumps};
 use crate::store::{self, EnvRow, EventKind};
-
-/// Bytes that are kept of what a program says beside its output.
-const SAID: u64 = 4096;
 
 impl Api {
     /// Makes a template of the dump at standard input, or drops it.
@@ -98,19 +96,11 @@ impl Api {
         let mut exec = client.start(dump, None, None).await?;
         drop(exec.stdin);
         let mut said = Vec::new();
-        let errors = async {
-            let read = (&mut exec.stderr).take(SAID).read_to_end(&mut said).await;
-            read.and(tokio::io::copy(&mut exec.stderr, &mut tokio::io::sink()).await)
-        };
-        let (written, errors) = tokio::join!(tokio::io::copy(&mut exec.stdout, &mut call.io.stdout), errors);
-        written.and(errors).or_failed(failed)?;
+        let written = tokio::io::copy(&mut exec.stdout, &mut call.io.stdout);
+        tokio::try_join!(written, tail(&mut exec.stderr, &mut said)).or_failed(failed)?;
         match exec.control.wait().await.or_failed(failed)? {
             0 => Ok(Ending::Code(0)),
-            _ => {
-                let mut error = Error::failed(failed());
-                error.causes.push(String::from_utf8_lossy(&said).trim().to_owned());
-                Err(error)
-            }
+            code => Err(ended(failed(), code, &said)),
         }
     }
 

@@ -46,6 +46,8 @@ struct Memory {
     calls: Vec<String>,
     /// How often a verb is to fail from now on.
     failures: HashMap<&'static str, usize>,
+    /// Programs that do not go well, with their status.
+    ill: HashMap<&'static str, i32>,
     next_address: u16,
     listening: Vec<SocketAddr>,
     /// Why offloading moves nothing.

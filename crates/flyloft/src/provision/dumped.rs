@@ -102,7 +102,8 @@ async fn read_in(
     }
 }
 
-fn ended(what: String, code: i32, said: &[u8]) -> Error {
+/// Why a program has failed, in its own words if it has said any.
+pub fn ended(what: String, code: i32, said: &[u8]) -> Error {
     let mut error = Error::failed(what);
     let text = String::from_utf8_lossy(said).trim().to_owned();
     error.causes.push(if text.is_empty() { format!("it ended with status {code}") } else { text });
@@ -110,7 +111,7 @@ fn ended(what: String, code: i32, said: &[u8]) -> Error {
 }
 
 /// The last of what is printed.
-async fn tail(from: &mut (dyn AsyncRead + Send + Unpin), said: &mut Vec<u8>) -> std::io::Result<()> {
+pub async fn tail(from: &mut (dyn AsyncRead + Send + Unpin), said: &mut Vec<u8>) -> std::io::Result<()> {
     let mut piece = vec![0; 4096];
     loop {
         match from.read(&mut piece).await? {

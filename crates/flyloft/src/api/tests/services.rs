@@ -159,6 +159,9 @@ async fn data_are_the_business_of_whoever_may_use_the_app_and_templates_that_of_
         let (code, said) = desk.command_by(&ours, words).await;
         assert_eq!(code, 0, "{words:?}: {said}");
     }
+    desk.stage.engine.ends("pg_dump", 3);
+    let failed = "error: failed to dump `postgres` of `shop/main`\n  because: it ended with status 3\n";
+    assert_eq!(desk.command_by(&ours, &["services", "dump", "shop/main"]).await, (1, failed.to_owned()));
     let (code, said) = desk.command_by(&ours, &["services", "psql", "shop/main", "--as", "REPORTS"]).await;
     assert_eq!((code, said.lines().next()), (20, Some("error: `shop/main` has nothing called `REPORTS`")));
     let (code, said) = desk.command(&["services", "restore", "shop/main", "-"]).await;

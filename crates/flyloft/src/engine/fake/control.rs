@@ -19,6 +19,11 @@ impl Fake {
         self.memory().failures.insert(verb, times);
     }
 
+    /// Whoever starts this program sees it end with that status, and without a word.
+    pub fn ends(&self, program: &'static str, code: i32) {
+        self.memory().ill.insert(program, code);
+    }
+
     /// No layer comes to be as long as this is so.
     pub fn stall(&self, stalled: bool) {
         self.stalled.send_replace(stalled);
