@@ -60,8 +60,9 @@ impl Driver for Mysql {
     }
 
     async fn open_aside(&self, server: &Server, wanted: &Wanted) -> Result<Programs, ServiceError> {
-        in_time(server, async { Session::open(server).await?.open_aside(&wanted.label).await }).await?;
-        Ok(programs(server, wanted, &aside::beside(&wanted.label).name))
+        let aside = aside::of(wanted);
+        in_time(server, async { Session::open(server).await?.open_aside(&wanted.label, &aside).await }).await?;
+        Ok(programs(server, &aside, &aside.label.name))
     }
 
     async fn drop_aside(&self, server: &Server, label: &Label) -> Result<(), ServiceError> {
@@ -104,11 +105,15 @@ impl Driver for Mysql {
 }
 
 /// Reads a dump from standard input. What was made by its owner is made by whoever reads it: to say somebody else takes a
-/// right that no environment has.
+/// right that no environment has. One that names a database would be read into that one. No line of data begins as such a
+/// line does, since line ends in data are written in another way.
 const RESTORE: &str = r#"set -o pipefail
 IFS= read -r -N 1 begin
 [ -n "$begin" ] || { echo 'the dump is empty' >&2; exit 1; }
-{ printf %s "$begin"; cat; } | sed '/^\(\/\*!50\|CREATE DEFINER\)/s/DEFINER=`[^`]*`@`[^`]*`//' | "$@""#;
+{ printf %s "$begin"; cat; } | sed \
+    -e '/^\(USE `\|CREATE DATABASE \|\/\*!40000 DROP DATABASE \)/{s/.*/the dump names a database of its own: take it without `--databases`/w /dev/stderr' \
+    -e 'Q1' -e '}' \
+    -e '/^\(\/\*!50\|CREATE DEFINER\)/s/DEFINER=`[^`]*`@`[^`]*`//' | "$@""#;
 
 /// What works with a database of that name. Those of MariaDB are for MySQL as well. They would check a certificate without
 /// being told of who signed it, and encrypt or not as the server has it, unless they are told otherwise.

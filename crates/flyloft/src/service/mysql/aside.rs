@@ -1,25 +1,39 @@
 //! Databases that are filled aside, before what is in place is emptied for what is in them: MySQL cannot rename one.
+//!
+//! Each has a user of its own, who may do nothing elsewhere: whatever a dump says, what is in place is not changed by it.
+//! The app's user may do nothing there, so that no app has one made under that name.
 
 use super::Session;
-use super::made::{account, identifier};
-use crate::service::{Fault, Label, ServiceError};
+use super::made::identifier;
+use crate::service::{Fault, Label, Secret, ServiceError, Wanted};
 
-/// What is filled before it takes somebody's place. Names of ours are of 32 characters at most, so that this one fits.
-pub(super) fn beside(label: &Label) -> Label {
-    Label { name: format!("{}_new", label.name), text: label.text.clone(), number: None }
+/// Users of MySQL have no longer names.
+const LONGEST: usize = 32;
+
+/// What is filled before it takes somebody's place.
+pub(super) fn of(wanted: &Wanted) -> Wanted {
+    Wanted { label: beside(&wanted.label), password: Secret(crate::random::hex(32)), ..wanted.clone() }
+}
+
+/// Names of ours end with digits that no other one has. Administrators may be allowed to use nothing but `flyloft_…`.
+fn beside(label: &Label) -> Label {
+    let (begin, end) = ("flyloft_", "_new");
+    let rest = label.name.strip_prefix(begin).unwrap_or(&label.name);
+    let over = (begin.len() + rest.len() + end.len()).saturating_sub(LONGEST);
+    Label { name: format!("{begin}{}{end}", &rest[over..]), text: label.text.clone(), number: None }
 }
 
 impl Session<'_> {
-    /// Makes an empty one, which the same user can use.
-    pub(super) async fn open_aside(&mut self, label: &Label) -> Result<(), ServiceError> {
+    /// Makes an empty one, and who fills it.
+    pub(super) async fn open_aside(&mut self, label: &Label, aside: &Wanted) -> Result<(), ServiceError> {
         self.lock(label).await?;
         self.must_be_ours(label).await?;
         self.clear(label).await?;
-        let beside = beside(label);
-        self.write_down(&beside).await?;
-        self.make_database(&beside.name).await?;
+        let version = self.version().await?;
+        self.write_down(&aside.label).await?;
+        self.complete(aside, &version).await?;
         crate::fault::point("service.aside");
-        self.give(&beside.name, &account(&label.name)).await
+        Ok(())
     }
 
     pub(super) async fn drop_aside(&mut self, label: &Label) -> Result<(), ServiceError> {
@@ -27,13 +41,14 @@ impl Session<'_> {
         self.clear(label).await
     }
 
-    /// What was left aside.
+    /// What was left aside, whoever fills it.
     pub(super) async fn clear(&mut self, label: &Label) -> Result<(), ServiceError> {
         let beside = beside(label);
-        match self.is_ours(&beside).await? {
-            true => self.take_away(&beside).await,
-            false => Ok(()),
+        if !self.is_ours(&beside).await? {
+            return Ok(());
         }
+        self.cut(&beside).await?;
+        self.take_away(&beside).await
     }
 
     /// Leaves nothing in it. What its user may do there stays.
@@ -50,6 +65,23 @@ impl Session<'_> {
         match self.is_ours(label).await? {
             true => Ok(()),
             false => Err(ServiceError::new(self.server, Fault::NoSeed(label.name.clone()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_beside_a_name_is_another_one_that_fits_and_keeps_its_digits() {
+        for (name, expected) in [
+            ("flyloft_shop_main_1f3a9c42", "flyloft_shop_main_1f3a9c42_new"),
+            ("flyloft_shop_feature_12_1f3a9c42", "flyloft__feature_12_1f3a9c42_new"),
+        ] {
+            let name = name.to_owned();
+            let beside = beside(&Label { name, text: "flyloft 1f3a9c".to_owned(), number: None });
+            assert_eq!((beside.name.as_str(), beside.text.as_str()), (expected, "flyloft 1f3a9c"));
         }
     }
 }

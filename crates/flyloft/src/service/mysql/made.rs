@@ -40,7 +40,7 @@ impl Session<'_> {
         made
     }
 
-    async fn complete(&mut self, wanted: &Wanted, version: &Version) -> Result<(), ServiceError> {
+    pub(super) async fn complete(&mut self, wanted: &Wanted, version: &Version) -> Result<(), ServiceError> {
         let Wanted { label, password, connections, .. } = wanted;
         let name = label.name.as_str();
         let user = account(name);
@@ -59,7 +59,7 @@ impl Session<'_> {
         self.run("make a database", &create).await
     }
 
-    pub(super) async fn give(&mut self, database: &str, user: &str) -> Result<(), ServiceError> {
+    async fn give(&mut self, database: &str, user: &str) -> Result<(), ServiceError> {
         let database = self.grantable(database).await?;
         self.run("give a database to a user", &format!("GRANT ALL PRIVILEGES ON {database}.* TO {user}")).await
     }
@@ -225,7 +225,7 @@ pub(super) fn identifier(name: &str) -> String {
 }
 
 /// From wherever it connects. Names of ours have nothing in them that would have to be escaped.
-pub(super) fn account(name: &str) -> String {
+fn account(name: &str) -> String {
     format!("'{name}'@'%'")
 }
 

@@ -6,6 +6,7 @@ use flyloft_core::service::{Isolation, Kind};
 
 use super::*;
 use crate::error;
+use crate::exec::Cmd;
 use crate::service::Secret;
 use crate::service::mariadb_bench::{Mariadb, PASSWORD};
 use crate::service::own_server::certificate;
@@ -272,7 +273,7 @@ async fn what_was_cut_off_in_the_middle_is_brought_to_its_end_and_two_at_once_ma
 }
 
 #[tokio::test]
-async fn what_is_filled_aside_is_its_users_too_and_what_is_not_ours_there_is_left_alone() {
+async fn what_is_filled_aside_is_no_business_of_the_apps_and_what_is_not_ours_there_is_left_alone() {
     let mariadb = Mariadb::start();
     mariadb.sql("CREATE USER apt IDENTIFIED BY 'x'; GRANT CREATE USER, PROCESS, CONNECTION ADMIN ON *.* TO apt");
     mariadb.sql("GRANT SELECT ON mysql.user TO apt; GRANT ALL ON `flyloft\\_%`.* TO apt WITH GRANT OPTION");
@@ -289,8 +290,14 @@ async fn what_is_filled_aside_is_its_users_too_and_what_is_not_ours_there_is_lef
         assert!(programs.shell.ends_with(&["flyloft_one_new".to_owned()]), "{:?}", programs.shell);
         assert!(!format!("{:?}{:?}", programs.shell, programs.dumps).contains("0123456789abcdef"));
         let aside = "CREATE TABLE flyloft_one_new.notes (text VARCHAR(9))";
-        ask(&mariadb, "one", aside).unwrap();
+        assert!(ask(&mariadb, "one", aside).unwrap_err().contains("denied"));
+        mariadb.sql(aside);
     }
+    Mysql.drop_aside(&server, &label("one")).await.unwrap();
+    assert_eq!(left(&mariadb), "flyloft_one; flyloft_labels flyloft_one");
+    let refused = ask(&mariadb, "one", "CREATE DATABASE flyloft_one_new").unwrap_err();
+    assert!(refused.contains("denied"), "an app could be in its own way: {refused}");
+    Mysql.open_aside(&server, &wanted("one")).await.unwrap();
     assert_eq!(ask(&mariadb, "one", "SELECT text FROM notes").unwrap(), "old");
     let app = app(&mariadb, "one");
     let mut held = Session::open(&app).await.unwrap();
@@ -299,4 +306,49 @@ async fn what_is_filled_aside_is_its_users_too_and_what_is_not_ours_there_is_lef
     assert_eq!(ask(&mariadb, "one", "SHOW TABLES").unwrap(), "");
     Mysql.remove(&server, &label("one")).await.unwrap();
     assert_eq!(left(&mariadb), "; flyloft_labels");
+}
+
+/// What one of its programs prints that is given this.
+async fn run(programs: &Programs, argv: &[String], input: &str) -> Result<String, String> {
+    let program = Cmd::new(&argv[0]).args(&argv[1..]).stdin(input);
+    let program = programs.env.iter().fold(program, |program, (name, value)| program.env(name, value));
+    match program.run().await {
+        Ok(output) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[tokio::test]
+async fn a_dump_that_names_a_database_is_not_read_and_nothing_in_one_reaches_what_is_in_place() {
+    let mariadb = Mariadb::start();
+    let server = server(&mariadb.url());
+    let wanted = wanted("one");
+    Mysql.provide(&server, &wanted).await.unwrap();
+    ask(&mariadb, "one", "CREATE TABLE notes (text VARCHAR(99)); INSERT INTO notes VALUES ('a\nUSE `b`;\nc')").unwrap();
+    let programs = Mysql.client(&server, &wanted).unwrap();
+    let dump = &programs.dumps.as_ref().unwrap().dump;
+    let dumped = async |option: &str| {
+        let (database, words) = dump.split_last().unwrap();
+        run(&programs, &[words, &[option.to_owned(), database.clone()]].concat(), "").await.unwrap()
+    };
+    let (named, dropped) = (dumped("--databases").await, dumped("--add-drop-database").await);
+    assert!(named.contains("\nUSE `flyloft_one`;"), "{named}");
+    let dropped = format!("/*!40000 DROP DATABASE IF EXISTS `flyloft_one`*/;\n{dropped}");
+    let names = "the dump names a database of its own: take it without `--databases`";
+    for (text, said) in [
+        (named.as_str(), names),
+        (&dropped, names),
+        ("USE `flyloft_one`;\nDROP TABLE notes;\n", names),
+        ("use flyloft_one;\nDROP TABLE notes;\n", "Access denied"),
+        ("DROP TABLE flyloft_one.notes;\n", "command denied"),
+    ] {
+        let aside = Mysql.open_aside(&server, &wanted).await.unwrap();
+        let refused = run(&aside, &aside.dumps.as_ref().unwrap().restore, text).await.expect_err(text);
+        assert!(refused.contains(said), "{text}: {refused}");
+        assert_eq!(ask(&mariadb, "one", "SELECT COUNT(*) FROM notes").unwrap(), "1");
+    }
+    let aside = Mysql.open_aside(&server, &wanted).await.unwrap();
+    run(&aside, &aside.dumps.as_ref().unwrap().restore, &dumped("--comments").await).await.unwrap();
+    let whole = "SELECT COUNT(*) FROM flyloft_one.notes JOIN flyloft_one_new.notes USING (text)";
+    assert_eq!(mariadb.sql(whole), "1", "what looks like it in data is data");
 }
