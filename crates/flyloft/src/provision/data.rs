@@ -24,6 +24,7 @@ pub struct Seed {
 }
 
 /// What an environment has, with all that opens it.
+#[derive(Clone)]
 pub struct Owned {
     pub row: ServiceRow,
     pub server: Server,
@@ -34,20 +35,20 @@ pub struct Owned {
 #[derive(Default)]
 pub struct Renewals(Mutex<HashSet<i64>>);
 
-struct Renewal<'a>(&'a Renewals, i64);
+struct Renewal(Arc<Parts>, i64);
 
-impl Renewals {
-    fn begin(&self, owned: &Owned) -> Result<Renewal<'_>> {
-        match self.0.lock().expect("not poisoned").insert(owned.row.id) {
-            true => Ok(Renewal(self, owned.row.id)),
+impl Renewal {
+    fn begin(parts: &Arc<Parts>, owned: &Owned) -> Result<Self> {
+        match parts.renewals.0.lock().expect("not poisoned").insert(owned.row.id) {
+            true => Ok(Self(parts.clone(), owned.row.id)),
             false => Err(Error::conflict("its data are being replaced already").hint("wait until that has ended")),
         }
     }
 }
 
-impl Drop for Renewal<'_> {
+impl Drop for Renewal {
     fn drop(&mut self) {
-        self.0.0.lock().expect("not poisoned").remove(&self.1);
+        self.0.renewals.0.lock().expect("not poisoned").remove(&self.1);
     }
 }
 
@@ -175,7 +176,7 @@ pub fn programs(parts: &Parts, owned: &Owned) -> Result<Programs> {
 
 /// Gives it the data anew that it begins with: those that are asked for now.
 pub async fn renew(parts: &Arc<Parts>, env: &EnvRow, owned: &Owned, asked: &Settings) -> Result<()> {
-    let _renewal = parts.renewals.begin(owned)?;
+    let renewal = Renewal::begin(parts, owned)?;
     let ask = asks(parts, env, asked).into_iter().find(|ask| ask.is(&owned.row.ask));
     let seed = match &ask {
         Some(ask) => seed_of(parts, env, ask).await?,
@@ -192,7 +193,7 @@ pub async fn renew(parts: &Arc<Parts>, env: &EnvRow, owned: &Owned, asked: &Sett
         Some(seed) => dumped::pour(parts, &owned.server, &driver.client(&owned.server, &seed)?, &programs).await,
         None => Ok(()),
     };
-    place(parts, owned, &programs, aside, filled).await
+    place(renewal, owned, programs, aside, filled).await
 }
 
 /// What a database begins with has to be where that is.
@@ -209,31 +210,56 @@ pub(super) fn on_server(seed: Option<Seed>, row: &ServiceRow) -> Result<Option<W
 
 /// Replaces what it has by what a dump says.
 pub async fn restore(parts: &Arc<Parts>, owned: &Owned, dump: &mut (dyn AsyncRead + Send + Unpin)) -> Result<()> {
-    let _renewal = parts.renewals.begin(owned)?;
+    let renewal = Renewal::begin(parts, owned)?;
     let aside = Aside::of(parts, owned);
     let driver = parts.services.of(owned.row.ask.kind);
     let programs = driver.open_aside(&owned.server, &owned.wanted).await?;
     let filled = dumped::fill(parts, &owned.server, &programs, dump).await;
-    place(parts, owned, &programs, aside, filled).await
+    place(renewal, owned, programs, aside, filled).await
 }
 
-/// What was filled aside takes the place of what is there, if it is whole.
-async fn place(parts: &Parts, owned: &Owned, programs: &Programs, aside: Aside, filled: Result<()>) -> Result<()> {
-    let (driver, server, label) = (parts.services.of(owned.row.ask.kind), &owned.server, &owned.wanted.label);
+/// What was filled aside takes the place of what is there, if it is whole. From when that goes on it does not end with
+/// whoever asked for it.
+async fn place(
+    renewal: Renewal,
+    owned: &Owned,
+    programs: Programs,
+    mut aside: Aside,
+    filled: Result<()>,
+) -> Result<()> {
     if let Err(error) = filled {
         aside.drop_now().await;
         return Err(error.hint("what was there is there still"));
     }
+    let driver = renewal.0.services.of(owned.row.ask.kind);
     if !matches!(driver.copies(), Copies::Dumps(_)) {
-        driver.put_in_place(server, label).await?;
+        driver.put_in_place(&owned.server, &owned.wanted.label).await?;
         aside.keep();
         return Ok(());
     }
-    driver.empty(server, label).await?;
-    crate::fault::point("service.emptied");
+    let owned = owned.clone();
+    let placing = tokio::spawn(async move { pour_in_place(&renewal, &owned, &programs, aside).await });
+    placing.await.or_failed(|| "failed to put the new data in their place")?
+}
+
+/// Until they are whole in their place, the only whole ones are aside, and stay there.
+async fn pour_in_place(renewal: &Renewal, owned: &Owned, programs: &Programs, mut aside: Aside) -> Result<()> {
+    let (parts, server) = (&renewal.0, &owned.server);
+    let driver = parts.services.of(owned.row.ask.kind);
     let to = driver.client(server, &owned.wanted)?;
-    let placed = dumped::pour(parts, server, programs, &to).await;
-    placed.map_err(|error| error.hint("what was there is gone, and the new data are not whole: do the same again"))?;
+    aside.keep();
+    let placed = async {
+        driver.empty(server, &owned.wanted.label).await?;
+        crate::fault::point("service.emptied");
+        dumped::pour(parts, server, programs, &to).await
+    };
+    placed.await.map_err(|error| {
+        error.hint(format!(
+            "what was there may be gone, and the new data are not whole: run the same command again; until then a whole \
+             copy of them is what `{}` has on server `{}`",
+            programs.user, server.name
+        ))
+    })?;
     aside.drop_now().await;
     Ok(())
 }
@@ -253,7 +279,7 @@ impl Aside {
         Self { parts, kind, server: owned.server.clone(), label: owned.wanted.label.clone(), kept: false }
     }
 
-    fn keep(mut self) {
+    fn keep(&mut self) {
         self.kept = true;
     }
 

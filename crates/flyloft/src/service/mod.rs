@@ -101,6 +101,8 @@ pub struct Wanted {
 #[derive(Clone, Debug)]
 pub struct Client {
     pub packages: &'static [&'static str],
+    /// Who they are there.
+    pub user: String,
     pub env: Vec<(String, String)>,
     /// For a person at a terminal.
     pub shell: Vec<String>,
@@ -235,6 +237,9 @@ impl Drivers {
 
 /// A server in reach answers in milliseconds. One that is busy is given time.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What copies a database, or drops one, is as busy as that is large.
+const COPYING: Duration = Duration::from_secs(1800);
 
 async fn in_time<T>(server: &Server, work: impl Future<Output = Result<T, ServiceError>>) -> Result<T, ServiceError> {
     within(PATIENCE, server, work).await

@@ -12,7 +12,8 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, DriverError, Error, OptsBuilder, Params, SslOpts};
 
 use super::{
-    Client as Programs, Copies, Driver, Dumps, Fault, Health, Label, Server, ServiceError, Wanted, in_time, tls,
+    COPYING, Client as Programs, Copies, Driver, Dumps, Fault, Health, Label, Server, ServiceError, Wanted, in_time,
+    tls, within,
 };
 
 /// For MySQL's servers as well.
@@ -70,7 +71,7 @@ impl Driver for Mysql {
     }
 
     async fn empty(&self, server: &Server, label: &Label) -> Result<(), ServiceError> {
-        in_time(server, async { Session::open(server).await?.empty(label).await }).await
+        within(COPYING, server, async { Session::open(server).await?.empty(label).await }).await
     }
 
     /// Nobody has been told its password.
@@ -136,6 +137,7 @@ fn programs(server: &Server, wanted: &Wanted, database: &str) -> Programs {
     let dump = ["--single-transaction", "--quick", "--routines", "--events", "--triggers", "--no-tablespaces"];
     Programs {
         packages: CLIENT,
+        user: wanted.label.name.clone(),
         env: vec![
             ("MYSQL_PWD".to_owned(), wanted.password.0.clone()),
             ("MYSQL_HISTFILE".to_owned(), "/dev/null".to_owned()),

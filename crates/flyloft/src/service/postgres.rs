@@ -16,14 +16,11 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Client as Programs, Copies, Driver, Dumps, Fault, Health, Label, PATIENCE, Server, ServiceError, Wanted, in_time,
-    tls, within,
+    COPYING, Client as Programs, Copies, Driver, Dumps, Fault, Health, Label, PATIENCE, Server, ServiceError, Wanted,
+    in_time, tls, within,
 };
 
 const CONNECT: Duration = Duration::from_secs(8);
-
-/// What copies a database is as busy as that is large.
-const COPYING: Duration = Duration::from_secs(1800);
 
 /// The first with SCRAM, without which a password would have to be sent as it is.
 const LEAST: i32 = 100_000;
@@ -145,6 +142,7 @@ fn programs(server: &Server, wanted: &Wanted, database: &str) -> Programs {
     ];
     Programs {
         packages: &["postgresql-client"],
+        user: wanted.label.name.clone(),
         env: env.map(|(name, value)| (name.to_owned(), value)).into(),
         shell: words(&["psql"]),
         dumps: Some(Dumps {

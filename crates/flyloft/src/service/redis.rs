@@ -83,6 +83,7 @@ impl Driver for Redis {
         }
         Ok(Programs {
             packages: &["redis-tools"],
+            user: wanted.label.name.clone(),
             env: vec![
                 ("REDISCLI_AUTH".to_owned(), wanted.password.0.clone()),
                 ("REDISCLI_HISTFILE".to_owned(), "/dev/null".to_owned()),

@@ -3,6 +3,9 @@
 use flyloft_core::name::ReleaseNumber;
 use flyloft_core::service::Kind;
 
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Opts};
+
 use super::redis::{add, deploy};
 use super::*;
 use crate::service::mariadb_bench::Mariadb;
@@ -103,8 +106,52 @@ async fn a_dump_that_is_read_by_nobody_to_its_end_gives_its_turn_back() {
     let row = bench.parts().store.server("pg").await.unwrap().unwrap();
     let server = opened(bench.parts(), row).await.unwrap();
     let dumps = Dumps { dump: vec!["yes".to_owned()], restore: vec!["true".to_owned()] };
-    let programs = Client { packages: &["coreutils"], env: Vec::new(), shell: Vec::new(), dumps: Some(dumps) };
+    let programs = Client {
+        packages: &["coreutils"],
+        user: String::new(),
+        env: Vec::new(),
+        shell: Vec::new(),
+        dumps: Some(dumps),
+    };
     let poured = in_time("it ends", dumped::pour(bench.parts(), &server, &programs, &programs)).await;
     let error = poured.unwrap_err().text();
     assert!(error.contains("failed to copy data on server `pg`\n  because: it ended with status 141"), "{error}");
+}
+
+#[tokio::test]
+async fn what_takes_the_place_of_other_data_comes_to_its_end_whoever_goes_and_is_kept_aside_until_it_is_whole_there() {
+    let bench = Bench::new().await;
+    let mariadb = Mariadb::start();
+    add(&bench, "maria", Kind::Mysql, &mariadb.url()).await;
+    deploy(&bench, "main", "mysql").await.unwrap();
+    let (env, _) = bench.env("main").await;
+    let owned = data::owned(bench.parts(), &env, Some(Kind::Mysql), None).await.unwrap();
+    let variables = bench.variables("main").await;
+    let name = &variables["MYSQL_DATABASE"];
+    let ask = |sql: &str| mariadb.sql_as(name, &variables["MYSQL_PASSWORD"], name, sql);
+    let aside = || mariadb.sql("SHOW DATABASES LIKE 'flyloft%\\_new'");
+    ask("CREATE TABLE notes (text VARCHAR(9))").unwrap();
+
+    // It begins with nothing, so that what is started at first is what reads it in where it belongs.
+    bench.stage.engine.fail("exec", 1);
+    let error = data::renew(bench.parts(), &env, &owned, &env.asked).await.unwrap_err().text();
+    let kept = format!("until then a whole copy of them is what `{}` has on server `maria`", aside());
+    assert!(error.contains("run the same command again") && error.contains(&kept), "{error}");
+    assert!(!aside().is_empty());
+    ask("CREATE TABLE notes (text VARCHAR(9))").unwrap();
+
+    // A server that waits for somebody is slow to drop a database.
+    let mut holder = Conn::new(Opts::from_url(&mariadb.url()).unwrap()).await.unwrap();
+    holder.query_drop("BEGIN").await.unwrap();
+    holder.query_drop(format!("SELECT * FROM {name}.notes")).await.unwrap();
+    let waiting = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE STATE LIKE 'Waiting for%metadata lock'";
+    tokio::select! {
+        ended = data::renew(bench.parts(), &env, &owned, &env.asked) => panic!("it does not wait: {ended:?}"),
+        () = bench.stage.wait_until("it waits", async || mariadb.sql(waiting) == "1") => {}
+    }
+    let again = data::renew(bench.parts(), &env, &owned, &env.asked).await.unwrap_err();
+    assert_eq!(again.what, "its data are being replaced already");
+    holder.disconnect().await.unwrap();
+    bench.stage.wait_until("it has come to its end", async || aside().is_empty()).await;
+    assert_eq!(ask("SHOW TABLES").unwrap(), "");
 }
