@@ -2,7 +2,7 @@
 //! packages, that may reach that server and nothing else of what is private. Not on the host, where `psql` is a shell for
 //! whoever may open it, and not in the environment's container, which may sleep and need not have them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 use flyloft_core::policy::Limits;
@@ -24,9 +24,12 @@ const COPYING: usize = 4;
 /// Of memory for each: a dump goes through piece by piece.
 const MEMORY: u64 = 512 << 20;
 
+/// Which users of servers each has that runs now.
+type Running = Arc<Mutex<HashMap<ContainerId, Vec<String>>>>;
+
 /// Those that run now.
 pub struct Clients {
-    running: Arc<Mutex<HashSet<ContainerId>>>,
+    running: Running,
     turns: Arc<Semaphore>,
     copying: Arc<Semaphore>,
 }
@@ -36,7 +39,7 @@ pub struct Client {
     engine: SharedEngine,
     id: ContainerId,
     env: BTreeMap<String, String>,
-    running: Arc<Mutex<HashSet<ContainerId>>>,
+    running: Running,
     _image: Hold,
     _turn: OwnedSemaphorePermit,
 }
@@ -54,7 +57,12 @@ impl Default for Clients {
 impl Clients {
     /// Whether a container that no environment has is one of them.
     pub fn has(&self, id: &ContainerId) -> bool {
-        self.running.lock().expect("not poisoned").contains(id)
+        self.running.lock().expect("not poisoned").contains_key(id)
+    }
+
+    /// Whether one of them is that user.
+    pub fn are(&self, user: &str) -> bool {
+        self.running.lock().expect("not poisoned").values().flatten().any(|other| other == user)
     }
 }
 
@@ -84,7 +92,7 @@ impl Client {
         let reach = Reach { allow: addresses(server).await? };
         let id = ContainerId(format!("client-{}", crate::random::hex(12)));
         let running = parts.clients.running.clone();
-        running.lock().expect("not poisoned").insert(id.clone());
+        running.lock().expect("not poisoned").insert(id.clone(), vec![programs.user.clone()]);
         let env = programs.env.iter().cloned().collect();
         let client = Self { engine: parts.engine.clone(), id: id.clone(), env, running, _image: hold, _turn: turn };
         let limits = Limits { memory: MEMORY, ..Limits::default() };
@@ -112,6 +120,9 @@ impl Client {
     /// Starts one that finds another database on the same server.
     pub async fn start_as(&self, programs: &Programs, argv: &[String]) -> Result<Exec> {
         let env = programs.env.iter().cloned().collect();
+        if let Some(users) = self.running.lock().expect("not poisoned").get_mut(&self.id) {
+            users.push(programs.user.clone());
+        }
         self.exec(ExecSpec { argv: argv.to_vec(), env, terminal: None }).await
     }
 

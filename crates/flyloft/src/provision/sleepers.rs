@@ -61,7 +61,10 @@ impl Sleepers {
         self.open.clear();
         let mut servers = BTreeMap::<String, Vec<(ServiceRow, Timestamp)>>::new();
         for (row, since) in rows {
-            if self.ended.get(&row.id) != Some(&since) {
+            if parts.clients.are(&row.name) {
+                // Somebody works there, and will have ended some time.
+                self.open.insert(row.id);
+            } else if self.ended.get(&row.id) != Some(&since) {
                 servers.entry(row.server.clone()).or_default().push((row, since));
             }
         }

@@ -272,6 +272,36 @@ async fn a_connection_on_which_something_has_just_happened_is_not_ended() {
     client.simple_query("SELECT 1").await.unwrap();
     assert!(hang_up(&label, Duration::ZERO).await.unwrap().is_empty());
     assert!(client.simple_query("SELECT 1").await.is_err());
+
+    // Nor one on which a statement runs: the other one goes, which makes it wait.
+    let (holder, runner) = (bench.connect("main").await, bench.connect("main").await);
+    let wait = "SELECT pg_advisory_lock(1)";
+    holder.simple_query(wait).await.unwrap();
+    let hanging_up = async {
+        let runs = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'";
+        bench.stage.wait_until("it runs", async || bench.postgres.sql(runs) == "1").await;
+        assert_eq!(hang_up(&label, Duration::ZERO).await.unwrap(), [row.name.as_str()]);
+    };
+    let (ran, ()) = tokio::join!(runner.simple_query(wait), hanging_up);
+    ran.unwrap();
+    assert!(holder.simple_query("SELECT 1").await.is_err());
+}
+
+#[tokio::test]
+async fn nobody_is_cut_off_who_works_with_what_sleeps() {
+    let bench = Bench::new().await;
+    bench.deploy("main").await.unwrap();
+    bench.sleep("main").await;
+    let (env, _) = bench.env("main").await;
+    let owned = data::owned(bench.parts(), &env, None, None).await.unwrap();
+    let programs = data::programs(bench.parts(), &owned).unwrap();
+    let client = client::Client::open(bench.parts(), &owned.server, &programs).await.unwrap();
+    let at_prompt = bench.connect("main").await;
+    let mut sleepers = Sleepers::new(Duration::ZERO);
+    sleepers.turn(bench.parts()).await.unwrap();
+    at_prompt.simple_query("SELECT 1").await.unwrap();
+    drop(client);
+    bench.turn_until(&mut sleepers, "0").await;
 }
 
 #[tokio::test]

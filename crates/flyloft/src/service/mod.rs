@@ -143,7 +143,7 @@ pub trait Driver: Send + Sync {
     /// Which of these the server has not: it has forgotten them, or is another one.
     async fn lost(&self, server: &Server, names: &[String]) -> Result<Vec<String>, ServiceError>;
 
-    /// Ends connections of these on which nothing has happened for so long. Gives the names of those that still have some.
+    /// Ends connections of these on which nothing has happened for so long, and on which no statement runs. Gives the names of those that still have some.
     /// Where connections that nobody uses cost next to nothing, none is ended.
     async fn hang_up(&self, server: &Server, labels: &[Label], quiet: Duration) -> Result<Vec<String>, ServiceError> {
         let _ = (server, labels, quiet);

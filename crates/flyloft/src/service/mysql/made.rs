@@ -107,7 +107,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Ends those of these users on which nothing has happened for so long. Gives the names of users that have others.
+    /// Ends those of these users on which nothing has happened for so long. Gives the names of users that have others, and
+    /// a statement that runs is something that happens.
     pub(super) async fn hang_up(&mut self, labels: &[Label], quiet: Duration) -> Result<Vec<String>, ServiceError> {
         if !self.has_labels().await? {
             return Ok(Vec::new());
@@ -120,7 +121,8 @@ impl Session<'_> {
             let label = labels.iter().find(of_that_name);
             label.is_some_and(|label| written.iter().any(|(name, text)| *name == label.name && *text == label.text))
         };
-        let open = "SELECT ID, USER, CAST(COALESCE(TIME, 0) AS SIGNED) FROM information_schema.PROCESSLIST";
+        let open = "SELECT ID, USER, IF(COMMAND = 'Sleep', CAST(COALESCE(TIME, 0) AS SIGNED), -1)
+             FROM information_schema.PROCESSLIST";
         let open: Vec<(u64, String, i64)> = self.all("see connections", open, ()).await?;
         let mut left = BTreeSet::new();
         for (id, user, seconds) in open.into_iter().filter(|(_, user, _)| is_ours(user)) {

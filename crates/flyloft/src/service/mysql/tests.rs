@@ -231,7 +231,21 @@ async fn connections_of_those_who_sleep_are_ended_but_not_one_on_which_something
     one.run("ask", "SELECT 1").await.unwrap();
     assert!(hang_up(&label("one"), Duration::ZERO).await.is_empty());
     assert_eq!(one.run("ask", "SELECT 1").await.unwrap_err().fault, Fault::Down);
-    other.run("ask", "SELECT 1").await.unwrap();
+
+    // Nor one on which a statement runs.
+    let mut holder = Session::open(&server).await.unwrap();
+    holder.run("hold", "SELECT GET_LOCK('turn', 0)").await.unwrap();
+    let runs =
+        "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE USER = 'flyloft_other' AND COMMAND <> 'Sleep'";
+    let hanging_up = async {
+        while mariadb.sql(runs) != "1" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(hang_up(&label("other"), Duration::ZERO).await, ["flyloft_other"]);
+        holder.run("hold", "SELECT RELEASE_LOCK('turn')").await.unwrap();
+    };
+    let (ran, ()) = tokio::join!(other.run("ask", "SELECT GET_LOCK('turn', 60)"), hanging_up);
+    ran.unwrap();
 }
 
 #[tokio::test]

@@ -5,12 +5,14 @@ use std::time::Duration;
 use super::{Session, fault_of};
 use crate::service::{Label, ServiceError};
 
-/// What is quiet is told by the server's own clock, so that an app that has just woken, and talks to it, is not cut off.
+/// What is quiet is told by the server's own clock, so that an app that has just woken, and talks to it, is not cut off. A
+/// statement that runs is never quiet.
 /// A role that somebody else has made under the name since is not ours.
 const HANG_UP: &str = "
     SELECT name FROM (
         SELECT ours.name, CASE
-            WHEN clock_timestamp() - greatest(there.backend_start, there.state_change) >= $3::float8 * interval '1 millisecond'
+            WHEN there.state NOT IN ('active', 'fastpath function call')
+            AND clock_timestamp() - greatest(there.backend_start, there.state_change) >= $3::float8 * interval '1 millisecond'
             THEN pg_terminate_backend(there.pid) ELSE false END AS ended
         FROM pg_stat_activity there JOIN unnest($1::text[], $2::text[]) AS ours (name, said)
         ON there.usename = ours.name AND shobj_description(there.usesysid, 'pg_authid') = ours.said
