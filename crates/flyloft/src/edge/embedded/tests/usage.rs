@@ -178,20 +178,25 @@ async fn a_message_over_an_open_websocket_wakes_what_is_asleep_and_a_ping_does_n
     assert!(visitors.try_recv().is_err());
 }
 
-#[tokio::test]
-async fn a_message_that_woke_nobody_is_told_of_again_until_it_is_heard() {
+/// An app that sleeps, a client that has sent it a message, and who wakes it: of the message they have been told once.
+async fn told_asleep(app: &App) -> (Stage, Peer, mpsc::UnboundedReceiver<Visit>) {
     let (visits, mut visitors) = mpsc::unbounded_channel();
-    let change = |config: &mut EdgeConfig| {
+    let stage = Stage::with(|config: &mut EdgeConfig| {
         config.visits = Some(visits);
         config.limits.unheard = A_WHILE;
-    };
-    let app = App::start(echo_bytes).await;
-    let stage = Stage::with(change);
+    });
     stage.route("shop.test", app.address).await;
     let mut client = open(&stage, "websocket").await;
     stage.hold("shop.test", None).await;
     echoed(&mut client, &frame(TEXT, "hello")).await;
     visitors.recv().await.unwrap();
+    (stage, client, visitors)
+}
+
+#[tokio::test]
+async fn a_message_that_woke_nobody_is_told_of_again_until_it_is_heard() {
+    let app = App::start(echo_bytes).await;
+    let (stage, _client, mut visitors) = told_asleep(&app).await;
     // While it is waking nobody is told again.
     assert!(tokio::time::timeout(3 * A_WHILE, visitors.recv()).await.is_err());
     for _ in 0..3 {
@@ -210,18 +215,8 @@ async fn a_message_that_woke_nobody_is_told_of_again_until_it_is_heard() {
 
 #[tokio::test]
 async fn what_a_client_said_that_has_gone_since_is_not_told_again() {
-    let (visits, mut visitors) = mpsc::unbounded_channel();
-    let change = |config: &mut EdgeConfig| {
-        config.visits = Some(visits);
-        config.limits.unheard = A_WHILE;
-    };
     let app = App::start(echo_bytes_and_stay).await;
-    let stage = Stage::with(change);
-    stage.route("shop.test", app.address).await;
-    let mut client = open(&stage, "websocket").await;
-    stage.hold("shop.test", None).await;
-    echoed(&mut client, &frame(TEXT, "hello")).await;
-    visitors.recv().await.unwrap();
+    let (stage, client, mut visitors) = told_asleep(&app).await;
     drop(client);
     stage.hold("shop.test", Some("There is no memory.")).await;
     assert!(tokio::time::timeout(3 * A_WHILE, visitors.recv()).await.is_err());
