@@ -16,9 +16,9 @@ mod answer;
 mod body;
 mod clock;
 mod crowd;
+mod entrance;
 mod exchange;
 mod framing;
-mod gate;
 mod half_closed;
 mod halt;
 mod headers;
@@ -57,7 +57,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use self::crowd::Crowd;
-use self::gate::Gate;
+use self::entrance::Entrance;
 use self::halt::Halt;
 use self::listener::Listener;
 use self::pace::Paces;
@@ -150,12 +150,13 @@ impl Embedded {
         };
         let sockets: Vec<_> = listeners.into_iter().flat_map(|listener| listener.sockets).collect();
         for thread in 0..threads {
-            let own = sockets.iter().skip(thread).step_by(threads).map(|socket| socket.try_clone().map(Gate::Clients));
+            let own = sockets.iter().skip(thread).step_by(threads);
+            let own = own.map(|socket| socket.try_clone().map(Entrance::Clients));
             // Whoever is free takes who comes by way of the proxy.
-            let proxy = config.proxy.iter().map(|socket| socket.try_clone().map(Gate::Proxy));
-            let gates = own.chain(proxy).collect::<Result<_, _>>().map_err(EdgeError::Start)?;
+            let proxy = config.proxy.iter().map(|socket| socket.try_clone().map(Entrance::Proxy));
+            let entrances = own.chain(proxy).collect::<Result<_, _>>().map_err(EdgeError::Start)?;
             let worker = Worker::new(thread, edge.early[thread].clone(), shared.clone());
-            let ended = start(worker, gates)?;
+            let ended = start(worker, entrances)?;
             lock(&edge.ended).push(ended);
         }
         *lock(&edge.sockets) = sockets;
@@ -200,14 +201,14 @@ impl Embedded {
 }
 
 /// Starts a thread of the edge. It has ended when what is returned resolves.
-fn start(worker: Worker, gates: Vec<Gate>) -> Result<oneshot::Receiver<()>, EdgeError> {
+fn start(worker: Worker, entrances: Vec<Entrance>) -> Result<oneshot::Receiver<()>, EdgeError> {
     let worker = Arc::new(worker);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(EdgeError::Start)?;
     let (ending, ended) = oneshot::channel();
     std::thread::Builder::new()
         .name(format!("edge-{}", worker.thread))
         .spawn(move || {
-            runtime.block_on(worker.run(gates));
+            runtime.block_on(worker.run(entrances));
             drop(runtime);
             let _ = ending.send(());
         })

@@ -19,8 +19,8 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::crowd::{Crowd, Guest};
+use super::entrance::{Caller, Entrance};
 use super::exchange::{self, Client};
-use super::gate::{Caller, Gate};
 use super::half_closed::{Asked, HalfClosed};
 use super::halt::Halt;
 use super::headers::Visitor;
@@ -134,12 +134,12 @@ impl Worker {
     }
 
     /// Serves until told to stop; then lets what is under way end, until the deadline.
-    pub async fn run(self: Arc<Self>, gates: Vec<Gate>) {
+    pub async fn run(self: Arc<Self>, entrances: Vec<Entrance>) {
         // Each thread has tokens of its own, or they would meet at their locks with every connection.
         let (leaving, closed) = (self.shared.halt.leaving.child_token(), self.shared.halt.closed.child_token());
         let mut helpers = tokio::task::JoinSet::new();
-        for gate in gates {
-            helpers.spawn(self.clone().accept(gate, leaving.clone(), closed.clone()));
+        for entrance in entrances {
+            helpers.spawn(self.clone().accept(entrance, leaving.clone(), closed.clone()));
         }
         helpers.spawn(self.clone().sweep());
         closed.cancelled().await;
@@ -153,14 +153,14 @@ impl Worker {
         }
     }
 
-    async fn accept(self: Arc<Self>, gate: Gate, leaving: CancellationToken, closed: CancellationToken) {
-        let gate = match gate.open() {
-            Ok(gate) => gate,
+    async fn accept(self: Arc<Self>, entrance: Entrance, leaving: CancellationToken, closed: CancellationToken) {
+        let entrance = match entrance.open() {
+            Ok(entrance) => entrance,
             Err(error) => return tracing::error!(%error, "failed to use a listening socket"),
         };
         let mut pause = PAUSE_MIN;
         loop {
-            match gate.accept().await {
+            match entrance.accept().await {
                 Ok(caller) => {
                     pause = PAUSE_MIN;
                     // Who is not let in is closed at once.

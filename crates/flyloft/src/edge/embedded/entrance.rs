@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use tokio::net::{TcpStream, UnixStream};
 
 /// Where connections come in.
-pub enum Gate {
+pub enum Entrance {
     /// For clients.
     Clients(TcpListener),
     /// For a proxy that says who its clients are.
@@ -15,7 +15,7 @@ pub enum Gate {
 }
 
 /// The same, where a runtime waits.
-pub enum OpenGate {
+pub enum OpenEntrance {
     Clients(tokio::net::TcpListener),
     Proxy(tokio::net::UnixListener),
 }
@@ -26,28 +26,28 @@ pub enum Caller {
     Proxy(UnixStream),
 }
 
-impl Gate {
-    pub fn open(self) -> io::Result<OpenGate> {
+impl Entrance {
+    pub fn open(self) -> io::Result<OpenEntrance> {
         match self {
-            Gate::Clients(listener) => {
+            Entrance::Clients(listener) => {
                 listener.set_nonblocking(true)?;
-                tokio::net::TcpListener::from_std(listener).map(OpenGate::Clients)
+                tokio::net::TcpListener::from_std(listener).map(OpenEntrance::Clients)
             }
-            Gate::Proxy(listener) => {
+            Entrance::Proxy(listener) => {
                 listener.set_nonblocking(true)?;
-                tokio::net::UnixListener::from_std(listener).map(OpenGate::Proxy)
+                tokio::net::UnixListener::from_std(listener).map(OpenEntrance::Proxy)
             }
         }
     }
 }
 
-impl OpenGate {
+impl OpenEntrance {
     pub async fn accept(&self) -> io::Result<Caller> {
         match self {
-            OpenGate::Clients(listener) => {
+            OpenEntrance::Clients(listener) => {
                 listener.accept().await.map(|(stream, peer)| Caller::Client(stream, peer.ip()))
             }
-            OpenGate::Proxy(listener) => listener.accept().await.map(|(stream, _)| Caller::Proxy(stream)),
+            OpenEntrance::Proxy(listener) => listener.accept().await.map(|(stream, _)| Caller::Proxy(stream)),
         }
     }
 }
