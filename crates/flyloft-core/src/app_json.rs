@@ -131,6 +131,8 @@ pub enum Problem {
     Missing(&'static str),
     #[error("must not be empty")]
     Empty,
+    #[error("is not for a repository to say; people do, with `flyloft apps set` or `flyloft set`")]
+    Gate,
     #[error("has {found} {what}, and {max} are allowed")]
     TooMany { what: &'static str, found: usize, max: usize },
 }

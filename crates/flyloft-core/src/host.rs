@@ -66,6 +66,11 @@ impl Domain {
         }
         Ok(Self(domain))
     }
+
+    /// Whether it is `localhost` or below it, which is the machine itself (RFC 6761 section 6.3).
+    pub fn is_localhost(&self) -> bool {
+        self.0 == "localhost" || self.0.ends_with(".localhost")
+    }
 }
 
 impl HostName {

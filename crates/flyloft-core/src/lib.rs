@@ -8,6 +8,7 @@ pub mod admission;
 pub mod app_json;
 pub mod disk;
 pub mod follow;
+pub mod gate;
 pub mod harmless;
 pub mod host;
 pub mod lifecycle;

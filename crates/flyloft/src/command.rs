@@ -8,6 +8,7 @@
 mod apps;
 mod config;
 mod environments;
+mod gate;
 mod keys;
 mod services;
 mod value;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use self::apps::{Apps, AppsCreate, AppsRm, AppsSet};
 pub use self::config::{Config, ConfigArgs, ConfigOf};
 pub use self::environments::{Destroy, Events, Extend, Logs, Ls, OneEnv, Rollback, Run, Scale, Set, Sleep, Stats, Up};
+pub use self::gate::{Gate, GateToken, Share};
 pub use self::keys::{Keys, KeysAdd};
 pub use self::services::{
     Services, ServicesAdd, ServicesChange, ServicesDump, ServicesLs, ServicesOne, ServicesReset, ServicesRestore,
@@ -105,10 +107,18 @@ pub enum Command {
     Unpin(OneEnv),
     /// Keep an environment for a while, as if it were pinned.
     Extend(Extend),
-    /// Show or change what holds for an environment: when it sleeps, how much of the machine it may take.
+    /// Show or change what holds for an environment: when it sleeps, how much of the machine it may take, who may look.
     ///
     /// What is set here goes before what its app, its `app.json` and the server say. `KEY=` gives a setting back to them.
     Set(Set),
+    /// Print a link that opens an environment's gate for a while, to whoever has it.
+    ///
+    /// The browser that visits it may look for as long as the link is good, and so may whoever it is passed on to. It
+    /// opens nothing else.
+    Share(Share),
+    /// Let automated tests in.
+    #[command(subcommand)]
+    Gate(Gate),
     /// Show or set how many processes of each type run.
     ///
     /// The Procfile's `release` command does not run.

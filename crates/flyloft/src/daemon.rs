@@ -37,6 +37,7 @@ use crate::engine::lxc::{Bounds, LxcConfig, LxcEngine};
 use crate::engine::{Engine, EngineError, SharedEngine};
 use crate::error::{Error, OrFailed, Result};
 use crate::follow;
+use crate::gates::Gates;
 use crate::handover::{Program, Successor, WayBack};
 use crate::hosts;
 use crate::loft::{self, Loft};
@@ -209,7 +210,10 @@ async fn begin(
     let domain = Domain::parse(&config.domain).map_err(Error::usage)?;
     hosts::follow(&store, &domain).await?;
     // The edge serves from its first moment on, so it must know from then on what answers.
-    let routes = loft::routes(&store, state.rebooted).await?;
+    let vault = Vault::open(&state.dir).or_failed(|| "failed to open what is secret")?;
+    let defaults = config.defaults.clone().of_server(&domain);
+    let gates = Gates::new(&vault, defaults.clone());
+    let routes = loft::routes(&store, &gates, state.rebooted).await?;
     let (visits, visited) = tokio::sync::mpsc::unbounded_channel();
     let serves = Serves { instance: &state.instance, domain: &domain, routes, visits };
     let front = Front::open(&config, serves, &mut inherited, &answering).await?;
@@ -232,7 +236,7 @@ async fn begin(
         instance: state.instance.clone(),
         domain,
         port: ports.first().copied().filter(|port| *port != 80),
-        defaults: config.defaults.clone(),
+        defaults,
         disk: config.disk.clone(),
         services: config.services.clone(),
         use_forgotten: USE_FORGOTTEN,
@@ -256,7 +260,8 @@ async fn begin(
         renewals: Renewals::default(),
         managed: Managed::default(),
         services: drivers(),
-        vault: Vault::open(&state.dir).or_failed(|| "failed to open what is secret")?,
+        vault,
+        gates,
         tally,
         making_room: tokio::sync::Mutex::default(),
         looked_through: LookedThrough::default(),

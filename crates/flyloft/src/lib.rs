@@ -19,6 +19,7 @@ pub mod error;
 pub mod exec;
 pub mod fault;
 pub mod follow;
+pub mod gates;
 pub mod handover;
 pub mod hosts;
 pub mod loft;

@@ -18,6 +18,7 @@ use crate::edge::{Route, Target, Visit};
 use crate::engine::ContainerId;
 use crate::error::{Error, OrFailed, Result};
 use crate::follow;
+use crate::gates::Gates;
 use crate::machine::SwapWatch;
 use crate::managed;
 use crate::parts::Parts;
@@ -259,10 +260,9 @@ impl Loft {
         };
         // Those that have no conductor yet will read it when they get one.
         let conductors: Vec<_> = self.conductors.lock().await.values().filter(ours).cloned().collect();
-        for conductor in conductors.iter().filter(|conductor| !conductor.is_gone()) {
-            conductor.reload().await?;
-        }
-        Ok(())
+        // At once, since each may have to wait for the edge, which is told of all together then.
+        let reloads = conductors.iter().filter(|conductor| !conductor.is_gone()).map(Conductor::reload);
+        futures_util::future::join_all(reloads).await.into_iter().collect()
     }
 
     /// Finds the environment, or makes it. The app is there.
@@ -300,14 +300,15 @@ impl Loft {
 
 /// Where each host name leads, as the last daemon left it, or if the machine has started since: nothing runs then. What
 /// is not so any more is put right by [`Loft::start`].
-pub async fn routes(store: &Store, rebooted: bool) -> Result<Vec<(String, Route)>> {
+pub async fn routes(store: &Store, gates: &Gates, rebooted: bool) -> Result<Vec<(String, Route)>> {
     let envs = store.environments(None).await.or_failed(|| "failed to list environments")?;
     let route = |env: EnvRow| {
         let target = match env.live.as_ref().and_then(|live| live.upstream).filter(|_| !rebooted && was_awake(&env)) {
             Some(upstream) => Target::Upstream(upstream),
             None => conductor::closed(&state_of(&env)),
         };
-        (env.host, Route { env: env.name, target })
+        let guard = gates.guard(&env);
+        (env.host, Route { env: env.name, target, guard })
     };
     Ok(envs.into_iter().map(route).collect())
 }

@@ -17,6 +17,7 @@ use crate::config;
 use crate::edge::SharedEdge;
 use crate::engine::{SharedEngine, Stats};
 use crate::error::{OrFailed, Result};
+use crate::gates::Gates;
 use crate::managed::Managed;
 use crate::metrics::Tally;
 use crate::provision::Places;
@@ -42,6 +43,7 @@ pub struct Parts {
     pub renewals: Renewals,
     pub managed: Managed,
     pub vault: Vault,
+    pub gates: Gates,
     pub tally: Tally,
     /// Held by whoever makes room on the disk: what environments were last given up for.
     pub making_room: tokio::sync::Mutex<BTreeMap<Unit, Given>>,

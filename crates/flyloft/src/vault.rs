@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hmac;
 use thiserror::Error;
 
 /// Its file in the state directory.
@@ -18,6 +19,8 @@ const KEY: usize = 32;
 
 pub struct Vault {
     key: LessSafeKey,
+    /// Of the same key, for what is made from it.
+    root: hmac::Key,
 }
 
 #[derive(Debug, Error)]
@@ -47,7 +50,16 @@ impl Vault {
         let bytes = hex::decode(text.trim()).ok().filter(|bytes| bytes.len() == KEY);
         let bytes = bytes.ok_or_else(|| VaultError::NoKey { path: name() })?;
         let key = UnboundKey::new(&CHACHA20_POLY1305, &bytes).expect("it has the length of such a key");
-        Ok(Self { key: LessSafeKey::new(key) })
+        // Where a key is random already, one HMAC is all of HKDF that is left (RFC 5869 section 3.3).
+        let root = hmac::Key::new(hmac::HMAC_SHA256, &bytes);
+        Ok(Self { key: LessSafeKey::new(key), root })
+    }
+
+    /// A key for a purpose, always the same, which says nothing of any other.
+    pub fn derive(&self, purpose: &str) -> [u8; KEY] {
+        let info = [b"flyloft ", purpose.as_bytes(), &[1]].concat();
+        let key = hmac::sign(&self.root, &info);
+        key.as_ref().try_into().expect("SHA-256 has the length of a key")
     }
 
     /// `what` says what it is: nothing else opens it.
@@ -106,6 +118,17 @@ mod tests {
         assert!(vault.open_sealed("server pg", &sealed[..20]).is_err());
         let other = tempfile::tempdir().unwrap();
         assert!(Vault::open(other.path()).unwrap().open_sealed("server pg", &sealed).is_err());
+    }
+
+    #[test]
+    fn a_key_that_is_made_is_always_the_same_for_one_purpose_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let gate = Vault::open(dir.path()).unwrap().derive("gate");
+        let vault = Vault::open(dir.path()).unwrap();
+        assert_eq!(vault.derive("gate"), gate);
+        assert_ne!(vault.derive("other"), gate);
+        let other = tempfile::tempdir().unwrap();
+        assert_ne!(Vault::open(other.path()).unwrap().derive("gate"), gate);
     }
 
     #[test]

@@ -315,6 +315,9 @@ fn own(node: &Node<'_>) -> Result<(Settings, BTreeMap<MountPath, volume::Ask>)> 
             Ok(key) => key,
             Err(error) => return member.fail(error),
         };
+        if key == Key::Gate {
+            return member.fail(Problem::Gate);
+        }
         if let Err(error) = settings.set(key, &member.value.string_or_number()?) {
             return member.value.fail(error);
         }

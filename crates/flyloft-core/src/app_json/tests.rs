@@ -296,11 +296,15 @@ fn a_health_check_that_makes_no_sense_is_refused() {
 fn under_flyloft_nothing_is_ignored() {
     refuse(
         r#"{"flyloft": {"idel": "5m"}}"#,
-        "app.json:1:14: there is no setting `idel`; there are `idle`, `ttl`, `expire`, `memory`, `swap`, `pids`, `cpu_weight`, `disk`, `inodes`, `services`",
+        "app.json:1:14: there is no setting `idel`; there are `idle`, `ttl`, `expire`, `memory`, `swap`, `pids`, `cpu_weight`, `disk`, `inodes`, `services`, `gate`",
     );
     refuse(
         r#"{"flyloft": {"idle": "soon"}}"#,
         "app.json:1:22: `idle`: `soon` is not a span of time such as `15m`, `1h30m`, `14d` or `never`",
+    );
+    refuse(
+        r#"{"flyloft": {"gate": "public"}}"#,
+        "app.json:1:14: `flyloft.gate` is not for a repository to say; people do, with `flyloft apps set` or `flyloft set`",
     );
     refuse(r#"{"flyloft": {"idle": 5}}"#, "app.json:1:22: `idle`: `5` has no unit: write `5s`, `5m`, `5h` or `5d`");
     refuse(r#"{"flyloft": {"idle": null}}"#, "app.json:1:22: `flyloft.idle` must be a string or a number, not null");

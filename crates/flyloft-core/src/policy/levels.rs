@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{Key, Limits, Policy, Settings, Span};
+use crate::gate::Gate;
 
 /// What a shorter `expire` of an `app.json` counts for. Nobody is asked about that one before it destroys.
 const LEAST_EXPIRE: Duration = Duration::from_secs(3600);
@@ -14,7 +15,7 @@ pub struct Levels {
     /// `[defaults]` of the configuration.
     pub server: Settings,
     /// `"flyloft"` in the `app.json` of the release that serves. Whoever may push writes it, so it counts only as far as
-    /// it asks for no more than the server gives, and not for an end within the hour.
+    /// it asks for no more than the server gives, and not for an end within the hour. Who may look is not its business.
     pub app_json: Settings,
     pub app: Settings,
     pub env: Settings,
@@ -59,6 +60,11 @@ impl Levels {
         self.merged().limits()
     }
 
+    /// Who may look at it.
+    pub fn gate(&self) -> Gate {
+        self.merged().gate()
+    }
+
     /// What the server gives whoever asks. More is given by who runs the server.
     pub fn granted(&self, asked: Settings) -> Settings {
         asked.within(&self.server.policy(), &self.server.limits())
@@ -66,7 +72,7 @@ impl Levels {
 
     fn asked(&self) -> Settings {
         let expire = self.app_json.expire.map(|span| Span(span.0.map(|span| span.max(LEAST_EXPIRE))));
-        self.granted(Settings { expire, ..self.app_json.clone() })
+        self.granted(Settings { expire, gate: None, ..self.app_json.clone() })
     }
 }
 
@@ -107,6 +113,33 @@ mod tests {
     }
 
     #[test]
+    fn a_repository_has_no_say_in_who_may_look() {
+        let levels = |server, app, env| Levels {
+            server: settings(server),
+            app_json: settings("gate=public"),
+            app: settings(app),
+            env: settings(env),
+        };
+        assert_eq!(levels("", "", "").of(Key::Gate), ("link".to_owned(), Level::BuiltIn));
+        assert_eq!(levels("", "", "").gate(), Gate::Link);
+        assert_eq!(levels("gate=ip:192.0.2.1", "", "").of(Key::Gate), ("ip:192.0.2.1".to_owned(), Level::Server));
+        assert_eq!(levels("gate=ip:192.0.2.1", "gate=link", "").gate(), Gate::Link);
+        assert_eq!(levels("", "gate=link", "gate=public").of(Key::Gate), ("public".to_owned(), Level::Env));
+    }
+
+    #[test]
+    fn below_localhost_everything_is_public_unless_the_server_says_otherwise() {
+        let at = |domain, set| settings(set).of_server(&crate::host::Domain::parse(domain).unwrap()).gate();
+        assert_eq!(at("localhost", ""), Gate::Public);
+        assert_eq!(at("staging.localhost", ""), Gate::Public);
+        assert_eq!(at("localhost", "gate=link"), Gate::Link);
+        for domain in ["localhost.example.org", "notlocalhost", "example.org"] {
+            assert_eq!(at(domain, ""), Gate::Link, "{domain}");
+            assert_eq!(at(domain, "gate=public"), Gate::Public, "{domain}");
+        }
+    }
+
+    #[test]
     fn each_setting_comes_from_the_highest_level_that_has_it() {
         let levels = Levels {
             server: settings("idle=10m ttl=2h expire=7d disk=2GiB"),
@@ -131,6 +164,7 @@ mod tests {
                 "disk=2GiB (server)",
                 "inodes=500000 (built in)",
                 "services=none (built in)",
+                "gate=link (built in)",
             ]
         );
         for key in Key::ALL {

@@ -8,6 +8,8 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use thiserror::Error;
 
 use super::{Limits, Policy, Size, SizeError, Span, SpanError};
+use crate::gate::{Gate, GateError};
+use crate::host::Domain;
 use crate::name::excerpt;
 use crate::service::{AskError, Asks};
 
@@ -24,6 +26,7 @@ pub enum Key {
     Disk,
     Inodes,
     Services,
+    Gate,
 }
 
 /// What is set at one level. `None` leaves it to the level below.
@@ -41,6 +44,7 @@ pub struct Settings {
     pub disk: Option<Size>,
     pub inodes: Option<u64>,
     pub services: Option<Asks>,
+    pub gate: Option<Gate>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -54,6 +58,8 @@ pub enum SettingError {
     #[error("`{key}`: {source}")]
     Services { key: Key, source: AskError },
     #[error("`{key}`: {source}")]
+    Gate { key: Key, source: GateError },
+    #[error("`{key}`: {source}")]
     Size { key: Key, source: SizeError },
     #[error("`{key}`: `{value}` is not a whole number from {min} to {max}")]
     Number { key: Key, value: String, min: u64, max: u64 },
@@ -62,7 +68,7 @@ pub enum SettingError {
 }
 
 impl Key {
-    pub const ALL: [Key; 10] = [
+    pub const ALL: [Key; 11] = [
         Key::Idle,
         Key::Ttl,
         Key::Expire,
@@ -73,6 +79,7 @@ impl Key {
         Key::Disk,
         Key::Inodes,
         Key::Services,
+        Key::Gate,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -87,6 +94,7 @@ impl Key {
             Key::Disk => "disk",
             Key::Inodes => "inodes",
             Key::Services => "services",
+            Key::Gate => "gate",
         }
     }
 
@@ -115,6 +123,7 @@ impl Settings {
             disk: Some(Size(disk)),
             inodes: Some(inodes),
             services: Some(Asks::default()),
+            gate: Some(Gate::default()),
         }
     }
 
@@ -134,6 +143,7 @@ impl Settings {
             Key::Services => {
                 self.services = Some(Asks::parse(value).map_err(|source| SettingError::Services { key, source })?);
             }
+            Key::Gate => self.gate = Some(Gate::parse(value).map_err(|source| SettingError::Gate { key, source })?),
         }
         Ok(())
     }
@@ -150,6 +160,7 @@ impl Settings {
             Key::Disk => self.disk = None,
             Key::Inodes => self.inodes = None,
             Key::Services => self.services = None,
+            Key::Gate => self.gate = None,
         }
     }
 
@@ -166,6 +177,7 @@ impl Settings {
             Key::Disk => self.disk.map(|value| value.to_string()),
             Key::Inodes => self.inodes.map(|value| value.to_string()),
             Key::Services => self.services.as_ref().map(|value| value.to_string()),
+            Key::Gate => self.gate.as_ref().map(|value| value.to_string()),
         }
     }
 
@@ -193,6 +205,7 @@ impl Settings {
             disk: self.disk.or(below.disk),
             inodes: self.inodes.or(below.inodes),
             services: self.services.or_else(|| below.services.clone()),
+            gate: self.gate.or_else(|| below.gate.clone()),
         }
     }
 
@@ -217,7 +230,21 @@ impl Settings {
             inodes: self.inodes.map(|asked| asked.min(limits.inodes)),
             // Whoever may push may have what an administrator has told of.
             services: self.services,
+            // Whoever has a key may show what is theirs to whom they like. A repository has no say: see `Levels`.
+            gate: self.gate,
         }
+    }
+
+    /// What a server sets whose environments are below this domain: nobody else comes by names below `localhost`, so
+    /// that there is nobody to keep out, unless it is said otherwise.
+    pub fn of_server(self, domain: &Domain) -> Settings {
+        let gate = self.gate.or_else(|| domain.is_localhost().then_some(Gate::Public));
+        Settings { gate, ..self }
+    }
+
+    /// Who may look, if there is nothing below but what is built in.
+    pub fn gate(&self) -> Gate {
+        self.gate.clone().unwrap_or_default()
     }
 
     /// What holds if there is nothing below but what is built in.

@@ -86,7 +86,7 @@ async fn serve(listen: SocketAddr, upstream: SocketAddr) -> Result<()> {
     let mut config = EdgeConfig::new([listen]);
     config.threads = WORKERS;
     let edge = Embedded::open(config)?;
-    edge.set(HOST, Route { env: EnvRef::parse("shop/main")?, target: Target::Upstream(upstream) }).await?;
+    edge.set(HOST, Route::public(EnvRef::parse("shop/main")?, Target::Upstream(upstream))).await?;
     std::future::pending().await
 }
 

@@ -27,7 +27,7 @@ pub async fn edge(host: &str, threads: usize, rounds: usize) -> Result<Took> {
     config.threads = threads;
     let edge = Embedded::open(config)?;
     let (app, first_bytes) = app()?;
-    let route = |target| -> Result<Route> { Ok(Route { env: EnvRef::parse("shop/main")?, target }) };
+    let route = |target| -> Result<Route> { Ok(Route::public(EnvRef::parse("shop/main")?, target)) };
     for other in 0..OTHERS {
         edge.set(&format!("other-{other}.test"), route(Target::Held { failure: None })?).await?;
     }

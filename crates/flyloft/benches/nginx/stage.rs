@@ -147,7 +147,7 @@ impl Stage {
     /// From the moment on in which an app answers to the answer of somebody who waits at `address`.
     pub async fn wake(&self, address: SocketAddr) -> Result<Duration> {
         let host = "sleeper.test";
-        let held = Route { env: EnvRef::parse("shop/sleeper")?, target: Target::Held { failure: None } };
+        let held = Route::public(EnvRef::parse("shop/sleeper")?, Target::Held { failure: None });
         self.inner.set(host, held).await?;
         let mut client = TcpStream::connect(address).await?;
         client.write_all(format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
@@ -174,7 +174,7 @@ fn configuration(home: &str) -> String {
 }
 
 fn to(address: SocketAddr) -> Result<Route> {
-    Ok(Route { env: EnvRef::parse("shop/main")?, target: Target::Upstream(address) })
+    Ok(Route::public(EnvRef::parse("shop/main")?, Target::Upstream(address)))
 }
 
 async fn get(address: SocketAddr, host: &str) -> Result<String> {

@@ -75,6 +75,8 @@ impl Reply for EnvList {
 struct Shown {
     #[serde(flatten)]
     env: EnvItem,
+    /// Who may look.
+    gate: String,
     /// Where what it follows is looked at, if it is.
     source: Option<SourceItem>,
     release: Option<ReleaseItem>,
@@ -131,6 +133,7 @@ impl Reply for Shown {
         if self.env.to_be_built {
             lines.push(("disk", "given up to make room; a visit builds it anew".to_owned()));
         }
+        lines.push(("gate", self.gate.clone()));
         lines.push(("follows", followed(&self.env.follows)));
         lines.extend(self.source.iter().map(|source| ("", source.said())));
         lines.push(("age", age(self.env.created_at, store::now())));
@@ -235,6 +238,7 @@ impl Api {
         let source = self.source_of(&row).await?;
         let shown = Shown {
             env: self.item(&row, stats.as_ref().map(|stats| stats.memory)),
+            gate: self.loft.parts.gates.gate(&row).to_string(),
             source,
             release: release.map(ReleaseItem::from),
             formation: row.formation.clone(),

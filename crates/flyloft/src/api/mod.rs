@@ -11,6 +11,7 @@ mod cooked;
 mod data;
 mod environments;
 mod exec;
+mod gate;
 mod keys;
 mod life;
 mod logs;
@@ -131,6 +132,8 @@ impl Api {
             Command::Unpin(one) => self.unpin(call, one.env).await,
             Command::Extend(extend) => self.extend(call, extend).await,
             Command::Set(set) => self.set(call, set).await,
+            Command::Share(share) => self.share(call, share).await,
+            Command::Gate(gate) => self.gate(call, gate).await,
             Command::Scale(scale) => self.scale(call, scale).await,
             Command::Config(config) => self.config(call, config).await,
             Command::Releases(one) => self.releases(call, one.env).await,

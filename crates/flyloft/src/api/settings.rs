@@ -213,6 +213,8 @@ fn said(assignments: &[Assignment]) -> String {
 
 /// The limits that differ. They are a container's from its launch on.
 fn limits_of(before: &Settings, after: &Settings) -> Vec<&'static str> {
-    let differs = |key: &Key| !matches!(key, Key::Idle | Key::Ttl | Key::Expire) && before.get(*key) != after.get(*key);
+    let differs = |key: &Key| {
+        !matches!(key, Key::Idle | Key::Ttl | Key::Expire | Key::Gate) && before.get(*key) != after.get(*key)
+    };
     Key::ALL.into_iter().filter(differs).map(Key::as_str).collect()
 }

@@ -12,6 +12,7 @@ use crate::source::{BranchUpdate, Push, Turn};
 /// More than anything here prints.
 const ROOM: usize = 1 << 20;
 
+mod gates;
 mod life;
 mod managed;
 mod services;

@@ -51,7 +51,7 @@ pub struct AppsCreate {
   flyloft apps set shop idle=
   flyloft apps set shop services=postgres,postgres:REPORTS,redis,redis/database:JOBS
 
-Settings: idle, ttl, expire, memory, swap, pids, cpu_weight, disk, inodes, services")]
+Settings: idle, ttl, expire, memory, swap, pids, cpu_weight, disk, inodes, services, gate")]
 pub struct AppsSet {
     pub app: AppName,
     /// What is to change; what is not named stays.

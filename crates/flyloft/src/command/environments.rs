@@ -118,7 +118,7 @@ pub struct Extend {
   flyloft set shop/pr-42 idle=5m ttl=never memory=512MiB
   flyloft set shop/pr-42 idle=
 
-Settings: idle, ttl, expire, memory, swap, pids, cpu_weight, disk, inodes, services")]
+Settings: idle, ttl, expire, memory, swap, pids, cpu_weight, disk, inodes, services, gate")]
 pub struct Set {
     /// APP/ENV.
     pub env: EnvRef,

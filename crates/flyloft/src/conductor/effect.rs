@@ -158,7 +158,8 @@ impl Task {
     }
 
     async fn set_route(&self, target: Target) -> Result<()> {
-        let route = Route { env: self.env.name.clone(), target };
+        let guard = self.parts.gates.guard(&self.env);
+        let route = Route { env: self.env.name.clone(), target, guard };
         let set = self.parts.edge.set(&self.env.host, route).await;
         set.or_failed(|| format!("failed to route `{}`", self.env.host))
     }

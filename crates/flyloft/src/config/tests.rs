@@ -86,7 +86,7 @@ fn an_error_names_file_line_column_and_key() {
     ];
     insta::assert_snapshot!(wrong.map(refusal).join("\n"), @r#"
     flyloft.toml:4:10: `defaults.memory`: `lots` is not a size such as `512M` or `1GiB`
-    flyloft.toml:2:1: `defaults.memroy`: there is no setting `memroy`; there are `idle`, `ttl`, `expire`, `memory`, `swap`, `pids`, `cpu_weight`, `disk`, `inodes`, `services`
+    flyloft.toml:2:1: `defaults.memroy`: there is no setting `memroy`; there are `idle`, `ttl`, `expire`, `memory`, `swap`, `pids`, `cpu_weight`, `disk`, `inodes`, `services`, `gate`
     flyloft.toml:2:10: `http.listen`: at least one address is needed, such as "[::]:80"
     flyloft.toml:2:11: `http.listen`: invalid socket address syntax
     flyloft.toml:1:13: `state_dir`: `var` is not an absolute path

@@ -14,6 +14,7 @@ mod undo;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use flyloft_core::gate::Gate;
 use flyloft_core::lifecycle::Cause;
 use flyloft_core::name::{CommitId, ReleaseNumber};
 use time::OffsetDateTime;
@@ -152,6 +153,9 @@ pub async fn deploy(job: &Job, called_off: impl Future<Output = Error>) -> Resul
     match &result {
         Ok(deployed) => {
             job.tell(EventKind::DeploySucceeded, &format!("{} at {}", job.release, deployed.url)).await;
+            if job.parts.gates.gate(&job.env) == Gate::Link {
+                job.transcript.detail(&format!("A link opens it: flyloft share {}", job.env.name));
+            }
             job.transcript.heading("Deployed");
             job.transcript.plain(&deployed.url);
         }

@@ -8,14 +8,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use flyloft_core::gate::Guard;
 use flyloft_core::name::EnvRef;
 use tokio::sync::watch;
 
 /// Where requests for a host name go.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Route {
     pub env: EnvRef,
     pub target: Target,
+    /// Keeps its gate; none where everybody may look.
+    pub guard: Option<Arc<Guard>>,
+}
+
+impl Route {
+    /// For everybody.
+    pub fn public(env: EnvRef, target: Target) -> Self {
+        Self { env, target, guard: None }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +45,9 @@ pub trait Edge: Send + Sync {
     async fn set(&self, host: &str, route: Route) -> Result<(), EdgeError>;
 
     async fn remove(&self, host: &str) -> Result<(), EdgeError>;
+
+    /// From the return of this call on, this guard keeps the gate of `host`, or none does, wherever that is routed.
+    async fn guard(&self, host: &str, guard: Option<Arc<Guard>>) -> Result<(), EdgeError>;
 
     /// Whether `host` will be routed elsewhere before long, or will not any more. An edge that takes time for that may
     /// begin.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use flyloft_core::gate::{Gate, Guard};
 use flyloft_core::host::Domain;
 use flyloft_core::lifecycle::State;
 use flyloft_core::name::{AppName, BranchName, CommitId, EnvRef, Origin, ReleaseNumber};
@@ -27,6 +28,7 @@ use crate::engine::fake::{self, Fake};
 use crate::engine::{ContainerState, Engine, Image};
 use crate::error::Result;
 use crate::exec::Cmd;
+use crate::gates::Gates;
 use crate::managed::Managed;
 use crate::metrics::Tally;
 use crate::parts::{Parts, Settings};
@@ -83,6 +85,16 @@ impl Edge for Doorman {
         Ok(())
     }
 
+    async fn guard(&self, host: &str, guard: Option<Arc<Guard>>) -> Result<(), EdgeError> {
+        if let Some(route) = self.routes.lock().unwrap().get_mut(host) {
+            route.guard = guard.clone();
+        }
+        match self.outside.get() {
+            Some(edge) => edge.guard(host, guard).await,
+            None => Ok(()),
+        }
+    }
+
     fn explain(&self, _host: &str, doing: &str) {
         self.explained.lock().unwrap().push(doing.to_owned());
     }
@@ -120,6 +132,11 @@ impl Default for Doorman {
 impl Doorman {
     pub fn target(&self, host: &str) -> Option<Target> {
         self.routes.lock().unwrap().get(host).map(|route| route.target.clone())
+    }
+
+    /// Who keeps the gate of a host name.
+    pub fn guard_of(&self, host: &str) -> Option<Arc<Guard>> {
+        self.routes.lock().unwrap().get(host)?.guard.clone()
     }
 }
 
@@ -174,6 +191,7 @@ impl Stage {
                 idle: Some(Span(policy.idle)),
                 ttl: Some(Span(policy.ttl)),
                 expire: Some(Span(policy.expire)),
+                gate: Some(Gate::Public),
                 ..policy::Settings::default()
             },
             disk: config::Disk::default(),
@@ -184,6 +202,7 @@ impl Stage {
             configuration: dir.path().join("flyloft.toml"),
         };
         change(&mut settings);
+        let vault = Vault::open(dir.path()).unwrap();
         let parts = Parts {
             store: Store::open(&dir.path().join("store.db")).unwrap(),
             edge: door.clone(),
@@ -199,7 +218,8 @@ impl Stage {
             renewals: Renewals::default(),
             managed: Managed::default(),
             services,
-            vault: Vault::open(dir.path()).unwrap(),
+            gates: Gates::new(&vault, settings.defaults.clone()),
+            vault,
             tally: Tally::default(),
             making_room: tokio::sync::Mutex::default(),
             looked_through: LookedThrough::default(),

@@ -215,7 +215,7 @@ async fn what_the_engine_stopped_is_off_at_once_says_why_and_runs_again_only_wit
     let next = Loft::new(stage.loft.parts.clone());
     next.start(true).await.unwrap();
     assert_eq!((stage.state().await.as_str(), stage.calls("start")), (off, starts));
-    let known = routes(stage.store(), true).await.unwrap();
+    let known = routes(stage.store(), &stage.loft.parts.gates, true).await.unwrap();
     assert_eq!(known[0].1.target, Target::Unavailable { why }, "the next daemon's edge says so from the start");
 
     stage.launch(Again::Restart).await.unwrap();

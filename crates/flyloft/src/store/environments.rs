@@ -32,6 +32,8 @@ pub struct EnvRow {
     pub app_settings: Settings,
     pub asked: Settings,
     pub memory: MemoryRow,
+    /// How often what opens its gate was revoked.
+    pub gate_generation: u32,
 }
 
 /// What an environment was found to hold, for a look that asks no engine.
@@ -57,7 +59,7 @@ pub struct LiveRow {
 const ENVIRONMENT: &str = "SELECT id, app, name, host, origin, state, formation, live, container, upstream,
     created_at, settings, (SELECT settings FROM apps WHERE apps.name = app),
     (SELECT content ->> 'settings' FROM releases WHERE environment = environments.id AND number = live),
-    memory_awake, memory_asleep, down_since FROM environments";
+    memory_awake, memory_asleep, down_since, gate_generation FROM environments";
 
 impl Store {
     /// Makes an environment, or finds it. `Err` names who has the host name, or what else the name stands for.
@@ -192,6 +194,15 @@ impl Store {
         .await
     }
 
+    /// From here on nothing opens its gate that was signed before.
+    pub async fn revoke_links(&self, id: EnvId) -> Result<(), StoreError> {
+        self.call(move |t| {
+            t.execute("UPDATE environments SET gate_generation = gate_generation + 1 WHERE id = ?1", [id.0])?;
+            Ok(())
+        })
+        .await
+    }
+
     /// Notes what it held when it stopped being awake, and when that was.
     pub async fn note_rest(&self, id: EnvId, awake: Option<u64>, at: Timestamp) -> Result<(), StoreError> {
         self.note(move |t| {
@@ -306,6 +317,7 @@ impl EnvRow {
                 asleep: row.get::<_, Option<String>>(15)?.map(|text| parse("memory", &text)).transpose()?,
                 down_since: row.get::<_, Option<i64>>(16)?.map(|at| Timestamp(at as u64)),
             },
+            gate_generation: row.get(17)?,
         })
     }
 }

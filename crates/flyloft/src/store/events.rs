@@ -17,6 +17,9 @@ pub enum EventKind {
     DataReplaced,
     Scaled,
     SettingsChanged,
+    /// Somebody has made a link to it, or all of them were revoked.
+    Shared,
+    LinksRevoked,
     VolumesChanged,
     Stopped,
     /// It ended by itself.
@@ -172,6 +175,8 @@ impl EventKind {
             EventKind::DataReplaced => "data-replaced",
             EventKind::Scaled => "scaled",
             EventKind::SettingsChanged => "settings-changed",
+            EventKind::Shared => "shared",
+            EventKind::LinksRevoked => "links-revoked",
             EventKind::VolumesChanged => "volumes-changed",
             EventKind::Stopped => "stopped",
             EventKind::Crashed => "crashed",

@@ -13,6 +13,7 @@ mod disk;
 mod doors;
 mod faults;
 mod follow;
+mod gate;
 mod githost;
 #[allow(dead_code, reason = "the benchmarks use the rest")]
 mod harness;

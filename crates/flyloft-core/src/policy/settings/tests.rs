@@ -47,7 +47,7 @@ fn refusals_name_the_key_and_what_is_allowed() {
     refuse("idle", "`idle` is not of the form KEY=VALUE");
     refuse(
         "Idle=5m",
-        "there is no setting `Idle`; there are `idle`, `ttl`, `expire`, `memory`, `swap`, `pids`, `cpu_weight`, `disk`, `inodes`, `services`",
+        "there is no setting `Idle`; there are `idle`, `ttl`, `expire`, `memory`, `swap`, `pids`, `cpu_weight`, `disk`, `inodes`, `services`, `gate`",
     );
     refuse("idle=5", "`idle`: `5` has no unit: write `5s`, `5m`, `5h` or `5d`");
     refuse("idle=0s", "`idle`: `0s` is too little, 1s is the least");
@@ -70,7 +70,7 @@ fn a_table_in_toml_takes_strings_and_numbers_and_knows_its_keys() {
       |
     2 | idel = '5m'
       | ^^^^
-    there is no setting `idel`; there are `idle`, `ttl`, `expire`, `memory`, `swap`, `pids`, `cpu_weight`, `disk`, `inodes`, `services`
+    there is no setting `idel`; there are `idle`, `ttl`, `expire`, `memory`, `swap`, `pids`, `cpu_weight`, `disk`, `inodes`, `services`, `gate`
     ");
     insta::assert_snapshot!(toml::from_str::<Settings>("pids = -3").unwrap_err(), @r"
     TOML parse error at line 1, column 8
@@ -89,7 +89,7 @@ fn json_does_not_set_a_key_twice() {
 
 fn any_settings() -> impl Strategy<Value = Settings> {
     let values = (1..9_000_000u64, 16..9000u64, 8..10_000u32, 100..9_000_000u64);
-    (values, prop::collection::vec(any::<bool>(), 10)).prop_map(|((seconds, mebi, count, inodes), present)| {
+    (values, prop::collection::vec(any::<bool>(), 11)).prop_map(|((seconds, mebi, count, inodes), present)| {
         let mut settings = Settings::default();
         for (key, _) in Key::ALL.into_iter().zip(present).filter(|(_, present)| *present) {
             let value = match key {
@@ -98,6 +98,7 @@ fn any_settings() -> impl Strategy<Value = Settings> {
                 Key::Pids | Key::CpuWeight => count.to_string(),
                 Key::Inodes => inodes.to_string(),
                 Key::Services => format!("postgres,postgres:A{count}"),
+                Key::Gate => ["public", "link", "ip:192.0.2.1,2001:db8::/32"][count as usize % 3].to_owned(),
             };
             settings.set(key, &value).unwrap();
         }

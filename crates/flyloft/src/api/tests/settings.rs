@@ -42,6 +42,7 @@ async fn settings_come_from_the_highest_level_and_app_json_gets_no_more_than_the
     disk        5GiB    built in
     inodes      500000  built in
     services    none    built in
+    gate        public  server
     memory: from the next launch on, or at once: flyloft restart shop/main
     ");
     let (_, json) = desk.command(&["set", "--json", "shop/main", "memory="]).await;

@@ -43,7 +43,7 @@ async fn what_is_awake_says_who_uses_it_and_when_it_falls_asleep() {
       why        it was used 3 min ago, and its `idle` is 15m
       memory     32.0 MiB held
       next       asleep in 12 min, if nobody uses it
-      settings   idle=15m (server) ttl=4h (server) expire=14d (server) memory=1GiB swap=1GiB pids=512 cpu_weight=100 disk=5GiB inodes=500000 services=none
+      settings   idle=15m (server) ttl=4h (server) expire=14d (server) memory=1GiB swap=1GiB pids=512 cpu_weight=100 disk=5GiB inodes=500000 services=none gate=public (server)
     ");
     *desk.stage.door.unused_for.lock().unwrap() = Some(Duration::ZERO);
     let _in_use = conductor.begin_use();

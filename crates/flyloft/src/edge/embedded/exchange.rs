@@ -15,6 +15,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::body::{Answer, Over, Relayed, Stream};
 use super::crowd::{Guest, Visit};
 use super::framing::{Encoder, Framing};
+use super::gate;
 use super::half_closed::Asked;
 use super::headers::{self, Authority, Visitor};
 use super::hold::{Wish, hold};
@@ -112,6 +113,7 @@ fn find(client: &Client, request: &Request<Incoming>) -> Result<(Authority, Way)
     if path == "/robots.txt" && matches!(*request.method(), Method::GET | Method::HEAD) && shared.routes.knows(&host) {
         return Err(Notice::Robots);
     }
+    gate::ask(client, request, &host)?;
     let quiet = client.manner.is_quiet(path, request.headers(), &shared.quiet);
     let way = match shared.routes.admit(&host, quiet) {
         Some(Admission::Entered(pass)) => Way::Open(pass),

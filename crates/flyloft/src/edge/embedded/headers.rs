@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
 
+use flyloft_core::gate;
 use hyper::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
@@ -20,6 +21,7 @@ pub const X_ROBOTS_TAG: HeaderName = HeaderName::from_static("x-robots-tag");
 /// The client, as the upstream is told of it.
 #[derive(Clone, Debug)]
 pub struct Visitor {
+    ip: IpAddr,
     address: HeaderValue,
     scheme: &'static str,
 }
@@ -40,9 +42,9 @@ pub struct NoHost;
 impl Visitor {
     pub fn new(address: IpAddr) -> Self {
         // An IPv4 client of a dual-stack socket is told by its IPv4 address.
-        let address = address.to_canonical().to_string();
-        let address = HeaderValue::try_from(address).expect("an address is made of visible characters");
-        Self { address, scheme: "http" }
+        let ip = address.to_canonical();
+        let address = HeaderValue::try_from(ip.to_string()).expect("an address is made of visible characters");
+        Self { ip, address, scheme: "http" }
     }
 
     /// As a proxy tells of it that says so in words of its own, and lets nobody else do so.
@@ -56,6 +58,15 @@ impl Visitor {
 
     pub fn address(&self) -> &str {
         self.address.to_str().unwrap_or_default()
+    }
+
+    pub fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
+    /// Whether it came over TLS.
+    pub fn is_secure(&self) -> bool {
+        self.scheme == "https"
     }
 
     fn default_port(&self) -> &'static str {
@@ -141,12 +152,12 @@ pub fn to_upstream(
     body: Framing,
 ) -> Vec<u8> {
     let headers = &request.headers;
-    let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
+    let target = gate::without_ours(request.uri.path_and_query().map_or("/", |target| target.as_str()));
     // The absolute form needs no path: `http://shop.test?query`.
     let root = if target.starts_with(['/', '*']) { "" } else { "/" };
     // Most heads fit, with what is added here.
     let mut head = Vec::with_capacity(1 << 10);
-    for part in [request.method.as_str(), " ", root, target, " HTTP/1.1\r\n"] {
+    for part in [request.method.as_str(), " ", root, &target, " HTTP/1.1\r\n"] {
         head.extend_from_slice(part.as_bytes());
     }
     write(&mut head, "host", authority.value.as_bytes());
@@ -236,7 +247,7 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 
 /// What the edge says in words of its own, or does itself.
 fn is_for_the_edge(name: &HeaderName) -> bool {
-    matches!(name.as_str(), "host" | "content-length" | "cookie" | "expect")
+    matches!(name.as_str(), "host" | "content-length" | "cookie" | "expect" | gate::BYPASS_HEADER)
 }
 
 /// RFC 9110 section 7.6.1, and what was meant so before it.
@@ -271,17 +282,24 @@ fn is_a_claim(name: &HeaderName) -> bool {
     }
 }
 
-/// HTTP/2 may send a cookie in pieces; in HTTP/1.1 it is one header (RFC 9113 section 8.2.3).
+/// HTTP/2 may send a cookie in pieces; in HTTP/1.1 it is one header (RFC 9113 section 8.2.3). What is for the gate stays
+/// here.
 fn write_cookies(head: &mut Vec<u8>, headers: &HeaderMap) {
-    let mut cookies = headers.get_all(COOKIE).iter();
-    let Some(first) = cookies.next() else { return };
-    head.extend_from_slice(b"cookie: ");
-    head.extend_from_slice(first.as_bytes());
-    for cookie in cookies {
-        head.extend_from_slice(b"; ");
-        head.extend_from_slice(cookie.as_bytes());
+    let begin = head.len();
+    let mut put = |cookies: &[u8]| {
+        head.extend_from_slice(if head.len() == begin { b"cookie: " } else { b"; " });
+        head.extend_from_slice(cookies);
+    };
+    for cookies in headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes) {
+        if gate::pairs(cookies).any(gate::is_ours) {
+            gate::pairs(cookies).filter(|pair| !pair.is_empty() && !gate::is_ours(pair)).for_each(&mut put);
+        } else {
+            put(cookies);
+        }
     }
-    head.extend_from_slice(b"\r\n");
+    if head.len() > begin {
+        head.extend_from_slice(b"\r\n");
+    }
 }
 
 /// The members of a list header, over all its lines.

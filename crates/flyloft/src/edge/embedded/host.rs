@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use flyloft_core::gate::Guard;
 use flyloft_core::name::EnvRef;
 use hyper::StatusCode;
 
@@ -22,6 +23,7 @@ const OWED_FOR: Duration = Duration::from_secs(60);
 
 pub struct Host {
     current: ArcSwap<Place>,
+    guard: ArcSwapOption<Guard>,
     usage: Arc<Counters>,
     waiting: Arc<Waiting>,
 }
@@ -134,11 +136,12 @@ impl Sleep {
 }
 
 impl Host {
-    pub fn new(env: EnvRef, aim: Aim) -> Arc<Self> {
+    pub fn new(env: EnvRef, aim: Aim, guard: Option<Arc<Guard>>) -> Arc<Self> {
         Arc::new_cyclic(|host| {
             let usage = Arc::<Counters>::default();
             let place = Place { env, aim, usage: usage.clone(), host: host.clone() };
-            Self { current: ArcSwap::from_pointee(place), usage, waiting: Arc::default() }
+            let (current, guard) = (ArcSwap::from_pointee(place), ArcSwapOption::new(guard));
+            Self { current, guard, usage, waiting: Arc::default() }
         })
     }
 
@@ -154,6 +157,15 @@ impl Host {
             self.current.store(place);
             fence(Ordering::SeqCst);
         });
+    }
+
+    /// Keeps its gate, if it is not for everybody.
+    pub fn guard(&self) -> Option<Arc<Guard>> {
+        self.guard.load_full()
+    }
+
+    pub fn keep(&self, guard: Option<Arc<Guard>>) {
+        self.guard.store(guard);
     }
 
     pub fn place(&self) -> arc_swap::Guard<Arc<Place>> {
@@ -319,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_place_that_has_changed_meanwhile_is_neither_entered_nor_waited_for() {
-        let host = Host::new(env(), Aim::Held(Sleep::default()));
+        let host = Host::new(env(), Aim::Held(Sleep::default()), None);
         let place = host.place().clone();
         host.change(env(), |_| Aim::Held(Sleep::default()));
         assert!(matches!(host.wait(&place, 1, 10), Joined::Moved));

@@ -19,6 +19,7 @@ mod crowd;
 mod entrance;
 mod exchange;
 mod framing;
+mod gate;
 mod half_closed;
 mod halt;
 mod headers;
@@ -53,6 +54,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use flyloft_core::gate::Guard;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
@@ -231,6 +233,11 @@ impl Edge for Embedded {
 
     async fn remove(&self, host: &str) -> Result<(), EdgeError> {
         self.routes.remove(host);
+        Ok(())
+    }
+
+    async fn guard(&self, host: &str, guard: Option<Arc<Guard>>) -> Result<(), EdgeError> {
+        self.routes.keep(host, guard);
         Ok(())
     }
 

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use flyloft_core::gate::Refusal;
 use flyloft_core::name::EnvRef;
 use http_body_util::Full;
 use hyper::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER,
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, REFERRER_POLICY,
+    RETRY_AFTER, SET_COOKIE,
 };
 use hyper::{Response, StatusCode};
 
@@ -59,6 +61,16 @@ pub enum Notice {
     Crowded {
         env: EnvRef,
         comes_back: bool,
+    },
+    /// Who asks may not look.
+    Barred {
+        env: EnvRef,
+        why: Refusal,
+    },
+    /// Who asks may look from now on, at the same address without what opened the gate.
+    Enter {
+        cookie: String,
+        to: String,
     },
     /// Not a page, but what crawlers ask first.
     Robots,
@@ -109,6 +121,8 @@ impl Notice {
             | Notice::Crowded { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Notice::Dead { .. } => StatusCode::BAD_GATEWAY,
             Notice::Robots => StatusCode::OK,
+            Notice::Barred { .. } => StatusCode::FORBIDDEN,
+            Notice::Enter { .. } => StatusCode::SEE_OTHER,
         }
     }
 
@@ -126,6 +140,8 @@ impl Notice {
             Notice::Asleep { env } => format!("{env} is asleep"),
             Notice::Crowded { env, .. } => format!("{env} is waking up, and many wait"),
             Notice::Robots => "robots.txt".to_owned(),
+            Notice::Barred { env, .. } => format!("{env} is not public"),
+            Notice::Enter { .. } => "Come in".to_owned(),
             Notice::Dead { env, .. } => format!("{env} did not answer"),
         }
     }
@@ -153,6 +169,12 @@ impl Notice {
                 format!("No more requests are kept until it is awake. {}", again(*comes_back))
             }
             Notice::Robots => ROBOTS.to_owned(),
+            Notice::Barred { why, .. } => match why {
+                Refusal::NoLink => "Whoever works on it can give you a link that opens it.".to_owned(),
+                Refusal::Expired => "Your link has expired. Whoever works on it can give you another one.".to_owned(),
+                Refusal::Address => "It is there for some addresses only, and yours is none of them.".to_owned(),
+            },
+            Notice::Enter { .. } => "Your link has opened it for this browser.".to_owned(),
             Notice::Dead { how, .. } => match how {
                 Death::Refused => "Its web process does not listen: it has ended, or is still starting.".to_owned(),
                 Death::Unreachable => "Its web process could not be reached.".to_owned(),
@@ -168,6 +190,7 @@ impl Notice {
         match self {
             Notice::UnknownHost { .. } => Some("flyloft ls".to_owned()),
             Notice::Failed { env, .. } => Some(format!("flyloft why {env}")),
+            Notice::Barred { env, why: Refusal::NoLink | Refusal::Expired } => Some(format!("flyloft share {env}")),
             Notice::Dead { env, .. } => Some(format!("flyloft logs {env}")),
             _ => None,
         }
@@ -198,6 +221,13 @@ impl Notice {
         headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
         if let Some(seconds) = self.retry_after() {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Notice::Enter { cookie, to } = self {
+            let value = |text: &str, other| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(other));
+            headers.insert(SET_COOKIE, value(cookie, ""));
+            headers.insert(LOCATION, value(to, "/"));
+            // Nobody else is told what the address was.
+            headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
         }
         headers::forbid_indexing(headers);
         response

@@ -12,6 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use flyloft_core::gate::Guard;
+use flyloft_core::name::EnvRef;
+use hyper::StatusCode;
 
 use super::host::{Aim, Host, Pass, Place, Sleep};
 use super::upstream::Upstreams;
@@ -56,11 +59,30 @@ impl Routes {
         let name = host.to_ascii_lowercase();
         let table = self.table.load();
         if let Some(host) = table.get(name.as_str()) {
+            host.keep(route.guard);
             return host.change(route.env, |before| aim(Some(before)));
         }
         let mut next = Table::clone(&table);
-        next.insert(name.into(), Host::new(route.env, aim(None)));
+        next.insert(name.into(), Host::new(route.env, aim(None), route.guard));
         self.table.store(Arc::new(next));
+    }
+
+    /// From the return of this call on, newcomers are asked by this guard.
+    pub fn keep(&self, host: &str, guard: Option<Arc<Guard>>) {
+        self.of(host, |host| host.keep(guard.clone()));
+    }
+
+    /// Who keeps the gate of `host` (lower case), if somebody does.
+    pub fn guard(&self, host: &str) -> Option<Arc<Guard>> {
+        self.table.load().get(host)?.guard()
+    }
+
+    /// Counts the answer to a request that was turned away at the gate of `host`, and gives whose that is.
+    pub fn turned(&self, host: &str, status: StatusCode) -> Option<EnvRef> {
+        self.of(host, |host| {
+            host.place().count(status.as_u16());
+            host.place().env.clone()
+        })
     }
 
     pub fn explain(&self, host: &str, doing: &str) {
@@ -147,13 +169,11 @@ impl Routes {
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use flyloft_core::name::EnvRef;
-
     use super::*;
 
     fn route(port: u16) -> Route {
         let upstream = SocketAddr::from(([127, 0, 0, 1], port));
-        Route { env: EnvRef::parse("shop/main").unwrap(), target: Target::Upstream(upstream) }
+        Route::public(EnvRef::parse("shop/main").unwrap(), Target::Upstream(upstream))
     }
 
     fn entered(routes: &Routes) -> Option<Pass> {

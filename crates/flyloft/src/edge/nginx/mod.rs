@@ -22,7 +22,7 @@ mod sockets;
 mod tests;
 mod uses;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -30,6 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use flyloft_core::gate::Guard;
 use flyloft_core::host::HostName;
 use flyloft_core::name::EnvRef;
 use flyloft_core::nginx::{Haste, KEPT, Plan};
@@ -82,6 +83,8 @@ struct Apps {
     resting: HashMap<SocketAddr, EnvRef>,
     /// Those that go straight no more because something else will soon, and where they went.
     expected: HashMap<HostName, SocketAddr>,
+    /// Those that would go straight if they had no gate, at which flyloft asks, and where to.
+    gated: BTreeMap<HostName, SocketAddr>,
 }
 
 impl Apps {
@@ -103,13 +106,15 @@ impl Nginx {
     pub fn open(inner: SharedEdge, config: NginxConfig) -> std::io::Result<Arc<Self>> {
         let NginxConfig { place, log, quiet_agents, routes, visits } = config;
         let mut apps = Apps::default();
-        let mut straight = std::collections::BTreeMap::new();
-        for (host, Route { env, target }) in routes {
+        let (mut straight, mut gated) = (BTreeMap::new(), BTreeMap::new());
+        for (host, Route { env, target, guard }) in routes {
             if let (Ok(host), Target::Upstream(address)) = (HostName::parse(&host), target) {
                 apps.known.insert(address, env);
-                straight.insert(host, address);
+                let goes = if guard.is_none() { &mut straight } else { &mut gated };
+                goes.insert(host, address);
             }
         }
+        apps.gated = gated;
         let (desk, place, apps) =
             (Arc::new(Desk::new(Plan::new(straight))), Arc::new(place), Arc::new(Mutex::new(apps)));
         log.set_nonblocking(true)?;
@@ -132,6 +137,17 @@ impl Nginx {
         self.desk.troubles()
     }
 
+    /// Has all requests for a host name come here, and waits until they do.
+    async fn ask_here(&self, name: &HostName) -> Result<(), EdgeError> {
+        self.desk.with(|plan| {
+            plan.come_here(name);
+            if plan.may_go_straight(name) {
+                plan.hurry(Haste::Now);
+            }
+        });
+        Ok(self.desk.until(|plan| !plan.may_go_straight(name)).await?)
+    }
+
     fn apps(&self) -> MutexGuard<'_, Apps> {
         self.apps.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -141,15 +157,23 @@ impl Nginx {
 impl Edge for Nginx {
     async fn set(&self, host: &str, route: Route) -> Result<(), EdgeError> {
         let Ok(name) = HostName::parse(host) else { return self.inner.set(host, route).await };
-        let (env, target) = (route.env.clone(), route.target.clone());
+        let (env, target, has_gate) = (route.env.clone(), route.target.clone(), route.guard.is_some());
         // Whoever nginx brings here finds the way at once.
         self.inner.set(host, route).await?;
-        self.apps().expected.remove(&name);
+        {
+            let mut apps = self.apps();
+            apps.expected.remove(&name);
+            apps.gated.remove(&name);
+        }
         let Target::Upstream(address) = target else {
             self.desk.with(|plan| plan.come_here(&name));
             return Ok(());
         };
         self.apps().is_at(env, address);
+        if has_gate {
+            self.apps().gated.insert(name.clone(), address);
+            return self.ask_here(&name).await;
+        }
         self.desk.with(|plan| plan.go_straight(name.clone(), address));
         Ok(self.desk.until(|plan| !plan.may_mislead(&name, address)).await?)
     }
@@ -158,11 +182,29 @@ impl Edge for Nginx {
         self.inner.remove(host).await?;
         let Ok(name) = HostName::parse(host) else { return Ok(()) };
         self.uses.forget(host);
-        self.desk.with(|plan| {
-            plan.come_here(&name);
-            plan.hurry(Haste::Now);
-        });
-        Ok(self.desk.until(|plan| !plan.may_go_straight(&name)).await?)
+        self.apps().gated.remove(&name);
+        self.ask_here(&name).await
+    }
+
+    async fn guard(&self, host: &str, guard: Option<Arc<Guard>>) -> Result<(), EdgeError> {
+        let has_gate = guard.is_some();
+        self.inner.guard(host, guard).await?;
+        let Ok(name) = HostName::parse(host) else { return Ok(()) };
+        {
+            let mut apps = self.apps();
+            if has_gate {
+                let expected = apps.expected.remove(&name);
+                if let Some(address) = self.desk.with(|plan| plan.straight(&name)).or(expected) {
+                    apps.gated.insert(name.clone(), address);
+                }
+            } else if let Some(address) = apps.gated.remove(&name) {
+                self.desk.with(|plan| plan.go_straight(name.clone(), address));
+            }
+        }
+        match has_gate {
+            true => self.ask_here(&name).await,
+            false => Ok(()),
+        }
     }
 
     fn expect(&self, host: &str, change: bool) {

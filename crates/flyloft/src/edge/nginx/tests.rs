@@ -13,6 +13,7 @@ use crate::edge::embedded::{EdgeConfig, Embedded};
 use crate::own_server;
 use nginx_site::{NginxSite, OTHER};
 
+mod gates;
 #[allow(dead_code, reason = "user stories use the rest")]
 #[path = "../../../tests/it/nginx_site.rs"]
 mod nginx_site;
@@ -92,7 +93,7 @@ impl Stage {
 }
 
 fn route(target: Target) -> Route {
-    Route { env: EnvRef::parse("shop/main").unwrap(), target }
+    Route::public(EnvRef::parse("shop/main").unwrap(), target)
 }
 
 fn held() -> Route {

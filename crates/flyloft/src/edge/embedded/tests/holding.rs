@@ -223,7 +223,7 @@ async fn what_cannot_wake_any_more_lets_those_who_wait_go() {
     let (stage, _visitors) = Stage::asleep(|_| {}).await;
     let clients = queue(&stage, 2).await;
     let target = Target::Unavailable { why: "It is over its disk.".into() };
-    stage.edge.set("shop.test", Route { env: env(), target }).await.unwrap();
+    stage.edge.set("shop.test", Route::public(env(), target)).await.unwrap();
     for mut client in clients {
         let answer = client.read_answer().await;
         assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("It is over its disk.\n"), "{answer}");

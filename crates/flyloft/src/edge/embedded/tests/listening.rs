@@ -78,7 +78,7 @@ async fn a_successor_takes_the_sockets_over_and_no_request_is_lost() {
         let inherited = old.edge.listeners().unwrap();
         assert_eq!(inherited.len(), 2);
 
-        let route = Route { env: env(), target: Target::Upstream(new_app.address) };
+        let route = Route::public(env(), Target::Upstream(new_app.address));
         let new = Stage::with(|config| {
             config.listen = vec![address];
             config.inherited = inherited;

@@ -3,6 +3,7 @@
 mod bodies;
 mod clients;
 mod crowds;
+mod gates;
 mod holding;
 mod http2;
 mod listening;
@@ -89,7 +90,7 @@ impl Stage {
 
     async fn hold(&self, host: &str, failure: Option<&str>) {
         let target = Target::Held { failure: failure.map(str::to_owned) };
-        self.edge.set(host, Route { env: env(), target }).await.unwrap();
+        self.edge.set(host, Route::public(env(), target)).await.unwrap();
     }
 
     /// Waits until so many requests wait for `shop.test`.
@@ -99,7 +100,7 @@ impl Stage {
     }
 
     async fn route(&self, host: &str, upstream: SocketAddr) {
-        let route = Route { env: env(), target: Target::Upstream(upstream) };
+        let route = Route::public(env(), Target::Upstream(upstream));
         self.edge.set(host, route).await.unwrap();
     }
 

@@ -51,7 +51,7 @@ async fn a_browser_gets_a_page_without_anything_from_elsewhere() {
 async fn text_from_outside_is_never_part_of_the_page() {
     let stage = Stage::new();
     let why = "<script>alert(1)</script> & \"more\"".to_owned();
-    stage.edge.set("shop.test", Route { env: env(), target: Target::Unavailable { why } }).await.unwrap();
+    stage.edge.set("shop.test", Route::public(env(), Target::Unavailable { why })).await.unwrap();
     for host in ["<script>alert(1)</script>", "\"onload=alert(1)", "shop.test"] {
         let answer = stage.ask(&format!("GET /<b> HTTP/1.1\nHost: {host}\nAccept: text/html\n\n")).await;
         let (_, page) = answer.split_once("\n\n").unwrap();
@@ -66,7 +66,7 @@ async fn text_from_outside_is_never_part_of_the_page() {
 async fn an_environment_that_does_not_run_says_why() {
     let stage = Stage::new();
     let target = Target::Unavailable { why: "It has been stopped by its owner.".into() };
-    stage.edge.set("shop.test", Route { env: env(), target }).await.unwrap();
+    stage.edge.set("shop.test", Route::public(env(), target)).await.unwrap();
     let answer = stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;
     assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\n"), "{answer}");
     assert!(answer.ends_with("\n\nshop/main is not available\nIt has been stopped by its owner.\n"), "{answer}");

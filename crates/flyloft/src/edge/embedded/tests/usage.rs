@@ -83,7 +83,7 @@ async fn a_request_is_use_from_its_beginning_to_its_end() {
 async fn a_change_of_route_is_not_the_end_of_a_count() {
     let stage = Stage::new().app(echo_head).await;
     stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;
-    let route = Route { env: env(), target: Target::Unavailable { why: "over its disk".into() } };
+    let route = Route::public(env(), Target::Unavailable { why: "over its disk".into() });
     stage.edge.set("shop.test", route).await.unwrap();
     assert!(stage.edge.unused_for("shop.test").is_some());
     stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;

@@ -1,0 +1,110 @@
+//! What opens a gate: a time and a signature over it, for one environment and one purpose.
+//!
+//! ```text
+//!   daemon's secret ─► key of an environment ─► token: until when (5 bytes), HMAC-SHA256 (its first 16 bytes)
+//!                      id, host, generation            purpose, until when
+//! ```
+//!
+//! An environment's key is made from the daemon's secret by HMAC, so that the key of one says nothing of another's.
+//! Half of the output of HMAC-SHA256 is as hard to guess as a key of 128 bits (RFC 2104 section 5).
+
+use base64ct::{Base64UrlUnpadded, Encoding};
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+const TIME: usize = 5;
+const TAG: usize = 16;
+const TOKEN: usize = TIME + TAG;
+
+/// For good: a time after which nothing is signed.
+pub const NEVER: u64 = (1 << (8 * TIME)) - 1;
+
+/// What a token is for. None is good for another's purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// It is in a link that people are given.
+    Link,
+    /// It is the cookie of somebody who came by a link.
+    Visit,
+    /// The same over TLS, where nobody has read it on its way.
+    SecureVisit,
+    /// An automated test says it.
+    Bypass,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Until then, in seconds since the Unix epoch.
+    Good {
+        until: u64,
+    },
+    Expired,
+    Wrong,
+}
+
+/// With which the tokens of one environment are signed.
+#[derive(Clone)]
+pub struct Key(Hmac<Sha256>);
+
+impl Key {
+    /// `env` is the environment's id, which no other has had. With another `generation` no token of before is good.
+    pub fn new(secret: &[u8; 32], env: i64, host: &str, generation: u32) -> Self {
+        let mut mac = hmac(secret);
+        mac.update(b"environment\0");
+        mac.update(&env.to_be_bytes());
+        mac.update(&generation.to_be_bytes());
+        mac.update(host.as_bytes());
+        Self(hmac(&mac.finalize().into_bytes()))
+    }
+
+    /// A token that is good until then, in seconds since the Unix epoch.
+    pub fn sign(&self, purpose: Purpose, until: u64) -> String {
+        let time = time(until);
+        let mut token = [0; TOKEN];
+        token[..TIME].copy_from_slice(&time);
+        token[TIME..].copy_from_slice(&self.mac(purpose, &time).finalize().into_bytes()[..TAG]);
+        Base64UrlUnpadded::encode_string(&token)
+    }
+
+    pub fn check(&self, purpose: Purpose, text: &[u8], now: u64) -> Check {
+        let mut token = [0; TOKEN];
+        match Base64UrlUnpadded::decode(text, &mut token) {
+            Ok(decoded) if decoded.len() == TOKEN => {}
+            _ => return Check::Wrong,
+        }
+        let (time, tag) = token.split_first_chunk::<TIME>().expect("a token is longer than its time");
+        // It compares in constant time.
+        if self.mac(purpose, time).verify_truncated_left(tag).is_err() {
+            return Check::Wrong;
+        }
+        let until = time.iter().fold(0, |until, byte| (until << 8) | u64::from(*byte));
+        if now < until { Check::Good { until } } else { Check::Expired }
+    }
+
+    fn mac(&self, purpose: Purpose, time: &[u8; TIME]) -> Hmac<Sha256> {
+        let mut mac = self.0.clone();
+        mac.update(&[purpose.byte()]);
+        mac.update(time);
+        mac
+    }
+}
+
+fn hmac(key: &[u8]) -> Hmac<Sha256> {
+    Hmac::new_from_slice(key).expect("HMAC takes keys of any length")
+}
+
+fn time(until: u64) -> [u8; TIME] {
+    let [_, _, _, time @ ..] = until.min(NEVER).to_be_bytes();
+    time
+}
+
+impl Purpose {
+    fn byte(self) -> u8 {
+        match self {
+            Purpose::Link => b'l',
+            Purpose::Visit => b'v',
+            Purpose::SecureVisit => b's',
+            Purpose::Bypass => b'b',
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Who may look: what strangers, guests and apps see of a gate.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use flyloft_core::gate::{Gate, Guard, Key, Purpose};
+
+use super::*;
+
+fn key() -> Key {
+    Key::new(&[7; 32], 1, "shop.test", 0)
+}
+
+fn guard(gate: &str) -> Option<Arc<Guard>> {
+    Guard::new(Gate::parse(gate).unwrap(), key()).map(Arc::new)
+}
+
+fn sign(purpose: Purpose) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    key().sign(purpose, now + 3600)
+}
+
+/// An app at `shop.test`, behind this gate, that tells of the head that it has got.
+async fn gated(gate: &str) -> Stage {
+    let stage = Stage::new().app(echo_head).await;
+    stage.edge.guard("shop.test", guard(gate)).await.unwrap();
+    stage
+}
+
+fn header<'a>(answer: &'a str, name: &str) -> &'a str {
+    answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_stranger_wakes_nothing_waits_for_nothing_and_is_no_use() {
+    let (stage, mut visits) = Stage::asleep(|_| {}).await;
+    stage.edge.guard("shop.test", guard("link")).await.unwrap();
+    for request in [
+        "GET / HTTP/1.1\nHost: shop.test\n\n",
+        "POST / HTTP/1.1\nHost: shop.test\nContent-Length: 3\n\nabc",
+        "OPTIONS / HTTP/1.1\nHost: shop.test\nOrigin: http://a.test\nAccess-Control-Request-Method: PUT\n\n",
+        "GET / HTTP/1.1\nHost: shop.test\nConnection: upgrade\nUpgrade: websocket\n\n",
+        "GET /?flyloft-link=AAAA HTTP/1.1\nHost: SHOP.test:80\nCookie: flyloft-gate=AAAA; __Host-flyloft=AAAA\n\n",
+    ] {
+        let answer = stage.ask(request).await;
+        assert!(answer.starts_with("HTTP/1.1 403 Forbidden\n"), "{answer}");
+        assert!(answer.contains("\ncache-control: no-store\n"), "{answer}");
+    }
+    assert!(visits.try_recv().is_err(), "a stranger has woken it");
+    assert_eq!(stage.edge.unused_for("shop.test"), None);
+    assert_eq!(stage.edge.answers("shop.test"), [0, 0, 0, 5, 0]);
+}
+
+#[tokio::test]
+async fn whoever_has_a_link_wakes_it_like_any_visitor() {
+    let (stage, mut visits) = Stage::asleep(|_| {}).await;
+    stage.edge.guard("shop.test", guard("link")).await.unwrap();
+    let target = format!("/a?b=1&flyloft-link={}", sign(Purpose::Link));
+    let entered = stage.ask(&format!("GET {target} HTTP/1.1\nHost: shop.test\n\n")).await;
+    assert!(entered.starts_with("HTTP/1.1 303 See Other\n"), "{entered}");
+    assert_eq!((header(&entered, "location"), header(&entered, "referrer-policy")), ("/a?b=1", "no-referrer"));
+    assert!(visits.try_recv().is_err(), "it has not come in yet");
+    let cookie = header(&entered, "set-cookie").split(';').next().unwrap().to_owned();
+    let mut client = stage.connect().await;
+    client.say(&format!("GET /a HTTP/1.1\r\nHost: shop.test\r\nCookie: {cookie}\r\n\r\n")).await;
+    let visit = in_time(visits.recv()).await.unwrap();
+    assert_eq!(visit.by, "GET /a from 127.0.0.1");
+}
+
+#[tokio::test]
+async fn the_page_for_a_stranger_says_whom_to_ask() {
+    let stage = gated("link").await;
+    let answer = stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;
+    insta::assert_snapshot!(undated(&answer), @r"
+    HTTP/1.1 403 Forbidden
+    content-type: text/plain; charset=utf-8
+    cache-control: no-store
+    content-security-policy: default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'
+    x-robots-tag: noindex
+    content-length: 108
+
+    shop/main is not public
+    Whoever works on it can give you a link that opens it.
+
+        flyloft share shop/main
+    ");
+    let old = key().sign(Purpose::Link, 1);
+    let answer = stage.ask(&format!("GET /?flyloft-link={old} HTTP/1.1\nHost: shop.test\nAccept: text/html\n\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("<p>Your link has expired."), "{answer}");
+}
+
+#[tokio::test]
+async fn an_app_sees_the_request_and_nothing_of_what_opened_the_gate() {
+    let stage = gated("link").await;
+    let (cookie, token) = (sign(Purpose::Visit), sign(Purpose::Bypass));
+    for (target, headers) in [
+        ("/a?b=1", format!("Cookie: c=d; flyloft-gate={cookie}; e=f\nAuthorization: Bearer own\n")),
+        ("/a?b=1", format!("Cookie: c=d; e=f\nX-Flyloft-Bypass: {token}\nAuthorization: Bearer own\n")),
+        (format!("/a?flyloft-bypass={token}&b=1").as_str(), "Cookie: c=d; e=f\nAuthorization: Bearer own\n".to_owned()),
+        (
+            format!("/a?b=1&flyloft-link={}", key().sign(Purpose::Link, 1)).as_str(),
+            format!("Cookie: flyloft-gate={cookie}; c=d\nCookie: e=f; __Host-flyloft=x\nAuthorization: Bearer own\n"),
+        ),
+    ] {
+        let answer = stage.ask(&format!("GET {target} HTTP/1.1\nHost: shop.test\n{headers}\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\n"), "{answer}");
+        assert!(answer.contains("\n\nGET /a?b=1 HTTP/1.1\n"), "{answer}");
+        assert!(
+            answer.contains("\nauthorization: Bearer own\n") && answer.contains("\ncookie: c=d; e=f\n"),
+            "{answer}"
+        );
+        assert!(!answer.contains("flyloft"), "{answer}");
+    }
+    let only = format!("GET / HTTP/1.1\nHost: shop.test\nCookie: flyloft-gate={cookie}\n\n");
+    let answer = stage.ask(&only).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\n") && !answer.contains("cookie"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_address_of_the_list_may_look_and_another_may_not() {
+    let request = "GET / HTTP/1.1\nHost: shop.test\nX-Forwarded-For: 203.0.113.7\n\n";
+    let answer = gated("ip:127.0.0.0/8").await.ask(request).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\n"), "{answer}");
+    let answer = gated("ip:203.0.113.7,::/0").await.ask(request).await;
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("for some addresses only"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_gate_that_is_opened_or_shut_holds_from_the_next_request_on_also_on_a_connection_that_is_open() {
+    let stage = gated("link").await;
+    let mut client = stage.connect().await;
+    for (gate, status) in [("link", "403"), ("public", "200"), ("ip:192.0.2.1", "403"), ("ip:127.0.0.1", "200")] {
+        stage.edge.guard("shop.test", guard(gate)).await.unwrap();
+        client.say("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
+        let answer = client.read_answer().await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{gate}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn crawlers_are_told_to_stay_away_and_not_let_in() {
+    let stage = gated("link").await;
+    let robots = stage.ask("GET /robots.txt HTTP/1.1\nHost: shop.test\n\n").await;
+    assert!(robots.starts_with("HTTP/1.1 200 ") && robots.ends_with("Disallow: /\n"), "{robots}");
+    let answer = stage.ask("GET / HTTP/1.1\nHost: shop.test\nUser-Agent: Googlebot\n\n").await;
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+}
