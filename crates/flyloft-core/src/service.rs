@@ -52,7 +52,7 @@ pub enum UrlError {
     Escape,
     #[error("the URL has a control character in it")]
     Control,
-    #[error("the URL has more than one `{0}` that is not written as `{1}`: escape those of the password")]
+    #[error("the URL has a `{0}` too many: one in the password is written `{1}`")]
     Unescaped(char, &'static str),
     #[error("the URL's path is no number of a database, such as /1")]
     Number,
@@ -68,6 +68,10 @@ impl ServerUrl {
         let (scheme, rest) = text.split_once("://").ok_or(UrlError::Scheme(kind))?;
         let tls = kind.encrypts(scheme).ok_or(UrlError::Scheme(kind))?;
         let (rest, parameters) = rest.split_once('?').unwrap_or((rest, ""));
+        // A host and a database have none.
+        if parameters.contains('@') {
+            return Err(UrlError::Unescaped('?', "%3F"));
+        }
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         if path.contains('/') {
             return Err(UrlError::Unescaped('/', "%2F"));
@@ -274,6 +278,7 @@ mod tests {
         refuse("postgres://admin:%ff@db/postgres", UrlError::Escape);
         refuse("postgres://admin:a%0Ab@db/postgres", UrlError::Control);
         refuse("postgres://admin:p@ss@db/postgres", UrlError::Unescaped('@', "%40"));
+        refuse("postgres://admin:what?@db/postgres", UrlError::Unescaped('?', "%3F"));
         refuse("postgres://admin@db/a/b", UrlError::Unescaped('/', "%2F"));
         refuse("postgres://admin@db?options=-c", UrlError::Parameter(Kind::Postgres, "options".to_owned()));
         refuse("postgres://admin@db?sslmode=prefer", UrlError::SslMode);

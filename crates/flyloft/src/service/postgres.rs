@@ -114,18 +114,21 @@ impl Driver for Postgres {
 }
 
 /// Reads a dump from standard input, of either kind: `pg_restore` writes its own as SQL. That of newer versions begins
-/// with a setting that older servers do not know. All or nothing is up to who asks, who fills what nobody uses yet.
-const RESTORE: &str = "set -o pipefail
+/// with a setting that older servers do not know. One that connects elsewhere would be read into what is in use. All or
+/// nothing is up to who asks, who fills what nobody uses yet.
+const RESTORE: &str = r#"set -o pipefail
 sql() {
-    sed '1,40{/^SET transaction_timeout = 0;$/d}' |
+    sed -e '1,40{/^SET transaction_timeout = 0;$/d}' \
+        -e '/^\\c\(onnect\)\?\([[:space:]]\|$\)/{s/.*/the dump connects to a database of its own: take it of one database, without `--create`/w /dev/stderr' \
+        -e 'Q1' -e '}' |
         psql --no-psqlrc --quiet --single-transaction --set=ON_ERROR_STOP=1 --output=/dev/null --file=-
 }
 IFS= read -r -N 5 begin
-[ -n \"$begin\" ] || { echo 'the dump is empty' >&2; exit 1; }
+[ -n "$begin" ] || { echo 'the dump is empty' >&2; exit 1; }
 case $begin in
-    PGDMP) { printf %s \"$begin\"; cat; } | pg_restore --no-owner --no-privileges --file=- | sql ;;
-    *) { printf %s \"$begin\"; cat; } | sql ;;
-esac";
+    PGDMP) { printf %s "$begin"; cat; } | pg_restore --no-owner --no-privileges --file=- | sql ;;
+    *) { printf %s "$begin"; cat; } | sql ;;
+esac"#;
 
 /// What works with a database of that name.
 fn programs(server: &Server, wanted: &Wanted, database: &str) -> Programs {

@@ -70,6 +70,13 @@ fn databases_begin_with_a_template_or_a_copy_and_people_dump_restore_reset_and_l
     let broken = with_input(&flyloft, &["services", "restore", "it-data/copied", "-", "--yes"], "SELEC 1;\n");
     assert!(!broken.status.success() && text(&broken).contains("syntax error at or near"), "{}", text(&broken));
     assert!(text(&broken).contains("what was there is there still"), "{}", text(&broken));
+    // Of all databases of a server, or with what makes its own.
+    let database = postgres.sql("SELECT datname FROM pg_database WHERE datname LIKE 'flyloft%copied%'");
+    let elsewhere = format!("CREATE TABLE other (text text);\n\\connect {database}\nDELETE FROM notes;\n");
+    let refused = with_input(&flyloft, &["services", "restore", "it-data/copied", "-", "--yes"], &elsewhere);
+    let told = text(&refused);
+    assert!(!refused.status.success() && told.contains("connects to a database of its own"), "{told}");
+    assert!(told.contains("what was there is there still"), "{told}");
     assert_eq!(flyloft.get("it-data/copied", "/").body, "restored");
 
     let looked = with_input(
