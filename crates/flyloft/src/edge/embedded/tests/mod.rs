@@ -4,6 +4,7 @@ mod bodies;
 mod clients;
 mod crowds;
 mod gates;
+mod frames;
 mod holding;
 mod http2;
 mod listening;

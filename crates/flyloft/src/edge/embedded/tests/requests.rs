@@ -151,6 +151,38 @@ async fn conflicting_lengths_do_not_make_a_second_request() {
 }
 
 #[tokio::test]
+async fn a_chunk_whose_size_is_not_clear_ends_its_connection() {
+    let stage = Stage::new()
+        .app(async |mut peer: Peer| {
+            peer.read_head().await;
+            peer.read_to_end().await;
+        })
+        .await;
+    for size in ["0x5", "-1", "+5", "fffffffffffffffff", "", "5\r"] {
+        let mut client = stage.connect().await;
+        client.say("POST / HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        client.say(&format!("{size}\r\nhello\r\n0\r\n\r\nGET /hidden HTTP/1.1\r\nHost: shop.test\r\n\r\n")).await;
+        let said = client.read_to_end().await;
+        assert!(said.matches("HTTP/1.1 ").count() <= 1 && !said.contains("200 OK"), "{size:?}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn lines_that_end_in_a_line_feed_alone_hide_no_second_request() {
+    let stage = Stage::new().app(echo_head).await;
+    let mut client = stage.connect().await;
+    client.say("GET /a HTTP/1.1\nHost: shop.test\nX-A: b\n\nGET /b HTTP/1.1\nHost: shop.test\n\n").await;
+    for path in ["/a", "/b"] {
+        let answer = client.read_answer().await;
+        // What an app reads has whole ends of lines.
+        assert!(answer.contains(&format!("\n\nGET {path} HTTP/1.1\n")), "{answer}");
+        assert_eq!(answer.matches("HTTP/1.1\n").count(), 1, "{answer}");
+    }
+    let answer = stage.ask("GET / HTTP/1.1\nHost: shop.test\nX-A: b\rX-B: c\n\n").await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
+
+#[tokio::test]
 async fn a_coding_that_would_lose_its_label_is_refused() {
     let stage = Stage::new().app(echo_head).await;
     let answer = stage.ask("POST / HTTP/1.1\nHost: shop.test\nTransfer-Encoding: gzip, chunked\n\n0\n\n").await;
