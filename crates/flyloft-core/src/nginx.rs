@@ -15,6 +15,6 @@ mod report;
 mod site;
 
 pub use pace::{Haste, Pace};
-pub use plan::{Plan, Straight};
+pub use plan::{Apart, Plan, Straight, Told};
 pub use report::{Seen, is_leaving, is_worker};
 pub use site::{KEPT, Site};

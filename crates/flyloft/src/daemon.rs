@@ -245,7 +245,7 @@ async fn begin(
         configuration: file,
     };
     let tally = Tally::default();
-    let Front { edge, embedded, addresses, troubles, .. } = front;
+    let Front { edge, embedded, addresses, told_of_nginx, .. } = front;
     let admission = Admission::new(state.clock.clone(), edge.clone(), config.memory.reserve);
     let parts = Parts {
         store,
@@ -292,8 +292,8 @@ async fn begin(
     tokio::spawn(retention::keep_for_ever(loft.parts.clone()));
     tokio::spawn(provision::reconcile_for_ever(loft.parts.clone()));
     tokio::spawn(provision::sleepers::hang_up_for_ever(loft.parts.clone()));
-    if let Some(troubles) = troubles {
-        tokio::spawn(front::tell(loft.parts.store.clone(), troubles));
+    if let Some(told_of_nginx) = told_of_nginx {
+        tokio::spawn(front::tell(loft.parts.store.clone(), told_of_nginx));
     }
     for listener in metrics_listeners {
         tokio::spawn(metrics::serve(listener, loft.clone()));

@@ -1,23 +1,42 @@
 //! What nginx is to do, and what it may be doing meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::Haste;
 use crate::host::HostName;
+use crate::name::AppName;
 
 /// Which host name goes straight to which app. All others are flyloft's.
 pub type Straight = BTreeMap<HostName, SocketAddr>;
+
+/// What nginx goes by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    pub straight: Straight,
+    /// Of apps that have a snippet.
+    pub apart: BTreeMap<AppName, Apart>,
+}
+
+/// An app whose host names nginx treats as an administrator's snippet says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Apart {
+    /// Differs for each snippet that the app has had.
+    pub snippet: u64,
+    pub hosts: BTreeSet<HostName>,
+}
 
 /// What is wanted of nginx, and what of it is known to be so.
 ///
 /// What must hold: an address that [`Plan::may_reach`] denies is one that nginx sends no newcomer to.
 #[derive(Debug)]
 pub struct Plan {
-    wanted: Straight,
+    wanted: Told,
+    /// All host names, and whose they are.
+    hosts: BTreeMap<HostName, AppName>,
     /// All that nginx may go by: what it was told last, and what was written after that and may have been read.
-    may: Vec<Arc<Straight>>,
+    may: Vec<Arc<Told>>,
     /// It may go by something else, too: what a daemon before this one has written.
     unknown: bool,
     haste: Option<Haste>,
@@ -25,25 +44,59 @@ pub struct Plan {
 
 impl Plan {
     /// Nothing is known of nginx yet.
-    pub fn new(wanted: Straight) -> Self {
-        Self { wanted, may: Vec::new(), unknown: true, haste: Some(Haste::Now) }
+    pub fn new(straight: Straight) -> Self {
+        let wanted = Told { straight, apart: BTreeMap::new() };
+        Self { wanted, hosts: BTreeMap::new(), may: Vec::new(), unknown: true, haste: Some(Haste::Now) }
     }
 
     pub fn straight(&self, host: &HostName) -> Option<SocketAddr> {
-        self.wanted.get(host).copied()
+        self.wanted.straight.get(host).copied()
     }
 
     /// From now on `host` is to go straight to an app.
     pub fn go_straight(&mut self, host: HostName, to: SocketAddr) {
         let haste = if self.may_mislead(&host, to) { Haste::Now } else { Haste::Later };
-        if self.wanted.insert(host, to) != Some(to) {
+        if self.wanted.straight.insert(host, to) != Some(to) {
             self.hurry(haste);
         }
     }
 
     /// From now on `host` is flyloft's.
     pub fn come_here(&mut self, host: &HostName) {
-        if self.wanted.remove(host).is_some() {
+        if self.wanted.straight.remove(host).is_some() {
+            self.hurry(Haste::Soon);
+        }
+    }
+
+    /// From now on `host` is one of the app's.
+    pub fn belongs(&mut self, host: &HostName, app: &AppName) {
+        self.hosts.insert(host.clone(), app.clone());
+        if let Some(apart) = self.wanted.apart.get_mut(app)
+            && apart.hosts.insert(host.clone())
+        {
+            self.hurry(Haste::Now);
+        }
+    }
+
+    /// From now on `host` is nobody's.
+    pub fn forget(&mut self, host: &HostName) {
+        let Some(app) = self.hosts.remove(host) else { return };
+        if let Some(apart) = self.wanted.apart.get_mut(&app)
+            && apart.hosts.remove(host)
+        {
+            self.hurry(Haste::Later);
+        }
+    }
+
+    /// From now on these apps, and no others, have a snippet.
+    pub fn have_snippets(&mut self, snippets: &BTreeMap<AppName, u64>) {
+        let apart = snippets.iter().map(|(app, snippet)| {
+            let hosts = self.hosts.iter().filter(|(_, its)| *its == app).map(|(host, _)| host.clone()).collect();
+            (app.clone(), Apart { snippet: *snippet, hosts })
+        });
+        let apart = apart.collect();
+        if self.wanted.apart != apart {
+            self.wanted.apart = apart;
             self.hurry(Haste::Soon);
         }
     }
@@ -58,8 +111,13 @@ impl Plan {
         self.haste.filter(|_| !is_so)
     }
 
+    /// What is wanted now, whether nginx is told or not.
+    pub fn wanted(&self) -> &Told {
+        &self.wanted
+    }
+
     /// What is wanted now, which is about to be written: from here on nginx may read it at any time.
-    pub fn begin(&mut self) -> Arc<Straight> {
+    pub fn begin(&mut self) -> Arc<Told> {
         let wanted = Arc::new(self.wanted.clone());
         self.may.push(wanted.clone());
         self.haste = None;
@@ -67,8 +125,8 @@ impl Plan {
     }
 
     /// nginx goes by this and nothing else.
-    pub fn told(&mut self, straight: Arc<Straight>) {
-        self.may = vec![straight];
+    pub fn told(&mut self, told: Arc<Told>) {
+        self.may = vec![told];
         self.unknown = false;
     }
 
@@ -86,17 +144,24 @@ impl Plan {
 
     /// Whether newcomers may be sent to an app at this address.
     pub fn may_reach(&self, address: SocketAddr) -> bool {
-        self.unknown || self.may.iter().any(|straight| straight.values().any(|to| *to == address))
+        self.unknown || self.may.iter().any(|told| told.straight.values().any(|to| *to == address))
     }
 
     /// Whether `host` may still go straight to somewhere else.
     pub fn may_mislead(&self, host: &HostName, to: SocketAddr) -> bool {
-        self.unknown || self.may.iter().any(|straight| straight.get(host).is_some_and(|other| *other != to))
+        self.unknown || self.may.iter().any(|told| told.straight.get(host).is_some_and(|other| *other != to))
     }
 
     /// Whether `host` may still go straight to anywhere.
     pub fn may_go_straight(&self, host: &HostName) -> bool {
-        self.unknown || self.may.iter().any(|straight| straight.contains_key(host))
+        self.unknown || self.may.iter().any(|told| told.straight.contains_key(host))
+    }
+
+    /// Whether nginx may not know yet that a snippet is meant for `host`.
+    pub fn may_miss_snippet(&self, host: &HostName) -> bool {
+        let Some(app) = self.hosts.get(host).filter(|app| self.wanted.apart.contains_key(*app)) else { return false };
+        let knows = |told: &Arc<Told>| told.apart.get(app).is_some_and(|apart| apart.hosts.contains(host));
+        self.unknown || !self.may.iter().all(knows)
     }
 }
 
@@ -157,6 +222,27 @@ mod tests {
     }
 
     #[test]
+    fn an_app_with_a_snippet_is_never_without_it() {
+        let (shop, blog) = (AppName::parse("shop").unwrap(), AppName::parse("blog").unwrap());
+        let mut plan = told(&[("a.test", 1)]);
+        plan.belongs(&host("a.test"), &shop);
+        plan.belongs(&host("b.test"), &blog);
+        assert_eq!(plan.haste(), None);
+        plan.have_snippets(&BTreeMap::from([(shop.clone(), 1)]));
+        assert_eq!(plan.haste(), Some(Haste::Soon));
+        assert!(plan.may_miss_snippet(&host("a.test")) && !plan.may_miss_snippet(&host("b.test")));
+        let told = plan.begin();
+        plan.told(told);
+        assert!(!plan.may_miss_snippet(&host("a.test")));
+        plan.belongs(&host("c.test"), &shop);
+        assert!(plan.may_miss_snippet(&host("c.test")) && plan.haste() == Some(Haste::Now));
+        plan.forget(&host("c.test"));
+        assert!(!plan.may_miss_snippet(&host("c.test")) && plan.haste().is_none());
+        plan.have_snippets(&BTreeMap::from([(shop, 2)]));
+        assert!(plan.haste().is_some(), "it says something else");
+    }
+
+    #[test]
     fn what_was_written_and_refused_may_be_read_later() {
         let mut plan = told(&[("a.test", 1)]);
         plan.go_straight(host("a.test"), at(2));
@@ -175,7 +261,7 @@ mod tests {
         #[test]
         fn nginx_goes_nowhere_that_is_denied(steps in proptest::collection::vec((0..5_u8, 0..3_u16, 1..4_u16), 1..40)) {
             let mut plan = told(&[]);
-            let (mut written, mut read) = (Arc::new(Straight::new()), Arc::new(Straight::new()));
+            let (mut written, mut read) = (Arc::new(Told::default()), Arc::new(Told::default()));
             for (step, name, port) in steps {
                 let name = host(&format!("h{name}.test"));
                 match step {
@@ -190,7 +276,7 @@ mod tests {
                         prop_assert_eq!(plan.haste(), None);
                     }
                 }
-                for (host, to) in read.iter() {
+                for (host, to) in &read.straight {
                     prop_assert!(plan.may_reach(*to) && plan.may_go_straight(host));
                 }
             }

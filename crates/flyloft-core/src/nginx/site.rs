@@ -5,15 +5,27 @@ use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::Straight;
-use crate::host::Domain;
+use super::{Apart, Told};
+use crate::host::{Domain, HostName};
+use crate::name::AppName;
 
 /// A name of this length fits into a bucket of nginx's maps of any size that it may have by default. The size cannot be
 /// changed from here: nginx settles it with the first map of a site.
 const HASHED_MAX: usize = 46;
 
+/// So many of the longest host names fit into a word of nginx's, which has 4,096 characters at most.
+const NAMES_MAX: usize = 14;
+
 /// How long nginx keeps an idle connection to an app.
 pub const KEPT: Duration = Duration::from_secs(10);
+
+/// How many of them each of its workers keeps to each app. They take memory of nginx's, used or not.
+const KEPT_MOST: u32 = 64;
+
+/// How many requests a second of each environment nginx surely tells of, and how many more at once. To tell costs it a
+/// sixth of what a small request does, so beyond that it keeps to those that take long.
+const TOLD_PER_SECOND: u32 = 20;
+const TOLD_AT_ONCE: u32 = 100;
 
 /// What a client may claim of itself and its way here, beside what is set to the truth. nginx itself drops headers with
 /// a `_`.
@@ -44,8 +56,10 @@ pub struct Site<'a> {
 }
 
 impl Site<'_> {
-    /// The file that belongs into the site's `http` block: which host name goes straight to which app.
-    pub fn http(&self, straight: &Straight) -> String {
+    /// The file that belongs into the site's `http` block: which host name goes straight to which app, and which apps
+    /// have a snippet.
+    pub fn http(&self, told: &Told) -> String {
+        let Told { straight, apart } = told;
         let Self { instance, domain, dir, .. } = self;
         let ours = format!("flyloft_{instance}");
         let mut text = String::from(MADE);
@@ -60,14 +74,14 @@ impl Site<'_> {
             // Where nobody listens any more, flyloft knows why, or where else to go.
             let _ = writeln!(
                 text,
-                "upstream {name} {{ server {address} max_fails=0; {door} max_fails=0 backup; keepalive 16; \
+                "upstream {name} {{ server {address} max_fails=0; {door} max_fails=0 backup; keepalive {KEPT_MOST}; \
                  keepalive_timeout {kept}s; keepalive_requests 1000000; }}"
             );
         }
-        let pattern = domain.as_str().replace('.', "\\.");
+        let label = pattern("([^.]+)", domain.as_str());
         let _ = write!(
             text,
-            "map $host ${ours}_label {{ default \"\"; \"~^([^.]+)\\.{pattern}$\" $1; }}\n\
+            "map $host ${ours}_label {{ default \"\"; {label} $1; }}\n\
              map ${ours}_label ${ours}_awake {{\n    default {ours};\n"
         );
         let suffix = format!(".{domain}");
@@ -80,27 +94,66 @@ impl Site<'_> {
             };
         }
         text.push_str("}\n");
-        text + &self.rest(&ours)
+        text.push_str(&self.rest(&ours));
+        for (app, apart) in apart {
+            text.push_str(&self.apart(&ours, app, apart));
+        }
+        text + &self.wildcard(!apart.is_empty())
     }
 
     /// What does not depend on any environment.
     fn rest(&self, ours: &str) -> String {
-        let Self { domain, dir, .. } = self;
         // What is open for long is flyloft's: it hears who says something on it, and nobody waits for its end.
-        let mut text = format!(
+        format!(
             "map $http_accept ${ours}_asked {{ default ${ours}_awake; \"~*^text/event-stream\" {ours}; }}\n\
              map $http_upgrade ${ours}_to {{ default {ours}; \"\" ${ours}_asked; }}\n\
              map $http_upgrade ${ours}_connection {{ default upgrade; \"\" \"\"; }}\n\
              map $http_host ${ours}_port {{ default \"\"; \"~:([0-9]{{1,5}})$\" :$1; }}\n\
-             map ${ours}_to ${ours}_straight {{ default 1; {ours} 0; }}\n\
-             log_format {ours} \"$status\\t$host\\t$uri\\t$http_user_agent\";\n\
-             server {{\n"
+             map ${ours}_to ${ours}_straight {{ default ${ours}_label; {ours} \"\"; }}\n\
+             limit_req_zone ${ours}_straight zone={ours}:1m rate={TOLD_PER_SECOND}r/s;\n\
+             map $limit_req_status:$request_time ${ours}_told {{ default 1; \"~^:|^REJECTED_DRY_RUN:0\\.\" 0; }}\n\
+             log_format {ours} \"$status\\t$host\\t$uri\\t$http_user_agent\";\n"
+        )
+    }
+
+    /// All host names below the domain that no other server has.
+    fn wildcard(&self, beside_others: bool) -> String {
+        let Self { domain, dir, .. } = self;
+        let mut text = String::from("server {\n");
+        self.listen(&mut text);
+        // nginx tries patterns in order, and wildcards before any of them.
+        let _ = match beside_others {
+            true => writeln!(text, "    server_name {};", pattern("[^.]+", domain.as_str())),
+            false => writeln!(text, "    server_name *.{domain};"),
+        };
+        let _ = writeln!(text, "    include {dir}/server.conf;\n}}");
+        text
+    }
+
+    /// The host names of an app that has a snippet, or one that nobody asks for where it has none: a snippet is to be
+    /// right before it is needed.
+    fn apart(&self, ours: &str, app: &AppName, apart: &Apart) -> String {
+        let Self { dir, .. } = self;
+        let mut text = String::from("server {\n");
+        self.listen(&mut text);
+        let _ = writeln!(text, "    server_name {app}.invalid;");
+        let hosts: Vec<&str> = apart.hosts.iter().map(HostName::as_str).collect();
+        for hosts in hosts.chunks(NAMES_MAX) {
+            let _ = writeln!(text, "    server_name \"~^(?:{})$\";", hosts.join("|").replace('.', "\\."));
+        }
+        let _ = writeln!(
+            text,
+            "    include {dir}/proxy.conf;\n    \
+             location / {{ include {dir}/snippets/{app}.conf; proxy_pass http://${ours}_to; }}\n    \
+             location = /robots.txt {{ proxy_pass http://{ours}; }}\n}}"
         );
+        text
+    }
+
+    fn listen(&self, text: &mut String) {
         for address in self.listens() {
             let _ = writeln!(text, "    listen {address};");
         }
-        let _ = writeln!(text, "    server_name *.{domain};\n    include {dir}/server.conf;\n}}");
-        text
     }
 
     /// `[::]` is both families to us, and one of them to nginx.
@@ -116,8 +169,22 @@ impl Site<'_> {
     pub fn server(&self) -> String {
         let Self { instance, dir, .. } = self;
         let ours = format!("flyloft_{instance}");
+        format!(
+            "{MADE}include {dir}/proxy.conf;\n\
+             location / {{ proxy_pass http://${ours}_to; }}\n\
+             location = /robots.txt {{ proxy_pass http://{ours}; }}\n"
+        )
+    }
+
+    /// What holds for every host name.
+    pub fn proxy(&self) -> String {
+        let Self { instance, dir, .. } = self;
+        let ours = format!("flyloft_{instance}");
         let mut text = format!(
-            "{MADE}access_log syslog:server=unix:{dir}/log.sock,nohostname,tag=flyloft {ours} if=${ours}_straight;\n\
+            "{MADE}access_log syslog:server=unix:{dir}/log.sock,nohostname,tag=flyloft {ours} if=${ours}_told;\n\
+             limit_req zone={ours} burst={TOLD_AT_ONCE} nodelay;\n\
+             limit_req_dry_run on;\n\
+             limit_req_log_level info;\n\
              client_max_body_size 0;\n\
              proxy_http_version 1.1;\n\
              proxy_request_buffering off;\n\
@@ -141,23 +208,22 @@ impl Site<'_> {
         for claim in CLAIMS {
             let _ = writeln!(text, "proxy_set_header {claim} \"\";");
         }
-        let _ = write!(
-            text,
-            "proxy_hide_header X-Robots-Tag;\n\
-             add_header X-Robots-Tag noindex always;\n\
-             location / {{ proxy_pass http://${ours}_to; }}\n\
-             location = /robots.txt {{ proxy_pass http://{ours}; }}\n"
-        );
+        text.push_str("proxy_hide_header X-Robots-Tag;\nadd_header X-Robots-Tag noindex always;\n");
         text
     }
 
-    /// Both files, for a site that we have no part in.
+    /// Each of the files, for a site that we have no part in.
     pub fn nothing() -> &'static str {
         "# flyloft serves by itself at the moment.\n"
     }
 }
 
 const MADE: &str = "# Made by flyloft, and made anew with each change: what is written here is lost.\n";
+
+/// Host names of such a label and this domain, as nginx has patterns.
+fn pattern(label: &str, domain: &str) -> String {
+    format!("\"~^{label}\\.{}$\"", domain.replace('.', "\\."))
+}
 
 /// What an app's address is called as a group of nginx's. nginx looks for a group by comparing name after name, so they
 /// differ as early as addresses do: at the end.
@@ -172,33 +238,60 @@ fn group(instance: &str, address: SocketAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::HostName;
 
     fn site<'a>(domain: &'a Domain, listen: &'a [SocketAddr]) -> Site<'a> {
         Site { instance: "ab12cd", domain, listen, dir: "/var/lib/flyloft/nginx" }
     }
 
-    fn straight(lines: &[(&str, &str)]) -> Straight {
-        lines.iter().map(|(host, address)| (HostName::parse(host).unwrap(), address.parse().unwrap())).collect()
+    fn told(lines: &[(&str, &str)]) -> Told {
+        let straight = lines.iter().map(|(host, address)| (host_name(host), address.parse().unwrap()));
+        Told { straight: straight.collect(), ..Told::default() }
+    }
+
+    fn host_name(host: &str) -> HostName {
+        HostName::parse(host).unwrap()
     }
 
     #[test]
     fn a_site_is_one_server_with_a_line_for_each_environment() {
         let domain = Domain::parse("staging.example.org").unwrap();
         let listen = ["[::]:80".parse().unwrap(), "192.0.2.1:8080".parse().unwrap()];
-        let straight = straight(&[
+        let told = told(&[
             ("shop-main.staging.example.org", "10.1.0.5:5000"),
             ("shop-pr-42.staging.example.org", "[fd00::9]:3000"),
             ("an-app-of-a-very-long-name-with-a-branch-longer-still.staging.example.org", "10.1.0.6:5000"),
             ("shop-old.elsewhere.example.org", "10.1.0.5:5000"),
         ]);
-        insta::assert_snapshot!(site(&domain, &listen).http(&straight));
+        insta::assert_snapshot!(site(&domain, &listen).http(&told));
     }
 
     #[test]
     fn what_every_server_does_is_in_a_file_of_its_own() {
         let domain = Domain::parse("localhost").unwrap();
-        insta::assert_snapshot!(site(&domain, &[]).server());
+        let site = site(&domain, &[]);
+        insta::assert_snapshot!(site.proxy() + &site.server());
+    }
+
+    #[test]
+    fn an_app_with_a_snippet_has_a_server_of_its_own() {
+        let (domain, listen) = (Domain::parse("staging.example.org").unwrap(), ["[::1]:80".parse().unwrap()]);
+        let mut told = told(&[("shop-main.staging.example.org", "10.1.0.5:5000")]);
+        let hosts = ["shop-main.staging.example.org", "shop-pr-42.staging.example.org"].map(host_name);
+        told.apart.insert(AppName::parse("shop").unwrap(), Apart { snippet: 1, hosts: hosts.into() });
+        told.apart.insert(AppName::parse("blog").unwrap(), Apart::default());
+        let text = site(&domain, &listen).http(&told);
+        insta::assert_snapshot!(text[text.find("server {").unwrap()..]);
+    }
+
+    #[test]
+    fn no_word_is_too_long_for_nginx() {
+        let domain = Domain::parse(&format!("{0}.{0}.{0}", "d".repeat(62))).unwrap();
+        let hosts = (0..40).map(|number| host_name(&format!("{}{number:02}.{domain}", "a".repeat(61))));
+        let apart = Apart { snippet: 1, hosts: hosts.collect() };
+        let told = Told { apart: [(AppName::parse("shop").unwrap(), apart)].into(), ..Told::default() };
+        let text = site(&domain, &[]).http(&told);
+        assert!(text.split(' ').all(|word| word.len() < 4096));
+        assert_eq!(text.matches("(?:aaa").count(), 3);
     }
 
     #[test]

@@ -77,7 +77,8 @@ impl Stage {
         for (host, route) in &routes {
             inner.set(host, route.clone()).await?;
         }
-        let config = NginxConfig { place, log, quiet_agents: Vec::new(), routes, visits: told };
+        let snippets = dir.path().join("snippets");
+        let config = NginxConfig { place, log, quiet_agents: Vec::new(), snippets, routes, visits: told };
         let edge = Nginx::open(inner.clone(), config)?;
         let serve = Cmd::new("nginx").arg("-e").arg(home.join("error.log")).arg("-c").arg(&conf);
         nginx.push(serve.spawn(Stdio::null(), Stdio::null(), Stdio::inherit())?);
@@ -109,6 +110,11 @@ impl Stage {
 
     pub async fn route(&self, host: &str, to_app: SocketAddr) -> Result<()> {
         Ok(self.edge.set(host, to(to_app)?).await?)
+    }
+
+    /// A deploy of it begins.
+    pub fn expect(&self, host: &str) {
+        self.edge.expect(host, true);
     }
 
     /// How often nginx has read its configuration since its start.

@@ -103,6 +103,9 @@ pub struct Nginx {
     /// Whom its worker processes run as.
     #[serde(deserialize_with = "value::group")]
     pub user: String,
+    /// Where lines are that it follows for the environments of one app, in a file `APP.conf` each.
+    #[serde(deserialize_with = "value::absolute_path")]
+    pub snippets: PathBuf,
 }
 
 /// What build steps see of the host's surroundings, and what they may take.
@@ -361,7 +364,12 @@ impl Default for Http {
 
 impl Default for Nginx {
     fn default() -> Self {
-        Self { conf: "/etc/nginx/nginx.conf".into(), pid: "/run/nginx.pid".into(), user: "www-data".to_owned() }
+        Self {
+            conf: "/etc/nginx/nginx.conf".into(),
+            pid: "/run/nginx.pid".into(),
+            user: "www-data".to_owned(),
+            snippets: "/etc/flyloft/nginx".into(),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::config::{Config, EdgeKind};
 use crate::edge::embedded::{EdgeConfig, Embedded};
-use crate::edge::nginx::{Master, Nginx, NginxConfig, Place, Trouble, files};
+use crate::edge::nginx::{Master, Nginx, NginxConfig, Place, Refusals, Trouble, files};
 use crate::edge::{Route, SharedEdge, Visits};
 use crate::error::{Error, OrFailed, Result};
 use crate::machine::ports::Holder;
@@ -33,9 +33,15 @@ pub struct Front {
     pub embedded: Arc<Embedded>,
     /// Where clients come in.
     pub addresses: Vec<SocketAddr>,
-    pub troubles: Option<watch::Receiver<Option<Trouble>>>,
+    pub told_of_nginx: Option<ToldOfNginx>,
     /// Where nginx comes in, and where it logs.
     nginx: Option<(UnixListener, UnixDatagram)>,
+}
+
+/// What people are to know of an nginx that is the edge.
+pub struct ToldOfNginx {
+    troubles: watch::Receiver<Option<Trouble>>,
+    refusals: watch::Receiver<Refusals>,
 }
 
 /// What there is to serve.
@@ -69,7 +75,7 @@ impl Front {
             let embedded = Embedded::open(to_open).or_failed(failed)?;
             let _ = answering.set(embedded.clone());
             let addresses = embedded.addresses().to_vec();
-            return Ok(Self { edge: embedded.clone(), embedded, addresses, troubles: None, nginx: None });
+            return Ok(Self { edge: embedded.clone(), embedded, addresses, told_of_nginx: None, nginx: None });
         }
         let user = check_nginx(config)?;
         let dir = files::dir(&config.state_dir);
@@ -87,10 +93,12 @@ impl Front {
             listen: config.http.listen.clone(),
             master: Master::of(&config.nginx),
         };
-        let nginx = NginxConfig { place, log, quiet_agents: quiet_agents.clone(), routes: routes.clone(), visits };
+        let (snippets, routes) = (config.nginx.snippets.clone(), routes.clone());
+        let nginx = NginxConfig { place, log, quiet_agents: quiet_agents.clone(), snippets, routes, visits };
         let nginx = Nginx::open(embedded.clone(), nginx).or_failed(failed)?;
-        let (troubles, addresses) = (Some(nginx.troubles()), config.http.listen.clone());
-        Ok(Self { edge: nginx, embedded, addresses, troubles, nginx: Some(kept) })
+        let told_of_nginx = Some(ToldOfNginx { troubles: nginx.troubles(), refusals: nginx.refusals() });
+        let addresses = config.http.listen.clone();
+        Ok(Self { edge: nginx, embedded, addresses, told_of_nginx, nginx: Some(kept) })
     }
 
     /// Copies of the sockets by which clients, or nginx, come in.
@@ -148,7 +156,7 @@ async fn withdraw(config: &Config) {
     if said.is_empty() || said == Site::nothing() {
         return;
     }
-    for file in [files::HTTP, files::SERVER] {
+    for file in [files::HTTP, files::SERVER, files::PROXY] {
         if let Err(error) = files::write(&dir, file, Site::nothing()) {
             return tracing::warn!(%error, file, "failed to take back what nginx was told");
         }
@@ -160,8 +168,45 @@ async fn withdraw(config: &Config) {
     }
 }
 
+/// Tells people what becomes of nginx, for ever.
+pub async fn tell(store: Store, of: ToldOfNginx) {
+    tokio::join!(tell_of_troubles(&store, of.troubles), tell_of_snippets(&store, of.refusals));
+}
+
+/// Tells people of an app when nginx would not take its snippet, and when it has taken another one.
+async fn tell_of_snippets(store: &Store, mut refusals: watch::Receiver<Refusals>) {
+    let mut before = Refusals::new();
+    loop {
+        let now = refusals.borrow_and_update().clone();
+        for app in before.keys().chain(now.keys()) {
+            let text = match now.get(app) {
+                Some(why) => {
+                    format!("nginx does not follow the snippet of `{app}`: {why}; what it followed before holds")
+                }
+                None => format!("nginx follows the snippet of `{app}`"),
+            };
+            let turn = [EventKind::SnippetRefused, EventKind::SnippetTaken];
+            match store.app(app).await {
+                Ok(Some(_)) => {
+                    let told = store.tell_turn(app, turn, !now.contains_key(app), ("flyloft", &text), store::now());
+                    if let Err(error) = told.await {
+                        tracing::error!(%error, "failed to record an event");
+                    }
+                }
+                // A snippet may be there before its app.
+                Ok(None) => tracing::warn!("{text}"),
+                Err(error) => tracing::error!(%error, "failed to look for an app"),
+            }
+        }
+        before = now;
+        if refusals.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Tells people of every app when nginx does not do what it is to do, and when it does again.
-pub async fn tell(store: Store, mut troubles: watch::Receiver<Option<Trouble>>) {
+async fn tell_of_troubles(store: &Store, mut troubles: watch::Receiver<Option<Trouble>>) {
     loop {
         let trouble = troubles.borrow_and_update().clone();
         let text = match &trouble {
@@ -176,7 +221,7 @@ pub async fn tell(store: Store, mut troubles: watch::Receiver<Option<Trouble>>) 
         if tokio::time::timeout(LASTS, &mut next).await.is_ok() {
             continue;
         }
-        if let Err(error) = tell_apps(&store, trouble.is_none(), &text).await {
+        if let Err(error) = tell_apps(store, trouble.is_none(), &text).await {
             tracing::error!(%error, "failed to record an event");
         }
         next.await;

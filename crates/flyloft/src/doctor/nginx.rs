@@ -37,6 +37,11 @@ pub fn judge(nginx: Option<&Nginx>) -> Vec<Check> {
             format!("worker_shutdown_timeout cuts what is open for more than {after}, with each change of a route");
         checks.push(Check::warning("nginx", what, "take that line out of its configuration"));
     }
+    for (app, why) in &nginx.refused {
+        let file = nginx.snippets.join(format!("{app}.conf"));
+        let what = format!("it does not follow the snippet `{}`: {why}", file.display());
+        checks.push(Check::warning("nginx", what, "mend that file; what it followed before holds until then"));
+    }
     if checks.is_empty() {
         checks.push(Check::ok("nginx", format!("it runs, and reads `{}`", nginx.file.display())));
     }

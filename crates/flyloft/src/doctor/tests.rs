@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use flyloft_core::disk::{Space, Unit};
+use flyloft_core::name::AppName;
 use flyloft_core::policy::Excess;
 
 use super::*;
@@ -331,6 +332,8 @@ fn nginx() -> Nginx {
         includes_ours: true,
         cuts_after: None,
         workers: Some(("www-data".to_owned(), true)),
+        snippets: "/etc/flyloft/nginx".into(),
+        refused: Default::default(),
     }
 }
 
@@ -362,6 +365,10 @@ fn whatever_keeps_nginx_from_being_the_edge_is_said() {
         }),
         with(|nginx| nginx.workers = Some(("nobody".to_owned(), false))),
         with(|nginx| nginx.cuts_after = Some("10s".to_owned())),
+        with(|nginx| {
+            let why = "unknown directive \"alow\" in /var/lib/flyloft/nginx/snippets/shop.conf:1";
+            nginx.refused.insert(AppName::parse("shop").unwrap(), why.to_owned());
+        }),
     ];
     insta::assert_snapshot!(all.join("\n"));
 }

@@ -6,7 +6,7 @@ use nix::unistd::{Uid, User};
 
 use super::tools;
 use crate::config::{Config, EdgeKind};
-use crate::edge::nginx::{Master, files, includes};
+use crate::edge::nginx::{Master, Refusals, files, includes};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nginx {
@@ -23,6 +23,9 @@ pub struct Nginx {
     pub cuts_after: Option<String>,
     /// Whom its workers run as, and whether that is whom the configuration names. None where there are none.
     pub workers: Option<(String, bool)>,
+    /// Where the administrator's snippets are, and those that it does not follow, with why.
+    pub snippets: PathBuf,
+    pub refused: Refusals,
 }
 
 impl Nginx {
@@ -52,6 +55,8 @@ impl Nginx {
             includes_ours: includes(&dump, &file),
             cuts_after: cuts_after(&dump, &file),
             workers,
+            snippets: config.nginx.snippets.clone(),
+            refused: files::texts(&files::dir(&config.state_dir).join(files::REFUSED), ""),
             file,
         })
     }

@@ -41,6 +41,8 @@ pub enum EventKind {
     /// Of an app: what takes its requests does not do so, or not as it was told.
     EdgeFailed,
     EdgeWorks,
+    SnippetRefused,
+    SnippetTaken,
     HostChanged,
     HostTaken,
     /// What an environment follows has moved to where a person has to look first.
@@ -192,6 +194,8 @@ impl EventKind {
             EventKind::Destroyed => "destroyed",
             EventKind::EdgeFailed => "edge-failed",
             EventKind::EdgeWorks => "edge-works",
+            EventKind::SnippetRefused => "snippet-refused",
+            EventKind::SnippetTaken => "snippet-taken",
             EventKind::HostChanged => "host-changed",
             EventKind::HostTaken => "host-taken",
             EventKind::SourceMoved => "source-moved",

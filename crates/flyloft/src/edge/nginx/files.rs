@@ -3,6 +3,7 @@
 //! Its workers run as a user of their own, who owns the two sockets; nobody else may connect there, since what comes in
 //! says of itself where it is from.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -10,12 +11,20 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 
+use flyloft_core::name::AppName;
+use flyloft_core::nginx::{Site, Told};
 use nix::unistd::{Uid, chown};
 
 use crate::config::{Config, EdgeKind};
 
 /// For the site's `http` block.
 pub const HTTP: &str = "flyloft.conf";
+/// What holds for every host name.
+pub const PROXY: &str = "proxy.conf";
+/// A directory: lines of the administrator's for apps, each in a file of its own.
+pub const SNIPPETS: &str = "snippets";
+/// A directory: why those of an app are not used.
+pub const REFUSED: &str = "refused";
 /// For a `server` block: ours, and one of the site's that serves the same names.
 pub const SERVER: &str = "server.conf";
 /// Where requests come in that do not go straight.
@@ -37,7 +46,7 @@ pub fn expected(config: &Config, socket: &str) -> Option<PathBuf> {
 pub fn prepare(dir: &Path, nothing: &str) -> io::Result<()> {
     // nginx's workers pass through it.
     DirBuilder::new().recursive(true).mode(0o711).create(dir)?;
-    for file in [HTTP, SERVER] {
+    for file in [HTTP, SERVER, PROXY] {
         if !dir.join(file).exists() {
             write(dir, file, nothing)?;
         }
@@ -50,6 +59,44 @@ pub fn write(dir: &Path, file: &str, text: &str) -> io::Result<()> {
     let mut new = tempfile::NamedTempFile::new_in(dir)?;
     new.write_all(text.as_bytes())?;
     new.persist(dir.join(file)).map(drop).map_err(|error| error.error)
+}
+
+/// Writes all that nginx reads of us but for snippets. It begins with the last of them.
+pub fn write_site(dir: &Path, site: Site<'_>, told: &Told) -> io::Result<()> {
+    for (file, text) in [(PROXY, site.proxy()), (SERVER, site.server()), (HTTP, site.http(told))] {
+        write(dir, file, &text)?;
+    }
+    Ok(())
+}
+
+/// Has a directory hold these texts, each in a file that is called like its app, and nothing else.
+pub fn keep_only(dir: &Path, suffix: &str, texts: &BTreeMap<AppName, String>) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o711).create(dir)?;
+    for (app, text) in texts {
+        let file = format!("{app}{suffix}");
+        if fs::read_to_string(dir.join(&file)).ok().as_ref() != Some(text) {
+            write(dir, &file, text)?;
+        }
+    }
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let app = name.to_str().and_then(|name| AppName::parse(name.strip_suffix(suffix)?).ok());
+        if !app.is_some_and(|app| texts.contains_key(&app)) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// The texts that a directory holds.
+pub fn texts(dir: &Path, suffix: &str) -> BTreeMap<AppName, String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let text = |path: PathBuf| {
+        let app = AppName::parse(path.file_name()?.to_str()?.strip_suffix(suffix)?).ok()?;
+        Some((app, fs::read_to_string(path).ok()?))
+    };
+    entries.filter_map(|entry| text(entry.path())).collect()
 }
 
 /// Listens where nginx brings requests, with the socket that was handed over if there is one.
@@ -98,6 +145,19 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
+
+    #[test]
+    fn a_directory_holds_the_texts_of_apps_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("snippets");
+        let app = |name: &str| AppName::parse(name).unwrap();
+        let names = || fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+        keep_only(&dir, ".conf", &BTreeMap::from([(app("shop"), "one".to_owned())])).unwrap();
+        fs::write(dir.join("half"), "written").unwrap();
+        keep_only(&dir, ".conf", &BTreeMap::from([(app("blog"), "two".to_owned())])).unwrap();
+        assert_eq!(names(), ["blog.conf"]);
+        assert_eq!(texts(&dir, ".conf"), BTreeMap::from([(app("blog"), "two".to_owned())]));
+    }
 
     #[test]
     fn files_that_are_there_stay_and_sockets_are_one_user_s() {

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use flyloft_core::host::Domain;
-use flyloft_core::nginx::{Haste, Pace, Plan, Site};
+use flyloft_core::nginx::{Haste, Pace, Plan};
 use tokio::sync::{Notify, watch};
 
 use super::files;
 use super::master::{Master, Running, Trouble};
+use super::snippets::Snippets;
 
 /// How often one looks whether nginx has been started by somebody.
 const GLANCE: Duration = Duration::from_secs(1);
@@ -81,10 +82,13 @@ impl Desk {
 pub struct Keeper {
     desk: Arc<Desk>,
     place: Arc<Place>,
+    snippets: Snippets,
     running: Option<Running>,
     /// nginx reads our file.
     is_included: bool,
     looked: Instant,
+    /// Snippets are not judged before.
+    judges: Instant,
     pace: Pace,
     told: Option<Instant>,
     /// Since when something waits to be told.
@@ -92,10 +96,12 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    pub fn new(desk: Arc<Desk>, place: Arc<Place>) -> Self {
+    pub fn new(desk: Arc<Desk>, place: Arc<Place>, snippets: Snippets) -> Self {
         let pace = Pace::default();
-        let looked = Instant::now();
-        Self { desk, place, running: None, is_included: false, looked, pace, told: None, waits: None }
+        let now = Instant::now();
+        desk.with(|plan| plan.have_snippets(&snippets.taken()));
+        let (looked, judges) = (now, now);
+        Self { desk, place, snippets, running: None, is_included: false, looked, judges, pace, told: None, waits: None }
     }
 
     pub async fn run(mut self) {
@@ -129,15 +135,12 @@ impl Keeper {
 
     /// Has nginx do what is wanted now.
     async fn tell(&mut self) -> Result<(), Trouble> {
-        let straight = self.desk.lock().begin();
-        let Place { dir, instance, domain, listen, master } = &*self.place;
-        let shown = dir.to_string_lossy();
-        let site = Site { instance, domain, listen, dir: &shown };
-        for (file, text) in [(files::SERVER, site.server()), (files::HTTP, site.http(&straight))] {
-            files::write(dir, file, &text).map_err(|error| Trouble::Unwritable(dir.join(file), error.to_string()))?;
-        }
+        let told = self.desk.lock().begin();
+        let Place { dir, master, .. } = &*self.place;
+        let failed = |error: std::io::Error| Trouble::Unwritable(dir.clone(), error.to_string());
+        files::write_site(dir, self.place.site(&self.place.shown()), &told).map_err(failed)?;
         let running = master.reload().await?;
-        self.desk.lock().told(straight);
+        self.desk.lock().told(told);
         if self.running.replace(running) != Some(running) || !self.is_included {
             self.is_included = false;
             self.must_be_included().await?;
@@ -155,6 +158,9 @@ impl Keeper {
 
     /// Lets everybody know what came of it, and sees to it that it is tried again.
     async fn conclude(&mut self, told: Result<(), Trouble>) {
+        if matches!(told, Err(Trouble::Refused(_))) && self.without_suspects().await {
+            return self.desk.lock().hurry(Haste::Now);
+        }
         match &told {
             Err(Trouble::NotRunning(_)) => {
                 self.running = None;
@@ -178,8 +184,38 @@ impl Keeper {
         }
     }
 
+    /// Whether it was a snippet that nginx refuses, which it is not asked to take any more.
+    async fn without_suspects(&mut self) -> bool {
+        let wanted = self.desk.lock().wanted().clone();
+        let found = self.snippets.suspect(&self.place, &wanted).await.unwrap_or_else(|trouble| {
+            tracing::warn!(%trouble, "failed to look which snippet nginx refuses");
+            false
+        });
+        if found {
+            self.desk.lock().have_snippets(&self.snippets.taken());
+        }
+        found
+    }
+
+    /// Looks whether the administrator says something else of an app.
+    async fn look_for_snippets(&mut self) {
+        if Instant::now() < self.judges {
+            return;
+        }
+        let wanted = self.desk.lock().wanted().clone();
+        match self.snippets.look(&self.place, &wanted).await {
+            Ok(true) => self.desk.lock().have_snippets(&self.snippets.taken()),
+            Ok(false) => {}
+            Err(trouble) => {
+                self.judges = Instant::now() + PATIENCE;
+                tracing::warn!(%trouble, "snippets are not judged");
+            }
+        }
+    }
+
     /// Looks whether nginx is the one that it was.
     async fn glance(&mut self) {
+        self.look_for_snippets().await;
         let master = &self.place.master;
         let now = master.find();
         if now != self.running {

@@ -43,6 +43,8 @@ pub enum Trouble {
     Slow,
     #[error("the configuration of nginx does not include `{}`", .0.display())]
     NotIncluded(PathBuf),
+    #[error("failed to read snippets in `{}`: {}", .0.display(), .1)]
+    Unreadable(PathBuf, String),
     #[error("failed to write `{}`: {}", .0.display(), .1)]
     Unwritable(PathBuf, String),
 }
@@ -60,7 +62,7 @@ impl Trouble {
     pub fn keeps_the_old(&self) -> bool {
         match self {
             Trouble::Refused(_) | Trouble::Slow | Trouble::Unwritable(..) => true,
-            Trouble::NotRunning(_) | Trouble::NotIncluded(_) => false,
+            Trouble::NotRunning(_) | Trouble::NotIncluded(_) | Trouble::Unreadable(..) => false,
         }
     }
 }

@@ -17,15 +17,17 @@
 pub mod files;
 mod keeper;
 mod master;
+mod snippets;
 mod sockets;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod uses;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +42,8 @@ use tokio_util::task::AbortOnDropHandle;
 pub use self::keeper::Place;
 use self::keeper::{Desk, Keeper};
 pub use self::master::{Master, Trouble};
+pub use self::snippets::Refusals;
+use self::snippets::Snippets;
 use self::sockets::Sockets;
 use self::uses::Uses;
 use super::{Edge, EdgeError, Route, SharedEdge, Target, Visit, Visits};
@@ -59,6 +63,8 @@ pub struct NginxConfig {
     /// Where nginx logs, in the directory of the place.
     pub log: UnixDatagram,
     pub quiet_agents: Vec<String>,
+    /// Where the administrator has lines for single apps, `APP.conf`.
+    pub snippets: PathBuf,
     /// What is routed already in the edge that takes what does not go straight.
     pub routes: Vec<(String, Route)>,
     /// Who is told of those that slip through.
@@ -72,6 +78,7 @@ pub struct Nginx {
     uses: Arc<Uses>,
     sockets: Sockets,
     apps: Arc<Mutex<Apps>>,
+    refusals: watch::Receiver<Refusals>,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
@@ -104,19 +111,26 @@ impl Apps {
 impl Nginx {
     /// Begins to keep nginx at what is wanted, whether it runs or not. Must be called in a runtime.
     pub fn open(inner: SharedEdge, config: NginxConfig) -> std::io::Result<Arc<Self>> {
-        let NginxConfig { place, log, quiet_agents, routes, visits } = config;
+        let NginxConfig { place, log, quiet_agents, snippets, routes, visits } = config;
         let mut apps = Apps::default();
-        let (mut straight, mut gated) = (BTreeMap::new(), BTreeMap::new());
+        let (mut straight, mut gated, mut hosts) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         for (host, Route { env, target, guard }) in routes {
-            if let (Ok(host), Target::Upstream(address)) = (HostName::parse(&host), target) {
+            let Ok(host) = HostName::parse(&host) else { continue };
+            hosts.push((host.clone(), env.app.clone()));
+            if let Target::Upstream(address) = target {
                 apps.known.insert(address, env);
                 let goes = if guard.is_none() { &mut straight } else { &mut gated };
                 goes.insert(host, address);
             }
         }
         apps.gated = gated;
-        let (desk, place, apps) =
-            (Arc::new(Desk::new(Plan::new(straight))), Arc::new(place), Arc::new(Mutex::new(apps)));
+        let mut plan = Plan::new(straight);
+        for (host, app) in hosts {
+            plan.belongs(&host, &app);
+        }
+        let (desk, place, apps) = (Arc::new(Desk::new(plan)), Arc::new(place), Arc::new(Mutex::new(apps)));
+        let snippets = Snippets::new(snippets, &place.dir);
+        let refusals = snippets.refusals();
         log.set_nonblocking(true)?;
         let log = tokio::net::UnixDatagram::from_std(log)?;
         let uses = Arc::new(Uses::new(&quiet_agents));
@@ -124,12 +138,12 @@ impl Nginx {
         let is_straight =
             move |host: &str| HostName::parse(host).is_ok_and(|host| asked.with(|plan| plan.may_go_straight(&host)));
         let tasks = vec![
-            tokio::spawn(Keeper::new(desk.clone(), place.clone()).run()),
+            tokio::spawn(Keeper::new(desk.clone(), place.clone(), snippets).run()),
             tokio::spawn(uses.clone().listen(log, is_straight)),
             tokio::spawn(watch_those_at_rest(apps.clone(), place, visits)),
         ];
         let tasks = tasks.into_iter().map(AbortOnDropHandle::new).collect();
-        Ok(Arc::new(Self { inner, desk, uses, sockets: Sockets::default(), apps, _tasks: tasks }))
+        Ok(Arc::new(Self { inner, desk, uses, sockets: Sockets::default(), apps, refusals, _tasks: tasks }))
     }
 
     /// What is wrong with nginx, each time that this changes.
@@ -137,7 +151,12 @@ impl Nginx {
         self.desk.troubles()
     }
 
-    /// Has all requests for a host name come here, and waits until they do.
+    /// Which apps' snippets are not used, and why, each time that this changes.
+    pub fn refusals(&self) -> watch::Receiver<Refusals> {
+        self.refusals.clone()
+    }
+
+    /// Has all requests for a host name come here, and waits until they do, and until nginx knows of its app's snippet.
     async fn ask_here(&self, name: &HostName) -> Result<(), EdgeError> {
         self.desk.with(|plan| {
             plan.come_here(name);
@@ -145,7 +164,7 @@ impl Nginx {
                 plan.hurry(Haste::Now);
             }
         });
-        Ok(self.desk.until(|plan| !plan.may_go_straight(name)).await?)
+        Ok(self.desk.until(|plan| !plan.may_go_straight(name) && !plan.may_miss_snippet(name)).await?)
     }
 
     fn apps(&self) -> MutexGuard<'_, Apps> {
@@ -166,16 +185,22 @@ impl Edge for Nginx {
             apps.gated.remove(&name);
         }
         let Target::Upstream(address) = target else {
-            self.desk.with(|plan| plan.come_here(&name));
-            return Ok(());
+            self.desk.with(|plan| {
+                plan.belongs(&name, &env.app);
+                plan.come_here(&name);
+            });
+            return Ok(self.desk.until(|plan| !plan.may_miss_snippet(&name)).await?);
         };
+        let app = env.app.clone();
         self.apps().is_at(env, address);
+        self.desk.with(|plan| plan.belongs(&name, &app));
         if has_gate {
             self.apps().gated.insert(name.clone(), address);
             return self.ask_here(&name).await;
         }
         self.desk.with(|plan| plan.go_straight(name.clone(), address));
-        Ok(self.desk.until(|plan| !plan.may_mislead(&name, address)).await?)
+        let is_so = |plan: &Plan| !plan.may_mislead(&name, address) && !plan.may_miss_snippet(&name);
+        Ok(self.desk.until(is_so).await?)
     }
 
     async fn remove(&self, host: &str) -> Result<(), EdgeError> {
@@ -183,6 +208,7 @@ impl Edge for Nginx {
         let Ok(name) = HostName::parse(host) else { return Ok(()) };
         self.uses.forget(host);
         self.apps().gated.remove(&name);
+        self.desk.with(|plan| plan.forget(&name));
         self.ask_here(&name).await
     }
 

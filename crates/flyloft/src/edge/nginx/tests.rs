@@ -1,5 +1,8 @@
 //! nginx as the edge, with a real nginx: what clients and apps see of it, and what it is told when.
 
+mod abuse;
+mod snippets;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -54,7 +57,9 @@ impl Stage {
             dir: dir.clone(),
         };
         let log = files::hear(&dir, own, None).unwrap();
-        let config = NginxConfig { place, log, quiet_agents: Vec::new(), routes: Vec::new(), visits: told };
+        let snippets = site.path("apps");
+        std::fs::create_dir(&snippets).unwrap();
+        let config = NginxConfig { place, log, quiet_agents: Vec::new(), snippets, routes: Vec::new(), visits: told };
         Self { edge: Nginx::open(inner, config).unwrap(), site, visits }
     }
 
@@ -270,9 +275,9 @@ async fn a_connection_from_before_that_reaches_somebody_asleep_wakes_it() {
     .await;
     stage.route("shop-main.test", &app).await;
     stage.straight("shop-main.test").await;
-    // A worker lets it in that will know only of what was so before.
+    // A worker lets it in that will know only of what was so before, as soon as the machine lets it.
     let mut early = stage.connect().await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
     stage.edge.set("shop-main.test", held()).await.unwrap();
     assert!(stage.edge.drained(app.address, DEADLINE).await);
     early.say("GET /late HTTP/1.1\r\nHost: shop-main.test\r\n\r\n").await;

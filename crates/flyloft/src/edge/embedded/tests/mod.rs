@@ -3,8 +3,8 @@
 mod bodies;
 mod clients;
 mod crowds;
-mod gates;
 mod frames;
+mod gates;
 mod holding;
 mod http2;
 mod listening;

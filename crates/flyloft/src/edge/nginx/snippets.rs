@@ -1,0 +1,277 @@
+//! What an administrator has nginx do for the environments of one app: a file of theirs for each such app, with lines for
+//! its `location /`.
+//!
+//! ```text
+//!   APP.conf, theirs ── trial ──► snippets/APP.conf, which nginx includes
+//!                         └─────► refused/APP, why not; what was taken before stays
+//! ```
+//!
+//! What must hold: nothing comes to stand in what nginx reads before nginx has said that it would take it, beside the
+//! whole of its configuration as it is.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use flyloft_core::name::AppName;
+use flyloft_core::nginx::{Apart, Site, Told};
+use tokio::sync::watch;
+
+use super::files;
+use super::keeper::Place;
+use super::master::Trouble;
+use super::trial;
+
+/// Bytes of a snippet.
+const MOST: u64 = 64 << 10;
+
+/// Why snippets are not used, by app.
+pub type Refusals = BTreeMap<AppName, String>;
+
+/// What is found in the administrator's directory.
+type Found = BTreeMap<AppName, Result<String, String>>;
+
+pub struct Snippets {
+    /// The administrator's directory.
+    from: PathBuf,
+    /// What was judged last.
+    judged: Option<Found>,
+    taken: BTreeMap<AppName, String>,
+    refused: watch::Sender<Refusals>,
+}
+
+impl Snippets {
+    /// Those that a daemon before this one has taken are taken for good until they are judged.
+    pub fn new(from: PathBuf, dir: &Path) -> Self {
+        let taken = files::texts(&dir.join(files::SNIPPETS), ".conf");
+        Self { from, judged: None, taken, refused: watch::Sender::new(Refusals::new()) }
+    }
+
+    pub fn refusals(&self) -> watch::Receiver<Refusals> {
+        self.refused.subscribe()
+    }
+
+    /// Which apps have one that was taken, and something that differs for each text.
+    pub fn taken(&self) -> BTreeMap<AppName, u64> {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mark = |text: &String| {
+            let mut hasher = DefaultHasher::new();
+            text.hash(&mut hasher);
+            hasher.finish()
+        };
+        self.taken.iter().map(|(app, text)| (app.clone(), mark(text))).collect()
+    }
+
+    /// Looks whether the administrator has changed something, and has nginx judge it. Says whether other snippets are
+    /// taken than before. While nginx refuses its configuration without any of ours, nothing is judged.
+    pub async fn look(&mut self, place: &Place, told: &Told) -> Result<bool, Trouble> {
+        let at = self.from.clone();
+        let unreadable = |error: io::Error| Trouble::Unreadable(at.clone(), error.to_string());
+        let found = read_all(&self.from).map_err(unreadable)?;
+        if self.judged.as_ref() == Some(&found) {
+            return Ok(false);
+        }
+        let mut taken: BTreeMap<AppName, String> = self
+            .taken
+            .iter()
+            .filter(|(app, _)| found.contains_key(*app))
+            .map(|(a, t)| (a.clone(), t.clone()))
+            .collect();
+        let mut refused = Refusals::new();
+        let mut wanted = taken.clone();
+        for (app, text) in &found {
+            match text {
+                Ok(text) => drop(wanted.insert(app.clone(), text.clone())),
+                Err(why) => drop(refused.insert(app.clone(), why.clone())),
+            }
+        }
+        if wanted != taken && would_take(place, told, &wanted).await.is_err() {
+            would_take(place, told, &taken).await?;
+            for (app, text) in &wanted {
+                let before = taken.insert(app.clone(), text.clone());
+                let Err(trouble) = would_take(place, told, &taken).await else { continue };
+                refused.insert(app.clone(), trouble.why());
+                match before {
+                    Some(before) => taken.insert(app.clone(), before),
+                    None => taken.remove(app),
+                };
+            }
+        } else {
+            taken = wanted;
+        }
+        let changed = self.install(place, taken, refused)?;
+        self.judged = Some(found);
+        Ok(changed)
+    }
+
+    /// nginx refuses its configuration. Those are taken out that it refuses beside the rest, which may have become wrong
+    /// without a change: a name that nobody resolves any more. Says whether there were any.
+    pub async fn suspect(&mut self, place: &Place, told: &Told) -> Result<bool, Trouble> {
+        let (mut taken, mut refused) = (BTreeMap::new(), self.refused.borrow().clone());
+        if self.taken.is_empty() || would_take(place, told, &taken).await.is_err() {
+            return Ok(false);
+        }
+        for (app, text) in &self.taken {
+            taken.insert(app.clone(), text.clone());
+            if let Err(trouble) = would_take(place, told, &taken).await {
+                refused.insert(app.clone(), trouble.why());
+                taken.remove(app);
+            }
+        }
+        self.install(place, taken, refused)
+    }
+
+    fn install(&mut self, place: &Place, taken: BTreeMap<AppName, String>, refused: Refusals) -> Result<bool, Trouble> {
+        let dir = &place.dir;
+        let failed = |error: io::Error| Trouble::Unwritable(dir.clone(), error.to_string());
+        files::keep_only(&dir.join(files::SNIPPETS), ".conf", &taken).map_err(failed)?;
+        files::keep_only(&dir.join(files::REFUSED), "", &refused).map_err(failed)?;
+        let changed = self.taken != taken;
+        self.taken = taken;
+        self.refused.send_if_modified(|before| {
+            let differs = *before != refused;
+            *before = refused;
+            differs
+        });
+        Ok(changed)
+    }
+}
+
+/// Whether nginx would take these snippets beside all the rest.
+async fn would_take(place: &Place, told: &Told, snippets: &BTreeMap<AppName, String>) -> Result<(), Trouble> {
+    let failed = |error: io::Error| Trouble::Unwritable(place.dir.clone(), error.to_string());
+    let aside = tempfile::tempdir_in(&place.dir).map_err(failed)?;
+    let apart = |app: &AppName| (app.clone(), told.apart.get(app).cloned().unwrap_or_default());
+    let apart: BTreeMap<AppName, Apart> = snippets.keys().map(apart).collect();
+    let told = Told { straight: told.straight.clone(), apart };
+    files::write_site(aside.path(), place.site(&place.shown()), &told).map_err(failed)?;
+    files::keep_only(&aside.path().join(files::SNIPPETS), ".conf", snippets).map_err(failed)?;
+    trial::of(&place.master, aside.path(), &place.dir).await
+}
+
+fn read_all(dir: &Path) -> io::Result<Found> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::new()),
+        entries => entries?,
+    };
+    let mut found = Found::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        let Some(app) = name.to_str().and_then(|name| name.strip_suffix(".conf")) else { continue };
+        if let Ok(app) = AppName::parse(app) {
+            found.insert(app, read(&dir.join(&name)));
+        }
+    }
+    Ok(found)
+}
+
+/// What nginx is to do as root is said by root.
+fn read(file: &Path) -> Result<String, String> {
+    let said = |error: io::Error| error.to_string();
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let open = fs::OpenOptions::new().read(true).custom_flags(flags).open(file).map_err(said)?;
+    let known = open.metadata().map_err(said)?;
+    if !known.is_file() {
+        return Err("it is not a file".to_owned());
+    }
+    if known.uid() != nix::unistd::geteuid().as_raw() || known.mode() & 0o022 != 0 {
+        return Err(format!("others than root may write it (mode {:o}, owner {})", known.mode() & 0o777, known.uid()));
+    }
+    let mut text = String::new();
+    open.take(MOST + 1).read_to_string(&mut text).map_err(said)?;
+    match text.len() as u64 > MOST {
+        true => Err(format!("it has more than {} KiB", MOST >> 10)),
+        false if !is_balanced(&text) => {
+            Err("its braces do not match: it would end the block that it stands in".to_owned())
+        }
+        false => Ok(text),
+    }
+}
+
+/// A snippet that closes more blocks than it opens could pass a trial, and change what comes after it. Words, quotes and
+/// comments are as nginx has them: each begins where a word can.
+fn is_balanced(text: &str) -> bool {
+    let (mut depth, mut quote, mut in_word, mut in_comment) = (0_i32, None, false, false);
+    let mut last = ' ';
+    for c in text.chars() {
+        let before = std::mem::replace(&mut last, c);
+        match (c, quote) {
+            _ if in_comment => in_comment = c != '\n',
+            // What comes next is not behind a backslash itself.
+            _ if before == '\\' => (last, in_word) = (' ', true),
+            (_, Some(mark)) => quote = (c != mark).then_some(mark),
+            // `${name}` is a word.
+            ('{', _) if before == '$' => {}
+            ('{', _) => (depth, in_word) = (depth + 1, false),
+            ('}', _) if !in_word => depth -= 1,
+            ('#', _) if !in_word => in_comment = true,
+            ('"' | '\'', _) if !in_word => (quote, in_word) = (Some(c), true),
+            _ => in_word = c != ';' && !c.is_whitespace(),
+        }
+        if depth < 0 {
+            return false;
+        }
+    }
+    depth == 0 && quote.is_none()
+}
+
+impl Place {
+    pub fn shown(&self) -> String {
+        self.dir.to_string_lossy().into_owned()
+    }
+
+    pub fn site<'a>(&'a self, dir: &'a str) -> Site<'a> {
+        Site { instance: &self.instance, domain: &self.domain, listen: &self.listen, dir }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn only_what_root_says_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("shop.conf"), "client_max_body_size 10m;\n").unwrap();
+        fs::write(path("blog.conf"), "deny all;\n").unwrap();
+        fs::set_permissions(path("blog.conf"), fs::Permissions::from_mode(0o666)).unwrap();
+        symlink("/etc/passwd", path("link.conf")).unwrap();
+        fs::write(path("large.conf"), "#".repeat(MOST as usize + 1)).unwrap();
+        fs::write(path("end.conf"), "} server { listen 81; ").unwrap();
+        fs::write(path("README"), "").unwrap();
+        fs::write(path("No App.conf"), "").unwrap();
+        let found = read_all(dir.path()).unwrap();
+        let found: Vec<(&str, Result<&str, &str>)> =
+            found.iter().map(|(app, text)| (app.as_str(), text.as_deref().map_err(String::as_str))).collect();
+        let link = format!("{}", io::Error::from_raw_os_error(libc::ELOOP));
+        assert_eq!(
+            found,
+            [
+                ("blog", Err("others than root may write it (mode 666, owner 0)")),
+                ("end", Err("its braces do not match: it would end the block that it stands in")),
+                ("large", Err("it has more than 64 KiB")),
+                ("link", Err(link.as_str())),
+                ("shop", Ok("client_max_body_size 10m;\n")),
+            ]
+        );
+        assert_eq!(read_all(&path("nothing")).unwrap(), Found::new());
+    }
+
+    #[test]
+    fn braces_in_words_and_comments_end_nothing() {
+        let fine = ["", "location /a { deny all; }", "# }\ndeny all;", r#"add_header A "}";"#, r"rewrite \} /;"];
+        for text in fine.into_iter().chain(["set $a it's; location /a {}", "rewrite ^/${name}$ /;", r#"set $a "\\";"#])
+        {
+            assert!(is_balanced(text), "{text}");
+        }
+        let wrong = ["}", "location /a {", "} location /a {", r#"add_header A "\"}"; }"#, "deny all; #\n}"];
+        for text in wrong.into_iter().chain(["set $a it's; } server { listen 81;", "set $a \"b;"]) {
+            assert!(!is_balanced(text), "{text}");
+        }
+    }
+}
