@@ -5,6 +5,9 @@
 //!   request ─► guard ────┼─ link:  its cookie ───────────────────────► pass
 //!                        │         a link ───────────────────────────► enter: a cookie, and the address without the link
 //!                        │         neither ──────────────────────────► refused
+//!                        ├─ password: its cookie ────────────────────► pass
+//!                        │         one in a header ──────────────────► to be found out, which takes time
+//!                        │         neither ──────────────────────────► refused, with a form
 //!                        └─ ip:    an address of the list ───────────► pass, else refused
 //! ```
 //!
@@ -12,6 +15,8 @@
 //! purpose and that time, or the address that a request has come from; and an app sees nothing of that ([`is_ours`],
 //! [`without_ours`]).
 
+mod attempts;
+mod password;
 mod prefix;
 mod token;
 
@@ -19,8 +24,12 @@ use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 
+use base64ct::{Base64, Encoding};
 use thiserror::Error;
 
+pub use self::attempts::Attempts;
+pub use self::password::Hashed;
+use self::password::Password;
 pub use self::prefix::{Prefix, PrefixError};
 pub use self::token::{Check, Key, NEVER, Purpose};
 use crate::name::excerpt;
@@ -33,13 +42,15 @@ pub enum Gate {
     /// Whoever has been given a link that has not expired.
     #[default]
     Link,
+    /// Whoever knows the password of the app.
+    Password,
     /// Whoever comes from one of these addresses.
     Ip(Vec<Prefix>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum GateError {
-    #[error("`{0}` is no gate; there are `public`, `link` and `ip:PREFIX,…`")]
+    #[error("`{0}` is no gate; there are `public`, `link`, `password` and `ip:PREFIX,…`")]
     NoSuchGate(String),
     #[error("it is said of no address that it may look; write `ip:203.0.113.0/24,2001:db8::/32`")]
     NoAddress,
@@ -57,6 +68,7 @@ impl Gate {
         let list = match text {
             "public" => return Ok(Gate::Public),
             "link" => return Ok(Gate::Link),
+            "password" => return Ok(Gate::Password),
             _ => text.strip_prefix("ip:").ok_or_else(|| GateError::NoSuchGate(excerpt(text)))?,
         };
         let prefixes = list.split(',').filter(|prefix| !prefix.is_empty());
@@ -75,6 +87,7 @@ impl fmt::Display for Gate {
         match self {
             Gate::Public => f.write_str("public"),
             Gate::Link => f.write_str("link"),
+            Gate::Password => f.write_str("password"),
             Gate::Ip(prefixes) => {
                 for (index, prefix) in prefixes.iter().enumerate() {
                     write!(f, "{}{prefix}", if index == 0 { "ip:" } else { "," })?;
@@ -97,6 +110,13 @@ pub const BYPASS: &str = "flyloft-bypass";
 /// The header with which automated tests pass. In lower case.
 pub const BYPASS_HEADER: &str = "x-flyloft-bypass";
 
+/// Where a browser sends the password that somebody has typed.
+pub const FORM: &str = "/.flyloft/gate";
+
+/// How long a browser may look for which somebody has typed the password, in seconds. It knows better than the cookie,
+/// so that this is a matter of how long a lost laptop may.
+const TYPED: u64 = 7 * 86_400;
+
 /// Of cookies with our name so many are looked at. More than one come from a sibling host that has set it for all.
 const COOKIES_MAX: usize = 4;
 
@@ -104,6 +124,8 @@ const COOKIES_MAX: usize = 4;
 pub struct Guard {
     gate: Gate,
     key: Key,
+    /// None was set, if there is none.
+    password: Option<Password>,
 }
 
 /// What a request says that counts at a gate.
@@ -118,6 +140,7 @@ pub struct Request<'a> {
     pub target: &'a str,
     /// The value of [`BYPASS_HEADER`].
     pub bypass: Option<&'a [u8]>,
+    pub authorization: Option<&'a [u8]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,6 +151,8 @@ pub enum Verdict {
         cookie: String,
         to: String,
     },
+    /// It passes if this is the password: see [`Guard::knows`] and [`Guard::finds`].
+    Password(Vec<u8>),
     Refused(Refusal),
 }
 
@@ -139,49 +164,96 @@ pub enum Refusal {
     Expired,
     /// It comes from elsewhere.
     Address,
+    /// It does not say the password.
+    NoPassword,
+    /// There is none that it could say.
+    NoneSet,
 }
 
 impl Guard {
     /// None where everybody may look.
-    pub fn new(gate: Gate, key: Key) -> Option<Self> {
-        (gate != Gate::Public).then_some(Self { gate, key })
+    pub fn new(gate: Gate, key: Key, password: Option<Hashed>) -> Option<Self> {
+        let password = password.map(|hashed| Password::new(hashed, &key));
+        (gate != Gate::Public).then_some(Self { gate, key, password })
+    }
+
+    /// Whether a form for the password is its.
+    pub fn asks_for_a_password(&self) -> bool {
+        self.gate == Gate::Password
+    }
+
+    /// Whether it is the password, where that takes no work: once it has been found.
+    pub fn knows(&self, password: &[u8]) -> Option<bool> {
+        self.password.as_ref().and_then(|own| own.knows(password))
+    }
+
+    /// Whether it is the password. That takes memory and time.
+    pub fn finds(&self, password: &[u8]) -> bool {
+        self.password.as_ref().is_some_and(|own| own.finds(password))
+    }
+
+    /// What a browser gets for which somebody has typed the password.
+    pub fn enter_by_password(&self, secure: bool, to: &str, now: u64) -> Option<Verdict> {
+        let own = self.password.as_ref()?;
+        Some(entered(&own.key, secure, to, now + TYPED, now))
     }
 
     /// `cookies` are the values of the request's `Cookie` headers, `now` is in seconds since the Unix epoch.
     pub fn judge<'a>(&self, request: &Request<'_>, cookies: impl IntoIterator<Item = &'a [u8]>, now: u64) -> Verdict {
-        let is_good = |purpose, token: &[u8]| matches!(self.key.check(purpose, token, now), Check::Good { .. });
-        let bypass = || value_of(request.target, BYPASS).map(str::as_bytes);
-        if request.bypass.or_else(bypass).is_some_and(|token| is_good(Purpose::Bypass, token)) {
+        let bypass = request.bypass.or_else(|| value_of(request.target, BYPASS).map(str::as_bytes));
+        if bypass.is_some_and(|token| self.key.is_good(Purpose::Bypass, token, now)) {
             return Verdict::Pass;
         }
-        if let Gate::Ip(prefixes) = &self.gate {
-            return match prefixes.iter().any(|prefix| prefix.contains(request.address)) {
-                true => Verdict::Pass,
-                false => Verdict::Refused(Refusal::Address),
-            };
-        }
-        let link = value_of(request.target, LINK).map(|link| self.key.check(Purpose::Link, link.as_bytes(), now));
-        match link {
-            Some(Check::Good { until }) if request.follows => return self.enter(request, until, now),
-            Some(Check::Good { .. }) => return Verdict::Pass,
-            _ => {}
-        }
         let (name, purpose) = cookie_of(request.secure);
-        let mut ours = cookies.into_iter().flat_map(pairs).filter_map(|pair| named(pair, name)).take(COOKIES_MAX);
-        match ours.any(|token| is_good(purpose, token)) {
-            true => Verdict::Pass,
-            false if link == Some(Check::Expired) => Verdict::Refused(Refusal::Expired),
-            false => Verdict::Refused(Refusal::NoLink),
+        let ours = cookies.into_iter().flat_map(pairs).filter_map(|pair| named(pair, name)).take(COOKIES_MAX);
+        let has_cookie = |key: &Key| { ours }.any(|token| key.is_good(purpose, token, now));
+        match &self.gate {
+            Gate::Public => Verdict::Pass,
+            Gate::Link => self.judge_link(request, has_cookie, now),
+            Gate::Password => self.judge_password(request, has_cookie),
+            Gate::Ip(prefixes) if prefixes.iter().any(|prefix| prefix.contains(request.address)) => Verdict::Pass,
+            Gate::Ip(_) => Verdict::Refused(Refusal::Address),
         }
     }
 
-    fn enter(&self, request: &Request<'_>, until: u64, now: u64) -> Verdict {
-        let (name, purpose) = cookie_of(request.secure);
-        let (token, age) = (self.key.sign(purpose, until), until.saturating_sub(now));
-        let secure = if request.secure { "; Secure" } else { "" };
-        let cookie = format!("{name}={token}; Path=/; Max-Age={age}; HttpOnly{secure}; SameSite=Lax");
-        Verdict::Enter { cookie, to: local(&without_ours(request.target)) }
+    fn judge_link(&self, request: &Request<'_>, has_cookie: impl FnOnce(&Key) -> bool, now: u64) -> Verdict {
+        let link = value_of(request.target, LINK).map(|link| self.key.check(Purpose::Link, link.as_bytes(), now));
+        match link {
+            Some(Check::Good { until }) if request.follows => {
+                entered(&self.key, request.secure, request.target, until, now)
+            }
+            Some(Check::Good { .. }) => Verdict::Pass,
+            _ if has_cookie(&self.key) => Verdict::Pass,
+            Some(Check::Expired) => Verdict::Refused(Refusal::Expired),
+            Some(Check::Wrong) | None => Verdict::Refused(Refusal::NoLink),
+        }
     }
+
+    fn judge_password(&self, request: &Request<'_>, has_cookie: impl FnOnce(&Key) -> bool) -> Verdict {
+        let Some(own) = &self.password else { return Verdict::Refused(Refusal::NoneSet) };
+        if has_cookie(&own.key) {
+            return Verdict::Pass;
+        }
+        let said = request.authorization.and_then(basic);
+        said.map_or(Verdict::Refused(Refusal::NoPassword), Verdict::Password)
+    }
+}
+
+fn entered(key: &Key, secure: bool, target: &str, until: u64, now: u64) -> Verdict {
+    let (name, purpose) = cookie_of(secure);
+    let (token, age) = (key.sign(purpose, until), until.saturating_sub(now));
+    let secure = if secure { "; Secure" } else { "" };
+    let cookie = format!("{name}={token}; Path=/; Max-Age={age}; HttpOnly{secure}; SameSite=Lax");
+    Verdict::Enter { cookie, to: local(&without_ours(target)) }
+}
+
+/// The password of basic authentication (RFC 7617), whoever says it.
+fn basic(authorization: &[u8]) -> Option<Vec<u8>> {
+    let (scheme, credentials) = authorization.split_at_checked(6)?;
+    let credentials = std::str::from_utf8(credentials).ok()?.trim();
+    let pair = scheme.eq_ignore_ascii_case(b"basic ").then(|| Base64::decode_vec(credentials).ok())??;
+    let colon = pair.iter().position(|byte| *byte == b':')?;
+    Some(pair[colon + 1..].to_vec())
 }
 
 fn cookie_of(secure: bool) -> (&'static str, Purpose) {

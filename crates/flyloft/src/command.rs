@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use self::apps::{Apps, AppsCreate, AppsRm, AppsSet};
 pub use self::config::{Config, ConfigArgs, ConfigOf};
 pub use self::environments::{Destroy, Events, Extend, Logs, Ls, OneEnv, Rollback, Run, Scale, Set, Sleep, Stats, Up};
-pub use self::gate::{Gate, GateToken, Share};
+pub use self::gate::{Gate, GatePassword, GateToken, Share};
 pub use self::keys::{Keys, KeysAdd};
 pub use self::services::{
     Services, ServicesAdd, ServicesChange, ServicesDump, ServicesLs, ServicesOne, ServicesReset, ServicesRestore,
@@ -116,7 +116,7 @@ pub enum Command {
     /// The browser that visits it may look for as long as the link is good, and so may whoever it is passed on to. It
     /// opens nothing else.
     Share(Share),
-    /// Let automated tests in.
+    /// Set the password of gates, and let automated tests in.
     #[command(subcommand)]
     Gate(Gate),
     /// Show or set how many processes of each type run.
@@ -193,6 +193,11 @@ impl Command {
         }
     }
 
+    /// Whether what is typed is not to be seen.
+    pub fn conceals_input(&self) -> bool {
+        matches!(self, Command::Gate(Gate::Password(_)))
+    }
+
     /// Whether it has no end of its own, so that nobody should wait for one.
     pub fn goes_on(&self) -> bool {
         match self {
@@ -209,6 +214,7 @@ impl Command {
         match self {
             Command::Apps(Apps::Create(create)) => create.token_from.is_some() || create.deploy_key_from.is_some(),
             Command::Services(services) => services.reads_stdin(),
+            Command::Gate(Gate::Password(_)) => true,
             Command::Keys(Keys::Add(_)) | Command::Run(_) | Command::Shell(_) => true,
             // The answer to "are you sure".
             Command::Apps(Apps::Rm(_)) | Command::Destroy(_) | Command::Volumes(Volumes::Rm(_)) => true,

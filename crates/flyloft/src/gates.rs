@@ -36,6 +36,6 @@ impl Gates {
 
     /// Keeps its gate; none where everybody may look.
     pub fn guard(&self, env: &EnvRow) -> Option<Arc<Guard>> {
-        Guard::new(self.gate(env), self.key(env)).map(Arc::new)
+        Guard::new(self.gate(env), self.key(env), env.gate_password.clone()).map(Arc::new)
     }
 }

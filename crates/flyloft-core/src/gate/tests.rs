@@ -10,11 +10,18 @@ fn key() -> Key {
 }
 
 fn guard(gate: &str) -> Guard {
-    Guard::new(Gate::parse(gate).unwrap(), key()).unwrap()
+    Guard::new(Gate::parse(gate).unwrap(), key(), None).unwrap()
 }
 
 fn get(target: &str) -> Request<'_> {
-    Request { address: "203.0.113.7".parse().unwrap(), secure: true, follows: true, target, bypass: None }
+    Request {
+        address: "203.0.113.7".parse().unwrap(),
+        secure: true,
+        follows: true,
+        target,
+        bypass: None,
+        authorization: None,
+    }
 }
 
 fn link(until: u64) -> String {
@@ -33,11 +40,11 @@ const NO_LINK: Verdict = Verdict::Refused(Refusal::NoLink);
 
 #[test]
 fn a_gate_is_written_as_it_is_read() {
-    for text in ["public", "link", "ip:203.0.113.0/24,2001:db8::/32,192.0.2.1"] {
+    for text in ["public", "link", "password", "ip:203.0.113.0/24,2001:db8::/32,192.0.2.1"] {
         assert_eq!(Gate::parse(text).unwrap().to_string(), text);
     }
     for (text, error) in [
-        ("open", "`open` is no gate; there are `public`, `link` and `ip:PREFIX,…`"),
+        ("open", "`open` is no gate; there are `public`, `link`, `password` and `ip:PREFIX,…`"),
         ("ip:", "it is said of no address that it may look; write `ip:203.0.113.0/24,2001:db8::/32`"),
         ("ip:home", "`home` is no range of addresses such as `203.0.113.0/24`, `2001:db8::/32` or `203.0.113.7`"),
     ] {
@@ -48,7 +55,7 @@ fn a_gate_is_written_as_it_is_read() {
 
 #[test]
 fn what_is_public_needs_no_guard() {
-    assert!(Guard::new(Gate::Public, key()).is_none());
+    assert!(Guard::new(Gate::Public, key(), None).is_none());
 }
 
 #[test]
@@ -162,6 +169,46 @@ fn an_address_of_the_list_passes_and_a_link_is_none() {
     assert_eq!(judge(&guard("ip:203.0.113.0/24"), &get("/"), &[]), Verdict::Pass);
     let refused = Verdict::Refused(Refusal::Address);
     assert_eq!(judge(&guard("ip:2001:db8::/32,192.0.2.1"), &get(&target), &[&cookie(NOW + 60)]), refused);
+}
+
+fn locked(password: &str) -> Guard {
+    Guard::new(Gate::Password, key(), Some(Hashed::new(password, &[9; 16]))).unwrap()
+}
+
+#[test]
+fn a_password_is_asked_for_unless_its_cookie_is_there_and_a_link_is_none() {
+    let guard = locked("correct horse");
+    let target = format!("/?{}", link(NOW + 60));
+    let refused = Verdict::Refused(Refusal::NoPassword);
+    assert_eq!(judge(&guard, &get(&target), &[&cookie(NOW + 60)]), refused);
+    for (authorization, said) in [
+        ("Basic YWRhOmNvcnJlY3QgaG9yc2U=", Some("correct horse")),
+        ("basic OmE6Yg==", Some("a:b")),
+        ("Basic YWRh", None),
+        ("Basic ???", None),
+        ("Basic", None),
+        ("Bearer YWRhOmNvcnJlY3QgaG9yc2U=", None),
+    ] {
+        let request = Request { authorization: Some(authorization.as_bytes()), ..get("/") };
+        let verdict = said.map_or(refused.clone(), |said| Verdict::Password(said.into()));
+        assert_eq!(judge(&guard, &request, &[]), verdict, "{authorization}");
+    }
+    let Some(Verdict::Enter { cookie, to }) = guard.enter_by_password(true, "//a?b", NOW) else { panic!("not let in") };
+    assert!(to == "/.//a?b" && cookie.contains("; Max-Age=604800; HttpOnly; Secure; SameSite=Lax"), "{cookie}");
+    let pair = cookie.split(';').next().unwrap();
+    let both = Request { authorization: Some(b"Basic OmE6Yg=="), ..get("/") };
+    assert_eq!(judge(&guard, &both, &[pair]), Verdict::Pass, "what is beside a cookie is the app's");
+    let other = locked("another horse");
+    assert_eq!(judge(&other, &get("/"), &[pair]), refused, "its password is another one by now");
+    assert_eq!(judge(&self::guard("link"), &get("/"), &[pair]), NO_LINK);
+}
+
+#[test]
+fn where_no_password_was_set_none_is_right() {
+    let guard = guard("password");
+    let request = Request { authorization: Some(b"Basic Og=="), ..get("/") };
+    assert_eq!(judge(&guard, &request, &[]), Verdict::Refused(Refusal::NoneSet));
+    assert!(!guard.finds(b"") && guard.enter_by_password(true, "/", NOW).is_none());
 }
 
 #[test]

@@ -81,11 +81,34 @@ impl Key {
         if now < until { Check::Good { until } } else { Check::Expired }
     }
 
-    fn mac(&self, purpose: Purpose, time: &[u8; TIME]) -> Hmac<Sha256> {
+    pub fn is_good(&self, purpose: Purpose, text: &[u8], now: u64) -> bool {
+        matches!(self.check(purpose, text, now), Check::Good { .. })
+    }
+
+    /// A key under this one, for something that is not on record with the environment alone.
+    pub(super) fn under(&self, purpose: &[u8], what: &[u8]) -> Key {
+        // No token is as long.
+        Key(hmac(&self.signed(&[b"under\0", purpose, b"\0", what]).finalize().into_bytes()))
+    }
+
+    /// By which something that is said can be known again without being kept.
+    pub(super) fn signature(&self, what: &[u8]) -> Vec<u8> {
+        self.signed(&[b"known\0\0", what]).finalize().into_bytes().to_vec()
+    }
+
+    /// Whether it is one of this, in constant time.
+    pub(super) fn is_signature(&self, signature: &[u8], what: &[u8]) -> bool {
+        self.signed(&[b"known\0\0", what]).verify_slice(signature).is_ok()
+    }
+
+    fn signed(&self, parts: &[&[u8]]) -> Hmac<Sha256> {
         let mut mac = self.0.clone();
-        mac.update(&[purpose.byte()]);
-        mac.update(time);
+        parts.iter().for_each(|part| mac.update(part));
         mac
+    }
+
+    fn mac(&self, purpose: Purpose, time: &[u8; TIME]) -> Hmac<Sha256> {
+        self.signed(&[&[purpose.byte()], time])
     }
 }
 

@@ -9,11 +9,14 @@
 //! counts is the median of the rounds' ratios. The processor time that each proxy took for a request is read from `/proc`
 //! besides: it is what can still be compared on a machine that is busy otherwise, where the rates say little.
 //!
+//! What the gate costs is measured in the same way (`-- --gate` does only that).
+//!
 //! Besides, it says how long the edge takes to let a request go that has waited for its environment (`-- --wake` does
 //! only that).
 //!
 //! Needs the Debian packages `nginx-light` and `wrk`.
 
+mod gate;
 mod nginx;
 mod wake;
 mod wrk;
@@ -73,11 +76,12 @@ fn main() -> Result<()> {
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve", listen, upstream] => runtime.block_on(serve(listen.parse()?, upstream.parse()?)),
         [] => runtime.block_on(compare(FULL, None)),
+        ["--gate"] => runtime.block_on(compare_gate(FULL)),
         ["--wake"] => runtime.block_on(async { wake(&mut Vec::new()).await }),
         ["--quick"] => runtime.block_on(compare(QUICK, None)),
         ["--json", file] => runtime.block_on(compare(FULL, Some(file.into()))),
         ["--quick", "--json", file] => runtime.block_on(compare(QUICK, Some(file.into()))),
-        _ => bail!("usage: cargo bench -p flyloft --bench edge -- [--wake | --quick] [--json FILE]"),
+        _ => bail!("usage: cargo bench -p flyloft --bench edge -- [--gate | --wake | --quick] [--json FILE]"),
     }
 }
 
@@ -87,6 +91,8 @@ async fn serve(listen: SocketAddr, upstream: SocketAddr) -> Result<()> {
     config.threads = WORKERS;
     let edge = Embedded::open(config)?;
     edge.set(HOST, Route::public(EnvRef::parse("shop/main")?, Target::Upstream(upstream))).await?;
+    let route = Route::public(EnvRef::parse("shop/gated")?, Target::Upstream(upstream));
+    edge.set(gate::HOST, Route { guard: gate::guard(), ..route }).await?;
     std::future::pending().await
 }
 
@@ -134,12 +140,42 @@ async fn compare(effort: Effort, json: Option<PathBuf>) -> Result<()> {
             "flyloft": { "requests_per_second": ours, "cpu_microseconds": our_cpu },
         }));
     }
+    report.push(gated(&edge_process, edge, effort).await?);
     wake(&mut report).await?;
     if let Some(file) = json {
         std::fs::write(&file, serde_json::to_string_pretty(&report)?)
             .with_context(|| format!("failed to write `{}`", file.display()))?;
     }
     Ok(())
+}
+
+/// The gate alone.
+async fn compare_gate(effort: Effort) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (upstream, edge) = (free_address()?, free_address()?);
+    let _upstream = start(nginx::upstream(dir.path(), upstream)?, upstream).await?;
+    let serve = Cmd::new(std::env::current_exe()?).arg("serve").arg(edge.to_string()).arg(upstream.to_string());
+    let edge_process = start(serve, edge).await?;
+    gated(&edge_process, edge, effort).await?;
+    Ok(())
+}
+
+/// What the edge does with and without a gate, in turns.
+async fn gated(process: &Process, edge: SocketAddr, effort: Effort) -> Result<serde_json::Value> {
+    let case = &CASES[0];
+    let (without, with) = (gate::headers_elsewhere(HOST), gate::headers());
+    let mut rounds = Vec::new();
+    for round in 0..effort.rounds {
+        let mut measured = [None, None];
+        for turn in [round % 2, 1 - round % 2] {
+            let headers = if turn == 0 { &without } else { &with };
+            let load = wrk::load_with(edge, headers, case.path, case.connections, effort.round);
+            measured[turn] = Some(timed(process, load).await?);
+        }
+        let [Some(without), Some(with)] = measured else { bail!("a round has two turns") };
+        rounds.push((without, with));
+    }
+    Ok(gate::report(&rounds, median))
 }
 
 /// What the edge itself takes of a wake.
@@ -160,8 +196,13 @@ async fn wake(report: &mut Vec<serde_json::Value>) -> Result<()> {
 }
 
 async fn measure(proxy: &Process, address: SocketAddr, case: &Case, round: Duration) -> Result<Measured> {
+    timed(proxy, wrk::load(address, HOST, case.path, case.connections, round)).await
+}
+
+/// With what the proxy takes for it.
+async fn timed(proxy: &Process, load: impl Future<Output = Result<wrk::Load>>) -> Result<Measured> {
     let before = proxy.cpu()?;
-    let load = wrk::load(address, HOST, case.path, case.connections, round).await?;
+    let load = load.await?;
     let cpu = (proxy.cpu()? - before).as_secs_f64() * 1e6 / load.requests as f64;
     Ok(Measured { per_second: load.per_second, cpu })
 }

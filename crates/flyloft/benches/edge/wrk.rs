@@ -11,13 +11,24 @@ pub struct Load {
     pub per_second: f64,
 }
 
-/// Asks for `path` for as long as `round`. An answer that is not 200, or none, is an error: it would be cheap.
+/// Asks for `path` of `host` for as long as `round`.
 pub async fn load(address: SocketAddr, host: &str, path: &str, connections: u32, round: Duration) -> Result<Load> {
+    load_with(address, &[format!("Host: {host}")], path, connections, round).await
+}
+
+/// The same with these headers. An answer that is not 200, or none, is an error: it would be cheap.
+pub async fn load_with(
+    address: SocketAddr,
+    headers: &[String],
+    path: &str,
+    connections: u32,
+    round: Duration,
+) -> Result<Load> {
     let output = Cmd::new("wrk")
         .arg("--threads=1")
         .arg(format!("--connections={connections}"))
         .arg(format!("--duration={}s", round.as_secs()))
-        .arg(format!("--header=Host: {host}"))
+        .args(headers.iter().map(|header| format!("--header={header}")))
         .arg(format!("http://{address}{path}"))
         .run()
         .await

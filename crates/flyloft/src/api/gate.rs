@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use flyloft_core::gate::{self, NEVER, Purpose};
-use flyloft_core::name::EnvRef;
+use flyloft_core::name::{AppName, EnvRef};
 use flyloft_core::policy::Span;
 use serde::Serialize;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 use super::reply::{Reply, as_time, as_time_if_any, done};
 use super::{Api, Call, Ending};
@@ -18,6 +19,10 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How long a link is good where nothing is said, and at most: it is in the histories of those who were given it.
 const LINK: Duration = DAY.saturating_mul(7);
 const LINK_MAX: Duration = DAY.saturating_mul(366);
+
+/// What is shorter is found by trying.
+const PASSWORD_MIN: usize = 8;
+const PASSWORD_MAX: u64 = 1 << 10;
 
 #[derive(Serialize)]
 struct Link {
@@ -81,7 +86,59 @@ impl Api {
 
     pub(super) async fn gate(&self, call: &mut Call<'_>, command: Gate) -> Result<Ending> {
         match command {
+            Gate::Password(password) => self.gate_password(call, password.app).await,
             Gate::Token(token) => self.gate_token(call, token).await,
+        }
+    }
+
+    async fn gate_password(&self, call: &mut Call<'_>, app: AppName) -> Result<Ending> {
+        call.must_use(&app)?;
+        self.must_exist(&app).await?;
+        let password = self.asked_password(call, &app).await?.trim_end_matches(['\r', '\n']).to_owned();
+        if password.chars().count() < PASSWORD_MIN {
+            return Err(Error::usage(format!("a password has {PASSWORD_MIN} characters at least")));
+        }
+        let mut salt = [0; 16];
+        getrandom::fill(&mut salt).expect("the kernel has random numbers");
+        let hashed = tokio::task::spawn_blocking(move || gate::Hashed::new(&password, &salt)).await;
+        let failed = || format!("failed to set the password of `{app}`");
+        let parts = &self.loft.parts;
+        parts.store.set_gate_password(&app, hashed.or_failed(failed)?).await.or_failed(failed)?;
+        let told = parts.store.tell(
+            &app,
+            None,
+            EventKind::SettingsChanged,
+            call.by(),
+            "the password of its gates",
+            store::now(),
+        );
+        told.await.or_failed(failed)?;
+        self.loft.reload(&app, None).await?;
+        let asks = self.environments_of(&app).await?.iter().any(|row| parts.gates.gate(row) == gate::Gate::Password);
+        let text = match asks {
+            true => format!("`{app}` has another password"),
+            false => format!("`{app}` has a password; no gate asks for it yet: flyloft apps set {app} gate=password"),
+        };
+        Ok(done(text).into())
+    }
+
+    async fn asked_password(&self, call: &mut Call<'_>, app: &AppName) -> Result<String> {
+        match &call.io.terminal {
+            None => call.input("the password", PASSWORD_MAX).await,
+            // Over SSH it is the daemon that shows what is typed.
+            Some(terminal) if terminal.raw => {
+                Err(Error::usage("here the password comes from standard input, where nobody reads along")
+                    .hint(format!("pass show staging/{app} | ssh -p 2222 host gate password {app}")))
+            }
+            Some(_) => {
+                let failed = |error| Error::because("failed to ask", error);
+                call.io.stderr.write_all(format!("Password for `{app}`: ").as_bytes()).await.map_err(failed)?;
+                call.io.stderr.flush().await.map_err(failed)?;
+                let mut line = String::new();
+                let mut input = BufReader::new((&mut call.io.stdin).take(PASSWORD_MAX));
+                input.read_line(&mut line).await.map_err(failed)?;
+                Ok(line)
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures_util::{SinkExt, StreamExt};
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::termios::{LocalFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
@@ -34,8 +34,12 @@ pub async fn send(socket: &Path, mut invocation: Invocation) -> anyhow::Result<E
     let (mut read, mut write) = (frame::reader(read), frame::writer(write));
 
     let terminal = if output.is_some() { None } else { terminal_size() };
-    let handed_over = terminal.is_some() && invocation.command.hands_terminal_over();
-    let raw = handed_over.then(Raw::enter).flatten();
+    let changed = match &invocation.command {
+        _ if terminal.is_none() => None,
+        command if command.hands_terminal_over() => Changed::raw(),
+        command if command.conceals_input() => Changed::silent(),
+        _ => None,
+    };
     let progress = Progress::of(&invocation.command, invocation.json);
     let request = Request { invocation, terminal };
     for (tag, json) in
@@ -56,7 +60,7 @@ pub async fn send(socket: &Path, mut invocation: Invocation) -> anyhow::Result<E
         code = show(&mut read, progress, output.as_mut()) => code,
         error = feeding => Err(error),
     };
-    drop(raw);
+    drop(changed);
     let code = code?;
     if code == 0
         && let Some(output) = output
@@ -217,20 +221,33 @@ fn size_of(terminal: RawFd) -> (u16, u16) {
     if status == 0 && size.ws_col > 0 { (size.ws_col, size.ws_row) } else { (80, 24) }
 }
 
-/// The terminal hands over every key as it is; put back when dropped.
-struct Raw(Termios);
+/// A terminal that is put back to what it was when this is dropped.
+struct Changed(Termios);
 
-impl Raw {
-    fn enter() -> Option<Self> {
+impl Changed {
+    /// It hands over every key as it is.
+    fn raw() -> Option<Self> {
+        Self::to(cfmakeraw)
+    }
+
+    /// It does not show what is typed.
+    fn silent() -> Option<Self> {
+        Self::to(|terminal| {
+            terminal.local_flags.remove(LocalFlags::ECHO);
+            terminal.local_flags.insert(LocalFlags::ECHONL);
+        })
+    }
+
+    fn to(change: impl FnOnce(&mut Termios)) -> Option<Self> {
         let before = tcgetattr(io::stdin().as_fd()).ok()?;
-        let mut raw = before.clone();
-        cfmakeraw(&mut raw);
-        tcsetattr(io::stdin().as_fd(), SetArg::TCSANOW, &raw).ok()?;
+        let mut after = before.clone();
+        change(&mut after);
+        tcsetattr(io::stdin().as_fd(), SetArg::TCSANOW, &after).ok()?;
         Some(Self(before))
     }
 }
 
-impl Drop for Raw {
+impl Drop for Changed {
     fn drop(&mut self) {
         let _ = tcsetattr(io::stdin().as_fd(), SetArg::TCSANOW, &self.0);
     }

@@ -1,7 +1,7 @@
 //! The words of the commands that open gates.
 
 use clap::{Args, Subcommand};
-use flyloft_core::name::EnvRef;
+use flyloft_core::name::{AppName, EnvRef};
 use flyloft_core::policy::Span;
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +23,20 @@ pub struct Share {
 
 #[derive(Clone, Debug, PartialEq, Subcommand, Serialize, Deserialize)]
 pub enum Gate {
+    /// Set the password of an app's gates, where they ask for one. It comes from standard input, or is asked for.
+    ///
+    /// What the one before has opened is shut. No gate asks for it before somebody says so with `gate=password`.
+    Password(GatePassword),
     /// Print a token with which automated tests pass the gate of an environment, whatever it asks of people.
     Token(GateToken),
+}
+
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[command(after_help = "Examples:
+  pass show staging/shop | flyloft gate password shop
+  flyloft apps set shop gate=password")]
+pub struct GatePassword {
+    pub app: AppName,
 }
 
 #[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]

@@ -357,10 +357,11 @@ impl Task {
         let row = self.parts.store.environment(&self.env.name).await;
         let row = row.or_failed(|| format!("failed to look up `{}`", self.env.name))?;
         if let Some(row) = row.filter(|row| row.id == self.env.id) {
-            let gate = |env: &EnvRow| (self.parts.gates.gate(env), env.gate_generation);
+            let gate = |env: &EnvRow| (self.parts.gates.gate(env), env.gate_generation, env.gate_password.clone());
             let is_other = gate(&row) != gate(&self.env);
-            let EnvRow { formation, settings, app_settings, asked, gate_generation, .. } = row;
-            self.env = EnvRow { formation, settings, app_settings, asked, gate_generation, ..self.env.clone() };
+            let EnvRow { formation, settings, app_settings, asked, gate_generation, gate_password, .. } = row;
+            let own = self.env.clone();
+            self.env = EnvRow { formation, settings, app_settings, asked, gate_generation, gate_password, ..own };
             if is_other {
                 let guarded = self.parts.edge.guard(&self.env.host, self.parts.gates.guard(&self.env)).await;
                 guarded.or_failed(|| format!("failed to change who may look at `{}`", self.env.host))?;

@@ -1,5 +1,6 @@
 //! Apps and what fetches their repositories.
 
+use flyloft_core::gate::Hashed;
 use flyloft_core::name::AppName;
 use flyloft_core::policy::Settings;
 use rusqlite::{OptionalExtension, Row, params};
@@ -62,6 +63,15 @@ impl Store {
         let (app, settings) = (app.to_string(), print(settings));
         self.call(move |t| {
             t.execute("UPDATE apps SET settings = ?2 WHERE name = ?1", params![app, settings])?;
+            Ok(())
+        })
+        .await
+    }
+
+    pub async fn set_gate_password(&self, app: &AppName, password: Hashed) -> Result<(), StoreError> {
+        let app = app.to_string();
+        self.call(move |t| {
+            t.execute("UPDATE apps SET gate_password = ?2 WHERE name = ?1", params![app, password.0])?;
             Ok(())
         })
         .await

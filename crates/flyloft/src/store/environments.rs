@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use flyloft_core::gate::Hashed;
 use flyloft_core::lifecycle::Timestamp;
 use flyloft_core::name::{AppName, EnvName, EnvRef, Origin, ReleaseNumber};
 use flyloft_core::policy::Settings;
@@ -34,6 +35,8 @@ pub struct EnvRow {
     pub memory: MemoryRow,
     /// How often what opens its gate was revoked.
     pub gate_generation: u32,
+    /// What its app has for those of its gates that ask for a password.
+    pub gate_password: Option<Hashed>,
 }
 
 /// What an environment was found to hold, for a look that asks no engine.
@@ -59,7 +62,8 @@ pub struct LiveRow {
 const ENVIRONMENT: &str = "SELECT id, app, name, host, origin, state, formation, live, container, upstream,
     created_at, settings, (SELECT settings FROM apps WHERE apps.name = app),
     (SELECT content ->> 'settings' FROM releases WHERE environment = environments.id AND number = live),
-    memory_awake, memory_asleep, down_since, gate_generation FROM environments";
+    memory_awake, memory_asleep, down_since, gate_generation,
+    (SELECT gate_password FROM apps WHERE apps.name = app) FROM environments";
 
 impl Store {
     /// Makes an environment, or finds it. `Err` names who has the host name, or what else the name stands for.
@@ -318,6 +322,7 @@ impl EnvRow {
                 down_since: row.get::<_, Option<i64>>(16)?.map(|at| Timestamp(at as u64)),
             },
             gate_generation: row.get(17)?,
+            gate_password: row.get::<_, Option<String>>(18)?.map(Hashed),
         })
     }
 }

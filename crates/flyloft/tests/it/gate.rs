@@ -3,8 +3,9 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 
-use crate::harness::Flyloft;
+use crate::harness::{Flyloft, wait_for};
 use crate::push::{app, borrowed};
+use crate::terminal::Seat;
 
 /// The whole answer to a request.
 fn ask(flyloft: &Flyloft, target: &str, headers: &str) -> String {
@@ -61,4 +62,17 @@ fn outside_localhost_an_environment_is_opened_by_links_and_a_stranger_does_not_w
     flyloft.ok(&["apps", "set", "it-gate", "gate=public"]);
     assert!(ask(&flyloft, "/", "").starts_with("HTTP/1.1 200 "));
     flyloft.ok(&["destroy", "it-gate", "--yes"]);
+}
+
+#[test]
+fn a_password_is_asked_for_on_a_terminal_that_does_not_show_it() {
+    let flyloft = Flyloft::start();
+    flyloft.ok(&["apps", "create", "it-locked"]);
+    let mut seat = Seat::take(flyloft.command(&["gate", "password", "it-locked"]), 200, 24);
+    seat.sees("Password for `it-locked`: ");
+    seat.types("correct horse\n");
+    seat.sees("`it-locked` has a password; no gate asks for it yet");
+    let status = wait_for("the command to end", || seat.child.try_wait().unwrap());
+    assert!(status.success() && !seat.seen().contains("horse"), "{}", seat.seen());
+    flyloft.ok(&["destroy", "it-locked", "--yes"]);
 }

@@ -61,6 +61,11 @@ impl Seat {
         wait_for(&format!("`{text}`"), || self.screen.lock().unwrap().contains(text).then_some(()));
     }
 
+    /// All that the screen has shown.
+    pub fn seen(&self) -> String {
+        self.screen.lock().unwrap().clone()
+    }
+
     fn resize(&self, columns: u16, rows: u16) {
         let size = window(columns, rows);
         // SAFETY: TIOCSWINSZ reads a `winsize`, which lives across the call.

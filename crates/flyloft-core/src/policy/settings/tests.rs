@@ -98,7 +98,9 @@ fn any_settings() -> impl Strategy<Value = Settings> {
                 Key::Pids | Key::CpuWeight => count.to_string(),
                 Key::Inodes => inodes.to_string(),
                 Key::Services => format!("postgres,postgres:A{count}"),
-                Key::Gate => ["public", "link", "ip:192.0.2.1,2001:db8::/32"][count as usize % 3].to_owned(),
+                Key::Gate => {
+                    ["public", "link", "password", "ip:192.0.2.1,2001:db8::/32"][count as usize % 4].to_owned()
+                }
             };
             settings.set(key, &value).unwrap();
         }

@@ -22,7 +22,7 @@ impl Desk {
 /// What a guard says to somebody who comes with this target.
 fn verdict(guard: &Guard, target: &str) -> Verdict {
     let address = "203.0.113.7".parse().unwrap();
-    let request = Request { address, secure: false, follows: true, target, bypass: None };
+    let request = Request { address, secure: false, follows: true, target, bypass: None, authorization: None };
     guard.judge(&request, [], (store::now() / 1000) as u64)
 }
 
@@ -101,4 +101,23 @@ async fn only_who_may_use_an_app_opens_its_gates() {
         let (code, said) = desk.command_by(&bot, words).await;
         assert!(code == 1 && !said.contains("flyloft-link") && said.contains("shop"), "{said}");
     }
+}
+
+#[tokio::test]
+async fn a_password_is_set_for_an_app_and_shuts_what_the_one_before_has_opened() {
+    let desk = linked().await;
+    let set = async |password: &str| desk.command_with(&["gate", "password", "shop"], password).await;
+    let (code, said) = set("short\n").await;
+    assert!(code == 2 && said.contains("8 characters at least"), "{said}");
+    let (code, said) = set("correct horse\n").await;
+    assert!(code == 0 && said.contains("no gate asks for it yet: flyloft apps set shop gate=password"), "{said}");
+    desk.done(&["set", "shop/main", "gate=password"]).await;
+    let before = desk.guard().await.unwrap();
+    assert!(before.finds(b"correct horse") && !before.finds(b"correct horse\n"));
+    let (code, said) = set("another horse").await;
+    assert!(code == 0 && said == "`shop` has another password\n", "{said}");
+    let after = desk.guard().await.unwrap();
+    assert!(after.finds(b"another horse") && !after.finds(b"correct horse"));
+    let events = desk.done(&["events", "shop"]).await;
+    assert!(events.contains("the password of its gates") && !events.contains("horse"), "{events}");
 }

@@ -15,7 +15,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::body::{Answer, Over, Relayed, Stream};
 use super::crowd::{Guest, Visit};
 use super::framing::{Encoder, Framing};
-use super::gate;
+use super::gate::{self, Stop};
 use super::half_closed::Asked;
 use super::headers::{self, Authority, Visitor};
 use super::hold::{Wish, hold};
@@ -24,6 +24,7 @@ use super::line::{Line, LineError, Question, READ_MAX};
 use super::lines::Full;
 use super::pace::Busy;
 use super::page::{Death, Form, Notice};
+use super::password;
 use super::quiet::Manner;
 use super::routes::Admission;
 use super::stream;
@@ -64,10 +65,17 @@ impl Client {
 }
 
 /// Answers a request in one way or another.
-pub async fn answer(client: Arc<Client>, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
+pub async fn answer(client: Arc<Client>, mut request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
     let (form, version) = (Form::of(request.headers()), request.version());
     let found = match client.guest.visit() {
-        Some(visit) => find(&client, &request).map(|(authority, way)| (authority, way, visit)),
+        Some(visit) => {
+            let found = match find(&client, &mut request) {
+                Err(Stop::Doubted(doubt)) => Box::pin(find_later(&client, &mut request, doubt)).await,
+                Err(Stop::Answered(notice)) => Err(notice),
+                Ok(found) => Ok(found),
+            };
+            found.map(|(authority, way)| (authority, way, visit))
+        }
         None => Err(Notice::Busy),
     };
     client.asked.begin();
@@ -100,38 +108,53 @@ enum Way {
 }
 
 /// Where a request goes, or why it goes nowhere.
-fn find(client: &Client, request: &Request<Incoming>) -> Result<(Authority, Way), Notice> {
+fn find(client: &Client, request: &mut Request<Incoming>) -> Result<(Authority, Way), Stop> {
     if request.method() == Method::CONNECT {
-        return Err(Notice::NotServed { what: "Tunnels are not made here" });
+        return Err(Notice::NotServed { what: "Tunnels are not made here" }.into());
     }
     if headers::has_unknown_coding(request.headers()) {
-        return Err(Notice::NotServed { what: "The only transfer coding understood here is chunked" });
+        return Err(Notice::NotServed { what: "The only transfer coding understood here is chunked" }.into());
     }
     let authority = Authority::of(request.uri(), request.headers()).map_err(|_| Notice::NoHost)?;
-    let (shared, path) = (&client.worker.shared, request.uri().path());
-    let host = authority.host();
-    if path == "/robots.txt" && matches!(*request.method(), Method::GET | Method::HEAD) && shared.routes.knows(&host) {
-        return Err(Notice::Robots);
+    let (shared, host) = (&client.worker.shared, authority.host());
+    let is_robots = request.uri().path() == "/robots.txt" && matches!(*request.method(), Method::GET | Method::HEAD);
+    if is_robots && shared.routes.knows(&host) {
+        return Err(Notice::Robots.into());
     }
     gate::ask(client, request, &host)?;
-    let quiet = client.manner.is_quiet(path, request.headers(), &shared.quiet);
+    let quiet = client.manner.is_quiet(request.uri().path(), request.headers(), &shared.quiet);
     let way = match shared.routes.admit(&host, quiet) {
         Some(Admission::Entered(pass)) => Way::Open(pass),
         Some(Admission::Held(_, place)) if quiet => {
             place.count(StatusCode::SERVICE_UNAVAILABLE.as_u16());
-            return Err(Notice::Asleep { env: place.env.clone() });
+            return Err(Notice::Asleep { env: place.env.clone() }.into());
         }
         Some(Admission::Held(host, place)) => Way::Held(host, place),
         Some(Admission::Refused(place)) => {
             if !quiet {
                 place.touch();
             }
-            return Err(place.refusal());
+            return Err(place.refusal().into());
         }
-        None => return Err(Notice::UnknownHost { host: host.into_owned() }),
+        None => return Err(Notice::UnknownHost { host: host.into_owned() }.into()),
     };
     drop(host);
     Ok((authority, way))
+}
+
+/// Where a request goes that may have said the password.
+async fn find_later(
+    client: &Client,
+    request: &mut Request<Incoming>,
+    doubt: password::Doubt,
+) -> Result<(Authority, Way), Notice> {
+    password::settle(client, request, doubt).await?;
+    match find(client, request) {
+        Ok(found) => Ok(found),
+        Err(Stop::Answered(notice)) => Err(notice),
+        // The gate is another one by now.
+        Err(Stop::Doubted(_)) => Err(Notice::Busy),
+    }
 }
 
 /// Waits until a request may go on, and goes on with it.

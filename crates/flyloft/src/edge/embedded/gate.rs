@@ -2,45 +2,118 @@
 //!
 //! What must hold: who may not look is nobody's visitor. It wakes nothing, waits nowhere and is no use.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use flyloft_core::gate::{self, BYPASS_HEADER, Verdict};
-use hyper::header::{COOKIE, HeaderValue};
+use flyloft_core::gate::{self, BYPASS_HEADER, FORM, Guard, Refusal, Verdict};
+use hyper::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
 use super::exchange::Client;
 use super::headers;
-use super::page::Notice;
+use super::page::{Form, Notice};
+use super::password::{Asked, Doubt};
 
-/// `host` is in lower case. A host name that is not routed has no gate.
-pub fn ask<B>(client: &Client, request: &Request<B>, host: &str) -> Result<(), Notice> {
-    let routes = &client.worker.shared.routes;
-    let Some(guard) = routes.guard(host) else { return Ok(()) };
+/// Why a request does not go on.
+pub enum Stop {
+    Answered(Notice),
+    /// It has to be found out whether it says the password.
+    Doubted(Doubt),
+}
+
+impl From<Notice> for Stop {
+    fn from(notice: Notice) -> Self {
+        Stop::Answered(notice)
+    }
+}
+
+/// Who stands at the gate of which host name.
+pub struct Caller<'a> {
+    pub client: &'a Client,
+    /// In lower case. A host name that is not routed has no gate.
+    pub host: &'a str,
+    pub from: IpAddr,
+    pub secure: bool,
+    /// A program that a refusal may ask for a password. A browser would interrupt whoever looks at a page.
+    pub takes_challenges: bool,
+}
+
+/// An `Authorization` header that was for the gate is gone after this.
+pub fn ask<B>(client: &Client, request: &mut Request<B>, host: &str) -> Result<(), Stop> {
+    let Some(guard) = client.worker.shared.routes.guard(host) else { return Ok(()) };
     let headers = request.headers();
-    let visitor = client.visitor(headers);
+    let caller = Caller::new(client, headers, host);
     let asked = gate::Request {
-        address: visitor.ip(),
-        secure: visitor.is_secure(),
+        address: caller.from,
+        secure: caller.secure,
         // What asks for another protocol does not follow to another address.
         follows: matches!(*request.method(), Method::GET | Method::HEAD) && headers::upgrade(headers).is_none(),
         target: request.uri().path_and_query().map_or("/", |target| target.as_str()),
         bypass: headers.get(BYPASS_HEADER).map(HeaderValue::as_bytes),
+        authorization: headers.get(AUTHORIZATION).map(HeaderValue::as_bytes),
     };
+    if guard.asks_for_a_password() && *request.method() == Method::POST && request.uri().path() == FORM {
+        let host = host.to_owned();
+        return Err(Stop::Doubted(Doubt { guard, host, asked: Asked::Form }));
+    }
     let cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
     match guard.judge(&asked, cookies, now()) {
         Verdict::Pass => Ok(()),
-        Verdict::Enter { cookie, to } => {
-            routes.turned(host, StatusCode::SEE_OTHER);
-            Err(Notice::Enter { cookie, to })
+        Verdict::Password(password) => {
+            caller.says(&guard, asked.target, password)?;
+            request.headers_mut().remove(AUTHORIZATION);
+            Ok(())
         }
-        Verdict::Refused(why) => Err(match routes.turned(host, StatusCode::FORBIDDEN) {
-            Some(env) => Notice::Barred { env, why },
-            None => Notice::UnknownHost { host: host.to_owned() },
-        }),
+        verdict => Err(caller.turned(verdict, asked.target).into()),
+    }
+}
+
+impl<'a> Caller<'a> {
+    pub fn new(client: &'a Client, headers: &HeaderMap, host: &'a str) -> Self {
+        let visitor = client.visitor(headers);
+        let takes_challenges = !headers.contains_key("sec-fetch-mode") && Form::of(headers) == Form::Text;
+        Self { client, host, from: visitor.ip(), secure: visitor.is_secure(), takes_challenges }
+    }
+
+    /// Says a password, which is known to be right, is refused, or has to be found out.
+    fn says(&self, guard: &Arc<Guard>, target: &str, password: Vec<u8>) -> Result<(), Stop> {
+        let proofs = &self.client.worker.shared.proofs;
+        proofs.begin(self.from)?;
+        match guard.knows(&password) {
+            Some(true) => {
+                proofs.succeeded(self.from);
+                Ok(())
+            }
+            Some(false) => Err(self.turned(Verdict::Refused(Refusal::NoPassword), target).into()),
+            None => {
+                let (guard, host) = (guard.clone(), self.host.to_owned());
+                Err(Stop::Doubted(Doubt { guard, host, asked: Asked::Said { password, target: target.to_owned() } }))
+            }
+        }
+    }
+
+    /// The answer to whoever does not go on, which is counted. `target` is what it has asked for.
+    pub fn turned(&self, verdict: Verdict, target: &str) -> Notice {
+        let challenge = self.takes_challenges && verdict == Verdict::Refused(Refusal::NoPassword);
+        let status = match verdict {
+            Verdict::Enter { .. } => StatusCode::SEE_OTHER,
+            _ if challenge => StatusCode::UNAUTHORIZED,
+            _ => StatusCode::FORBIDDEN,
+        };
+        let env = self.client.worker.shared.routes.turned(self.host, status);
+        match (verdict, env) {
+            (Verdict::Enter { cookie, to }, _) => Notice::Enter { cookie, to },
+            (Verdict::Refused(Refusal::NoPassword), Some(env)) => {
+                Notice::Locked { env, to: target.to_owned(), again: false, challenge }
+            }
+            (Verdict::Refused(why), Some(env)) => Notice::Barred { env, why },
+            _ => Notice::UnknownHost { host: self.host.to_owned() },
+        }
     }
 }
 
 /// Seconds since the Unix epoch, by which links expire.
-fn now() -> u64 {
+pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -31,6 +31,7 @@ mod listener;
 mod opening;
 mod pace;
 mod page;
+mod password;
 pub mod quiet;
 mod room;
 mod routes;
@@ -147,6 +148,7 @@ impl Embedded {
             crowd: Arc::new(Crowd::new(config.room, Paces::new(config.limits.send, config.limits.take))),
             quiet: Arc::new(Quiet::new(&config.quiet_agents)),
             visits: config.visits,
+            proofs: Arc::default(),
             limits: config.limits,
             halt: edge.halt.clone(),
         };

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use flyloft_core::gate::Refusal;
+use flyloft_core::gate::{FORM, Refusal};
 use flyloft_core::name::EnvRef;
 use http_body_util::Full;
 use hyper::header::{
     ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, REFERRER_POLICY,
-    RETRY_AFTER, SET_COOKIE,
+    RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
 
@@ -66,6 +66,19 @@ pub enum Notice {
     Barred {
         env: EnvRef,
         why: Refusal,
+    },
+    /// Who asks may look with a password. A page has a form for it, which leads `to` what was asked for.
+    Locked {
+        env: EnvRef,
+        to: String,
+        /// What was said by the form was not the password.
+        again: bool,
+        /// To somebody who can say it with the same request.
+        challenge: bool,
+    },
+    /// Who asks has tried passwords too often.
+    TooOften {
+        seconds: u32,
     },
     /// Who asks may look from now on, at the same address without what opened the gate.
     Enter {
@@ -121,7 +134,9 @@ impl Notice {
             | Notice::Crowded { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Notice::Dead { .. } => StatusCode::BAD_GATEWAY,
             Notice::Robots => StatusCode::OK,
-            Notice::Barred { .. } => StatusCode::FORBIDDEN,
+            Notice::Locked { challenge: true, .. } => StatusCode::UNAUTHORIZED,
+            Notice::Barred { .. } | Notice::Locked { .. } => StatusCode::FORBIDDEN,
+            Notice::TooOften { .. } => StatusCode::TOO_MANY_REQUESTS,
             Notice::Enter { .. } => StatusCode::SEE_OTHER,
         }
     }
@@ -140,7 +155,8 @@ impl Notice {
             Notice::Asleep { env } => format!("{env} is asleep"),
             Notice::Crowded { env, .. } => format!("{env} is waking up, and many wait"),
             Notice::Robots => "robots.txt".to_owned(),
-            Notice::Barred { env, .. } => format!("{env} is not public"),
+            Notice::TooOften { .. } => "Too many wrong passwords".to_owned(),
+            Notice::Barred { env, .. } | Notice::Locked { env, .. } => format!("{env} is not public"),
             Notice::Enter { .. } => "Come in".to_owned(),
             Notice::Dead { env, .. } => format!("{env} did not answer"),
         }
@@ -172,9 +188,14 @@ impl Notice {
             Notice::Barred { why, .. } => match why {
                 Refusal::NoLink => "Whoever works on it can give you a link that opens it.".to_owned(),
                 Refusal::Expired => "Your link has expired. Whoever works on it can give you another one.".to_owned(),
+                // Where one is set, that is asked for.
+                Refusal::NoPassword | Refusal::NoneSet => "Its password has not been set yet.".to_owned(),
                 Refusal::Address => "It is there for some addresses only, and yours is none of them.".to_owned(),
             },
-            Notice::Enter { .. } => "Your link has opened it for this browser.".to_owned(),
+            Notice::Locked { again: true, .. } => "That is not its password.".to_owned(),
+            Notice::Locked { .. } => "It opens with its password.".to_owned(),
+            Notice::TooOften { seconds } => format!("Another one may be tried in {seconds} s."),
+            Notice::Enter { .. } => "It is open to this browser.".to_owned(),
             Notice::Dead { how, .. } => match how {
                 Death::Refused => "Its web process does not listen: it has ended, or is still starting.".to_owned(),
                 Death::Unreachable => "Its web process could not be reached.".to_owned(),
@@ -190,6 +211,7 @@ impl Notice {
         match self {
             Notice::UnknownHost { .. } => Some("flyloft ls".to_owned()),
             Notice::Failed { env, .. } => Some(format!("flyloft why {env}")),
+            Notice::Barred { env, why: Refusal::NoneSet } => Some(format!("flyloft gate password {}", env.app)),
             Notice::Barred { env, why: Refusal::NoLink | Refusal::Expired } => Some(format!("flyloft share {env}")),
             Notice::Dead { env, .. } => Some(format!("flyloft logs {env}")),
             _ => None,
@@ -202,6 +224,7 @@ impl Notice {
             Notice::Busy | Notice::Waking { comes_back: true, .. } => Some(1),
             Notice::Waking { .. } | Notice::Failed { .. } | Notice::Crowded { .. } => Some(5),
             Notice::Asleep { .. } => Some(3600),
+            Notice::TooOften { seconds } => Some(*seconds),
             _ => None,
         }
     }
@@ -217,8 +240,15 @@ impl Notice {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+        let policy = match self {
+            Notice::Locked { .. } => FORM_POLICY,
+            _ => POLICY,
+        };
         headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+        if let Notice::Locked { challenge: true, .. } = self {
+            let challenge = "Basic realm=\"staging\", charset=\"UTF-8\"";
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
         if let Some(seconds) = self.retry_after() {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -253,12 +283,27 @@ impl Notice {
         format!(
             "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
              <meta name=\"viewport\" content=\"width=device-width\">\n{comes_back}<title>{title}</title>\n<style>{STYLE}</style>\n\
-             <main>\n<small>{status}</small>\n<h1>{title}</h1>\n<p>{}</p>{}\n</main>\n",
+             <main>\n<small>{status}</small>\n<h1>{title}</h1>\n<p>{}</p>{}{}\n</main>\n",
             escape(&self.sentence()),
             command.unwrap_or_default(),
+            self.form().unwrap_or_default(),
         )
     }
+
+    fn form(&self) -> Option<String> {
+        let Notice::Locked { to, .. } = self else { return None };
+        Some(format!(
+            "\n<form method=\"post\" action=\"{FORM}\">\n<input type=\"hidden\" name=\"to\" value=\"{}\">\n\
+             <input type=\"password\" name=\"password\" aria-label=\"Password\" autocomplete=\"current-password\" \
+             required autofocus>\n<button>Open</button>\n</form>",
+            escape(to)
+        ))
+    }
 }
+
+/// Nothing comes from elsewhere, and nothing is shown within another page.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+const FORM_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; form-action 'self'";
 
 const STYLE: &str = "\
     :root{color-scheme:light dark}\
@@ -268,7 +313,10 @@ const STYLE: &str = "\
     h1{font-size:1.7rem;line-height:1.25;margin:.2rem 0 .6rem}p{margin:0}\
     small{color:#c8553d;font-weight:600;letter-spacing:.08em}\
     pre{margin:1.4rem 0 0;padding:.7rem 1rem;border-radius:.4rem;background:light-dark(#eae6df,#23252b);\
-    white-space:pre-wrap}";
+    white-space:pre-wrap}\
+    form{margin:1.4rem 0 0;display:flex;gap:.6rem}\
+    input,button{font:inherit;padding:.5rem .8rem;border-radius:.4rem;border:1px solid #c8553d}\
+    button{background:#c8553d;color:#fff}";
 
 fn again(comes_back: bool) -> &'static str {
     if comes_back { "This page comes back by itself." } else { "Try again in a moment." }

@@ -27,6 +27,7 @@ use super::headers::Visitor;
 use super::host::{Sleep, Told};
 use super::opening::{Opened, Protocol};
 use super::pace::Paced;
+use super::password::Proofs;
 use super::quiet::{Manner, Quiet};
 use super::routes::Routes;
 use super::stream::Streams;
@@ -75,6 +76,7 @@ pub struct Shared {
     pub crowd: Arc<Crowd>,
     pub quiet: Arc<Quiet>,
     pub visits: Option<Visits>,
+    pub proofs: Arc<Proofs>,
     pub limits: Limits,
     pub halt: Arc<Halt>,
 }

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use flyloft_core::gate::{Gate, Guard, Key, Purpose};
+use flyloft_core::gate::{Gate, Guard, Hashed, Key, Purpose};
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn key() -> Key {
 }
 
 fn guard(gate: &str) -> Option<Arc<Guard>> {
-    Guard::new(Gate::parse(gate).unwrap(), key()).map(Arc::new)
+    Guard::new(Gate::parse(gate).unwrap(), key(), None).map(Arc::new)
 }
 
 fn sign(purpose: Purpose) -> String {
@@ -143,4 +143,99 @@ async fn crawlers_are_told_to_stay_away_and_not_let_in() {
     assert!(robots.starts_with("HTTP/1.1 200 ") && robots.ends_with("Disallow: /\n"), "{robots}");
     let answer = stage.ask("GET / HTTP/1.1\nHost: shop.test\nUser-Agent: Googlebot\n\n").await;
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+}
+
+/// An app behind a password.
+async fn locked() -> Stage {
+    let stage = Stage::new().app(echo_head).await;
+    let password = Hashed::new("correct horse", &[9; 16]);
+    let guard = Guard::new(Gate::Password, key(), Some(password)).map(Arc::new);
+    stage.edge.guard("shop.test", guard).await.unwrap();
+    stage
+}
+
+const RIGHT: &str = "Authorization: Basic YWRhOmNvcnJlY3QgaG9yc2U=\n";
+const WRONG: &str = "Authorization: Basic YWRhOndyb25nIGhvcnNl\n";
+
+#[tokio::test]
+async fn a_program_says_the_password_in_a_header_that_its_app_does_not_see() {
+    let stage = locked().await;
+    let ask = async |headers: &str| stage.ask(&format!("GET /a HTTP/1.1\nHost: shop.test\n{headers}\n")).await;
+    let refused = ask("").await;
+    assert!(refused.starts_with("HTTP/1.1 401 Unauthorized\n"), "{refused}");
+    assert_eq!(header(&refused, "www-authenticate"), "Basic realm=\"staging\", charset=\"UTF-8\"");
+    // Before anybody has said the right one, and after that.
+    for _ in 0..2 {
+        assert!(ask(WRONG).await.starts_with("HTTP/1.1 401 "));
+        let answer = ask(RIGHT).await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("authorization"), "{answer}");
+    }
+    let fetched = ask("Sec-Fetch-Mode: cors\n").await;
+    assert!(fetched.starts_with("HTTP/1.1 403 ") && header(&fetched, "www-authenticate").is_empty(), "{fetched}");
+}
+
+/// What a browser gets that sends this form.
+async fn send_form(stage: &Stage, form: &str) -> String {
+    let length = form.len();
+    let head = "POST /.flyloft/gate HTTP/1.1\nHost: shop.test\nAccept: text/html\nContent-Type: application/x-www-form-urlencoded";
+    stage.ask(&format!("{head}\nContent-Length: {length}\n\n{form}")).await
+}
+
+#[tokio::test]
+async fn a_browser_gets_a_form_for_the_password_and_a_cookie_for_it() {
+    let stage = locked().await;
+    let page = stage.ask("GET /a?b='&c=d HTTP/1.1\nHost: shop.test\nAccept: text/html\n\n").await;
+    assert!(page.starts_with("HTTP/1.1 403 ") && header(&page, "www-authenticate").is_empty(), "{page}");
+    assert!(page.contains("<input type=\"hidden\" name=\"to\" value=\"/a?b=&#39;&amp;c=d\">"), "{page}");
+    assert!(header(&page, "content-security-policy").ends_with("; form-action 'self'"), "{page}");
+
+    let again = send_form(&stage, "to=%2Fa%3Fb&password=wrong+horse").await;
+    assert!(again.starts_with("HTTP/1.1 403 ") && again.contains("That is not its password."), "{again}");
+    assert!(again.contains("value=\"/a?b\""), "{again}");
+    let entered = send_form(&stage, "to=%2Fa%3Fb&password=correct+horse").await;
+    assert!(entered.starts_with("HTTP/1.1 303 ") && header(&entered, "location") == "/a?b", "{entered}");
+    let cookie = header(&entered, "set-cookie").split(';').next().unwrap();
+    let own = "Authorization: Basic b3duOm93bg==";
+    let answer = stage.ask(&format!("GET /a?b HTTP/1.1\nHost: shop.test\nCookie: {cookie}\n{own}\n\n")).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200 ") && answer.contains("\nauthorization: Basic b3duOm93bg==\n"),
+        "{answer}"
+    );
+    assert!(!answer.contains("flyloft"), "{answer}");
+
+    for to in ["https://evil.example", "", "/%0d%0aSet-Cookie:%20a=b", "//evil.example"] {
+        let entered = send_form(&stage, &format!("to={to}&password=correct+horse")).await;
+        let location = header(&entered, "location");
+        assert!(["/", "/.//evil.example"].contains(&location) && !entered.contains("a=b"), "{entered}");
+    }
+    let endless = send_form(&stage, &format!("password={}", "x".repeat(9000))).await;
+    assert!(endless.starts_with("HTTP/1.1 400 "), "{endless}");
+}
+
+#[tokio::test]
+async fn whoever_tries_passwords_is_slowed_down_and_who_has_a_cookie_is_not() {
+    let stage = locked().await;
+    let cookie = send_form(&stage, "password=correct+horse").await;
+    let cookie = header(&cookie, "set-cookie").split(';').next().unwrap().to_owned();
+    let ask = async |headers: &str| stage.ask(&format!("GET / HTTP/1.1\nHost: shop.test\n{headers}\n")).await;
+    for _ in 0..100 {
+        assert!(ask(RIGHT).await.starts_with("HTTP/1.1 200 "), "a right one is no attempt");
+    }
+    for _ in 0..10 {
+        assert!(ask(WRONG).await.starts_with("HTTP/1.1 401 "));
+    }
+    for headers in [WRONG, RIGHT] {
+        let answer = ask(headers).await;
+        assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+        assert!((1..=7).contains(&header(&answer, "retry-after").parse().unwrap()), "{answer}");
+    }
+    assert!(send_form(&stage, "password=correct+horse").await.starts_with("HTTP/1.1 429 "));
+    assert!(ask(&format!("Cookie: {cookie}\n")).await.starts_with("HTTP/1.1 200 "));
+    assert!(ask("").await.starts_with("HTTP/1.1 401 "));
+}
+
+#[tokio::test]
+async fn where_no_password_was_set_the_page_says_who_sets_one() {
+    let answer = gated("password").await.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("flyloft gate password shop"), "{answer}");
 }

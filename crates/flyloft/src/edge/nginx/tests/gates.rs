@@ -9,7 +9,7 @@ fn key() -> Key {
 }
 
 fn guard() -> Option<Arc<Guard>> {
-    Guard::new(Gate::Link, key()).map(Arc::new)
+    Guard::new(Gate::Link, key(), None).map(Arc::new)
 }
 
 fn with_cookie(host: &str) -> String {
