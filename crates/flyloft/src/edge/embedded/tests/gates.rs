@@ -67,6 +67,19 @@ async fn whoever_has_a_link_wakes_it_like_any_visitor() {
 }
 
 #[tokio::test]
+async fn a_link_lets_a_client_of_http_2_in_that_sends_its_cookies_in_pieces() {
+    let stage = gated("link").await;
+    let path = format!("/a?flyloft-link={}&b", sign(Purpose::Link));
+    let entered = http2::curl(&stage, &path, &["--cookie", "c=d"]).await;
+    assert!(entered.starts_with("HTTP/2 303 \n") && header(&entered, "location") == "/a?b", "{entered}");
+    // HTTP/2 may send each pair in a header of its own (RFC 9113 section 8.2.3).
+    let pair = format!("Cookie: {}", header(&entered, "set-cookie").split(';').next().unwrap());
+    let args = ["--header", "Cookie: c=d", "--header", &pair, "--header", "Cookie: e=f"];
+    let answer = http2::curl(&stage, header(&entered, "location"), &args).await;
+    assert!(answer.starts_with("HTTP/2 200 \n") && answer.contains("\ncookie: c=d; e=f\n"), "{answer}");
+}
+
+#[tokio::test]
 async fn the_page_for_a_stranger_says_whom_to_ask() {
     let stage = gated("link").await;
     let answer = stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;

@@ -10,7 +10,7 @@ use super::*;
 use crate::exec::Cmd;
 
 /// What curl prints for this path of `shop.test`, over HTTP/2.
-async fn curl(stage: &Stage, path: &str, args: &[&str]) -> String {
+pub(super) async fn curl(stage: &Stage, path: &str, args: &[&str]) -> String {
     let address = stage.address();
     let output = Cmd::new("curl")
         .args(["--silent", "--show-error", "--include", "--http2-prior-knowledge", "--max-time", "20"])
