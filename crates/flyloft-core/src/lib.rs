@@ -6,6 +6,7 @@
 pub mod address;
 pub mod admission;
 pub mod app_json;
+pub mod certificate;
 pub mod disk;
 pub mod follow;
 pub mod gate;

@@ -11,6 +11,7 @@ mod environments;
 mod gate;
 mod keys;
 mod services;
+mod tls;
 mod value;
 mod volumes;
 
@@ -28,6 +29,7 @@ pub use self::services::{
     Services, ServicesAdd, ServicesChange, ServicesDump, ServicesLs, ServicesOne, ServicesReset, ServicesRestore,
     ServicesRm, ServicesTemplate, ServicesUpgrade,
 };
+pub use self::tls::{Tls, TlsLocalCa};
 pub use self::value::{Assignment, Concealed, Count, Target, Variable};
 pub use self::volumes::{VolumeTemplates, Volumes, VolumesAdd, VolumesRm};
 
@@ -66,6 +68,9 @@ pub enum Command {
     /// Give environments directories that outlive their deploys, list them and take them away.
     #[command(subcommand)]
     Volumes(Volumes),
+    /// List and check the certificates that clients are shown, and make one for trying out.
+    #[command(subcommand)]
+    Tls(Tls),
     /// Stage a pull request, a branch, a commit or a directory.
     Up(Up),
     /// List environments.

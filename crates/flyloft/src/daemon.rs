@@ -44,7 +44,7 @@ use crate::loft::{self, Loft};
 use crate::machine::Memory;
 use crate::managed::Managed;
 use crate::metrics::{self, Tally};
-use crate::parts::{Parts, Settings};
+use crate::parts::{Parts, Settings, Visitors};
 use crate::provision::client::Clients;
 use crate::provision::data::Renewals;
 use crate::provision::{self, Places};
@@ -57,6 +57,7 @@ use crate::service::redis::Redis;
 use crate::sockets::{Sockets, Use};
 use crate::source::{Repositories, SourceLimits};
 use crate::store::{self, Store};
+use crate::tls::{self, Certificates};
 use crate::vault::Vault;
 
 /// How long requests, and what clients have under way, may take when the daemon ends.
@@ -113,10 +114,22 @@ pub async fn serve(mut start: Start, way_back: &mut Option<WayBack>) -> Result<O
     };
     *way_back = None;
     let Running {
-        state: _locked, lxc, edge, addresses, ssh, loft, errands, socket, closing, clients, mut reasons, ..
+        state: _locked,
+        lxc,
+        edge,
+        addresses,
+        secure,
+        ssh,
+        loft,
+        errands,
+        socket,
+        closing,
+        clients,
+        mut reasons,
+        ..
     } = running;
     let following = tokio::spawn(follow::follow_for_ever(loft.clone(), config.follow.clone()));
-    announce(&config, &addresses, &ssh);
+    announce(&config, &addresses, &secure, &ssh);
     let mut reason = reasons.first(&program).await;
     // Who comes from here on waits at the door for the next daemon.
     socket.abort();
@@ -177,6 +190,7 @@ struct Running {
     edge: Arc<Embedded>,
     /// Where clients come in.
     addresses: Vec<SocketAddr>,
+    secure: Vec<SocketAddr>,
     ssh: SshDoor,
     loft: Arc<Loft>,
     errands: TaskTracker,
@@ -215,9 +229,13 @@ async fn begin(
     let gates = Gates::new(&vault, defaults.clone());
     let routes = loft::routes(&store, &gates, state.rebooted).await?;
     let (visits, visited) = tokio::sync::mpsc::unbounded_channel();
-    let serves = Serves { instance: &state.instance, domain: &domain, routes, visits };
+    let certificates = Certificates::new().or_failed(|| "failed to prepare TLS")?;
+    let local = tls::Local::new(&state.dir, &config.domain, &state.instance);
+    let keeper = tls::Keeper::open(&config.tls.certificates, local, certificates.clone(), tls::now());
+    let keeper = Arc::new(keeper);
+    let serves = Serves { instance: &state.instance, domain: &domain, routes, visits, certificates };
     let front = Front::open(&config, serves, &mut inherited, &answering).await?;
-    let ports: Vec<u16> = front.addresses.iter().map(|address| address.port()).collect();
+    let ports: Vec<u16> = front.addresses.iter().chain(&front.secure).map(SocketAddr::port).collect();
     let mut kept = Sockets::default();
     let copied = || "failed to copy a listening socket";
     front.keep(&mut kept).or_failed(copied)?;
@@ -235,7 +253,7 @@ async fn begin(
     let settings = Settings {
         instance: state.instance.clone(),
         domain,
-        port: ports.first().copied().filter(|port| *port != 80),
+        visitors: Visitors::of(&front.addresses, &front.secure),
         defaults,
         disk: config.disk.clone(),
         services: config.services.clone(),
@@ -245,7 +263,7 @@ async fn begin(
         configuration: file,
     };
     let tally = Tally::default();
-    let Front { edge, embedded, addresses, told_of_nginx, .. } = front;
+    let Front { edge, embedded, addresses, secure, told_of_nginx, .. } = front;
     let admission = Admission::new(state.clock.clone(), edge.clone(), config.memory.reserve);
     let parts = Parts {
         store,
@@ -263,6 +281,7 @@ async fn begin(
         vault,
         gates,
         tally,
+        keeper: keeper.clone(),
         making_room: tokio::sync::Mutex::default(),
         looked_through: LookedThrough::default(),
         settings,
@@ -295,12 +314,30 @@ async fn begin(
     if let Some(told_of_nginx) = told_of_nginx {
         tokio::spawn(front::tell(loft.parts.store.clone(), told_of_nginx));
     }
+    if !config.https.listen.is_empty() {
+        tokio::spawn(keeper.keep_for_ever(loft.parts.store.clone()));
+    }
     for listener in metrics_listeners {
         tokio::spawn(metrics::serve(listener, loft.clone()));
     }
     let reasons = Reasons::new(asked)?;
     let edge = embedded;
-    Ok(Running { state, lxc, edge, addresses, ssh, loft, errands, socket, closing, clients, reasons, kept, stored })
+    Ok(Running {
+        state,
+        lxc,
+        edge,
+        addresses,
+        secure,
+        ssh,
+        loft,
+        errands,
+        socket,
+        closing,
+        clients,
+        reasons,
+        kept,
+        stored,
+    })
 }
 
 /// The driver of each kind of service.
@@ -402,12 +439,13 @@ fn init_binary() -> Result<PathBuf> {
     })
 }
 
-fn announce(config: &Config, http: &[SocketAddr], ssh: &ssh::SshDoor) {
+fn announce(config: &Config, http: &[SocketAddr], https: &[SocketAddr], ssh: &ssh::SshDoor) {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let list =
         |addresses: &[SocketAddr]| addresses.iter().map(|address| address.to_string()).collect::<Vec<_>>().join(", ");
     tracing::info!(
         http = list(http),
+        https = list(https),
         ssh = list(ssh.addresses()),
         socket = %config.socket.display(),
         domain = config.domain,

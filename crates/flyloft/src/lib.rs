@@ -40,6 +40,7 @@ pub mod setup;
 pub mod sockets;
 pub mod source;
 pub mod store;
+pub mod tls;
 pub mod transcript;
 pub mod vault;
 pub mod volumes;

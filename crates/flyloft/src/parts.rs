@@ -1,7 +1,9 @@
 //! What the daemon is put together from, as those see it who stage environments.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flyloft_core::disk::{Given, Unit};
@@ -27,6 +29,7 @@ use crate::retention::LookedThrough;
 use crate::service::Drivers;
 use crate::source::{Credential, RemoteUrl, Repositories, Secret};
 use crate::store::{CredentialKind, EnvId, EnvRow, Store};
+use crate::tls;
 use crate::vault::Vault;
 
 pub struct Parts {
@@ -45,6 +48,7 @@ pub struct Parts {
     pub vault: Vault,
     pub gates: Gates,
     pub tally: Tally,
+    pub keeper: Arc<tls::Keeper>,
     /// Held by whoever makes room on the disk: what environments were last given up for.
     pub making_room: tokio::sync::Mutex<BTreeMap<Unit, Given>>,
     pub looked_through: LookedThrough,
@@ -55,8 +59,7 @@ pub struct Settings {
     /// Tells what this daemon makes from what others do.
     pub instance: String,
     pub domain: Domain,
-    /// The port that visitors use, where it is not the scheme's own.
-    pub port: Option<u16>,
+    pub visitors: Visitors,
     /// What holds where neither an app nor an environment says otherwise.
     pub defaults: policy::Settings,
     /// How much is kept for later.
@@ -70,6 +73,25 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// The file that the daemon was configured with, if it is there.
     pub configuration: PathBuf,
+}
+
+/// How visitors come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Visitors {
+    pub scheme: &'static str,
+    /// Where it is not the scheme's own.
+    pub port: Option<u16>,
+}
+
+impl Visitors {
+    /// Over TLS where the edge speaks it.
+    pub fn of(plain: &[SocketAddr], secure: &[SocketAddr]) -> Self {
+        let (scheme, own, addresses) = match secure {
+            [] => ("http", 80, plain),
+            secure => ("https", 443, secure),
+        };
+        Self { scheme, port: addresses.first().map(SocketAddr::port).filter(|port| *port != own) }
+    }
 }
 
 impl Parts {
@@ -123,14 +145,33 @@ impl Settings {
 
     /// Where a visitor finds what answers at `host`.
     pub fn url(&self, host: &str) -> String {
-        match self.port {
-            Some(port) => format!("http://{host}:{port}"),
-            None => format!("http://{host}"),
+        let Visitors { scheme, port } = self.visitors;
+        match port {
+            Some(port) => format!("{scheme}://{host}:{port}"),
+            None => format!("{scheme}://{host}"),
         }
     }
 
     /// The file that keeps what the deploy of a release says.
     pub fn transcript(&self, env: EnvId, release: ReleaseNumber) -> PathBuf {
         self.transcripts.join(env.0.to_string()).join(format!("{release}.log"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn visitors_come_over_tls_where_there_is_any_and_by_the_port_that_their_scheme_has_not_itself() {
+        let at = |address: &str| address.parse::<SocketAddr>().unwrap();
+        let of = |plain: &[SocketAddr], secure: &[SocketAddr]| {
+            let Visitors { scheme, port } = Visitors::of(plain, secure);
+            (scheme, port)
+        };
+        assert_eq!(of(&[at("[::]:80")], &[]), ("http", None));
+        assert_eq!(of(&[at("[::]:8080"), at("[::]:80")], &[]), ("http", Some(8080)));
+        assert_eq!(of(&[at("[::]:8080")], &[at("[::]:443")]), ("https", None));
+        assert_eq!(of(&[at("[::]:80")], &[at("[::]:8443")]), ("https", Some(8443)));
     }
 }

@@ -27,6 +27,7 @@ use crate::exec::Passed;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Use {
     Http,
+    Https,
     Ssh,
     Commands,
     Metrics,
@@ -37,12 +38,13 @@ pub enum Use {
 }
 
 impl Use {
-    const ALL: [Use; 6] = [Use::Http, Use::Ssh, Use::Commands, Use::Metrics, Use::Nginx, Use::NginxLog];
+    const ALL: [Use; 7] = [Use::Http, Use::Https, Use::Ssh, Use::Commands, Use::Metrics, Use::Nginx, Use::NginxLog];
 
     /// As it is called in LISTEN_FDNAMES.
     fn name(self) -> &'static str {
         match self {
             Use::Http => "http",
+            Use::Https => "https",
             Use::Ssh => "ssh",
             Use::Commands => "commands",
             Use::Metrics => "metrics",
@@ -85,6 +87,7 @@ impl Sockets {
     pub fn suit(&mut self, config: &Config) {
         self.0.retain(|(of, fd)| match of {
             Use::Http => config.edge.kind == EdgeKind::Embedded && is_bound(fd, &config.http.listen),
+            Use::Https => config.edge.kind == EdgeKind::Embedded && is_bound(fd, &config.https.listen),
             Use::Ssh => is_bound(fd, &config.ssh.listen),
             Use::Metrics => is_bound(fd, &config.metrics.listen),
             Use::Commands => is_at(fd, Some(&config.socket)),

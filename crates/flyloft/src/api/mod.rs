@@ -25,6 +25,7 @@ mod stage;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod volumes;
 mod why;
 
@@ -116,6 +117,7 @@ impl Api {
             Command::Keys(keys) => self.keys(call, keys).await,
             Command::Services(services) => self.services(call, services).await,
             Command::Volumes(volumes) => self.volumes(call, volumes).await,
+            Command::Tls(tls) => self.tls(call, tls).await,
             Command::Up(up) => self.up(call, up).await,
             Command::Ls(ls) => self.ls(call, ls).await,
             Command::Show(one) => self.show(call, one.env).await,

@@ -17,6 +17,7 @@ mod life;
 mod managed;
 mod services;
 mod settings;
+mod tls;
 mod why;
 
 struct Desk {

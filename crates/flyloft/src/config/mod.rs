@@ -42,6 +42,8 @@ pub struct Config {
     #[serde(deserialize_with = "value::group")]
     pub group: String,
     pub http: Http,
+    pub https: Https,
+    pub tls: Tls,
     pub ssh: Ssh,
     pub edge: Edge,
     pub nginx: Nginx,
@@ -61,6 +63,30 @@ pub struct Config {
 pub struct Http {
     #[serde(deserialize_with = "value::some_addresses")]
     pub listen: Vec<SocketAddr>,
+}
+
+/// Where the edge speaks TLS. From then on plain HTTP leads there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Https {
+    pub listen: Vec<SocketAddr>,
+}
+
+/// What is shown to clients that speak TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    pub certificates: Vec<CertificateFiles>,
+}
+
+/// A certificate, with those that issued it behind it, and its private key. Both are PEM.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateFiles {
+    #[serde(deserialize_with = "value::absolute_path")]
+    pub certificate: PathBuf,
+    #[serde(deserialize_with = "value::absolute_path")]
+    pub key: PathBuf,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -341,6 +367,8 @@ impl Default for Config {
             socket: "/run/flyloft/flyloft.sock".into(),
             group: "flyloft".to_owned(),
             http: Http::default(),
+            https: Https::default(),
+            tls: Tls::default(),
             ssh: Ssh::default(),
             edge: Edge::default(),
             nginx: Nginx::default(),

@@ -45,9 +45,10 @@ fn every_value_in_the_example_is_the_default() {
 #[test]
 fn every_key_is_in_the_example() {
     let mut accepted: BTreeSet<String> = Key::ALL.iter().map(|key| format!("defaults.{key}")).collect();
-    for table in
-        ["", "http", "ssh", "edge", "nginx", "build", "network", "memory", "disk", "follow", "services", "metrics"]
-    {
+    for table in [
+        "", "http", "https", "tls", "ssh", "edge", "nginx", "build", "network", "memory", "disk", "follow", "services",
+        "metrics",
+    ] {
         let header = if table.is_empty() { String::new() } else { format!("[{table}]\n") };
         let message = refusal(&format!("{header}no-such-key = 1"));
         let known = message.split_once("expected ").expect(&message).1;
@@ -73,6 +74,8 @@ fn an_error_names_file_line_column_and_key() {
         "[defaults]\nmemroy = \"1GiB\"\n",
         "[http]\nlisten = []\n",
         "[http]\nlisten = [\"80\"]\n",
+        "[tls]\ncertificates = [{ certificate = \"cert.pem\", key = \"/etc/key.pem\" }]\n",
+        "[tls]\ncertificates = [{ certificate = \"/etc/cert.pem\" }]\n",
         "state_dir = \"var\"\n",
         "domain = \"a b\"\n",
         "[defaults]\ncpu_weight = 0\n",
@@ -89,6 +92,8 @@ fn an_error_names_file_line_column_and_key() {
     flyloft.toml:2:1: `defaults.memroy`: there is no setting `memroy`; there are `idle`, `ttl`, `expire`, `memory`, `swap`, `pids`, `cpu_weight`, `disk`, `inodes`, `services`, `gate`
     flyloft.toml:2:10: `http.listen`: at least one address is needed, such as "[::]:80"
     flyloft.toml:2:11: `http.listen`: invalid socket address syntax
+    flyloft.toml:2:33: `tls.certificates`: `cert.pem` is not an absolute path
+    flyloft.toml:2:17: `tls.certificates`: missing field `key`
     flyloft.toml:1:13: `state_dir`: `var` is not an absolute path
     flyloft.toml:1:10: `domain`: `a b` is not a domain name such as staging.example.org
     flyloft.toml:2:14: `defaults.cpu_weight`: `0` is not a whole number from 1 to 10000

@@ -21,6 +21,7 @@ use crate::machine::Port;
 use crate::machine::ports::{self, Holder};
 use crate::machine::tools::{self, Found};
 use crate::store::{self, Store};
+use crate::tls::{self, Pair};
 
 /// Looks whether a daemon would start with this configuration, beside one that may be running. Nothing is changed.
 ///
@@ -41,6 +42,7 @@ pub async fn check(config: &Config) -> Result<()> {
     let instance = read_to_string(dir.join(INSTANCE)).ok().map(|text| text.trim().to_owned());
     let instance = instance.filter(|text| !text.is_empty()).unwrap_or_else(|| "000000".to_owned());
     LxcEngine::check(&lxc_config(config, dir, instance, &[])?).map_err(not_started)?;
+    check_certificates(config)?;
     let tools = tools::look().await;
     if let Some(tool) = tools.iter().find(|tool| tool.found == Found::Missing) {
         return Err(Error::failed(format!("`{}` is not installed", tool.program))
@@ -48,7 +50,12 @@ pub async fn check(config: &Config) -> Result<()> {
     }
     let lock = dir.join(LOCK);
     check_socket(&config.socket, &lock)?;
-    let doors = [("HTTP", &config.http.listen), ("SSH", &config.ssh.listen), ("metrics", &config.metrics.listen)];
+    let doors = [
+        ("HTTP", &config.http.listen),
+        ("HTTPS", &config.https.listen),
+        ("SSH", &config.ssh.listen),
+        ("metrics", &config.metrics.listen),
+    ];
     let mut ports = doors.into_iter().flat_map(|(door, addresses)| ports::look(door, addresses, &lock));
     if config.edge.kind == EdgeKind::Nginx {
         front::check_nginx(config)?;
@@ -58,6 +65,15 @@ pub async fn check(config: &Config) -> Result<()> {
         Some(holder) if port.door == "HTTP" && is_nginx_s(config, holder) => Ok(()),
         _ => check_port(&port),
     })
+}
+
+/// Whether there could be TLS. What only time has made wrong is no reason to stay with what there was before.
+fn check_certificates(config: &Config) -> Result<()> {
+    let judge = |files| Pair::load(files, tls::now()).err().filter(|error| !error.is_about_time());
+    match config.tls.certificates.iter().find_map(judge) {
+        None => Ok(()),
+        Some(error) => Err(Error::failed(&error).hint(error.hint())),
+    }
 }
 
 /// Whether nginx has a port that clients of the edge come to, and may have it.

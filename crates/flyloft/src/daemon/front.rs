@@ -12,7 +12,7 @@ use nix::unistd::{Uid, User};
 use tokio::sync::watch;
 
 use crate::config::{Config, EdgeKind};
-use crate::edge::embedded::{EdgeConfig, Embedded};
+use crate::edge::embedded::{EdgeConfig, Embedded, SecureConfig};
 use crate::edge::nginx::{Master, Nginx, NginxConfig, Place, Refusals, Trouble, files};
 use crate::edge::{Route, SharedEdge, Visits};
 use crate::error::{Error, OrFailed, Result};
@@ -20,6 +20,7 @@ use crate::machine::ports::Holder;
 use crate::machine::tools;
 use crate::sockets::{Sockets, Use};
 use crate::store::{self, EventKind, Store};
+use crate::tls::Certificates;
 
 /// What is wrong for a shorter time than this is told in the log alone: whoever restarts nginx knows.
 const LASTS: Duration = Duration::from_secs(10);
@@ -33,6 +34,8 @@ pub struct Front {
     pub embedded: Arc<Embedded>,
     /// Where clients come in.
     pub addresses: Vec<SocketAddr>,
+    /// Where they come in that speak TLS.
+    pub secure: Vec<SocketAddr>,
     pub told_of_nginx: Option<ToldOfNginx>,
     /// Where nginx comes in, and where it logs.
     nginx: Option<(UnixListener, UnixDatagram)>,
@@ -50,6 +53,7 @@ pub struct Serves<'a> {
     pub domain: &'a Domain,
     pub routes: Vec<(String, Route)>,
     pub visits: Visits,
+    pub certificates: Arc<Certificates>,
 }
 
 impl Front {
@@ -61,7 +65,7 @@ impl Front {
         answering: &OnceLock<Arc<Embedded>>,
     ) -> Result<Self> {
         let failed = || "failed to start the edge";
-        let Serves { instance, domain, routes, visits } = serves;
+        let Serves { instance, domain, routes, visits, certificates } = serves;
         let quiet_agents = config.edge.quiet_agents.clone();
         let to_open = |listen: Vec<SocketAddr>| EdgeConfig {
             routes: routes.clone(),
@@ -71,11 +75,17 @@ impl Front {
         };
         if config.edge.kind == EdgeKind::Embedded {
             withdraw(config).await;
-            let to_open = EdgeConfig { inherited: inherited.take(Use::Http), ..to_open(config.http.listen.clone()) };
+            let listen = config.https.listen.clone();
+            let secure = SecureConfig { listen, inherited: inherited.take(Use::Https), certificates };
+            let to_open = EdgeConfig {
+                inherited: inherited.take(Use::Http),
+                secure: (!secure.listen.is_empty()).then_some(secure),
+                ..to_open(config.http.listen.clone())
+            };
             let embedded = Embedded::open(to_open).or_failed(failed)?;
             let _ = answering.set(embedded.clone());
-            let addresses = embedded.addresses().to_vec();
-            return Ok(Self { edge: embedded.clone(), embedded, addresses, told_of_nginx: None, nginx: None });
+            let (addresses, secure) = (embedded.addresses().to_vec(), embedded.secure_addresses().to_vec());
+            return Ok(Self { edge: embedded.clone(), embedded, addresses, secure, told_of_nginx: None, nginx: None });
         }
         let user = check_nginx(config)?;
         let dir = files::dir(&config.state_dir);
@@ -98,12 +108,13 @@ impl Front {
         let nginx = Nginx::open(embedded.clone(), nginx).or_failed(failed)?;
         let told_of_nginx = Some(ToldOfNginx { troubles: nginx.troubles(), refusals: nginx.refusals() });
         let addresses = config.http.listen.clone();
-        Ok(Self { edge: nginx, embedded, addresses, told_of_nginx, nginx: Some(kept) })
+        Ok(Self { edge: nginx, embedded, addresses, secure: Vec::new(), told_of_nginx, nginx: Some(kept) })
     }
 
     /// Copies of the sockets by which clients, or nginx, come in.
     pub fn keep(&self, kept: &mut Sockets) -> std::io::Result<()> {
         kept.keep(Use::Http, self.embedded.listeners()?)?;
+        kept.keep(Use::Https, self.embedded.secure_listeners()?)?;
         if let Some((proxy, log)) = &self.nginx {
             kept.keep(Use::Nginx, [proxy])?;
             kept.keep(Use::NginxLog, [log])?;
@@ -117,6 +128,11 @@ pub fn check_nginx(config: &Config) -> Result<Uid> {
     if !tools::in_path("nginx") {
         return Err(Error::failed("`nginx` is not installed, and the configuration says that it is the edge")
             .hint("apt-get install --no-install-recommends nginx-light"));
+    }
+    if !config.https.listen.is_empty() {
+        return Err(Error::usage("with nginx as the edge, HTTPS is nginx's: Flyloft takes none itself").hint(
+            "leave `listen` in `[https]` of the configuration empty, and give a server of the site's own the names",
+        ));
     }
     if let Some(address) = config.http.listen.iter().find(|address| address.port() == 0) {
         return Err(Error::usage(format!("nginx cannot listen on `{address}`: it needs a port")));

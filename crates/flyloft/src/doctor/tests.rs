@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use flyloft_core::certificate::{Names, Standing};
 use flyloft_core::disk::{Space, Unit};
 use flyloft_core::name::AppName;
 use flyloft_core::policy::Excess;
@@ -18,8 +19,10 @@ use crate::machine::nginx::Nginx;
 use crate::machine::ports::{Holder, Port};
 use crate::machine::servers::Server;
 use crate::machine::storage::{Filesystem, Storage};
+use crate::machine::tls::{Certificate, Tls};
 use crate::machine::tools::{Found, Tool};
 use crate::machine::{Kernel, Machine};
+use crate::tls::PairError;
 
 const MIB: u64 = 1 << 20;
 
@@ -84,6 +87,7 @@ fn healthy() -> Machine {
         ],
         servers: Vec::new(),
         nginx: None,
+        tls: None,
         systemd: true,
     }
 }
@@ -371,4 +375,62 @@ fn whatever_keeps_nginx_from_being_the_edge_is_said() {
         }),
     ];
     insta::assert_snapshot!(all.join("\n"));
+}
+
+fn certificate() -> Certificate {
+    Certificate {
+        file: "/etc/flyloft/tls/fullchain.pem".into(),
+        names: Names::new(["*.localhost".to_owned()]),
+        standing: Standing::Good,
+        days_left: 60,
+        until: "2027-01-29 12:00 UTC".to_owned(),
+        trusted: true,
+    }
+}
+
+#[test]
+fn a_certificate_for_the_domain_is_all_that_tls_needs() {
+    let mut machine = healthy();
+    machine.tls = Some(Tls { certificates: vec![Ok(certificate())], covers_domain: true });
+    let report = report(&machine);
+    assert_eq!(report.worst(), Verdict::Ok, "{report}");
+    let text = report.to_string();
+    assert!(
+        text.contains("ok       tls: `/etc/flyloft/tls/fullchain.pem` for *.localhost holds for 60 days\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn whatever_keeps_clients_from_tls_is_said() {
+    let with = |certificate| {
+        let covers_domain = matches!(certificate, Some(Ok(_)));
+        let certificates = certificate.into_iter().collect();
+        broken(|machine| machine.tls = Some(Tls { certificates, covers_domain }))
+    };
+    let all = [
+        with(None),
+        with(Some(Err(PairError::Open { path: "/etc/flyloft/tls/privkey.pem".into(), mode: 0o644 }))),
+        with(Some(Ok(Certificate { trusted: false, ..certificate() }))),
+        with(Some(Ok(Certificate { standing: Standing::Soon { days: 1 }, days_left: 1, ..certificate() }))),
+    ];
+    insta::assert_snapshot!(all.join("\n"), @r"
+    problem  tls: no certificate that can be used is for `*.localhost`, so clients are refused
+             → name one, and its key, with `certificates` in `[tls]` of the configuration, or make one for trying out: flyloft tls local-ca
+    1 problem must be mended before environments can run
+
+    problem  tls: others on this machine may read or write the key `/etc/flyloft/tls/privkey.pem`: its mode is 644
+             → chmod 600 /etc/flyloft/tls/privkey.pem
+    problem  tls: no certificate that can be used is for `*.localhost`, so clients are refused
+             → name one, and its key, with `certificates` in `[tls]` of the configuration, or make one for trying out: flyloft tls local-ca
+    2 problems must be mended before environments can run
+
+    warning  tls: `/etc/flyloft/tls/fullchain.pem` for *.localhost was issued by nobody whom this machine trusts; it holds for 60 days
+             → append the certificates of those that issued it; if that is an authority of your own, trust it
+    it works; 1 thing could be better
+
+    warning  tls: `/etc/flyloft/tls/fullchain.pem` for *.localhost expires in 1 day, on 2027-01-29 12:00 UTC
+             → renew it; the new files are taken within a minute
+    it works; 1 thing could be better
+    ");
 }

@@ -31,7 +31,7 @@ use crate::exec::Cmd;
 use crate::gates::Gates;
 use crate::managed::Managed;
 use crate::metrics::Tally;
-use crate::parts::{Parts, Settings};
+use crate::parts::{Parts, Settings, Visitors};
 use crate::provision::Places;
 use crate::provision::client::Clients;
 use crate::provision::data::Renewals;
@@ -39,6 +39,7 @@ use crate::retention::LookedThrough;
 use crate::service::Drivers;
 use crate::source::{Repositories, SourceLimits};
 use crate::store::{Content, EnvRow, Store};
+use crate::tls;
 use crate::vault::Vault;
 
 /// How long somebody waits for memory.
@@ -163,6 +164,11 @@ impl Stage {
         Self::with(policy, |_| {}).await
     }
 
+    /// One whose environments have their names below this.
+    pub async fn at_domain(domain: &str) -> Self {
+        Self::with(Policy::default(), |settings| settings.domain = Domain::parse(domain).unwrap()).await
+    }
+
     /// One whose servers of databases and the like do what a test wants.
     pub async fn driven_by(services: Drivers) -> Self {
         Self::made_of(services, Policy::default(), |_| {}).await
@@ -186,7 +192,7 @@ impl Stage {
         let mut settings = Settings {
             instance: "1f3a9c".to_owned(),
             domain: Domain::parse("localhost").unwrap(),
-            port: None,
+            visitors: Visitors { scheme: "http", port: None },
             defaults: policy::Settings {
                 idle: Some(Span(policy.idle)),
                 ttl: Some(Span(policy.ttl)),
@@ -203,6 +209,8 @@ impl Stage {
         };
         change(&mut settings);
         let vault = Vault::open(dir.path()).unwrap();
+        let local = tls::Local::new(dir.path(), settings.domain.as_str(), &settings.instance);
+        let keeper = tls::Keeper::open(&[], local, tls::Certificates::new().unwrap(), tls::now());
         let parts = Parts {
             store: Store::open(&dir.path().join("store.db")).unwrap(),
             edge: door.clone(),
@@ -221,6 +229,7 @@ impl Stage {
             gates: Gates::new(&vault, settings.defaults.clone()),
             vault,
             tally: Tally::default(),
+            keeper: Arc::new(keeper),
             making_room: tokio::sync::Mutex::default(),
             looked_through: LookedThrough::default(),
             settings,

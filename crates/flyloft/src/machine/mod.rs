@@ -19,6 +19,7 @@ pub mod ports;
 pub mod servers;
 pub mod storage;
 pub mod swaps;
+pub mod tls;
 pub mod tools;
 
 pub use cgroups::Cgroups;
@@ -31,6 +32,7 @@ pub use ports::Port;
 pub use servers::Server;
 pub use storage::Storage;
 pub use swaps::SwapWatch;
+pub use tls::Tls;
 pub use tools::Tool;
 
 #[derive(Clone, Debug)]
@@ -47,6 +49,8 @@ pub struct Machine {
     pub servers: Vec<Server>,
     /// Where it is the edge.
     pub nginx: Option<Nginx>,
+    /// Where the edge speaks it.
+    pub tls: Option<Tls>,
     /// Whether systemd is PID 1 (sd_booted(3)).
     pub systemd: bool,
 }
@@ -58,7 +62,7 @@ impl Machine {
         let (tools, network, nginx) =
             tokio::join!(tools::look(), Network::look(&config.network.dns), Nginx::look(config));
         let lock = config.state_dir.join(crate::daemon::LOCK);
-        let ports = [("HTTP", &config.http.listen), ("SSH", &config.ssh.listen)];
+        let ports = [("HTTP", &config.http.listen), ("HTTPS", &config.https.listen), ("SSH", &config.ssh.listen)];
         Self {
             root: nix::unistd::geteuid().is_root(),
             kernel: Kernel::look(&config.state_dir),
@@ -71,6 +75,7 @@ impl Machine {
             ports: ports.into_iter().flat_map(|(door, addresses)| ports::look(door, addresses, &lock)).collect(),
             servers: Server::look(&config.state_dir),
             nginx,
+            tls: Tls::look(config),
             systemd: has_systemd(),
         }
     }

@@ -32,6 +32,7 @@ use crate::loft::Loft;
 use crate::machine::load::Load;
 use crate::sockets::claim;
 use crate::store::EnvRow;
+use crate::tls;
 
 /// So many may ask at once, and take so long over it.
 const CLIENTS: usize = 8;
@@ -108,6 +109,7 @@ pub async fn page(loft: &Loft) -> Result<String> {
     environments(&mut text, &rows, &held);
     requests(&mut text, loft, &rows);
     events(&mut text, loft);
+    certificates(&mut text, &loft.parts.keeper.status(tls::now()));
     disk(&mut text, loft);
     machine(&mut text, &Load::look());
     Ok(text.finish())
@@ -184,6 +186,16 @@ fn events(text: &mut Text, loft: &Loft) {
         text.sample("flyloft_wake_seconds_bucket", &[("app", app), ("le", "+Inf")], counts.woken);
         text.sample("flyloft_wake_seconds_sum", &[("app", app)], counts.waking);
         text.sample("flyloft_wake_seconds_count", &[("app", app)], counts.woken);
+    }
+}
+
+fn certificates(text: &mut Text, all: &[tls::Status]) {
+    let name = "flyloft_certificate_left_days";
+    text.family(name, Kind::Gauge, "Whole days until a certificate that clients are shown expires.");
+    for one in all {
+        if let Some((_, validity)) = &one.shown {
+            text.sample(name, &[("file", &one.file.display().to_string())], validity.days_left(tls::now()));
+        }
     }
 }
 

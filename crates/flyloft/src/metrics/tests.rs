@@ -84,6 +84,17 @@ async fn what_happens_is_counted_and_what_is_held_is_measured() {
 }
 
 #[tokio::test]
+async fn days_left_of_certificates_are_told() {
+    let stage = Stage::at_domain("staging.example.org").await;
+    let keeper = &stage.loft.parts.keeper;
+    keeper.local.make(tls::now()).unwrap();
+    keeper.look(tls::now());
+    let name = format!("flyloft_certificate_left_days{{file=\"{}\"}}", keeper.local.files().certificate.display());
+    let left = samples(&page(&stage.loft).await.unwrap())[&name];
+    assert!((394.0..=396.0).contains(&left), "{left}");
+}
+
+#[tokio::test]
 async fn it_is_answered_over_http_and_nothing_else_is() {
     let stage = Stage::new().await;
     let listener = listen("127.0.0.1:0".parse().unwrap(), &mut Vec::new()).await.unwrap();

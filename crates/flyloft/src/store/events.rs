@@ -43,6 +43,9 @@ pub enum EventKind {
     EdgeWorks,
     SnippetRefused,
     SnippetTaken,
+    /// Of an app: a certificate for TLS is not what it should be, or will not be before long.
+    CertificateFailed,
+    CertificateWorks,
     HostChanged,
     HostTaken,
     /// What an environment follows has moved to where a person has to look first.
@@ -196,6 +199,8 @@ impl EventKind {
             EventKind::EdgeWorks => "edge-works",
             EventKind::SnippetRefused => "snippet-refused",
             EventKind::SnippetTaken => "snippet-taken",
+            EventKind::CertificateFailed => "certificate-failed",
+            EventKind::CertificateWorks => "certificate-works",
             EventKind::HostChanged => "host-changed",
             EventKind::HostTaken => "host-taken",
             EventKind::SourceMoved => "source-moved",

@@ -44,6 +44,7 @@ mod servers;
 mod services;
 mod takeover;
 mod terminal;
+mod tls;
 mod upgrade;
 mod visits;
 mod volumes;

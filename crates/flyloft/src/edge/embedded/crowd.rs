@@ -14,7 +14,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use super::clock;
 use super::lines::Lines;
 use super::pace::Paces;
-use super::room::{MEMORY_OF_HTTP2, MEMORY_OF_ONE, MEMORY_OF_REQUEST, Room};
+use super::room::{MEMORY_OF_HTTP2, MEMORY_OF_ONE, MEMORY_OF_REQUEST, MEMORY_OF_TLS, Room};
 use super::seldom::Seldom;
 
 /// A look for idle connections that found none is not repeated sooner: it costs as much as there are connections.
@@ -342,15 +342,23 @@ impl Guest {
 
     /// The client speaks HTTP/2, which takes more. Says whether there is room for it.
     pub fn speaks_http2(&self) -> bool {
+        self.takes(MEMORY_OF_HTTP2 - MEMORY_OF_ONE)
+    }
+
+    /// The client speaks TLS, which takes more as well.
+    pub fn speaks_tls(&self) -> bool {
+        self.takes(MEMORY_OF_TLS)
+    }
+
+    fn takes(&self, more: usize) -> bool {
         // It is not to make way for itself.
         if !self.seat.begin() {
             return false;
         }
-        let more = MEMORY_OF_HTTP2 - MEMORY_OF_ONE;
         let mut inside = self.crowd.lock();
         let has_room = inside.make_room(self.seat.household, (0, more), &self.crowd.room).is_some();
         if has_room {
-            self.seat.memory.store(MEMORY_OF_HTTP2, Ordering::Relaxed);
+            self.seat.memory.fetch_add(more, Ordering::Relaxed);
             inside.everybody.memory += more;
             if let Some(group) = inside.households.get_mut(&self.seat.household) {
                 group.memory += more;

@@ -27,12 +27,14 @@ use super::page::{Death, Form, Notice};
 use super::password;
 use super::quiet::Manner;
 use super::routes::Admission;
+use super::secure;
 use super::stream;
 use super::switch::Switch;
 use super::upload::{self, Upload};
 use super::upstream::Upstream;
 use super::witness::Witness;
 use super::worker::Worker;
+use crate::tls::Shown;
 
 /// A request that cannot be asked a second time goes only over a connection that was in use this shortly ago. Servers
 /// close idle ones after 2 s (gunicorn), 5 s (Node) or more, and may do so just when a request is on its way.
@@ -45,6 +47,8 @@ const STREAM_READ_MAX: usize = 32 << 10;
 pub struct Client {
     /// None where a proxy says with each request who has sent it.
     pub visitor: Option<Visitor>,
+    /// By what it knows the edge, over TLS.
+    pub shown: Option<Arc<Shown>>,
     /// How long it has for its answer when it has shut its sending side, which may have gone as well.
     pub patience: Duration,
     pub manner: Manner,
@@ -117,6 +121,7 @@ fn find(client: &Client, request: &mut Request<Incoming>) -> Result<(Authority, 
     }
     let authority = Authority::of(request.uri(), request.headers()).map_err(|_| Notice::NoHost)?;
     let (shared, host) = (&client.worker.shared, authority.host());
+    secure::ask(client, request, &host)?;
     let is_robots = request.uri().path() == "/robots.txt" && matches!(*request.method(), Method::GET | Method::HEAD);
     if is_robots && shared.routes.knows(&host) {
         return Err(Notice::Robots.into());

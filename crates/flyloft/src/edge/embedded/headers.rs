@@ -47,6 +47,10 @@ impl Visitor {
         Self { ip, address, scheme: "http" }
     }
 
+    pub fn over_tls(address: IpAddr) -> Self {
+        Self { scheme: "https", ..Self::new(address) }
+    }
+
     /// As a proxy tells of it that says so in words of its own, and lets nobody else do so.
     pub fn told_by(headers: &HeaderMap) -> Self {
         let one = |name| headers.get(name).and_then(|value| value.to_str().ok());

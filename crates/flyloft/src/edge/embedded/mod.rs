@@ -35,6 +35,7 @@ mod password;
 pub mod quiet;
 mod room;
 mod routes;
+mod secure;
 mod seldom;
 mod stream;
 mod switch;
@@ -67,10 +68,12 @@ use self::pace::Paces;
 use self::quiet::Quiet;
 pub use self::room::Room;
 use self::routes::Routes;
+use self::secure::Secure;
 pub use self::usage::Usage;
 pub use self::worker::Limits;
 use self::worker::{Shared, Worker};
 use super::{Edge, EdgeError, Route, Visits};
+use crate::tls::Certificates;
 
 /// How to open an [`Embedded`] edge.
 #[derive(Debug)]
@@ -80,6 +83,7 @@ pub struct EdgeConfig {
     pub threads: usize,
     /// Listening sockets of a predecessor; those on an address of `listen` are used, the rest are closed.
     pub inherited: Vec<OwnedFd>,
+    pub secure: Option<SecureConfig>,
     /// Where a proxy comes in that says with each request who has sent it: `X-Forwarded-For`, an address, and
     /// `X-Forwarded-Proto`. Nobody else may be able to connect there.
     pub proxy: Option<UnixListener>,
@@ -93,6 +97,15 @@ pub struct EdgeConfig {
     pub room: Room,
 }
 
+/// Where clients may speak TLS, and by which certificates.
+#[derive(Debug)]
+pub struct SecureConfig {
+    /// There is at least one.
+    pub listen: Vec<SocketAddr>,
+    pub inherited: Vec<OwnedFd>,
+    pub certificates: Arc<Certificates>,
+}
+
 impl EdgeConfig {
     /// A thread for each core.
     pub fn new(listen: impl Into<Vec<SocketAddr>>) -> Self {
@@ -100,6 +113,7 @@ impl EdgeConfig {
             listen: listen.into(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             inherited: Vec::new(),
+            secure: None,
             proxy: None,
             routes: Vec::new(),
             visits: None,
@@ -113,8 +127,9 @@ impl EdgeConfig {
 pub struct Embedded {
     routes: Arc<Routes>,
     addresses: Vec<SocketAddr>,
+    secure_addresses: Vec<SocketAddr>,
     /// The edge's own handles to its listening sockets, until it stops listening.
-    sockets: Mutex<Vec<TcpListener>>,
+    sockets: Mutex<Sockets>,
     halt: Arc<Halt>,
     /// Of each thread: who was connected before the edge began to end.
     early: Vec<TaskTracker>,
@@ -122,19 +137,26 @@ pub struct Embedded {
     ended: Mutex<Vec<oneshot::Receiver<()>>>,
 }
 
+#[derive(Default)]
+struct Sockets {
+    plain: Vec<TcpListener>,
+    secure: Vec<TcpListener>,
+}
+
 impl Embedded {
     /// Listens and serves from the return of this call on, whoever calls: the edge has threads of its own.
     pub fn open(config: EdgeConfig) -> Result<Arc<Self>, EdgeError> {
         let threads = config.threads.max(1);
-        let mut inherited = listener::adopt(config.inherited);
-        let listeners = config
-            .listen
-            .into_iter()
-            .map(|address| Listener::open(address, threads, &mut inherited))
-            .collect::<Result<Vec<_>, _>>()?;
+        let (addresses, plain) = listen(config.listen, threads, config.inherited)?;
+        let (certificates, (secure_addresses, encrypted)) = match config.secure {
+            Some(secure) => (Some(secure.certificates), listen(secure.listen, threads, secure.inherited)?),
+            None => Default::default(),
+        };
+        let secure_port = secure_addresses.first().map(SocketAddr::port);
         let edge = Arc::new(Self {
             routes: Arc::new(Routes::new(threads)),
-            addresses: listeners.iter().map(|listener| listener.address).collect(),
+            addresses,
+            secure_addresses,
             sockets: Mutex::default(),
             halt: Arc::default(),
             early: (0..threads).map(|_| TaskTracker::new()).collect(),
@@ -149,21 +171,23 @@ impl Embedded {
             quiet: Arc::new(Quiet::new(&config.quiet_agents)),
             visits: config.visits,
             proofs: Arc::default(),
+            secure: certificates.zip(secure_port).map(|(certificates, port)| Secure { certificates, port }),
             limits: config.limits,
             halt: edge.halt.clone(),
         };
-        let sockets: Vec<_> = listeners.into_iter().flat_map(|listener| listener.sockets).collect();
         for thread in 0..threads {
-            let own = sockets.iter().skip(thread).step_by(threads);
-            let own = own.map(|socket| socket.try_clone().map(Entrance::Clients));
+            let own =
+                plain.iter().skip(thread).step_by(threads).map(|socket| socket.try_clone().map(Entrance::Clients));
+            let encrypted = encrypted.iter().skip(thread).step_by(threads);
+            let encrypted = encrypted.map(|socket| socket.try_clone().map(Entrance::Secure));
             // Whoever is free takes who comes by way of the proxy.
             let proxy = config.proxy.iter().map(|socket| socket.try_clone().map(Entrance::Proxy));
-            let entrances = own.chain(proxy).collect::<Result<_, _>>().map_err(EdgeError::Start)?;
+            let entrances = own.chain(encrypted).chain(proxy).collect::<Result<_, _>>().map_err(EdgeError::Start)?;
             let worker = Worker::new(thread, edge.early[thread].clone(), shared.clone());
             let ended = start(worker, entrances)?;
             lock(&edge.ended).push(ended);
         }
-        *lock(&edge.sockets) = sockets;
+        *lock(&edge.sockets) = Sockets { plain, secure: encrypted };
         Ok(edge)
     }
 
@@ -172,9 +196,19 @@ impl Embedded {
         &self.addresses
     }
 
+    /// Where it speaks TLS.
+    pub fn secure_addresses(&self) -> &[SocketAddr] {
+        &self.secure_addresses
+    }
+
     /// The listening sockets, for a successor: while either process has them, no connection is refused.
     pub fn listeners(&self) -> std::io::Result<Vec<OwnedFd>> {
-        lock(&self.sockets).iter().map(|socket| socket.try_clone().map(OwnedFd::from)).collect()
+        copies(&lock(&self.sockets).plain)
+    }
+
+    /// Those of TLS.
+    pub fn secure_listeners(&self) -> std::io::Result<Vec<OwnedFd>> {
+        copies(&lock(&self.sockets).secure)
     }
 
     pub fn usage(&self, host: &str) -> Option<Usage> {
@@ -195,13 +229,30 @@ impl Embedded {
             }
         };
         let _ = tokio::time::timeout(limit, early).await;
-        lock(&self.sockets).clear();
+        *lock(&self.sockets) = Sockets::default();
         self.halt.close(Instant::now() + limit);
         let ended = std::mem::take(&mut *lock(&self.ended));
         for thread in ended {
             let _ = thread.await;
         }
     }
+}
+
+/// The sockets on these addresses, and what the addresses really are.
+fn listen(
+    addresses: Vec<SocketAddr>,
+    threads: usize,
+    inherited: Vec<OwnedFd>,
+) -> Result<(Vec<SocketAddr>, Vec<TcpListener>), EdgeError> {
+    let mut inherited = listener::adopt(inherited);
+    let open = |address| Listener::open(address, threads, &mut inherited);
+    let listeners = addresses.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let addresses = listeners.iter().map(|listener| listener.address).collect();
+    Ok((addresses, listeners.into_iter().flat_map(|listener| listener.sockets).collect()))
+}
+
+fn copies(sockets: &[TcpListener]) -> std::io::Result<Vec<OwnedFd>> {
+    sockets.iter().map(|socket| socket.try_clone().map(OwnedFd::from)).collect()
 }
 
 /// Starts a thread of the edge. It has ended when what is returned resolves.

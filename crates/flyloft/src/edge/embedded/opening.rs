@@ -1,7 +1,6 @@
 //! The first bytes of a client, which tell HTTP/2 with prior knowledge from HTTP/1.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -38,12 +37,6 @@ impl<S: AsyncRead + Unpin> Opened<S> {
         }
         let protocol = if first == *PREFACE { Protocol::Http2 } else { Protocol::Http1 };
         Ok((protocol, Self { first, filled, given: 0, stream }))
-    }
-}
-
-impl<S: AsRawFd> AsRawFd for Opened<S> {
-    fn as_raw_fd(&self) -> RawFd {
-        self.stream.as_raw_fd()
     }
 }
 

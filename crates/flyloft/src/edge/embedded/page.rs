@@ -26,6 +26,14 @@ pub enum Notice {
         host: String,
     },
     NoHost,
+    /// It came over TLS to another name, with a certificate that is not for this one.
+    Misdirected {
+        host: String,
+    },
+    /// What came over plain HTTP is served over TLS, there.
+    OverTls {
+        at: String,
+    },
     /// The body of a request that broke off, or is not what its head says.
     BadBody,
     /// The body of a request that takes too long to come.
@@ -124,6 +132,8 @@ impl Notice {
         match self {
             Notice::UnknownHost { .. } => StatusCode::NOT_FOUND,
             Notice::NoHost | Notice::BadBody => StatusCode::BAD_REQUEST,
+            Notice::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
+            Notice::OverTls { .. } => StatusCode::PERMANENT_REDIRECT,
             Notice::Slow => StatusCode::REQUEST_TIMEOUT,
             Notice::NotServed { .. } => StatusCode::NOT_IMPLEMENTED,
             Notice::Busy
@@ -145,6 +155,8 @@ impl Notice {
         match self {
             Notice::UnknownHost { .. } => "Nothing is staged here".to_owned(),
             Notice::NoHost => "No host name".to_owned(),
+            Notice::Misdirected { .. } => "Another connection is needed".to_owned(),
+            Notice::OverTls { .. } => "Served over HTTPS".to_owned(),
             Notice::BadBody => "Not a whole request".to_owned(),
             Notice::Slow => "Too slow".to_owned(),
             Notice::Busy => "Too much at a time".to_owned(),
@@ -168,6 +180,10 @@ impl Notice {
                 format!("No environment has the host name {host}. It may have been destroyed, or never pushed.")
             }
             Notice::NoHost => "The request does not say clearly which host it is for.".to_owned(),
+            Notice::Misdirected { host } => {
+                format!("The certificate of this connection is not for {host}. Over a new one it may be.")
+            }
+            Notice::OverTls { at } => format!("It is at {at}"),
             Notice::BadBody => "The request's body broke off, or it is not HTTP/1.1.".to_owned(),
             Notice::Slow => "The request's body has stopped coming, or all but stopped.".to_owned(),
             Notice::Busy => "As many requests are under way as this machine takes. Try again.".to_owned(),
@@ -248,6 +264,11 @@ impl Notice {
         if let Notice::Locked { challenge: true, .. } = self {
             let challenge = "Basic realm=\"staging\", charset=\"UTF-8\"";
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        if let Notice::OverTls { at } = self
+            && let Ok(at) = HeaderValue::from_bytes(at.as_bytes())
+        {
+            headers.insert(LOCATION, at);
         }
         if let Some(seconds) = self.retry_after() {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));

@@ -10,6 +10,9 @@ pub const SPOT: usize = 16 << 10;
 pub const MEMORY_OF_ONE: usize = 24 << 10;
 pub const MEMORY_OF_HTTP2: usize = 384 << 10;
 
+/// What TLS adds to that: a record that comes, what is in it, and what is to be sent, each of them once.
+pub const MEMORY_OF_TLS: usize = 56 << 10;
+
 /// What a request may hold beside what is lent to it: its head as it is sent to the app, and small pieces of bodies.
 pub const MEMORY_OF_REQUEST: usize = 40 << 10;
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -26,12 +27,14 @@ use super::halt::Halt;
 use super::headers::Visitor;
 use super::host::{Sleep, Told};
 use super::opening::{Opened, Protocol};
-use super::pace::Paced;
+use super::pace::{Busy, Pace, Paced};
 use super::password::Proofs;
 use super::quiet::{Manner, Quiet};
 use super::routes::Routes;
+use super::secure::Secure;
 use super::stream::Streams;
 use crate::edge::{Visit, Visits};
+use crate::tls::Shown;
 
 /// A head may have this many bytes, and so may a piece of a body. That it may have 100 headers is hyper's own limit.
 const HEAD_MAX: usize = 16 << 10;
@@ -69,6 +72,23 @@ struct Stay {
     held: TaskTrackerToken,
 }
 
+/// Who is at the other end of a connection.
+struct Peer {
+    /// None where a proxy says that with each request.
+    visitor: Option<Visitor>,
+    /// By what it knows the edge, over TLS.
+    shown: Option<Arc<Shown>>,
+    socket: RawFd,
+    busy: Busy,
+    guest: Arc<Guest>,
+}
+
+impl Peer {
+    fn new(visitor: Option<Visitor>, socket: RawFd, pace: &Pace, guest: Guest) -> Self {
+        Self { visitor, shown: None, socket, busy: pace.busy(), guest: Arc::new(guest) }
+    }
+}
+
 /// What the threads have in common.
 #[derive(Clone)]
 pub struct Shared {
@@ -76,6 +96,8 @@ pub struct Shared {
     pub crowd: Arc<Crowd>,
     pub quiet: Arc<Quiet>,
     pub visits: Option<Visits>,
+    /// Where clients may speak TLS.
+    pub secure: Option<Secure>,
     pub proofs: Arc<Proofs>,
     pub limits: Limits,
     pub halt: Arc<Halt>,
@@ -87,6 +109,8 @@ pub struct Limits {
     /// For a client's next head, the first one included. So it is also how long an idle connection stays open. Up to
     /// [`SWEEP_EVERY`] longer.
     pub head: Duration,
+    /// For a client to agree on TLS.
+    pub handshake: Duration,
     /// How long an idle connection to an upstream is kept.
     pub idle: Duration,
     /// For a client that sends a body, until something worth the name has come; for one that is sent one, until it has
@@ -107,6 +131,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             head: Duration::from_secs(65),
+            handshake: Duration::from_secs(10),
             idle: Duration::from_secs(30),
             send: Duration::from_secs(30),
             take: Duration::from_secs(60),
@@ -174,6 +199,9 @@ impl Worker {
                         let worker = self.clone();
                         match caller {
                             Caller::Client(stream, from) => tokio::spawn(worker.serve(stream, Some(from), guest, stay)),
+                            Caller::Secure(stream, from) => {
+                                tokio::spawn(worker.serve_secure(stream, from, guest, stay))
+                            }
                             Caller::Proxy(stream) => tokio::spawn(worker.serve(stream, None, guest, stay)),
                         };
                     }
@@ -196,8 +224,41 @@ impl Worker {
     where
         S: AsyncRead + AsyncWrite + AsRawFd + Unpin + Send + 'static,
     {
+        let (pace, socket) = (self.shared.crowd.paces.taker(), stream.as_raw_fd());
+        let peer = Peer::new(from.map(Visitor::new), socket, &pace, guest);
+        self.converse(Paced::new(stream, pace), peer, stay).await;
+    }
+
+    /// The same over TLS, once the client has agreed to that.
+    async fn serve_secure(self: Arc<Self>, stream: TcpStream, from: IpAddr, guest: Guest, stay: Stay) {
+        let Some(secure) = self.shared.secure.clone().filter(|_| guest.speaks_tls()) else { return };
+        let (pace, socket) = (self.shared.crowd.paces.taker(), stream.as_raw_fd());
+        let mut peer = Peer::new(Some(Visitor::over_tls(from)), socket, &pace, guest);
+        let agreed = {
+            let agreeing = Box::pin(secure.agree(Paced::new(stream, pace)));
+            let mut agreeing = std::pin::pin!(tokio::time::timeout(self.shared.limits.handshake, agreeing));
+            tokio::select! {
+                agreed = agreeing.as_mut() => agreed.ok(),
+                () = peer.guest.expelled() => None,
+                () = stay.stop.cancelled() => tokio::time::timeout(LAST_CALL, agreeing).await.ok().and_then(Result::ok),
+            }
+        };
+        match agreed {
+            Some(Ok((stream, shown))) => {
+                peer.shown = Some(shown);
+                self.converse(stream, peer, stay).await;
+            }
+            Some(Err(error)) => tracing::debug!(%from, %error, "no TLS with a client"),
+            None => {}
+        }
+    }
+
+    async fn converse<S>(self: Arc<Self>, stream: S, peer: Peer, stay: Stay)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let Stay { stop, held } = stay;
-        let guest = Arc::new(guest);
+        let Peer { visitor, shown, socket, busy, guest } = peer;
         let mut opening = std::pin::pin!(Opened::read(stream));
         let opened = tokio::select! {
             opened = opening.as_mut() => opened.ok(),
@@ -209,16 +270,16 @@ impl Worker {
             return;
         }
         // A proxy that closes its side has nobody left who waits.
-        let half_closed = from.map_or(Duration::ZERO, |_| self.shared.limits.half_closed);
-        let pace = self.shared.crowd.paces.taker();
+        let half_closed = visitor.as_ref().map_or(Duration::ZERO, |_| self.shared.limits.half_closed);
         let asked = Asked::default();
         let client = Arc::new(Client {
-            visitor: from.map(Visitor::new),
+            visitor,
+            shown,
             patience: half_closed,
             manner: Manner::default(),
             asked: asked.clone(),
-            socket: stream.as_raw_fd(),
-            busy: pace.busy(),
+            socket,
+            busy,
             guest: guest.clone(),
             held: Mutex::new(Some(held)),
             worker: self,
@@ -227,7 +288,6 @@ impl Worker {
             client.asked.note(&request);
             exchange::answer(client.clone(), request)
         });
-        let stream = Paced::new(stream, pace);
         let ended = match protocol {
             Protocol::Http1 => {
                 let io = TokioIo::new(HalfClosed::new(stream, guest.clone(), asked, half_closed));
@@ -259,7 +319,7 @@ impl Worker {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(?from, %error, "a client's connection ended badly");
+            tracing::debug!(%error, "a client's connection ended badly");
         }
     }
 

@@ -10,6 +10,7 @@ mod http2;
 mod listening;
 mod pages;
 mod requests;
+mod secure;
 mod slowness;
 mod swaps;
 mod upgrades;

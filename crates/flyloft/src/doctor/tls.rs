@@ -1,0 +1,48 @@
+//! The certificates that are shown to clients.
+
+use flyloft_core::certificate::Standing;
+
+use super::Check;
+use crate::config::Config;
+use crate::machine::tls::{Certificate, Tls};
+
+pub fn judge(tls: Option<&Tls>, config: &Config) -> Vec<Check> {
+    let Some(tls) = tls else { return Vec::new() };
+    let mut checks: Vec<Check> = tls
+        .certificates
+        .iter()
+        .map(|looked| match looked {
+            Ok(certificate) => judge_one(certificate),
+            Err(error) => Check::problem("tls", error.to_string(), error.hint()),
+        })
+        .collect();
+    if !tls.covers_domain {
+        checks.push(Check::problem(
+            "tls",
+            format!("no certificate that can be used is for `*.{}`, so clients are refused", config.domain),
+            "name one, and its key, with `certificates` in `[tls]` of the configuration, or make one for trying out: \
+             flyloft tls local-ca",
+        ));
+    }
+    checks
+}
+
+fn judge_one(certificate: &Certificate) -> Check {
+    let Certificate { file, names, standing, days_left, until, trusted } = certificate;
+    let (file, days) = (file.display(), if *days_left == 1 { "day" } else { "days" });
+    match standing {
+        Standing::Soon { .. } => Check::warning(
+            "tls",
+            format!("`{file}` for {names} expires in {days_left} {days}, on {until}"),
+            "renew it; the new files are taken within a minute",
+        ),
+        _ if !trusted => Check::warning(
+            "tls",
+            format!(
+                "`{file}` for {names} was issued by nobody whom this machine trusts; it holds for {days_left} {days}"
+            ),
+            "append the certificates of those that issued it; if that is an authority of your own, trust it",
+        ),
+        _ => Check::ok("tls", format!("`{file}` for {names} holds for {days_left} {days}")),
+    }
+}

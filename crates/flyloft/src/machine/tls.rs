@@ -1,0 +1,57 @@
+//! The certificates that are shown to clients, as their files are now.
+
+use std::path::PathBuf;
+
+use flyloft_core::certificate::{Names, Standing};
+
+use crate::config::Config;
+use crate::tls::pair::date;
+use crate::tls::{self, Pair, PairError};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    pub certificates: Vec<Result<Certificate, PairError>>,
+    /// Whether one of them is for every host name below the domain.
+    pub covers_domain: bool,
+}
+
+/// One that is as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    pub file: PathBuf,
+    pub names: Names,
+    pub standing: Standing,
+    pub days_left: i64,
+    /// In words for people.
+    pub until: String,
+    /// Whether somebody whom this machine trusts has issued it, and all between are in the file.
+    pub trusted: bool,
+}
+
+impl Tls {
+    /// None where nobody speaks it.
+    pub fn look(config: &Config) -> Option<Self> {
+        if config.https.listen.is_empty() {
+            return None;
+        }
+        let now = tls::now();
+        let roots = rustls_native_certs::load_native_certs().certs;
+        let look = |files| {
+            Pair::load(files, now).map(|pair| Certificate {
+                file: pair.files.certificate.clone(),
+                standing: pair.validity.standing(now),
+                days_left: pair.validity.days_left(now),
+                until: date(pair.validity.until),
+                trusted: pair.leads_to(roots.iter().cloned(), now).is_ok(),
+                names: pair.names,
+            })
+        };
+        // The name of the instance is for making another one.
+        let local = tls::Local::new(&config.state_dir, &config.domain, "").files();
+        let own = local.certificate.exists().then_some(&local);
+        let certificates: Vec<_> = config.tls.certificates.iter().chain(own).map(look).collect();
+        let any = format!("any.{}", config.domain);
+        let covers_domain = certificates.iter().flatten().any(|certificate| certificate.names.cover(&any));
+        Some(Self { certificates, covers_domain })
+    }
+}

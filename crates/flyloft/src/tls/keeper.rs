@@ -1,0 +1,213 @@
+//! Looks at the files of certificates once a minute, and shows what is in them as soon as it is good.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use flyloft_core::certificate::{Names, Standing, Validity};
+
+use super::pair::{Mark, Texts, date};
+use super::{Certificates, Local, Pair, PairError};
+use crate::config::CertificateFiles;
+use crate::store::{self, EventKind, Store};
+
+/// How often the files are looked at.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// What there is to say at a number of looks in a row before people are told. Whoever puts two new files in place has
+/// done one of them first.
+const LOOKS: u32 = 2;
+
+pub struct Keeper {
+    pub local: Local,
+    certificates: Arc<Certificates>,
+    watched: Mutex<Watched>,
+}
+
+struct Watched {
+    files: Vec<Kept>,
+    /// What there was to say at the last look, and at how many in a row it was this.
+    said: (Vec<String>, u32),
+}
+
+/// The files of one certificate.
+struct Kept {
+    files: CertificateFiles,
+    /// They need not be there.
+    is_own: bool,
+    /// What is shown of it.
+    good: Option<(Mark, Pair)>,
+    /// What is wrong with the files as they are now.
+    bad: Option<PairError>,
+}
+
+/// How it is with one certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    pub file: PathBuf,
+    /// Of what is shown.
+    pub shown: Option<(Names, Validity)>,
+    /// What is wrong with it, or will be before long, and what to do about that.
+    pub trouble: Option<(String, String)>,
+}
+
+impl Keeper {
+    /// Shows what is good at once. What is not is told in the log.
+    pub fn open(named: &[CertificateFiles], local: Local, certificates: Arc<Certificates>, now: i64) -> Self {
+        let kept = |files, is_own| Kept { files, is_own, good: None, bad: None };
+        let named = named.iter().map(|files| kept(files.clone(), false));
+        let files = named.chain([kept(local.files(), true)]).collect();
+        let watched = Mutex::new(Watched { files, said: Default::default() });
+        let keeper = Self { local, certificates, watched };
+        keeper.look(now);
+        keeper
+    }
+
+    /// Looks at the files. Gives how it is with each certificate that is there.
+    pub fn look(&self, now: i64) -> Vec<Status> {
+        let mut watched = self.lock();
+        // All of them, whichever has changed.
+        let changed = watched.files.iter_mut().map(|kept| kept.look(now)).fold(false, |any, one| any | one);
+        if changed {
+            self.certificates.set(watched.files.iter().filter_map(|kept| kept.good.as_ref()).map(|(_, pair)| pair));
+        }
+        let all = watched.status(now);
+        let said: Vec<_> = all.iter().filter_map(|status| Some(status.trouble.as_ref()?.0.clone())).collect();
+        match said == watched.said.0 {
+            true => watched.said.1 += 1,
+            false => {
+                said.iter().for_each(|text| tracing::error!("{text}"));
+                watched.said = (said, 1);
+            }
+        }
+        all
+    }
+
+    /// How it was with each at the last look.
+    pub fn status(&self, now: i64) -> Vec<Status> {
+        self.lock().status(now)
+    }
+
+    /// Looks again and again, and tells people of every app what has been so for two looks.
+    pub async fn keep_for_ever(self: Arc<Self>, store: Store) {
+        loop {
+            tokio::time::sleep(EVERY).await;
+            let keeper = self.clone();
+            // A disk of another machine may make it wait.
+            let looked = tokio::task::spawn_blocking(move || keeper.round(super::now()));
+            match looked.await {
+                Ok(None) => {}
+                Ok(Some(said)) => {
+                    if let Err(error) = tell(&store, &said).await {
+                        tracing::error!(%error, "failed to record an event");
+                    }
+                }
+                Err(panic) => tracing::error!(%panic, "failed to look at certificates"),
+            }
+        }
+    }
+
+    /// Gives what people are to be told.
+    fn round(&self, now: i64) -> Option<Vec<String>> {
+        match self.local.renew_if_due(now) {
+            Ok(false) => {}
+            Ok(true) => tracing::info!("the certificate of this server's own authority is renewed"),
+            Err(error) => tracing::error!(%error, "failed to renew the certificate of this server's own authority"),
+        }
+        self.look(now);
+        let watched = self.lock();
+        (watched.said.1 == LOOKS).then(|| watched.said.0.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Watched> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watched {
+    fn status(&self, now: i64) -> Vec<Status> {
+        self.files.iter().filter(|kept| kept.is_there()).map(|kept| kept.status(now)).collect()
+    }
+}
+
+impl Kept {
+    fn is_there(&self) -> bool {
+        !self.is_own || self.good.is_some() || self.bad.is_some()
+    }
+
+    /// Says whether something else is to be shown.
+    fn look(&mut self, now: i64) -> bool {
+        if self.is_own && !self.files.certificate.exists() {
+            self.bad = None;
+            return self.good.take().is_some();
+        }
+        match self.taken(now) {
+            Ok(None) => {
+                self.bad = None;
+                false
+            }
+            Ok(Some(good)) => {
+                (self.good, self.bad) = (Some(good), None);
+                true
+            }
+            Err(error) => {
+                self.bad = Some(error);
+                false
+            }
+        }
+    }
+
+    /// What is in the files, if they have changed.
+    fn taken(&self, now: i64) -> Result<Option<(Mark, Pair)>, PairError> {
+        let texts = Texts::read(&self.files)?;
+        let mark = texts.mark();
+        if self.good.as_ref().is_some_and(|(known, _)| *known == mark) {
+            return Ok(None);
+        }
+        let pair = Pair::judge(&self.files, &texts, now)?;
+        let (certificate, until) = (self.files.certificate.display(), date(pair.validity.until));
+        tracing::info!(%certificate, names = %pair.names, %until, "a certificate is shown");
+        Ok(Some((mark, pair)))
+    }
+
+    fn status(&self, now: i64) -> Status {
+        let pair = self.good.as_ref().map(|(_, pair)| pair);
+        let bad = self.bad.as_ref().map(|error| {
+            let so = if pair.is_some() { "the one before is shown on" } else { "there is no HTTPS for its names" };
+            (format!("{error}; {so}"), error.hint())
+        });
+        Status {
+            file: self.files.certificate.clone(),
+            shown: pair.map(|pair| (pair.names.clone(), pair.validity)),
+            trouble: bad.or_else(|| standing(pair?, now)),
+        }
+    }
+}
+
+/// What there is to say of what is shown.
+fn standing(pair: &Pair, now: i64) -> Option<(String, String)> {
+    let (file, until) = (pair.files.certificate.display(), date(pair.validity.until));
+    match pair.validity.standing(now) {
+        Standing::Good => None,
+        Standing::Soon { .. } => {
+            let hint = "renew it; the new files are taken within a minute";
+            Some((format!("the certificate `{file}` expires on {until}"), hint.to_owned()))
+        }
+        Standing::Expired | Standing::NotYet => pair.holds(now).err().map(|error| (error.to_string(), error.hint())),
+    }
+}
+
+async fn tell(store: &Store, said: &[String]) -> Result<(), store::StoreError> {
+    let turn = [EventKind::CertificateFailed, EventKind::CertificateWorks];
+    let text = match said {
+        [] => "certificates are as they should be".to_owned(),
+        said => format!("{}; `flyloft tls check` says more", said.join("; ")),
+    };
+    for app in store.apps().await? {
+        store.tell_turn(&app.name, turn, said.is_empty(), ("flyloft", &text), store::now()).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
