@@ -18,6 +18,7 @@ pub mod nginx;
 pub mod place;
 pub mod plan;
 pub mod policy;
+pub mod port;
 pub mod procfile;
 pub mod service;
 pub mod variable;

@@ -249,10 +249,11 @@ impl Admission {
         if known.conductor.commands() > 0 || live.deploying != Deploying::No {
             return None;
         }
+        let last_used = known.conductor.last_command().map_or(live.last_used, |last| live.last_used.max(last));
         match self.edge.unused_for(&known.host) {
             Some(Duration::ZERO) => None,
-            Some(unused) => Some(live.last_used.max(self.clock.now().minus(unused))),
-            None => Some(live.last_used),
+            Some(unused) => Some(last_used.max(self.clock.now().minus(unused))),
+            None => Some(last_used),
         }
     }
 

@@ -10,6 +10,7 @@ mod config;
 mod environments;
 mod gate;
 mod keys;
+mod ports;
 mod services;
 mod tls;
 mod value;
@@ -25,6 +26,7 @@ pub use self::config::{Config, ConfigArgs, ConfigOf};
 pub use self::environments::{Destroy, Events, Extend, Logs, Ls, OneEnv, Rollback, Run, Scale, Set, Sleep, Stats, Up};
 pub use self::gate::{Gate, GatePassword, GateToken, Share};
 pub use self::keys::{Keys, KeysAdd};
+pub use self::ports::{Ports, PortsAdd, PortsRm};
 pub use self::services::{
     Services, ServicesAdd, ServicesChange, ServicesDump, ServicesLs, ServicesOne, ServicesReset, ServicesRestore,
     ServicesRm, ServicesTemplate, ServicesUpgrade,
@@ -71,6 +73,9 @@ pub enum Command {
     /// List and check the certificates that clients are shown, and make one for trying out.
     #[command(subcommand)]
     Tls(Tls),
+    /// Publish ports of environments other than that of HTTP, list them and take them back.
+    #[command(subcommand)]
+    Ports(Ports),
     /// Stage a pull request, a branch, a commit or a directory.
     Up(Up),
     /// List environments.

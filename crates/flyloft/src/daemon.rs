@@ -45,6 +45,7 @@ use crate::machine::Memory;
 use crate::managed::Managed;
 use crate::metrics::{self, Tally};
 use crate::parts::{Parts, Settings, Visitors};
+use crate::ports::Ports;
 use crate::provision::client::Clients;
 use crate::provision::data::Renewals;
 use crate::provision::{self, Places};
@@ -126,7 +127,8 @@ pub async fn serve(mut start: Start, way_back: &mut Option<WayBack>) -> Result<O
         closing,
         clients,
         mut reasons,
-        ..
+        mut kept,
+        stored,
     } = running;
     let following = tokio::spawn(follow::follow_for_ever(loft.clone(), config.follow.clone()));
     announce(&config, &addresses, &secure, &ssh);
@@ -148,18 +150,21 @@ pub async fn serve(mut start: Start, way_back: &mut Option<WayBack>) -> Result<O
         edge.shutdown(DRAIN).await;
         loft.note_uses().await;
         let _ = tokio::time::timeout(FAREWELL, lxc.settle()).await;
+        if let Err(error) = kept.keep(Use::Ports, loft.parts.ports.hand_over()) {
+            tracing::warn!(%error, "failed to hand over the ports that are published");
+        }
         if !reasons.stopped_meanwhile().await {
             tracing::info!("a newer version takes over");
-            return Ok(Some(Successor { program, sockets: running.kept, configuration: text }));
+            return Ok(Some(Successor { program, sockets: kept, configuration: text }));
         }
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping; what runs goes on");
     // Where systemd has it, the next daemon listens at the same file.
-    if !running.stored {
+    if !stored {
         std::fs::remove_file(&config.socket).ok();
     }
-    drop(running.kept);
+    drop(kept);
     edge.shutdown(DRAIN).await;
     loft.note_uses().await;
     let _ = tokio::time::timeout(FAREWELL, lxc.settle()).await;
@@ -233,7 +238,7 @@ async fn begin(
     let local = tls::Local::new(&state.dir, &config.domain, &state.instance);
     let keeper = tls::Keeper::open(&config.tls.certificates, local, certificates.clone(), tls::now());
     let keeper = Arc::new(keeper);
-    let serves = Serves { instance: &state.instance, domain: &domain, routes, visits, certificates };
+    let serves = Serves { instance: &state.instance, domain: &domain, routes, visits: visits.clone(), certificates };
     let front = Front::open(&config, serves, &mut inherited, &answering).await?;
     let ports: Vec<u16> = front.addresses.iter().chain(&front.secure).map(SocketAddr::port).collect();
     let mut kept = Sockets::default();
@@ -257,6 +262,7 @@ async fn begin(
         defaults,
         disk: config.disk.clone(),
         services: config.services.clone(),
+        ports: config.ports.range,
         use_forgotten: USE_FORGOTTEN,
         transcripts: state.subdirectory("transcripts")?,
         state_dir: state.dir.clone(),
@@ -267,6 +273,7 @@ async fn begin(
     let admission = Admission::new(state.clock.clone(), edge.clone(), config.memory.reserve);
     let parts = Parts {
         store,
+        ports: Ports::new(engine.clone(), visits, state.dir.join(LOCK)),
         engine,
         edge,
         clock: state.clock.clone(),
@@ -288,7 +295,11 @@ async fn begin(
     };
     let loft = Arc::new(Loft::new(Arc::new(parts)));
     tokio::spawn(loft.clone().answer(visited));
+    loft.keep_ports(inherited.take(Use::Ports)).await?;
     loft.start(state.rebooted).await?;
+    // Not before: what is published already stays so until it is known where it leads.
+    tokio::spawn(loft.parts.ports.clone().keep_for_ever());
+    loft.parts.ports.begun().await;
     loft.parts
         .store
         .remove_half_made_volume_templates()

@@ -31,6 +31,7 @@ pub mod metrics;
 #[path = "../tests/it/own_server.rs"]
 pub mod own_server;
 pub mod parts;
+pub mod ports;
 pub mod principal;
 pub mod provision;
 pub mod random;

@@ -2,6 +2,7 @@
 //! be.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,6 +77,15 @@ impl Loft {
         });
         taken_up.await;
         self.reconcile_on(crate::machine::memory::swaps_now(), usize::MAX).await
+    }
+
+    /// Serves the ports that are on record, and no others, with sockets that were handed over.
+    pub async fn keep_ports(&self, inherited: Vec<OwnedFd>) -> Result<()> {
+        let _turn = self.parts.ports.turn().await;
+        let rows = self.parts.store.ports().await.or_failed(|| "failed to list the ports that are published")?;
+        let recorded: Vec<_> = rows.iter().map(|row| (row.env, row.name.clone(), row.port())).collect();
+        self.parts.ports.keep(&recorded, inherited);
+        Ok(())
     }
 
     /// Comes back when no deploy is under way.
@@ -156,6 +166,9 @@ impl Loft {
             };
             if let Err(error) = self.reconcile_on(crate::machine::memory::swaps_now(), share).await {
                 tracing::warn!(%error, "failed to compare what is with what should be");
+            }
+            if let Err(error) = self.keep_ports(Vec::new()).await {
+                tracing::warn!(%error, "failed to compare the ports that are published with what should be");
             }
         }
     }

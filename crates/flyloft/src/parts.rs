@@ -11,6 +11,7 @@ use flyloft_core::host::Domain;
 use flyloft_core::lifecycle::{Runs, State};
 use flyloft_core::name::{AppName, ReleaseNumber};
 use flyloft_core::policy::{self, Levels};
+use flyloft_core::port::Pool;
 
 use crate::admission::Admission;
 use crate::build::Builder;
@@ -22,6 +23,7 @@ use crate::error::{OrFailed, Result};
 use crate::gates::Gates;
 use crate::managed::Managed;
 use crate::metrics::Tally;
+use crate::ports::Ports;
 use crate::provision::Places;
 use crate::provision::client::Clients;
 use crate::provision::data::Renewals;
@@ -36,6 +38,7 @@ pub struct Parts {
     pub store: Store,
     pub engine: SharedEngine,
     pub edge: SharedEdge,
+    pub ports: Ports,
     pub clock: Clock,
     pub admission: Admission,
     pub builder: Builder,
@@ -65,6 +68,8 @@ pub struct Settings {
     /// How much is kept for later.
     pub disk: config::Disk,
     pub services: config::Services,
+    /// Ports of the host that are given out.
+    pub ports: Pool,
     /// How much of the use of what is awake a daemon that is killed may forget. What sleeps is not looked at for that.
     pub use_forgotten: Duration,
     /// What deploys say is kept here.

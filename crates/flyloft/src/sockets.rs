@@ -35,10 +35,13 @@ pub enum Use {
     Nginx,
     /// What nginx says of the rest. Nobody connects there.
     NginxLog,
+    /// What is published of environments, TCP and UDP.
+    Ports,
 }
 
 impl Use {
-    const ALL: [Use; 7] = [Use::Http, Use::Https, Use::Ssh, Use::Commands, Use::Metrics, Use::Nginx, Use::NginxLog];
+    const ALL: [Use; 8] =
+        [Use::Http, Use::Https, Use::Ssh, Use::Commands, Use::Metrics, Use::Nginx, Use::NginxLog, Use::Ports];
 
     /// As it is called in LISTEN_FDNAMES.
     fn name(self) -> &'static str {
@@ -50,6 +53,7 @@ impl Use {
             Use::Metrics => "metrics",
             Use::Nginx => "nginx",
             Use::NginxLog => "nginx-log",
+            Use::Ports => "ports",
         }
     }
 
@@ -93,6 +97,8 @@ impl Sockets {
             Use::Commands => is_at(fd, Some(&config.socket)),
             Use::Nginx => is_at(fd, nginx::files::expected(config, nginx::files::EDGE).as_deref()),
             Use::NginxLog => is_at(fd, nginx::files::expected(config, nginx::files::LOG).as_deref()),
+            // Which are published is in the store.
+            Use::Ports => true,
         });
     }
 

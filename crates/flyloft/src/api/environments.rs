@@ -9,6 +9,7 @@ use flyloft_core::lifecycle::{Deploying, Event, Runs, State};
 use flyloft_core::name::{AppName, CommitId, EnvRef, Origin};
 use serde::Serialize;
 
+use super::ports::PortItem;
 use super::reply::{Reply, age, as_time, done, size, table};
 use super::source::SourceItem;
 use super::stage::Staged;
@@ -87,6 +88,8 @@ struct Shown {
     container: Option<String>,
     /// Where the edge reaches it on this machine.
     upstream: Option<SocketAddr>,
+    /// Ports that are published.
+    ports: Vec<PortItem>,
     stats: Option<StatsItem>,
 }
 
@@ -146,6 +149,7 @@ impl Reply for Shown {
             .extend(self.processes.iter().map(|process| ("process", format!("{}: {}", process.kind, process.command))));
         lines.extend(self.formation.iter().map(|(name, count)| ("scaled", format!("{name}={count}"))));
         lines.extend(self.upstream.iter().map(|upstream| ("upstream", upstream.to_string())));
+        lines.extend(self.ports.iter().map(|port| ("published", port.said())));
         if let Some(stats) = &self.stats {
             lines.push(("memory", format!("{}, and {} in swap", size(stats.memory), size(stats.swap))));
             lines.push(("disk", format!("{} beside its image", size(stats.disk))));
@@ -245,6 +249,7 @@ impl Api {
             processes: content.processes.into_iter().map(|(kind, command)| ProcessItem { kind, command }).collect(),
             container: row.live.as_ref().map(|live| live.container.to_string()),
             upstream: row.live.as_ref().and_then(|live| live.upstream),
+            ports: self.ports_of(&row).await?,
             stats: stats.map(StatsItem::from),
         };
         Ok(shown.into())

@@ -16,6 +16,7 @@ mod keys;
 mod life;
 mod logs;
 mod managed;
+mod ports;
 mod push;
 mod reply;
 mod services;
@@ -118,6 +119,7 @@ impl Api {
             Command::Services(services) => self.services(call, services).await,
             Command::Volumes(volumes) => self.volumes(call, volumes).await,
             Command::Tls(tls) => self.tls(call, tls).await,
+            Command::Ports(ports) => self.ports(call, ports).await,
             Command::Up(up) => self.up(call, up).await,
             Command::Ls(ls) => self.ls(call, ls).await,
             Command::Show(one) => self.show(call, one.env).await,

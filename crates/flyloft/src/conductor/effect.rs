@@ -6,7 +6,7 @@
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use flyloft_core::lifecycle::{Cause, Effect, Runs, State, WhyOff};
+use flyloft_core::lifecycle::{Cause, Effect, Live, Runs, State, WhyOff};
 use flyloft_core::name::{EnvRef, Origin, ReleaseNumber};
 use flyloft_core::policy::{Excess, Size, Span};
 use futures_util::FutureExt;
@@ -22,6 +22,7 @@ use crate::edge::{Route, Target};
 use crate::engine::{ContainerId, EngineError};
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::{Parts, Settings};
+use crate::ports::Way;
 use crate::provision;
 use crate::store::{self, EnvRow, EventKind};
 use crate::volumes;
@@ -139,8 +140,20 @@ impl Task {
         }
     }
 
+    /// Has its ports lead where they should, as it is now.
+    pub(super) fn point_ports(&self) {
+        let live = self.env.live.as_ref();
+        let way = match (&self.state, live, closed(&self.state)) {
+            (State::Live(Live { runs: Runs::Awake { .. }, .. }), Some(live), _) => Way::Open(live.container.clone()),
+            (_, _, Target::Held { failure }) => Way::Held { failed: failure.is_some() },
+            (_, _, Target::Unavailable { .. } | Target::Upstream(_)) => Way::Shut,
+        };
+        self.parts.ports.set(self.env.id, live.map(|live| &live.container), way, &self.uses);
+    }
+
     /// Answers those who wait for it to wake.
     pub(super) async fn turn_away(&self, why: &str) -> Result<()> {
+        self.parts.ports.turn_away(self.env.id);
         self.set_route(Target::Held { failure: Some(format!("{why}. The next visit tries again.")) }).await
     }
 
@@ -270,8 +283,11 @@ impl Task {
         if let Origin::Branch(branch) = &self.env.origin {
             self.parts.repositories.delete_branch(&self.env.name.app, branch).await.or_failed(failed)?;
         }
+        let ports = self.parts.ports.turn().await;
         // Last, since what the store does not know any more is removed by nobody.
         self.parts.store.remove_environment(self.env.id).await.or_failed(failed)?;
+        self.parts.ports.remove(self.env.id);
+        drop(ports);
         self.parts.looked_through.forget();
         self.removed = true;
         let parts = self.parts.clone();

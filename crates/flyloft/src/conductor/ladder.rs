@@ -156,7 +156,7 @@ impl Task {
     }
 
     fn look_at_use(&self) -> Look {
-        Look::at(&self.parts, &self.env.host)
+        Look::at(&self.parts, &self.env.host, &self.uses)
     }
 
     fn last_use(&self, look: Look) -> Option<Timestamp> {

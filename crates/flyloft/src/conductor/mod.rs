@@ -46,7 +46,7 @@ pub use self::message::Message;
 use self::moved::Moved;
 pub use self::rest::Restless;
 use self::rest::{Look, Parted};
-use self::uses::Uses;
+pub use self::uses::Uses;
 use self::wake::Call;
 pub use self::wake::Caller;
 use crate::admission::{Place, Weight};
@@ -115,6 +115,7 @@ impl Conductor {
             transcript: None,
             myself: mailbox.downgrade(),
         });
+        task.point_ports();
         tokio::spawn(task.run(inbox));
         let conductor = Self { env: name, mailbox, state: watching, uses };
         known.admission.know(id, conductor.clone(), host, memory);
@@ -367,6 +368,7 @@ impl Task {
                 guarded.or_failed(|| format!("failed to change who may look at `{}`", self.env.host))?;
             }
         }
+        self.point_ports();
         Ok(())
     }
 
@@ -410,6 +412,7 @@ impl Task {
             crate::fault::point("route.stored");
             self.previous = self.env.live.replace(live.clone());
         }
+        self.point_ports();
         for effect in effects {
             self.act(effect).await;
         }

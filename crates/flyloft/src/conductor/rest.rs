@@ -77,11 +77,13 @@ impl fmt::Display for Restless {
 pub(super) struct Look {
     at: Instant,
     pub unused: Option<Duration>,
+    /// When something was last said to one of its ports.
+    said: Option<Timestamp>,
 }
 
 impl Look {
-    pub fn at(parts: &Parts, host: &str) -> Self {
-        Self { at: Instant::now(), unused: parts.edge.unused_for(host) }
+    pub fn at(parts: &Parts, host: &str, uses: &Uses) -> Self {
+        Self { at: Instant::now(), unused: parts.edge.unused_for(host), said: uses.said() }
     }
 
     pub fn is_in_use(self) -> bool {
@@ -91,6 +93,7 @@ impl Look {
     /// Whether somebody used it between this look and a later one.
     fn is_outdated_by(self, later: Look) -> bool {
         match (self.unused, later.unused) {
+            _ if self.said < later.said => true,
             (_, None) => false,
             (None, Some(_)) => true,
             (Some(before), Some(now)) => now + TICK < before + later.at.duration_since(self.at),
@@ -121,6 +124,8 @@ struct Resting {
     rest: Rest,
     /// Any use after this keeps it awake.
     look: Option<Look>,
+    /// Somebody wants it, though it may have been used a moment ago.
+    wanted: bool,
     uses: Uses,
     parted: Parted,
     memory: Weight,
@@ -131,7 +136,12 @@ struct Resting {
 
 impl Resting {
     /// Lets the requests end, and then has it rest.
-    async fn rest(&self) -> Result<(), Restless> {
+    async fn rest(mut self) -> Result<(), Restless> {
+        if let Some(look) = self.look.as_mut().filter(|_| self.wanted) {
+            // What was said to its ports before that is known only now.
+            self.parts.ports.settled(self.env).await;
+            look.said = self.uses.said();
+        }
         // Whoever has come in time need not wait until their requests have ended.
         self.must_be_unused()?;
         if let Some(upstream) = self.live.upstream {
@@ -144,6 +154,8 @@ impl Resting {
                 return Err(Restless::Request);
             }
         }
+        // From here on whoever comes to one of its ports is told of as a visit, and what was said before is known.
+        self.parts.ports.settled(self.env).await;
         self.note().await;
         self.must_be_unused()?;
         if self.disturbed.is_cancelled() {
@@ -182,7 +194,7 @@ impl Resting {
             return Err(Restless::Command);
         }
         match self.look {
-            Some(look) if look.is_outdated_by(Look::at(&self.parts, &self.host)) => Err(Restless::Used),
+            Some(look) if look.is_outdated_by(Look::at(&self.parts, &self.host, &self.uses)) => Err(Restless::Used),
             _ => Ok(()),
         }
     }
@@ -215,8 +227,9 @@ impl Task {
         self.disturb = CancellationToken::new();
         self.restless = None;
         // What somebody wants asleep may be in use, as long as that comes to its end.
-        let now = || Some(Look::at(&self.parts, &self.env.host)).filter(|look| !look.is_in_use());
+        let now = || Some(Look::at(&self.parts, &self.env.host, &self.uses)).filter(|look| !look.is_in_use());
         let resting = Resting {
+            wanted: self.look.is_none(),
             look: self.look.take().or_else(now),
             parts: self.parts.clone(),
             env: self.env.id,

@@ -17,6 +17,7 @@ use crate::parts::Settings;
 use crate::store::{EnvRow, EventKind, SeenRow, WakeRow};
 
 mod memory;
+mod ports;
 mod waking;
 
 const HELD: Target = Target::Held { failure: None };

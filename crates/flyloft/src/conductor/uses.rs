@@ -1,4 +1,5 @@
-//! What uses an environment beside the requests that the edge counts: commands that run in it.
+//! What uses an environment beside the requests that the edge counts: commands that run in it, and what is said to its
+//! published ports.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -19,6 +20,8 @@ struct Counts {
     now: AtomicUsize,
     /// When the last one ended; 0 before the first.
     last: AtomicU64,
+    /// When something was last said to a port; 0 before that.
+    said: AtomicU64,
 }
 
 /// Somebody uses the environment for as long as they have this.
@@ -39,12 +42,22 @@ impl Uses {
         self.counts.now.load(Ordering::SeqCst)
     }
 
-    /// When there was one last, if ever.
+    /// When there was one last, or something was said, if ever.
     pub fn last(&self) -> Option<Timestamp> {
         match self.counts.now.load(Ordering::SeqCst) {
-            0 => Some(Timestamp(self.counts.last.load(Ordering::SeqCst))).filter(|last| last.0 > 0),
+            0 => Some(Timestamp(self.counts.last.load(Ordering::SeqCst))).filter(|last| last.0 > 0).max(self.said()),
             _ => Some(self.clock.now()),
         }
+    }
+
+    /// Something has been said to a port.
+    pub fn note(&self) {
+        self.counts.said.store(self.clock.now().0, Ordering::SeqCst);
+    }
+
+    /// When that was so last, if ever.
+    pub fn said(&self) -> Option<Timestamp> {
+        Some(Timestamp(self.counts.said.load(Ordering::SeqCst))).filter(|said| said.0 > 0)
     }
 }
 

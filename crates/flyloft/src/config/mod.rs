@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flyloft_core::policy::{Limits, Settings};
+use flyloft_core::port::Pool;
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -51,6 +52,7 @@ pub struct Config {
     /// What holds for environments where neither app nor environment say otherwise.
     pub defaults: Settings,
     pub network: Network,
+    pub ports: Ports,
     pub memory: Memory,
     pub disk: Disk,
     pub follow: Follow,
@@ -170,6 +172,14 @@ pub struct Network {
     pub ipv6: Ipv6Prefix,
     /// Resolvers for containers; empty: the host's own.
     pub dns: Vec<IpAddr>,
+}
+
+/// Ports of environments that the host publishes.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ports {
+    /// Those of the host that are given out where nobody names one.
+    pub range: Pool,
 }
 
 /// How much of the machine's memory environments may have together.
@@ -375,6 +385,7 @@ impl Default for Config {
             build: Build::default(),
             defaults: Settings::default(),
             network: Network::default(),
+            ports: Ports::default(),
             memory: Memory::default(),
             disk: Disk::default(),
             follow: Follow::default(),
@@ -432,6 +443,12 @@ impl Default for Build {
 impl Default for Network {
     fn default() -> Self {
         Self { ipv4: Ipv4Prefix::DEFAULT, ipv6: Ipv6Prefix::DEFAULT, dns: Vec::new() }
+    }
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self { range: Pool::DEFAULT }
     }
 }
 

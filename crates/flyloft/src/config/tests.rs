@@ -46,8 +46,8 @@ fn every_value_in_the_example_is_the_default() {
 fn every_key_is_in_the_example() {
     let mut accepted: BTreeSet<String> = Key::ALL.iter().map(|key| format!("defaults.{key}")).collect();
     for table in [
-        "", "http", "https", "tls", "ssh", "edge", "nginx", "build", "network", "memory", "disk", "follow", "services",
-        "metrics",
+        "", "http", "https", "tls", "ssh", "edge", "nginx", "build", "network", "ports", "memory", "disk", "follow",
+        "services", "metrics",
     ] {
         let header = if table.is_empty() { String::new() } else { format!("[{table}]\n") };
         let message = refusal(&format!("{header}no-such-key = 1"));

@@ -20,7 +20,7 @@ use tokio::sync::{Notify, watch};
 
 use super::{
     Addresses, CacheId, ContainerId, ContainerSpec, ContainerState, EngineError, Held, Kept, LayerFacts, LayerId,
-    Observed, Usage, VolumeId,
+    Observed, Published, Usage, VolumeId,
 };
 
 #[derive(Default)]
@@ -50,6 +50,9 @@ struct Memory {
     ill: HashMap<&'static str, i32>,
     next_address: u16,
     listening: Vec<SocketAddr>,
+    /// Ports as they were last published, and how much has been said over them to each container.
+    published: Vec<Published>,
+    said: BTreeMap<ContainerId, u64>,
     /// Why offloading moves nothing.
     kept: Option<Kept>,
     /// How often a container was looked at: what it is, or what it holds.

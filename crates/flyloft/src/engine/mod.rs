@@ -17,10 +17,11 @@ pub mod conformance;
 #[cfg(test)]
 pub mod fake;
 pub mod lxc;
+mod names;
+mod published;
 mod thawed;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use self::asleep::{Held, Kept};
 pub use self::lxc::tree::Usage;
+pub use self::published::Published;
 pub use self::thawed::Thawed;
 use crate::exec::ExecError;
 use crate::transcript::Transcript;
@@ -353,6 +355,10 @@ pub trait Engine: Send + Sync {
     /// From now on it may open connections to these, and to nothing else that is closed to all. It may run or not.
     async fn allow(&self, id: &ContainerId, reach: &Reach) -> Result<(), EngineError>;
 
+    /// From now on these ports lead to containers, and no others do. See [`Published`]. Gives how much has been said over
+    /// them to each container, as a number that grows, and may begin anew.
+    async fn publish(&self, ports: &[Published]) -> Result<BTreeMap<ContainerId, u64>, EngineError>;
+
     async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<Exec, EngineError>;
 
     async fn stats(&self, id: &ContainerId) -> Result<Stats, EngineError>;
@@ -442,59 +448,5 @@ impl EngineError {
     pub fn exec(doing: impl Into<String>) -> impl FnOnce(ExecError) -> Self {
         let doing = doing.into();
         move |source| EngineError::Exec { doing, source }
-    }
-}
-
-/// Names become parts of paths, of cgroups and of configurations: an engine checks each before it uses it.
-fn check_name(name: &str, max: usize) -> Result<(), EngineError> {
-    let plain = name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-    if plain && !name.is_empty() && name.len() <= max { Ok(()) } else { Err(EngineError::BadName(name.to_owned())) }
-}
-
-impl ContainerId {
-    fn check(&self) -> Result<(), EngineError> {
-        check_name(&self.0, 50)
-    }
-}
-
-impl LayerId {
-    fn check(&self) -> Result<(), EngineError> {
-        check_name(&self.0, 64)
-    }
-}
-
-impl CacheId {
-    fn check(&self) -> Result<(), EngineError> {
-        check_name(&self.0, 80)
-    }
-}
-
-impl VolumeId {
-    fn check(&self) -> Result<(), EngineError> {
-        check_name(&self.0, 80)
-    }
-}
-
-impl fmt::Display for ContainerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Display for CacheId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Display for VolumeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Display for LayerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }

@@ -12,6 +12,7 @@ use flyloft_core::host::Domain;
 use flyloft_core::lifecycle::State;
 use flyloft_core::name::{AppName, BranchName, CommitId, EnvRef, Origin, ReleaseNumber};
 use flyloft_core::policy::{self, Policy, Span};
+use flyloft_core::port::Pool;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 
@@ -23,7 +24,7 @@ use crate::conductor::Conductor;
 use crate::config;
 use crate::deploy::{Again, Deployed, Source, Work};
 use crate::edge::embedded::{EdgeConfig, Embedded};
-use crate::edge::{Edge, EdgeError, Route, Target};
+use crate::edge::{Edge, EdgeError, Route, Target, Visit};
 use crate::engine::fake::{self, Fake};
 use crate::engine::{ContainerState, Engine, Image};
 use crate::error::Result;
@@ -32,6 +33,7 @@ use crate::gates::Gates;
 use crate::managed::Managed;
 use crate::metrics::Tally;
 use crate::parts::{Parts, Settings, Visitors};
+use crate::ports::Ports;
 use crate::provision::Places;
 use crate::provision::client::Clients;
 use crate::provision::data::Renewals;
@@ -146,6 +148,8 @@ pub struct Stage {
     pub engine: Arc<Fake>,
     pub door: Arc<Doorman>,
     pub machine: Arc<Mutex<Seen>>,
+    /// Those who come by published ports.
+    pub visitors: Mutex<Option<mpsc::UnboundedReceiver<Visit>>>,
     dir: tempfile::TempDir,
 }
 
@@ -189,6 +193,7 @@ impl Stage {
         let look = machine.clone();
         let admission =
             Admission::with(clock.clone(), door.clone(), Box::new(move || *look.lock().unwrap()), 0, PATIENCE);
+        let (visits, visitors) = mpsc::unbounded_channel();
         let mut settings = Settings {
             instance: "1f3a9c".to_owned(),
             domain: Domain::parse("localhost").unwrap(),
@@ -202,6 +207,7 @@ impl Stage {
             },
             disk: config::Disk::default(),
             services: config::Services::default(),
+            ports: Pool::DEFAULT,
             use_forgotten: Duration::from_secs(300),
             transcripts: dir.path().join("transcripts"),
             state_dir: dir.path().to_owned(),
@@ -214,6 +220,7 @@ impl Stage {
         let parts = Parts {
             store: Store::open(&dir.path().join("store.db")).unwrap(),
             edge: door.clone(),
+            ports: Ports::new(engine.clone(), visits, dir.path().join("lock")),
             clock,
             admission,
             builder: Builder::new(engine.clone(), config::Build::default()),
@@ -234,7 +241,8 @@ impl Stage {
             looked_through: LookedThrough::default(),
             settings,
         };
-        Self { loft: Arc::new(Loft::new(Arc::new(parts))), engine: fake, door, machine, dir }
+        let (loft, visitors) = (Arc::new(Loft::new(Arc::new(parts))), Mutex::new(Some(visitors)));
+        Self { loft, engine: fake, door, machine, visitors, dir }
     }
 
     /// What is routed from now on is there for visitors over HTTP, and is woken by them. Gives where.

@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use flyloft_core::port::Protocol;
+
 use super::read;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +42,7 @@ pub fn look_at(path: &Path, lock: &Path) -> Option<Holder> {
 /// The same for TCP.
 pub fn look(door: &'static str, addresses: &[SocketAddr], lock: &Path) -> Vec<Port> {
     let listeners: Vec<Listener> =
-        ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().flat_map(|table| listeners(&read(table))).collect();
+        ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().flat_map(|table| bound(&read(table), &[LISTENS])).collect();
     let port = |address: &SocketAddr| Port {
         address: *address,
         door,
@@ -48,6 +50,21 @@ pub fn look(door: &'static str, addresses: &[SocketAddr], lock: &Path) -> Vec<Po
     };
     addresses.iter().map(port).collect()
 }
+
+/// The process that has a port of this host, on whatever address, so that nobody else can have it on all.
+pub fn holder_of(protocol: Protocol, port: u16, lock: &Path) -> Option<Holder> {
+    let states: &[&str] = match protocol {
+        Protocol::Tcp => &[LISTENS],
+        // Connected to somebody, and not.
+        Protocol::Udp => &["01", "07"],
+    };
+    let tables = ["", "6"].map(|family| read(format!("/proc/net/{protocol}{family}")));
+    let found = tables.iter().flat_map(|table| bound(table, states)).find(|bound| bound.address.port() == port);
+    found.map(|bound| holder(bound.inode, lock))
+}
+
+/// As `/proc/net/tcp` calls it: see `tcp_states.h` of the kernel.
+const LISTENS: &str = "0A";
 
 #[derive(Debug, PartialEq, Eq)]
 struct Listener {
@@ -74,12 +91,12 @@ fn conflict(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && (a.ip() == b.ip() || covers(a, b) || covers(b, a))
 }
 
-/// The sockets in state LISTEN (0A) of `/proc/net/tcp` or `tcp6`, whose addresses are hexadecimal words in the
+/// The sockets in one of these states of `/proc/net/tcp` and its like, whose addresses are hexadecimal words in the
 /// machine's byte order.
-fn listeners(table: &str) -> Vec<Listener> {
+fn bound(table: &str, states: &[&str]) -> Vec<Listener> {
     let row = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let listens = *fields.get(3)? == "0A";
+        let listens = states.contains(fields.get(3)?);
         listens.then_some(Listener { address: parse_address(fields.get(1)?)?, inode: fields.get(9)?.parse().ok()? })
     };
     table.lines().skip(1).filter_map(row).collect()
@@ -164,6 +181,19 @@ mod tests {
         }
         drop(listener);
         assert_eq!(look("HTTP", &[address], lock)[0].holder, None);
+    }
+
+    #[test]
+    fn whoever_has_a_port_is_named_whatever_it_speaks_and_wherever() {
+        let lock = Path::new("/nonexistent");
+        let pid = |protocol, port| holder_of(protocol, port, lock).map(|holder| holder.pid);
+        let (tcp, udp) =
+            (std::net::TcpListener::bind("127.0.0.1:0").unwrap(), std::net::UdpSocket::bind("[::1]:0").unwrap());
+        let (tcp_port, udp_port) = (tcp.local_addr().unwrap().port(), udp.local_addr().unwrap().port());
+        assert_eq!(pid(Protocol::Tcp, tcp_port), Some(std::process::id()));
+        assert_eq!(pid(Protocol::Udp, udp_port), Some(std::process::id()));
+        drop((tcp, udp));
+        assert_eq!((pid(Protocol::Tcp, tcp_port), pid(Protocol::Udp, udp_port)), (None, None));
     }
 
     #[test]

@@ -261,6 +261,7 @@ impl Store {
             t.execute("DELETE FROM variables WHERE environment = ?1", [id.0])?;
             t.execute("UPDATE services SET state = 'dropping', environment = NULL WHERE environment = ?1", [id.0])?;
             t.execute("DELETE FROM volumes WHERE environment = ?1", [id.0])?;
+            t.execute("DELETE FROM ports WHERE environment = ?1", [id.0])?;
             t.execute("DELETE FROM environments WHERE id = ?1", [id.0])?;
             Ok(())
         })

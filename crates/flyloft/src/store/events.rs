@@ -21,6 +21,7 @@ pub enum EventKind {
     Shared,
     LinksRevoked,
     VolumesChanged,
+    PortsChanged,
     Stopped,
     /// It ended by itself.
     Crashed,
@@ -183,6 +184,7 @@ impl EventKind {
             EventKind::Shared => "shared",
             EventKind::LinksRevoked => "links-revoked",
             EventKind::VolumesChanged => "volumes-changed",
+            EventKind::PortsChanged => "ports-changed",
             EventKind::Stopped => "stopped",
             EventKind::Crashed => "crashed",
             EventKind::SleepFailed => "sleep-failed",

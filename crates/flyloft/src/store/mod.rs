@@ -12,6 +12,7 @@ mod environments;
 mod events;
 mod follows;
 mod keys;
+mod ports;
 mod releases;
 mod servers;
 mod services;
@@ -36,6 +37,7 @@ pub use environments::{EnvId, EnvRow, LiveRow, MemoryRow};
 pub use events::{EventKind, EventRow};
 pub use follows::{FollowRow, MissingRow};
 pub use keys::KeyRow;
+pub use ports::PortRow;
 pub use releases::{BuildInputs, Content, ImageRow, NewRelease, ReleaseRow, ReleaseStatus, StepRow};
 pub use servers::{ManagedRow, ServerRow, servers_in};
 pub use services::{Forgotten, NewService, ServiceRow, ServiceState};
@@ -60,6 +62,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/11.sql"),
     include_str!("migrations/12.sql"),
     include_str!("migrations/13.sql"),
+    include_str!("migrations/14.sql"),
 ];
 
 /// Its file in the state directory.

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use flyloft_core::name::{AppName, BranchName, EnvName, EnvRef, Origin, ReleaseNumber};
+use flyloft_core::port::{Port, Protocol};
 
 use super::*;
 use crate::engine::{ContainerId, LayerId};
@@ -182,6 +183,28 @@ async fn two_branches_with_one_slug_do_not_share_an_environment() {
     let first = f.environment("shop/feature-x", "feature/x", "shop-feature-x.localhost").await.unwrap();
     assert_eq!(f.environment("shop/feature-x", "feature/x", "shop-feature-x.localhost").await, Ok(first.clone()));
     assert_eq!(f.environment("shop/feature-x", "feature-x", "shop-feature-x.localhost").await, Err(first));
+}
+
+#[tokio::test]
+async fn a_port_of_the_host_is_one_environments_and_free_when_that_is_gone() {
+    let f = fixture();
+    let one = f.environment("shop/main", "main", "shop-main.localhost").await.unwrap();
+    let two = f.environment("shop/pr", "pr", "shop-pr.localhost").await.unwrap();
+    let port = |protocol, host, port| Port { protocol, host, port };
+    let add = async |env: &EnvRow, port| f.store.add_port(env.id, port, 7).await.unwrap();
+    assert!(add(&one, port(Protocol::Tcp, 20_001, 5432)).await);
+    assert!(!add(&two, port(Protocol::Tcp, 20_001, 5432)).await, "it has that of the host");
+    assert!(!add(&one, port(Protocol::Tcp, 20_002, 5432)).await, "it is published already");
+    assert!(add(&two, port(Protocol::Udp, 20_001, 5432)).await);
+    let all = f.store.ports().await.unwrap();
+    let expected = [(&one, port(Protocol::Tcp, 20_001, 5432)), (&two, port(Protocol::Udp, 20_001, 5432))];
+    let seen: Vec<_> = all.iter().map(|row| (row.env, row.name.clone(), row.port(), row.created_at)).collect();
+    assert_eq!(seen, expected.map(|(env, port)| (env.id, env.name.clone(), port, 7)));
+    f.store.remove_environment(one.id).await.unwrap();
+    assert!(!add(&one, port(Protocol::Tcp, 20_001, 5432)).await, "it is gone");
+    assert!(add(&two, port(Protocol::Tcp, 20_001, 5432)).await);
+    f.store.remove_port(two.id, Protocol::Udp, 5432).await.unwrap();
+    assert_eq!(f.store.ports_of(two.id).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

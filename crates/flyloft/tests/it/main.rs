@@ -32,6 +32,7 @@ mod nginx_site;
 #[allow(dead_code, reason = "unit tests use the rest")]
 mod own_server;
 mod pools;
+mod ports;
 #[allow(dead_code, reason = "unit tests use the rest")]
 mod postgres;
 mod pull_request;

@@ -13,7 +13,7 @@ use tokio::io::AsyncRead;
 use super::super::*;
 use crate::engine::{
     Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, Engine, EngineError, Exec, ExecSpec,
-    Filling, Held, LayerFacts, Observed, Staging, Stats, Thawed, Usage, VolumeId,
+    Filling, Held, LayerFacts, Observed, Published, Staging, Stats, Thawed, Usage, VolumeId,
 };
 
 /// Has every layer that it was asked to make, and remembers how.
@@ -146,6 +146,9 @@ impl Engine for Recorder {
         unreachable!("a build has no containers")
     }
     async fn allow(&self, _: &ContainerId, _: &Reach) -> Result<(), EngineError> {
+        unreachable!("a build has no containers")
+    }
+    async fn publish(&self, _: &[Published]) -> Result<BTreeMap<ContainerId, u64>, EngineError> {
         unreachable!("a build has no containers")
     }
     async fn exec(&self, _: &ContainerId, _: ExecSpec) -> Result<Exec, EngineError> {

@@ -6,7 +6,7 @@ use flyloft_core::disk::{Space, Unit};
 use flyloft_core::policy::{Excess, Limits};
 
 use super::{Container, Fake};
-use crate::engine::{ContainerId, ContainerSpec, ContainerState, Kept, Usage, VolumeId};
+use crate::engine::{ContainerId, ContainerSpec, ContainerState, Kept, Published, Usage, VolumeId};
 
 impl Fake {
     /// What was asked of it, in order: `derive aa01`, `create web-1`, `start web-1` …
@@ -42,6 +42,16 @@ impl Fake {
     /// What every running container listens on from now on.
     pub fn listen(&self, on: Vec<SocketAddr>) {
         self.memory().listening = on;
+    }
+
+    /// The ports that lead to containers.
+    pub fn published(&self) -> Vec<Published> {
+        self.memory().published.clone()
+    }
+
+    /// So much has been said to a container by its ports.
+    pub fn say(&self, id: &ContainerId, much: u64) {
+        self.memory().said.insert(id.clone(), much);
     }
 
     /// From now on offloading moves nothing, for this reason.

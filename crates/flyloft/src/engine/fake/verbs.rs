@@ -13,8 +13,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use super::{CACHE, Container, FILES, Fake, LAYER, MEMORY};
 use crate::engine::{
     Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, ContainerState, Derivation, Engine,
-    EngineError, Exec, ExecControl, ExecSpec, Filling, Held, LayerFacts, LayerId, Observed, Reach, Recipe, Staging,
-    Stats, Thawed, Usage, VolumeId,
+    EngineError, Exec, ExecControl, ExecSpec, Filling, Held, LayerFacts, LayerId, Observed, Published, Reach, Recipe,
+    Staging, Stats, Thawed, Usage, VolumeId,
 };
 use crate::transcript::Transcript;
 
@@ -267,6 +267,13 @@ impl Engine for Fake {
     async fn allow(&self, id: &ContainerId, reach: &Reach) -> Result<(), EngineError> {
         self.begin("allow", &id.0)?.container(id)?.spec.reach = reach.clone();
         Ok(())
+    }
+
+    async fn publish(&self, ports: &[Published]) -> Result<BTreeMap<ContainerId, u64>, EngineError> {
+        let mut memory = self.memory();
+        let there = |port: &&Published| memory.containers.contains_key(&port.container);
+        memory.published = ports.iter().filter(there).cloned().collect();
+        Ok(memory.said.clone())
     }
 
     async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<Exec, EngineError> {

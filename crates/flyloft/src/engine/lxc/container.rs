@@ -5,12 +5,14 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use flyloft_core::policy::Excess;
+use flyloft_core::port::Protocol;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
@@ -249,12 +251,13 @@ fn ended_within(process: &Process, limit: Duration) -> io::Result<bool> {
     }
 }
 
-/// TCP sockets in LISTEN, from the tables that the kernel shows of a process's network namespace.
-pub fn listening(init: i32) -> io::Result<Vec<std::net::SocketAddr>> {
+/// Sockets that listen for TCP, or take UDP from anybody, from the tables that the kernel shows of a process's network
+/// namespace.
+pub fn listening(init: i32, protocol: Protocol) -> io::Result<Vec<SocketAddr>> {
     let mut found = Vec::new();
-    for file in ["tcp", "tcp6"] {
-        match fs::read_to_string(format!("/proc/{init}/net/{file}")) {
-            Ok(table) => found.extend(table.lines().skip(1).filter_map(listener)),
+    for family in ["", "6"] {
+        match fs::read_to_string(format!("/proc/{init}/net/{protocol}{family}")) {
+            Ok(table) => found.extend(table.lines().skip(1).filter_map(|line| listener(line, protocol))),
             // A kernel without IPv6.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -265,12 +268,17 @@ pub fn listening(init: i32) -> io::Result<Vec<std::net::SocketAddr>> {
     Ok(found)
 }
 
-/// The local address of a line of `/proc/net/tcp` or `tcp6` whose state is LISTEN (`0A`). Addresses are there as 32-bit
-/// words in the machine's byte order (proc_pid_net(5)).
-fn listener(line: &str) -> Option<std::net::SocketAddr> {
+/// The local address of a line of `/proc/net/tcp`, `udp` and their like whose state is LISTEN (`0A`) or, for UDP, that of
+/// a socket that is not connected (`07`). Addresses are there as 32-bit words in the machine's byte order
+/// (proc_pid_net(5)).
+fn listener(line: &str, protocol: Protocol) -> Option<SocketAddr> {
     let mut fields = line.split_whitespace().skip(1);
     let (local, _remote, state) = (fields.next()?, fields.next()?, fields.next()?);
-    if state != "0A" {
+    let listens = match protocol {
+        Protocol::Tcp => "0A",
+        Protocol::Udp => "07",
+    };
+    if state != listens {
         return None;
     }
     let (address, port) = local.split_once(':')?;
@@ -323,8 +331,13 @@ mod tests {
             "   1: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 1 1 0",
             "   2: 0100007F:1388 0100007F:E1F2 01 00000000:00000000 00:00000000 00000000  1000        0 1 1 0",
             "   0: 00000000000000000000000001000000:1F90 00000000000000000000000000000000:0000 0A 00000000:00000000",
+            "  17: 00000000:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000  1000        0 1 2 0 0",
         ];
-        let found: Vec<String> = lines.iter().filter_map(|line| listener(line)).map(|at| at.to_string()).collect();
-        assert_eq!(found, ["127.0.0.1:5000", "0.0.0.0:80", "[::1]:8080"]);
+        let found = |protocol| {
+            let found = lines.iter().filter_map(move |line| listener(line, protocol));
+            found.map(|at| at.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(found(Protocol::Tcp), ["127.0.0.1:5000", "0.0.0.0:80", "[::1]:8080"]);
+        assert_eq!(found(Protocol::Udp), ["0.0.0.0:53"]);
     }
 }

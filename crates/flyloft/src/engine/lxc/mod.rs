@@ -42,6 +42,7 @@ mod pagemap;
 mod pages;
 mod parents;
 mod places;
+mod published;
 mod seccomp;
 mod sizes;
 mod sleep;

@@ -9,6 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use async_trait::async_trait;
 use flyloft_core::disk::{Space, Unit};
 use flyloft_core::lifecycle::Depth;
+use flyloft_core::port::Protocol;
 use tokio::io::AsyncRead;
 
 use super::container::{self, APP, Running};
@@ -16,7 +17,7 @@ use super::offload::Wanted;
 use super::{LxcEngine, attach, blocking, console, sleep, space, to_the_end};
 use crate::engine::{
     Abilities, Addresses, CacheFacts, CacheId, ContainerId, ContainerSpec, Derivation, Engine, EngineError, Exec,
-    ExecSpec, Filling, Held, LayerFacts, LayerId, Observed, Reach, Staging, Stats, Thawed, Usage, VolumeId,
+    ExecSpec, Filling, Held, LayerFacts, LayerId, Observed, Published, Reach, Staging, Stats, Thawed, Usage, VolumeId,
 };
 use crate::machine::Memory;
 use crate::transcript::Transcript;
@@ -201,6 +202,11 @@ impl Engine for LxcEngine {
         to_the_end(async move { engine.open_way(&id, reach).await }).await
     }
 
+    async fn publish(&self, ports: &[Published]) -> Result<BTreeMap<ContainerId, u64>, EngineError> {
+        let (engine, ports) = (self.clone(), ports.to_vec());
+        to_the_end(async move { engine.publish_ports(ports).await }).await
+    }
+
     async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<Exec, EngineError> {
         let (home, record) = self.known(id)?;
         let (_, running) = self.running(id)?;
@@ -240,7 +246,8 @@ impl Engine for LxcEngine {
 
     async fn listening(&self, id: &ContainerId) -> Result<Vec<SocketAddr>, EngineError> {
         let (_, running) = self.running(id)?;
-        container::listening(running.init).map_err(EngineError::io(format!("list what listens in container `{id}`")))
+        let listening = container::listening(running.init, Protocol::Tcp);
+        listening.map_err(EngineError::io(format!("list what listens in container `{id}`")))
     }
 
     async fn logs(

@@ -19,6 +19,7 @@ mod forwarder;
 mod host;
 mod neighbours;
 mod nft;
+mod published;
 mod removals;
 mod ruleset;
 mod tracking;
@@ -33,6 +34,7 @@ use thiserror::Error;
 use tokio::sync::Mutex;
 
 use self::elements::Admitted;
+pub use self::elements::Ways;
 use self::forwarder::Forwarder;
 use self::host::Host;
 pub use self::host::LINKS;
@@ -63,6 +65,8 @@ pub struct Network {
     wanted: AtomicBool,
     /// What the kernel has, as far as this daemon knows. Held while it is changed.
     admitted: Mutex<BTreeMap<String, Admitted>>,
+    /// How others are to get at what is behind each link, from when it is admitted on.
+    ways: std::sync::Mutex<BTreeMap<String, Ways>>,
     /// What was last put in place.
     in_place: Mutex<Option<InPlace>>,
     /// Only where resolvers cannot be reached by address translation.
@@ -163,6 +167,7 @@ impl Network {
             config,
             wanted: AtomicBool::new(false),
             admitted: Mutex::default(),
+            ways: std::sync::Mutex::default(),
             in_place: Mutex::default(),
             forwarder: Mutex::default(),
         }
@@ -273,14 +278,16 @@ impl Network {
             removals.expect(&table);
         }
         *admitted = nft::admitted(&table).await?;
+        self.take_up(&admitted);
         Ok(())
     }
 
     /// Lets a container's link carry what it may; everything it was allowed before and is not in `reach` is taken
     /// back. To be called before the container starts.
     pub async fn admit(&self, slot: Slot, addresses: &Addresses, reach: &Reach) -> Result<(), NetError> {
-        let wanted = Admitted { sources: addresses.both().into(), allow: reach.allow.iter().copied().collect() };
-        self.change(self.link(slot), Some(wanted)).await
+        let (link, allow) = (self.link(slot), reach.allow.iter().copied().collect());
+        let ways = self.ways().get(&link).cloned().unwrap_or_default();
+        self.change(link, Some(Admitted { sources: addresses.both().into(), allow, ways })).await
     }
 
     /// Makes both ends of a link find each other whose container has just started: the host answers for the gateways, and
@@ -321,9 +328,11 @@ impl Network {
         Ok(rival.map(|route| (route.to.address, route.link)))
     }
 
-    /// From here on the link carries nothing.
+    /// From here on the link carries nothing, and nothing leads there.
     pub async fn dismiss(&self, slot: Slot) -> Result<(), NetError> {
-        self.change(self.link(slot), None).await
+        let link = self.link(slot);
+        self.ways().remove(&link);
+        self.change(link, None).await
     }
 
     /// Dismisses whoever is not among these.
@@ -363,7 +372,7 @@ impl Network {
     async fn change(&self, link: String, wanted: Option<Admitted>) -> Result<(), NetError> {
         let mut admitted = self.admitted.lock().await;
         let script = |known: &BTreeMap<String, Admitted>| {
-            elements::transaction(&self.table(), &link, known.get(&link), wanted.as_ref())
+            elements::transaction(&self.table(), &[(&link, known.get(&link), wanted.as_ref())])
         };
         if nft::apply(&script(&admitted)).await.is_err() {
             // Somebody else has changed the table: look, and try once more.

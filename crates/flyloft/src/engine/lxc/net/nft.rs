@@ -21,7 +21,16 @@ pub async fn apply(script: &str) -> Result<(), NetError> {
 
 /// What the table admits now; nothing where there is no table.
 pub async fn admitted(table: &str) -> Result<BTreeMap<String, Admitted>, NetError> {
-    let all = Cmd::new("nft").args(["-j", "list", "sets", "inet"]).timeout(PATIENCE).run().await?;
-    let answer: serde_json::Value = serde_json::from_slice(&all.stdout)?;
-    Ok(elements::parse(&answer, table))
+    let (sets, maps) = (list(&["sets", "inet"]).await?, list(&["maps", "inet"]).await?);
+    Ok(elements::parse(&sets, &maps, table))
+}
+
+/// How many packets with something in them have gone to each link that has ports that are published.
+pub async fn counts(table: &str) -> Result<BTreeMap<String, u64>, NetError> {
+    Ok(elements::parse_counts(&list(&["set", "inet", table, "used"]).await?, table))
+}
+
+async fn list(what: &[&str]) -> Result<serde_json::Value, NetError> {
+    let listed = Cmd::new("nft").args(["-j", "list"]).args(what).timeout(PATIENCE).run().await?;
+    Ok(serde_json::from_slice(&listed.stdout)?)
 }

@@ -88,6 +88,11 @@ impl Ruleset<'_> {
 	set closed4 {{ type ipv4_addr; flags interval; auto-merge; }}
 	set closed6 {{ type ipv6_addr; flags interval; auto-merge; }}
 	set edge_ports {{ type inet_service; }}
+	# Ports of the host that lead to a container, what others may be connected to behind a link, and how much is said there.
+	map doors4 {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
+	map doors6 {{ type inet_proto . inet_service : ipv6_addr . inet_service; }}
+	set open {{ type ifname . inet_proto . inet_service; }}
+	set used {{ type ifname; counter; }}
 	map resolvers {{ type ipv4_addr : ipv4_addr; }}
 	set connections {{ type ifname; size 65535; flags dynamic; }}
 	set openings {{ type ifname; size 65535; flags dynamic; }}
@@ -107,12 +112,38 @@ impl Ruleset<'_> {
 		iifname "{links}*" ip daddr {{ {asked} }} meta l4proto {{ tcp, udp }} th dport 53 dnat ip to {resolver}
 	}}
 
+	# Who comes from outside to a port that is published. Containers have no business there, and the host goes by the daemon.
+	chain arrive {{
+		type nat hook prerouting priority dstnat; policy accept;
+		iifname "lo" accept
+		iifname "{ANY_LINK}*" accept
+		fib daddr type != local accept
+		meta l4proto {{ tcp, udp }} dnat ip to meta l4proto . th dport map @doors4
+		ip6 saddr != fe80::/10 meta l4proto {{ tcp, udp }} dnat ip6 to meta l4proto . th dport map @doors6
+	}}
+
 	chain through {{
 		type filter hook forward priority filter; policy accept;
 		iifname "{links}*" goto outward
-		# Only the host itself opens connections to a container.
+		oifname "{links}*" ct direction original ct status dnat goto guests
+		# Otherwise only the host itself opens connections to a container.
 		oifname "{links}*" ct state established,related accept
 		oifname "{links}*" drop
+		# A guest's container is gone: see what is said of that below.
+		oifname != "{ANY_LINK}*" ct status dnat ip daddr {first4}-{last4} goto nowhere
+		oifname != "{ANY_LINK}*" ct status dnat ip6 daddr {first6}-{last6} goto nowhere
+	}}
+
+	# What is said is counted, and what only keeps a connection open is not: that has no PSH.
+	chain guests {{
+		ct state related accept
+		tcp flags & (syn | psh) != 0x0 oifname @used
+		meta l4proto udp oifname @used
+		oifname . meta l4proto . th dport @open accept
+		# While the table is put back nobody is told that the port is closed.
+		oifname . ip daddr @sources4 goto nowhere
+		oifname . ip6 daddr @sources6 goto nowhere
+		drop
 	}}
 
 	# The table of connections is the whole host's. Who opens too many too fast is kept waiting: packets are sent again.

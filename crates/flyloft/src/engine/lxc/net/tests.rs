@@ -1,6 +1,7 @@
 //! What containers reach and what they do not, tried with real packets in namespaces of their own. Needs root.
 
 mod lab;
+mod published;
 mod renewal;
 
 use std::io::{Read, Write as _};

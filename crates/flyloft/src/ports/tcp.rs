@@ -1,0 +1,154 @@
+//! Connections to a published port that come to the daemon: from the host itself, in a family in which nothing listens
+//! in the container, and while it rests.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use flyloft_core::port::Port;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use super::door::{Door, Opening, Place};
+use super::socket::keepalive;
+use crate::engine::{ContainerId, SharedEngine};
+
+/// How long somebody waits until what they came for is awake and listens.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a connection to a container may take.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// What was started may listen a little later than it answers HTTP.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A connection over which nothing has gone for so long makes way.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// For as long as this goes on. Whoever is connected is cut with it.
+pub(super) async fn serve(listener: TcpListener, port: Port, door: Arc<Door>, opening: Opening) {
+    let mut carried = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((client, from)) => match door.place(&opening.room) {
+                    Some(place) => {
+                        carried.spawn(carry(client, from, port, door.clone(), opening.engine.clone(), place));
+                    }
+                    None => refuse(client),
+                },
+                Err(error) => {
+                    tracing::warn!(port = port.host, %error, "failed to take a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(_) = carried.join_next() => {}
+        }
+    }
+}
+
+async fn carry(client: TcpStream, from: SocketAddr, port: Port, door: Arc<Door>, engine: SharedEngine, _place: Place) {
+    let by = format!("a connection to port {} from {}", port.port, from.ip().to_canonical());
+    // What is awake has its ports, or has them not. What has just been woken may need a moment.
+    let until = (!door.is_open()).then(|| Instant::now() + PATIENCE);
+    let Some(container) = door.opened(&by, PATIENCE).await else { return refuse(client) };
+    match connected(&engine, &container, port.port, until).await {
+        Some(app) => relay(client, app, &door, &by).await,
+        None => refuse(client),
+    }
+}
+
+/// A connection to whatever listens in the container, in whichever family; tried until then, if there is a limit.
+async fn connected(
+    engine: &SharedEngine,
+    container: &ContainerId,
+    port: u16,
+    until: Option<Instant>,
+) -> Option<TcpStream> {
+    let addresses = engine.find(container).await.ok()??.addresses.both();
+    loop {
+        for address in addresses {
+            if let Ok(Ok(app)) = tokio::time::timeout(CONNECT, TcpStream::connect((address, port))).await {
+                return Some(app);
+            }
+        }
+        until.filter(|until| Instant::now() < *until)?;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// As if nobody listened.
+fn refuse(client: TcpStream) {
+    let _ = SockRef::from(&client).set_linger(Some(Duration::ZERO));
+}
+
+async fn relay(client: TcpStream, mut app: TcpStream, door: &Door, by: &str) {
+    let _ = app.set_nodelay(true);
+    let _ = SockRef::from(&app).set_tcp_keepalive(&keepalive());
+    let passed = Arc::new(AtomicU64::new(0));
+    let mut client = Client { stream: client, door, by, passed: passed.clone() };
+    let both_ways = copy_bidirectional(&mut client, &mut app);
+    tokio::select! {
+        ended = both_ways => {
+            if let Err(error) = ended {
+                tracing::debug!(by, %error, "a relayed connection was broken off");
+                refuse(client.stream);
+            }
+        }
+        () = idle(&passed) => {}
+    }
+}
+
+/// Comes back when nothing has gone over a connection for long.
+async fn idle(passed: &AtomicU64) {
+    let mut before = None;
+    loop {
+        let now = Some(passed.load(Ordering::Relaxed));
+        if now == before {
+            return;
+        }
+        before = now;
+        tokio::time::sleep(IDLE).await;
+    }
+}
+
+/// A client's side of a connection, of whom is noted that they say something.
+struct Client<'a> {
+    stream: TcpStream,
+    door: &'a Door,
+    by: &'a str,
+    passed: Arc<AtomicU64>,
+}
+
+impl AsyncRead for Client<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if buf.filled().len() > before {
+            self.passed.fetch_add(1, Ordering::Relaxed);
+            self.door.said(self.by);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Client<'_> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.passed.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
