@@ -186,7 +186,7 @@ impl Api {
         server.ca = server.ca.or(row.ca);
         server.url.tls |= server.ca.is_some();
         let health = services.of(kind).check(&server).await?;
-        if server.url.address() != row.url.address() {
+        if server.url.address() != row.url.address() || server.url.management_port() != row.url.management_port() {
             self.must_be_the_same(&server).await?;
         }
         if kind == Kind::Redis && server.url.database != row.url.database {
