@@ -462,6 +462,15 @@ fn announce(config: &Config, http: &[SocketAddr], https: &[SocketAddr], ssh: &ss
         domain = config.domain,
         "ready"
     );
+    let is_open =
+        Domain::parse(&config.domain).is_ok_and(|domain| domain.is_localhost()) && config.defaults.gate.is_none();
+    if is_open && http.iter().any(|address| !address.ip().is_loopback()) {
+        tracing::warn!(
+            "whoever reaches this machine can look at every environment, since the domain is `{}`: name another one, \
+             set `gate` in `[defaults]` of the configuration, or listen on loopback alone",
+            config.domain
+        );
+    }
 }
 
 #[cfg(test)]

@@ -95,10 +95,19 @@ impl Site<'_> {
         }
         text.push_str("}\n");
         text.push_str(&self.rest(&ours));
+        if !apart.is_empty() {
+            // The first of them is for whoever asks for no name of ours.
+            text.push_str(&self.serve("flyloft.invalid"));
+        }
         for (app, apart) in apart {
             text.push_str(&self.apart(&ours, app, apart));
         }
-        text + &self.wildcard(!apart.is_empty())
+        // All host names below the domain that no other server has. nginx tries patterns in order, and wildcards before
+        // any of them.
+        text + &match apart.is_empty() {
+            true => self.serve(&format!("*.{domain}")),
+            false => self.serve(&pattern("[^.]+", domain.as_str())),
+        }
     }
 
     /// What does not depend on any environment.
@@ -116,22 +125,15 @@ impl Site<'_> {
         )
     }
 
-    /// All host names below the domain that no other server has.
-    fn wildcard(&self, beside_others: bool) -> String {
-        let Self { domain, dir, .. } = self;
+    fn serve(&self, names: &str) -> String {
         let mut text = String::from("server {\n");
         self.listen(&mut text);
-        // nginx tries patterns in order, and wildcards before any of them.
-        let _ = match beside_others {
-            true => writeln!(text, "    server_name {};", pattern("[^.]+", domain.as_str())),
-            false => writeln!(text, "    server_name *.{domain};"),
-        };
-        let _ = writeln!(text, "    include {dir}/server.conf;\n}}");
+        let _ = writeln!(text, "    server_name {names};\n    include {}/server.conf;\n}}", self.dir);
         text
     }
 
     /// The host names of an app that has a snippet, or one that nobody asks for where it has none: a snippet is to be
-    /// right before it is needed.
+    /// right before it is needed. What it says of logs and limits is its own.
     fn apart(&self, ours: &str, app: &AppName, apart: &Apart) -> String {
         let Self { dir, .. } = self;
         let mut text = String::from("server {\n");
@@ -141,13 +143,22 @@ impl Site<'_> {
         for hosts in hosts.chunks(NAMES_MAX) {
             let _ = writeln!(text, "    server_name \"~^(?:{})$\";", hosts.join("|").replace('.', "\\."));
         }
+        let log = self.log(ours, "straight");
         let _ = writeln!(
             text,
-            "    include {dir}/proxy.conf;\n    \
-             location / {{ include {dir}/snippets/{app}.conf; proxy_pass http://${ours}_to; }}\n    \
-             location = /robots.txt {{ proxy_pass http://{ours}; }}\n}}"
+            "    {log}    include {dir}/proxy.conf;\n    \
+             location / {{ include {dir}/snippets/{app}.conf; include {dir}/pass.conf; }}\n    \
+             location = /robots.txt {{ include {dir}/headers.conf; proxy_pass http://{ours}; }}\n}}"
         );
         text
+    }
+
+    /// Where nginx tells of requests for which this is something.
+    fn log(&self, ours: &str, told: &str) -> String {
+        format!(
+            "access_log syslog:server=unix:{}/log.sock,nohostname,tag=flyloft {ours} if=${ours}_{told};\n",
+            self.dir
+        )
     }
 
     fn listen(&self, text: &mut String) {
@@ -169,23 +180,47 @@ impl Site<'_> {
     pub fn server(&self) -> String {
         let Self { instance, dir, .. } = self;
         let ours = format!("flyloft_{instance}");
+        let log = self.log(&ours, "told");
         format!(
-            "{MADE}include {dir}/proxy.conf;\n\
-             location / {{ proxy_pass http://${ours}_to; }}\n\
-             location = /robots.txt {{ proxy_pass http://{ours}; }}\n"
+            "{MADE}{log}\
+             limit_req zone={ours} burst={TOLD_AT_ONCE} nodelay;\n\
+             limit_req_dry_run on;\n\
+             limit_req_log_level info;\n\
+             include {dir}/proxy.conf;\n\
+             location / {{ include {dir}/pass.conf; }}\n\
+             location = /robots.txt {{ include {dir}/headers.conf; proxy_pass http://{ours}; }}\n"
         )
+    }
+
+    /// What belongs into a `location` whose requests go where they are to.
+    pub fn pass(&self) -> String {
+        let Self { instance, dir, .. } = self;
+        format!("{MADE}include {dir}/headers.conf;\nproxy_pass http://$flyloft_{instance}_to;\n")
+    }
+
+    /// What apps, and flyloft, are told of a request. It stands in the same block as what passes the request on: nginx
+    /// takes none of a wider block over where there is one in this, and a client would have a say in the rest.
+    pub fn headers(&self) -> String {
+        let ours = format!("flyloft_{}", self.instance);
+        let mut text = format!(
+            "{MADE}proxy_set_header Host $host${ours}_port;\n\
+             proxy_set_header Connection ${ours}_connection;\n\
+             proxy_set_header Upgrade $http_upgrade;\n\
+             proxy_set_header X-Forwarded-For $remote_addr;\n\
+             proxy_set_header X-Forwarded-Host $host${ours}_port;\n\
+             proxy_set_header X-Forwarded-Port $server_port;\n\
+             proxy_set_header X-Forwarded-Proto $scheme;\n"
+        );
+        for claim in CLAIMS {
+            let _ = writeln!(text, "proxy_set_header {claim} \"\";");
+        }
+        text
     }
 
     /// What holds for every host name.
     pub fn proxy(&self) -> String {
-        let Self { instance, dir, .. } = self;
-        let ours = format!("flyloft_{instance}");
-        let mut text = format!(
-            "{MADE}access_log syslog:server=unix:{dir}/log.sock,nohostname,tag=flyloft {ours} if=${ours}_told;\n\
-             limit_req zone={ours} burst={TOLD_AT_ONCE} nodelay;\n\
-             limit_req_dry_run on;\n\
-             limit_req_log_level info;\n\
-             client_max_body_size 0;\n\
+        format!(
+            "{MADE}client_max_body_size 0;\n\
              proxy_http_version 1.1;\n\
              proxy_request_buffering off;\n\
              proxy_buffering off;\n\
@@ -197,19 +232,9 @@ impl Site<'_> {
              proxy_next_upstream error;\n\
              proxy_redirect off;\n\
              proxy_intercept_errors off;\n\
-             proxy_set_header Host $host${ours}_port;\n\
-             proxy_set_header Connection ${ours}_connection;\n\
-             proxy_set_header Upgrade $http_upgrade;\n\
-             proxy_set_header X-Forwarded-For $remote_addr;\n\
-             proxy_set_header X-Forwarded-Host $host${ours}_port;\n\
-             proxy_set_header X-Forwarded-Port $server_port;\n\
-             proxy_set_header X-Forwarded-Proto $scheme;\n"
-        );
-        for claim in CLAIMS {
-            let _ = writeln!(text, "proxy_set_header {claim} \"\";");
-        }
-        text.push_str("proxy_hide_header X-Robots-Tag;\nadd_header X-Robots-Tag noindex always;\n");
-        text
+             proxy_hide_header X-Robots-Tag;\n\
+             add_header X-Robots-Tag noindex always;\n"
+        )
     }
 
     /// Each of the files, for a site that we have no part in.
@@ -269,7 +294,7 @@ mod tests {
     fn what_every_server_does_is_in_a_file_of_its_own() {
         let domain = Domain::parse("localhost").unwrap();
         let site = site(&domain, &[]);
-        insta::assert_snapshot!(site.proxy() + &site.server());
+        insta::assert_snapshot!([site.server(), site.pass(), site.headers(), site.proxy()].concat());
     }
 
     #[test]

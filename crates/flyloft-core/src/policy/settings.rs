@@ -235,8 +235,8 @@ impl Settings {
         }
     }
 
-    /// What a server sets whose environments are below this domain: nobody else comes by names below `localhost`, so
-    /// that there is nobody to keep out, unless it is said otherwise.
+    /// What a server sets whose environments are below this domain: one that is `localhost` is somebody's own, to try
+    /// things out on, unless it is said otherwise. A name does not keep others out; the daemon says so when it starts.
     pub fn of_server(self, domain: &Domain) -> Settings {
         let gate = self.gate.or_else(|| domain.is_localhost().then_some(Gate::Public));
         Settings { gate, ..self }

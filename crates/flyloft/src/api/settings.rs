@@ -85,8 +85,9 @@ impl Api {
             let text = said(&settings);
             let told = parts.store.tell(&app, None, EventKind::SettingsChanged, call.by(), &text, store::now());
             told.await.or_failed(failed)?;
-            self.loft.reload(&app, None).await?;
         }
+        // Also where nothing is new: the last one who said so may have failed at the edge.
+        self.loft.reload(&app, None).await?;
         let (target, at_next_launch) = (format!("{app}/ENV"), limits_of(&before, &changed));
         Ok(SettingList { settings: items(&levels(changed)), at_next_launch, target }.into())
     }
@@ -110,8 +111,8 @@ impl Api {
             let text = said(&settings);
             let told = parts.store.tell(app, Some(name), EventKind::SettingsChanged, call.by(), &text, store::now());
             told.await.or_failed(failed)?;
-            self.loft.reload(app, Some(&env)).await?;
         }
+        self.loft.reload(app, Some(&env)).await?;
         let at_next_launch = match row.live {
             Some(_) => limits_of(&before, &row.settings),
             None => Vec::new(),

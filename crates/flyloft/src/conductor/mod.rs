@@ -361,10 +361,14 @@ impl Task {
             let gate = |env: &EnvRow| (self.parts.gates.gate(env), env.gate_generation, env.gate_password.clone());
             let is_other = gate(&row) != gate(&self.env);
             let EnvRow { formation, settings, app_settings, asked, gate_generation, gate_password, .. } = row;
-            let own = self.env.clone();
+            let (own, before) = (self.env.clone(), self.env.clone());
             self.env = EnvRow { formation, settings, app_settings, asked, gate_generation, gate_password, ..own };
             if is_other {
                 let guarded = self.parts.edge.guard(&self.env.host, self.parts.gates.guard(&self.env)).await;
+                if guarded.is_err() {
+                    // Whoever asks again is not told that it is so.
+                    self.env = before;
+                }
                 guarded.or_failed(|| format!("failed to change who may look at `{}`", self.env.host))?;
             }
         }

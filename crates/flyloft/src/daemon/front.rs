@@ -172,7 +172,7 @@ async fn withdraw(config: &Config) {
     if said.is_empty() || said == Site::nothing() {
         return;
     }
-    for file in [files::HTTP, files::SERVER, files::PROXY] {
+    for file in files::ALL.into_iter().rev() {
         if let Err(error) = files::write(&dir, file, Site::nothing()) {
             return tracing::warn!(%error, file, "failed to take back what nginx was told");
         }

@@ -54,7 +54,9 @@ impl Visitor {
     /// As a proxy tells of it that says so in words of its own, and lets nobody else do so.
     pub fn told_by(headers: &HeaderMap) -> Self {
         let one = |name| headers.get(name).and_then(|value| value.to_str().ok());
-        let address = one("x-forwarded-for").and_then(|text| text.parse().ok());
+        // Its own word is the last of those that there may be.
+        let told = headers.get_all("x-forwarded-for").iter().next_back().and_then(|value| value.to_str().ok());
+        let address = told.and_then(|text| text.parse().ok());
         let visitor = Self::new(address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
         let scheme = if one("x-forwarded-proto") == Some("https") { "https" } else { "http" };
         Self { scheme, ..visitor }

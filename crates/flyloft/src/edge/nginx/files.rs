@@ -21,6 +21,11 @@ use crate::config::{Config, EdgeKind};
 pub const HTTP: &str = "flyloft.conf";
 /// What holds for every host name.
 pub const PROXY: &str = "proxy.conf";
+/// What requests are passed on with, and where to: for a `location` block.
+pub const HEADERS: &str = "headers.conf";
+pub const PASS: &str = "pass.conf";
+/// All of these, those first that others include.
+pub const ALL: [&str; 5] = [HEADERS, PASS, PROXY, SERVER, HTTP];
 /// A directory: lines of the administrator's for apps, each in a file of its own.
 pub const SNIPPETS: &str = "snippets";
 /// A directory: why those of an app are not used.
@@ -46,7 +51,7 @@ pub fn expected(config: &Config, socket: &str) -> Option<PathBuf> {
 pub fn prepare(dir: &Path, nothing: &str) -> io::Result<()> {
     // nginx's workers pass through it.
     DirBuilder::new().recursive(true).mode(0o711).create(dir)?;
-    for file in [HTTP, SERVER, PROXY] {
+    for file in ALL {
         if !dir.join(file).exists() {
             write(dir, file, nothing)?;
         }
@@ -61,16 +66,17 @@ pub fn write(dir: &Path, file: &str, text: &str) -> io::Result<()> {
     new.persist(dir.join(file)).map(drop).map_err(|error| error.error)
 }
 
-/// Writes all that nginx reads of us but for snippets. It begins with the last of them.
+/// Writes all that nginx reads of us but for snippets. It begins with the last of them to be written.
 pub fn write_site(dir: &Path, site: Site<'_>, told: &Told) -> io::Result<()> {
-    for (file, text) in [(PROXY, site.proxy()), (SERVER, site.server()), (HTTP, site.http(told))] {
+    for (file, text) in ALL.into_iter().zip([site.headers(), site.pass(), site.proxy(), site.server(), site.http(told)])
+    {
         write(dir, file, &text)?;
     }
     Ok(())
 }
 
-/// Has a directory hold these texts, each in a file that is called like its app, and nothing else.
-pub fn keep_only(dir: &Path, suffix: &str, texts: &BTreeMap<AppName, String>) -> io::Result<()> {
+/// Has a directory hold these texts, each in a file that is called like its app.
+pub fn put(dir: &Path, suffix: &str, texts: &BTreeMap<AppName, String>) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o711).create(dir)?;
     for (app, text) in texts {
         let file = format!("{app}{suffix}");
@@ -78,7 +84,16 @@ pub fn keep_only(dir: &Path, suffix: &str, texts: &BTreeMap<AppName, String>) ->
             write(dir, &file, text)?;
         }
     }
-    for entry in fs::read_dir(dir)? {
+    Ok(())
+}
+
+/// Has it hold nothing else.
+pub fn keep_only(dir: &Path, suffix: &str, texts: &BTreeMap<AppName, String>) -> io::Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
         let app = name.to_str().and_then(|name| AppName::parse(name.strip_suffix(suffix)?).ok());
@@ -152,11 +167,14 @@ mod tests {
         let dir = dir.path().join("snippets");
         let app = |name: &str| AppName::parse(name).unwrap();
         let names = || fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
-        keep_only(&dir, ".conf", &BTreeMap::from([(app("shop"), "one".to_owned())])).unwrap();
+        keep_only(&dir, ".conf", &BTreeMap::new()).unwrap();
+        put(&dir, ".conf", &BTreeMap::from([(app("shop"), "one".to_owned())])).unwrap();
         fs::write(dir.join("half"), "written").unwrap();
-        keep_only(&dir, ".conf", &BTreeMap::from([(app("blog"), "two".to_owned())])).unwrap();
+        let one = BTreeMap::from([(app("blog"), "two".to_owned())]);
+        put(&dir, ".conf", &one).unwrap();
+        keep_only(&dir, ".conf", &one).unwrap();
         assert_eq!(names(), ["blog.conf"]);
-        assert_eq!(texts(&dir, ".conf"), BTreeMap::from([(app("blog"), "two".to_owned())]));
+        assert_eq!(texts(&dir, ".conf"), one);
     }
 
     #[test]

@@ -141,6 +141,7 @@ impl Keeper {
         files::write_site(dir, self.place.site(&self.place.shown()), &told).map_err(failed)?;
         let running = master.reload().await?;
         self.desk.lock().told(told);
+        self.snippets.tidy(&self.place).map_err(failed)?;
         if self.running.replace(running) != Some(running) || !self.is_included {
             self.is_included = false;
             self.must_be_included().await?;
@@ -158,7 +159,7 @@ impl Keeper {
 
     /// Lets everybody know what came of it, and sees to it that it is tried again.
     async fn conclude(&mut self, told: Result<(), Trouble>) {
-        if matches!(told, Err(Trouble::Refused(_))) && self.without_suspects().await {
+        if self.is_refused(&told).await && self.without_suspects().await {
             return self.desk.lock().hurry(Haste::Now);
         }
         match &told {
@@ -178,9 +179,23 @@ impl Keeper {
         loop {
             tokio::time::sleep(PATIENCE).await;
             // To be told in vain would only fill its log.
-            if self.place.master.test().await.is_ok() {
+            if self.place.master.test().await.is_ok() || self.place.master.find().is_none() {
                 return;
             }
+            // It may be one of ours that keeps it from that, also when the administrator has mended it.
+            self.judges = Instant::now();
+            if self.look_for_snippets().await || self.without_suspects().await {
+                return self.desk.lock().hurry(Haste::Now);
+            }
+        }
+    }
+
+    /// Whether nginx would not go by its configuration, also where it does not run: then it could not be started.
+    async fn is_refused(&self, told: &Result<(), Trouble>) -> bool {
+        match told {
+            Err(Trouble::Refused(_)) => true,
+            Err(Trouble::NotRunning(_)) => self.place.master.test().await.is_err(),
+            _ => false,
         }
     }
 
@@ -198,17 +213,21 @@ impl Keeper {
     }
 
     /// Looks whether the administrator says something else of an app.
-    async fn look_for_snippets(&mut self) {
+    async fn look_for_snippets(&mut self) -> bool {
         if Instant::now() < self.judges {
-            return;
+            return false;
         }
         let wanted = self.desk.lock().wanted().clone();
         match self.snippets.look(&self.place, &wanted).await {
-            Ok(true) => self.desk.lock().have_snippets(&self.snippets.taken()),
-            Ok(false) => {}
+            Ok(true) => {
+                self.desk.lock().have_snippets(&self.snippets.taken());
+                true
+            }
+            Ok(false) => false,
             Err(trouble) => {
                 self.judges = Instant::now() + PATIENCE;
                 tracing::warn!(%trouble, "snippets are not judged");
+                false
             }
         }
     }

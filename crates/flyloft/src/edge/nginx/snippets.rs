@@ -7,13 +7,14 @@
 //! ```
 //!
 //! What must hold: nothing comes to stand in what nginx reads before nginx has said that it would take it, beside the
-//! whole of its configuration as it is.
+//! whole of its configuration as it is; and nothing goes that what it reads still includes.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use flyloft_core::name::AppName;
 use flyloft_core::nginx::{Apart, Site, Told};
@@ -27,8 +28,19 @@ use super::trial;
 /// Bytes of a snippet.
 const MOST: u64 = 64 << 10;
 
+/// What was refused for a reason of the moment, a name that nobody resolved, is judged again after this time.
+const AGAIN: Duration = Duration::from_secs(120);
+
+/// What takes the place of a snippet that has become wrong: it may have been what keeps people out.
+const CLOSED: &str = "return 503;\n";
+
+/// Where snippets are tried, for a moment, in the directory of the place.
+const ASIDE: &str = "trial-";
+
 /// Why snippets are not used, by app.
 pub type Refusals = BTreeMap<AppName, String>;
+
+type Texts = BTreeMap<AppName, String>;
 
 /// What is found in the administrator's directory.
 type Found = BTreeMap<AppName, Result<String, String>>;
@@ -36,15 +48,21 @@ type Found = BTreeMap<AppName, Result<String, String>>;
 pub struct Snippets {
     /// The administrator's directory.
     from: PathBuf,
-    /// What was judged last.
-    judged: Option<Found>,
-    taken: BTreeMap<AppName, String>,
+    /// What was judged last, and when.
+    judged: Option<(Found, Instant)>,
+    taken: Texts,
     refused: watch::Sender<Refusals>,
 }
 
 impl Snippets {
     /// Those that a daemon before this one has taken are taken for good until they are judged.
     pub fn new(from: PathBuf, dir: &Path) -> Self {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            // A daemon that was killed in the middle.
+            if entry.file_name().to_string_lossy().starts_with(ASIDE) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
         let taken = files::texts(&dir.join(files::SNIPPETS), ".conf");
         Self { from, judged: None, taken, refused: watch::Sender::new(Refusals::new()) }
     }
@@ -67,67 +85,72 @@ impl Snippets {
     /// Looks whether the administrator has changed something, and has nginx judge it. Says whether other snippets are
     /// taken than before. While nginx refuses its configuration without any of ours, nothing is judged.
     pub async fn look(&mut self, place: &Place, told: &Told) -> Result<bool, Trouble> {
-        let at = self.from.clone();
-        let unreadable = |error: io::Error| Trouble::Unreadable(at.clone(), error.to_string());
+        let unreadable = |error: io::Error| Trouble::Unreadable(self.from.clone(), error.to_string());
         let found = read_all(&self.from).map_err(unreadable)?;
-        if self.judged.as_ref() == Some(&found) {
+        if let Some((judged, at)) = &self.judged
+            && *judged == found
+            && (self.refused.borrow().is_empty() || at.elapsed() < AGAIN)
+        {
             return Ok(false);
         }
-        let mut taken: BTreeMap<AppName, String> = self
-            .taken
-            .iter()
-            .filter(|(app, _)| found.contains_key(*app))
-            .map(|(a, t)| (a.clone(), t.clone()))
-            .collect();
-        let mut refused = Refusals::new();
-        let mut wanted = taken.clone();
+        let mut taken = self.taken.clone();
+        taken.retain(|app, _| found.contains_key(app));
+        let (mut wanted, mut refused) = (taken.clone(), Refusals::new());
         for (app, text) in &found {
             match text {
                 Ok(text) => drop(wanted.insert(app.clone(), text.clone())),
                 Err(why) => drop(refused.insert(app.clone(), why.clone())),
             }
         }
-        if wanted != taken && would_take(place, told, &wanted).await.is_err() {
-            would_take(place, told, &taken).await?;
-            for (app, text) in &wanted {
-                let before = taken.insert(app.clone(), text.clone());
+        if would_take(place, told, &wanted).await.is_ok() {
+            taken = wanted;
+        } else if let Err(trouble) = would_take(place, told, &taken).await {
+            // Others are to blame, or one that was right once.
+            return if self.suspect(place, told).await? { Ok(true) } else { Err(trouble) };
+        } else {
+            for (app, text) in wanted {
+                let before = taken.insert(app.clone(), text);
                 let Err(trouble) = would_take(place, told, &taken).await else { continue };
                 refused.insert(app.clone(), trouble.why());
                 match before {
-                    Some(before) => taken.insert(app.clone(), before),
-                    None => taken.remove(app),
+                    Some(before) => taken.insert(app, before),
+                    None => taken.remove(&app),
                 };
             }
-        } else {
-            taken = wanted;
         }
         let changed = self.install(place, taken, refused)?;
-        self.judged = Some(found);
+        self.judged = Some((found, Instant::now()));
         Ok(changed)
     }
 
     /// nginx refuses its configuration. Those are taken out that it refuses beside the rest, which may have become wrong
     /// without a change: a name that nobody resolves any more. Says whether there were any.
     pub async fn suspect(&mut self, place: &Place, told: &Told) -> Result<bool, Trouble> {
-        let (mut taken, mut refused) = (BTreeMap::new(), self.refused.borrow().clone());
+        let (mut taken, mut refused) = (Texts::new(), self.refused.borrow().clone());
         if self.taken.is_empty() || would_take(place, told, &taken).await.is_err() {
             return Ok(false);
         }
         for (app, text) in &self.taken {
             taken.insert(app.clone(), text.clone());
             if let Err(trouble) = would_take(place, told, &taken).await {
-                refused.insert(app.clone(), trouble.why());
-                taken.remove(app);
+                refused.insert(app.clone(), format!("{}; it answers 503 until that is mended", trouble.why()));
+                taken.insert(app.clone(), CLOSED.to_owned());
             }
         }
         self.install(place, taken, refused)
     }
 
-    fn install(&mut self, place: &Place, taken: BTreeMap<AppName, String>, refused: Refusals) -> Result<bool, Trouble> {
+    /// Once nginx reads nothing else any more.
+    pub fn tidy(&self, place: &Place) -> io::Result<()> {
+        files::keep_only(&place.dir.join(files::SNIPPETS), ".conf", &self.taken)
+    }
+
+    fn install(&mut self, place: &Place, taken: Texts, refused: Refusals) -> Result<bool, Trouble> {
         let dir = &place.dir;
         let failed = |error: io::Error| Trouble::Unwritable(dir.clone(), error.to_string());
-        files::keep_only(&dir.join(files::SNIPPETS), ".conf", &taken).map_err(failed)?;
-        files::keep_only(&dir.join(files::REFUSED), "", &refused).map_err(failed)?;
+        let reasons = dir.join(files::REFUSED);
+        files::put(&reasons, "", &refused).and_then(|()| files::keep_only(&reasons, "", &refused)).map_err(failed)?;
+        files::put(&dir.join(files::SNIPPETS), ".conf", &taken).map_err(failed)?;
         let changed = self.taken != taken;
         self.taken = taken;
         self.refused.send_if_modified(|before| {
@@ -140,14 +163,14 @@ impl Snippets {
 }
 
 /// Whether nginx would take these snippets beside all the rest.
-async fn would_take(place: &Place, told: &Told, snippets: &BTreeMap<AppName, String>) -> Result<(), Trouble> {
+async fn would_take(place: &Place, told: &Told, snippets: &Texts) -> Result<(), Trouble> {
     let failed = |error: io::Error| Trouble::Unwritable(place.dir.clone(), error.to_string());
-    let aside = tempfile::tempdir_in(&place.dir).map_err(failed)?;
+    let aside = tempfile::Builder::new().prefix(ASIDE).tempdir_in(&place.dir).map_err(failed)?;
     let apart = |app: &AppName| (app.clone(), told.apart.get(app).cloned().unwrap_or_default());
     let apart: BTreeMap<AppName, Apart> = snippets.keys().map(apart).collect();
     let told = Told { straight: told.straight.clone(), apart };
     files::write_site(aside.path(), place.site(&place.shown()), &told).map_err(failed)?;
-    files::keep_only(&aside.path().join(files::SNIPPETS), ".conf", snippets).map_err(failed)?;
+    files::put(&aside.path().join(files::SNIPPETS), ".conf", snippets).map_err(failed)?;
     trial::of(&place.master, aside.path(), &place.dir).await
 }
 
@@ -183,38 +206,8 @@ fn read(file: &Path) -> Result<String, String> {
     open.take(MOST + 1).read_to_string(&mut text).map_err(said)?;
     match text.len() as u64 > MOST {
         true => Err(format!("it has more than {} KiB", MOST >> 10)),
-        false if !is_balanced(&text) => {
-            Err("its braces do not match: it would end the block that it stands in".to_owned())
-        }
         false => Ok(text),
     }
-}
-
-/// A snippet that closes more blocks than it opens could pass a trial, and change what comes after it. Words, quotes and
-/// comments are as nginx has them: each begins where a word can.
-fn is_balanced(text: &str) -> bool {
-    let (mut depth, mut quote, mut in_word, mut in_comment) = (0_i32, None, false, false);
-    let mut last = ' ';
-    for c in text.chars() {
-        let before = std::mem::replace(&mut last, c);
-        match (c, quote) {
-            _ if in_comment => in_comment = c != '\n',
-            // What comes next is not behind a backslash itself.
-            _ if before == '\\' => (last, in_word) = (' ', true),
-            (_, Some(mark)) => quote = (c != mark).then_some(mark),
-            // `${name}` is a word.
-            ('{', _) if before == '$' => {}
-            ('{', _) => (depth, in_word) = (depth + 1, false),
-            ('}', _) if !in_word => depth -= 1,
-            ('#', _) if !in_word => in_comment = true,
-            ('"' | '\'', _) if !in_word => (quote, in_word) = (Some(c), true),
-            _ => in_word = c != ';' && !c.is_whitespace(),
-        }
-        if depth < 0 {
-            return false;
-        }
-    }
-    depth == 0 && quote.is_none()
 }
 
 impl Place {
@@ -242,7 +235,6 @@ mod tests {
         fs::set_permissions(path("blog.conf"), fs::Permissions::from_mode(0o666)).unwrap();
         symlink("/etc/passwd", path("link.conf")).unwrap();
         fs::write(path("large.conf"), "#".repeat(MOST as usize + 1)).unwrap();
-        fs::write(path("end.conf"), "} server { listen 81; ").unwrap();
         fs::write(path("README"), "").unwrap();
         fs::write(path("No App.conf"), "").unwrap();
         let found = read_all(dir.path()).unwrap();
@@ -253,25 +245,11 @@ mod tests {
             found,
             [
                 ("blog", Err("others than root may write it (mode 666, owner 0)")),
-                ("end", Err("its braces do not match: it would end the block that it stands in")),
                 ("large", Err("it has more than 64 KiB")),
                 ("link", Err(link.as_str())),
                 ("shop", Ok("client_max_body_size 10m;\n")),
             ]
         );
         assert_eq!(read_all(&path("nothing")).unwrap(), Found::new());
-    }
-
-    #[test]
-    fn braces_in_words_and_comments_end_nothing() {
-        let fine = ["", "location /a { deny all; }", "# }\ndeny all;", r#"add_header A "}";"#, r"rewrite \} /;"];
-        for text in fine.into_iter().chain(["set $a it's; location /a {}", "rewrite ^/${name}$ /;", r#"set $a "\\";"#])
-        {
-            assert!(is_balanced(text), "{text}");
-        }
-        let wrong = ["}", "location /a {", "} location /a {", r#"add_header A "\"}"; }"#, "deny all; #\n}"];
-        for text in wrong.into_iter().chain(["set $a it's; } server { listen 81;", "set $a \"b;"]) {
-            assert!(!is_balanced(text), "{text}");
-        }
     }
 }

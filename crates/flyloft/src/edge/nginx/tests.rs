@@ -36,6 +36,9 @@ impl Stage {
     async fn new() -> Self {
         let mut stage = Self::without_nginx().await;
         stage.site.start();
+        // It may have read our file before there was anything in it.
+        let address = SocketAddr::from(([127, 0, 0, 1], stage.site.port));
+        eventually("nginx is told", || std::net::TcpStream::connect(address).is_ok()).await;
         stage
     }
 

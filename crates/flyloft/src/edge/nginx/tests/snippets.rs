@@ -75,7 +75,7 @@ async fn a_snippet_that_nginx_would_not_take_is_named_and_keeps_nobody_from_anyt
     stage.snippet("shop", "add_hedder X-Shop two;\n");
     stage.snippet("blog", "} server { listen 81; location / {\n");
     stage.snippet("wiki", "add_header X-Wiki yes always;\n");
-    let braces = ("blog", "its braces do not match");
+    let braces = ("blog", "unexpected \"}\"");
     stage.refuses(&[braces, ("shop", "unknown directive \"add_hedder\"")]).await;
     let wiki = Route { env: EnvRef::parse("wiki/main").unwrap(), target: Target::Upstream(app.address), guard: None };
     stage.edge.set("wiki-main.test", wiki).await.unwrap();
@@ -113,6 +113,54 @@ async fn a_snippet_that_becomes_wrong_without_a_change_is_taken_out() {
         assert!(begun.elapsed() < DEADLINE, "{}", stage.site.log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(stage.ask(&get("shop-main.test")).await.ends_with("new"));
+    // It may have kept people out.
+    assert!(stage.ask(&get("shop-main.test")).await.starts_with("HTTP/1.1 503 "));
     stage.refuses(&[("shop", "unknown directive \"add_hedder\"")]).await;
+    stage.snippet("shop", "add_header X-Shop again always;\n");
+    stage.until_told("shop-main.test", "X-Shop: again").await;
+    assert!(stage.ask(&get("shop-main.test")).await.ends_with("new"));
+    stage.refuses(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_snippet_has_a_client_say_who_it_is() {
+    let (stage, app) = (Stage::new().await, App::start(echo_head).await);
+    stage.route("shop-main.test", &app).await;
+    let pass = stage.site.path("flyloft/pass.conf").display().to_string();
+    stage.snippet(
+        "shop",
+        &format!(
+            "proxy_set_header X-Own yes; add_header X-Shop yes always;\n\
+             location /inner {{ add_header X-Shop inner always; include {pass}; }}\n"
+        ),
+    );
+    stage.until_told("shop-main.test", "X-Shop: yes").await;
+    for (path, mark) in [("/", "X-Own: yes"), ("/inner/x", "X-Shop: inner")] {
+        let claims = "X-Forwarded-For: 6.6.6.6\nX-Forwarded-Proto: https\nX-Real-IP: 6.6.6.6\n";
+        let seen =
+            stage.ask(&format!("GET {path} HTTP/1.1\nHost: shop-main.test\nConnection: close\n{claims}\n")).await;
+        let lower = seen.to_ascii_lowercase();
+        assert!(lower.contains(&mark.to_ascii_lowercase()), "{seen}");
+        assert!(lower.contains("\nx-forwarded-for: 127.0.0.1\n") && !lower.contains("6.6.6.6"), "{seen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_keeps_nginx_from_its_configuration_may_be_mended_in_a_snippet() {
+    let (stage, app) = (Stage::new().await, App::start(echo_head).await);
+    let (other, dir) = (stage.site.path("other.conf"), stage.site.path("flyloft"));
+    std::fs::write(&other, "add_header X-Shop yes always;\n").unwrap();
+    stage.route("shop-main.test", &app).await;
+    stage.snippet("shop", &format!("include {};\n", other.display()));
+    stage.until_told("shop-main.test", "X-Shop: yes").await;
+    // The site has it as well, so that without snippets it is as wrong.
+    stage.site.configure(&format!("include {}/flyloft.conf; include {};", dir.display(), other.display()));
+    std::fs::remove_file(&other).unwrap();
+    let new = named("new").await;
+    let route = route(Target::Upstream(new.address));
+    assert!(stage.edge.set("shop-main.test", route.clone()).await.is_err());
+    stage.snippet("shop", "add_header X-Shop mended always;\n");
+    stage.site.configure(&format!("include {}/flyloft.conf;", dir.display()));
+    stage.until_told("shop-main.test", "X-Shop: mended").await;
+    stage.edge.set("shop-main.test", route).await.unwrap();
 }
