@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use flyloft_core::gate::Prefix;
 use flyloft_core::policy::{Limits, Settings};
 use flyloft_core::port::Pool;
 use serde::Deserialize;
@@ -65,6 +66,11 @@ pub struct Config {
 pub struct Http {
     #[serde(deserialize_with = "value::some_addresses")]
     pub listen: Vec<SocketAddr>,
+    /// Proxies before the edge that are believed in who their clients are.
+    #[serde(deserialize_with = "value::ranges")]
+    pub trusted_proxies: Vec<Prefix>,
+    /// They say so at the beginning of each connection, by the PROXY protocol, and not with each request alone.
+    pub proxy_protocol: bool,
 }
 
 /// Where the edge speaks TLS. From then on plain HTTP leads there.
@@ -397,7 +403,7 @@ impl Default for Config {
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: vec![on_every_address(80)] }
+        Self { listen: vec![on_every_address(80)], trusted_proxies: Vec::new(), proxy_protocol: false }
     }
 }
 

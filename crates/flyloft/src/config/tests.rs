@@ -74,6 +74,7 @@ fn an_error_names_file_line_column_and_key() {
         "[defaults]\nmemroy = \"1GiB\"\n",
         "[http]\nlisten = []\n",
         "[http]\nlisten = [\"80\"]\n",
+        "[http]\ntrusted_proxies = [\"10.0.0.1/8\"]\n",
         "[tls]\ncertificates = [{ certificate = \"cert.pem\", key = \"/etc/key.pem\" }]\n",
         "[tls]\ncertificates = [{ certificate = \"/etc/cert.pem\" }]\n",
         "state_dir = \"var\"\n",
@@ -92,6 +93,7 @@ fn an_error_names_file_line_column_and_key() {
     flyloft.toml:2:1: `defaults.memroy`: there is no setting `memroy`; there are `idle`, `ttl`, `expire`, `memory`, `swap`, `pids`, `cpu_weight`, `disk`, `inodes`, `services`, `gate`
     flyloft.toml:2:10: `http.listen`: at least one address is needed, such as "[::]:80"
     flyloft.toml:2:11: `http.listen`: invalid socket address syntax
+    flyloft.toml:2:19: `http.trusted_proxies`: `10.0.0.1/8` has bits set after its length; the range is `10.0.0.0/8`
     flyloft.toml:2:33: `tls.certificates`: `cert.pem` is not an absolute path
     flyloft.toml:2:17: `tls.certificates`: missing field `key`
     flyloft.toml:1:13: `state_dir`: `var` is not an absolute path

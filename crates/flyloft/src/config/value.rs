@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use flyloft_core::gate::Prefix;
 use flyloft_core::policy::{Size, Span};
 use serde::de::{Deserialize, Deserializer, Error};
 
@@ -79,6 +80,12 @@ pub(super) fn agents<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, 
         true => Err(D::Error::custom("a part of a user agent is needed, such as \"UptimeRobot\"")),
         false => Ok(agents),
     }
+}
+
+/// Ranges of addresses.
+pub(super) fn ranges<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Prefix>, D::Error> {
+    let ranges = Vec::<String>::deserialize(from)?;
+    ranges.iter().map(|range| Prefix::parse(range).map_err(D::Error::custom)).collect()
 }
 
 /// A name as in `/etc/group` (groupadd(8)).

@@ -12,7 +12,7 @@ use nix::unistd::{Uid, User};
 use tokio::sync::watch;
 
 use crate::config::{Config, EdgeKind};
-use crate::edge::embedded::{EdgeConfig, Embedded, SecureConfig};
+use crate::edge::embedded::{EdgeConfig, Embedded, Proxies, SecureConfig};
 use crate::edge::nginx::{Master, Nginx, NginxConfig, Place, Refusals, Trouble, files};
 use crate::edge::{Route, SharedEdge, Visits};
 use crate::error::{Error, OrFailed, Result};
@@ -79,6 +79,10 @@ impl Front {
             let secure = SecureConfig { listen, inherited: inherited.take(Use::Https), certificates };
             let to_open = EdgeConfig {
                 inherited: inherited.take(Use::Http),
+                proxies: Proxies {
+                    trusted: config.http.trusted_proxies.clone(),
+                    introduce: config.http.proxy_protocol,
+                },
                 secure: (!secure.listen.is_empty()).then_some(secure),
                 ..to_open(config.http.listen.clone())
             };
@@ -133,6 +137,10 @@ pub fn check_nginx(config: &Config) -> Result<Uid> {
         return Err(Error::usage("with nginx as the edge, HTTPS is nginx's: Flyloft takes none itself").hint(
             "leave `listen` in `[https]` of the configuration empty, and give a server of the site's own the names",
         ));
+    }
+    if !config.http.trusted_proxies.is_empty() || config.http.proxy_protocol {
+        return Err(Error::usage("with nginx as the edge, whom to believe is nginx's to know: Flyloft believes nginx alone")
+            .hint("take `trusted_proxies` and `proxy_protocol` out of `[http]` of the configuration, and tell nginx with `set_real_ip_from`"));
     }
     if let Some(address) = config.http.listen.iter().find(|address| address.port() == 0) {
         return Err(Error::usage(format!("nginx cannot listen on `{address}`: it needs a port")));

@@ -17,7 +17,7 @@ use super::crowd::{Guest, Visit};
 use super::framing::{Encoder, Framing};
 use super::gate::{self, Stop};
 use super::half_closed::Asked;
-use super::headers::{self, Authority, Visitor};
+use super::headers::{self, Authority, Sender, Visitor};
 use super::hold::{Wish, hold};
 use super::host::{Host, Pass, Place};
 use super::line::{Line, LineError, Question, READ_MAX};
@@ -45,8 +45,7 @@ const STREAM_READ_MAX: usize = 32 << 10;
 
 /// One client's connection, which many requests may come over.
 pub struct Client {
-    /// None where a proxy says with each request who has sent it.
-    pub visitor: Option<Visitor>,
+    pub sender: Sender,
     /// By what it knows the edge, over TLS.
     pub shown: Option<Arc<Shown>>,
     /// How long it has for its answer when it has shut its sending side, which may have gone as well.
@@ -64,7 +63,10 @@ pub struct Client {
 impl Client {
     /// Who has sent a request with these headers.
     pub fn visitor(&self, headers: &HeaderMap) -> Cow<'_, Visitor> {
-        self.visitor.as_ref().map_or_else(|| Cow::Owned(Visitor::told_by(headers)), Cow::Borrowed)
+        match &self.sender {
+            Sender::Client(visitor) => Cow::Borrowed(visitor),
+            Sender::Proxy(proxy) => Cow::Owned(Visitor::told_by(headers, &self.worker.shared.proxies, proxy)),
+        }
     }
 }
 

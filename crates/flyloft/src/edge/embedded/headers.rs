@@ -4,7 +4,7 @@
 //! on why). A header about one connection does not reach the next one (RFC 9110 section 7.6.1).
 
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use flyloft_core::gate;
 use hyper::header::{
@@ -15,7 +15,10 @@ use hyper::http::request::Parts;
 use hyper::{Method, Uri};
 
 use super::framing::Framing;
+use super::proxies::Proxies;
 
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub const X_ROBOTS_TAG: HeaderName = HeaderName::from_static("x-robots-tag");
 
 /// The client, as the upstream is told of it.
@@ -24,6 +27,14 @@ pub struct Visitor {
     ip: IpAddr,
     address: HeaderValue,
     scheme: &'static str,
+}
+
+/// Who sends requests over a connection.
+#[derive(Clone, Debug)]
+pub enum Sender {
+    Client(Visitor),
+    /// A proxy that says with each request whose it is, and speaks for itself where it does not.
+    Proxy(Visitor),
 }
 
 /// The host that a request is for.
@@ -51,14 +62,16 @@ impl Visitor {
         Self { scheme: "https", ..Self::new(address) }
     }
 
-    /// As a proxy tells of it that says so in words of its own, and lets nobody else do so.
-    pub fn told_by(headers: &HeaderMap) -> Self {
-        let one = |name| headers.get(name).and_then(|value| value.to_str().ok());
-        // Its own word is the last of those that there may be.
-        let told = headers.get_all("x-forwarded-for").iter().next_back().and_then(|value| value.to_str().ok());
-        let address = told.and_then(|text| text.parse().ok());
-        let visitor = Self::new(address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
-        let scheme = if one("x-forwarded-proto") == Some("https") { "https" } else { "http" };
+    /// As a proxy that is believed tells of it; `otherwise` where it does not. It says so in words of its own, or adds to
+    /// what others said before.
+    pub fn told_by(headers: &HeaderMap, proxies: &Proxies, otherwise: &Visitor) -> Self {
+        let told: Vec<&[u8]> = tokens(headers, &X_FORWARDED_FOR).collect();
+        let visitor = proxies.client(told.into_iter()).map_or_else(|| otherwise.clone(), Self::new);
+        let scheme = match tokens(headers, &X_FORWARDED_PROTO).last() {
+            Some(b"https") => "https",
+            Some(_) => "http",
+            None => otherwise.scheme,
+        };
         Self { scheme, ..visitor }
     }
 

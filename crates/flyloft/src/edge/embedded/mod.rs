@@ -32,6 +32,7 @@ mod opening;
 mod pace;
 mod page;
 mod password;
+mod proxies;
 pub mod quiet;
 mod room;
 mod routes;
@@ -65,6 +66,7 @@ use self::entrance::Entrance;
 use self::halt::Halt;
 use self::listener::Listener;
 use self::pace::Paces;
+pub use self::proxies::Proxies;
 use self::quiet::Quiet;
 pub use self::room::Room;
 use self::routes::Routes;
@@ -87,6 +89,8 @@ pub struct EdgeConfig {
     /// Where a proxy comes in that says with each request who has sent it: `X-Forwarded-For`, an address, and
     /// `X-Forwarded-Proto`. Nobody else may be able to connect there.
     pub proxy: Option<UnixListener>,
+    /// Who is believed among those who come as clients.
+    pub proxies: Proxies,
     /// What is routed from the first request on: who takes sockets over finds clients waiting there.
     pub routes: Vec<(String, Route)>,
     /// Who is told of requests that wait.
@@ -115,6 +119,7 @@ impl EdgeConfig {
             inherited: Vec::new(),
             secure: None,
             proxy: None,
+            proxies: Proxies::default(),
             routes: Vec::new(),
             visits: None,
             quiet_agents: Vec::new(),
@@ -171,6 +176,7 @@ impl Embedded {
             quiet: Arc::new(Quiet::new(&config.quiet_agents)),
             visits: config.visits,
             proofs: Arc::default(),
+            proxies: Arc::new(config.proxies),
             secure: certificates.zip(secure_port).map(|(certificates, port)| Secure { certificates, port }),
             limits: config.limits,
             halt: edge.halt.clone(),

@@ -10,6 +10,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::exchange::Client;
+use super::headers::Sender;
 use super::page::Notice;
 use crate::tls::{Certificates, Shown};
 
@@ -73,7 +74,7 @@ pub fn ask<B>(client: &Client, request: &Request<B>, host: &str) -> Result<(), N
     match &client.shown {
         // Whoever came to one name is not answered for another that its certificate is not for.
         Some(shown) if !shown.names.cover(host) => Err(Notice::Misdirected { host: host.to_owned() }),
-        None if client.visitor.is_some() && shared.routes.knows(host) => {
+        None if matches!(client.sender, Sender::Client(_)) && shared.routes.knows(host) => {
             let led = shared.secure.as_ref().and_then(|secure| secure.lead(host, request.uri()));
             led.map_or(Ok(()), |at| Err(Notice::OverTls { at }))
         }

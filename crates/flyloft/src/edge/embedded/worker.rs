@@ -1,7 +1,7 @@
 //! One thread of the edge: its listeners, its clients, its connections to upstreams. Threads share only the routes.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -24,11 +24,12 @@ use super::entrance::{Caller, Entrance};
 use super::exchange::{self, Client};
 use super::half_closed::{Asked, HalfClosed};
 use super::halt::Halt;
-use super::headers::Visitor;
+use super::headers::{Sender, Visitor};
 use super::host::{Sleep, Told};
 use super::opening::{Opened, Protocol};
 use super::pace::{Busy, Pace, Paced};
 use super::password::Proofs;
+use super::proxies::{self, Proxies};
 use super::quiet::{Manner, Quiet};
 use super::routes::Routes;
 use super::secure::Secure;
@@ -74,8 +75,7 @@ struct Stay {
 
 /// Who is at the other end of a connection.
 struct Peer {
-    /// None where a proxy says that with each request.
-    visitor: Option<Visitor>,
+    sender: Sender,
     /// By what it knows the edge, over TLS.
     shown: Option<Arc<Shown>>,
     socket: RawFd,
@@ -84,8 +84,8 @@ struct Peer {
 }
 
 impl Peer {
-    fn new(visitor: Option<Visitor>, socket: RawFd, pace: &Pace, guest: Guest) -> Self {
-        Self { visitor, shown: None, socket, busy: pace.busy(), guest: Arc::new(guest) }
+    fn new(sender: Sender, socket: RawFd, pace: &Pace, guest: Guest) -> Self {
+        Self { sender, shown: None, socket, busy: pace.busy(), guest: Arc::new(guest) }
     }
 }
 
@@ -96,6 +96,7 @@ pub struct Shared {
     pub crowd: Arc<Crowd>,
     pub quiet: Arc<Quiet>,
     pub visits: Option<Visits>,
+    pub proxies: Arc<Proxies>,
     /// Where clients may speak TLS.
     pub secure: Option<Secure>,
     pub proofs: Arc<Proofs>,
@@ -190,20 +191,15 @@ impl Worker {
             match entrance.accept().await {
                 Ok(caller) => {
                     pause = PAUSE_MIN;
+                    // Behind a proxy there are many.
+                    let alone = caller.address().filter(|from| !self.shared.proxies.trusts(*from));
                     // Who is not let in is closed at once.
-                    if let Some(guest) = self.shared.crowd.admit(caller.address()) {
+                    if let Some(guest) = self.shared.crowd.admit(alone) {
                         let stay = match self.shared.halt.has_begun() {
                             false => Stay { stop: leaving.clone(), held: self.early.token() },
                             true => Stay { stop: closed.clone(), held: self.late.token() },
                         };
-                        let worker = self.clone();
-                        match caller {
-                            Caller::Client(stream, from) => tokio::spawn(worker.serve(stream, Some(from), guest, stay)),
-                            Caller::Secure(stream, from) => {
-                                tokio::spawn(worker.serve_secure(stream, from, guest, stay))
-                            }
-                            Caller::Proxy(stream) => tokio::spawn(worker.serve(stream, None, guest, stay)),
-                        };
+                        tokio::spawn(self.clone().receive(caller, guest, stay));
                     }
                 }
                 Err(error) if is_of_one_connection(&error) => {}
@@ -219,21 +215,70 @@ impl Worker {
         }
     }
 
-    /// `from` is where the client is, if this is not by way of a proxy.
-    async fn serve<S>(self: Arc<Self>, stream: S, from: Option<IpAddr>, guest: Guest, stay: Stay)
+    /// Lets in who has come, and learns who that is.
+    async fn receive(self: Arc<Self>, caller: Caller, guest: Guest, stay: Stay) {
+        match caller {
+            Caller::Client(mut stream, from) => {
+                let Some(from) = self.introduced(&mut stream, from, &guest, &stay).await else { return };
+                let sender = self.sender(Visitor::new(from));
+                self.serve(stream, sender, guest, stay).await;
+            }
+            Caller::Secure(mut stream, from) => {
+                let Some(from) = self.introduced(&mut stream, from, &guest, &stay).await else { return };
+                let sender = self.sender(Visitor::over_tls(from));
+                self.serve_secure(stream, sender, guest, stay).await;
+            }
+            Caller::Proxy(stream) => {
+                let nobody = Visitor::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+                self.serve(stream, Sender::Proxy(nobody), guest, stay).await;
+            }
+        }
+    }
+
+    /// Who is at the other end of a connection, or of the one before it where a proxy introduces its clients. None if it
+    /// should and does not.
+    async fn introduced(&self, stream: &mut TcpStream, from: IpAddr, guest: &Guest, stay: &Stay) -> Option<IpAddr> {
+        let proxies = &self.shared.proxies;
+        if !proxies.introduce || !proxies.trusts(from) {
+            return Some(from);
+        }
+        let told = tokio::select! {
+            told = tokio::time::timeout(self.shared.limits.handshake, proxies::introduced(stream)) => told.ok()?,
+            () = guest.expelled() => return None,
+            () = stay.stop.cancelled() => return None,
+        };
+        match told {
+            Ok(client) => Some(client.unwrap_or(from)),
+            Err(error) => {
+                if self.shared.crowd.troubled.now() {
+                    tracing::warn!(%from, %error, "a proxy that is to use the PROXY protocol does not");
+                }
+                None
+            }
+        }
+    }
+
+    fn sender(&self, visitor: Visitor) -> Sender {
+        match self.shared.proxies.trusts(visitor.ip()) {
+            true => Sender::Proxy(visitor),
+            false => Sender::Client(visitor),
+        }
+    }
+
+    async fn serve<S>(self: Arc<Self>, stream: S, sender: Sender, guest: Guest, stay: Stay)
     where
         S: AsyncRead + AsyncWrite + AsRawFd + Unpin + Send + 'static,
     {
         let (pace, socket) = (self.shared.crowd.paces.taker(), stream.as_raw_fd());
-        let peer = Peer::new(from.map(Visitor::new), socket, &pace, guest);
+        let peer = Peer::new(sender, socket, &pace, guest);
         self.converse(Paced::new(stream, pace), peer, stay).await;
     }
 
     /// The same over TLS, once the client has agreed to that.
-    async fn serve_secure(self: Arc<Self>, stream: TcpStream, from: IpAddr, guest: Guest, stay: Stay) {
+    async fn serve_secure(self: Arc<Self>, stream: TcpStream, sender: Sender, guest: Guest, stay: Stay) {
         let Some(secure) = self.shared.secure.clone().filter(|_| guest.speaks_tls()) else { return };
         let (pace, socket) = (self.shared.crowd.paces.taker(), stream.as_raw_fd());
-        let mut peer = Peer::new(Some(Visitor::over_tls(from)), socket, &pace, guest);
+        let mut peer = Peer::new(sender, socket, &pace, guest);
         let agreed = {
             let agreeing = Box::pin(secure.agree(Paced::new(stream, pace)));
             let mut agreeing = std::pin::pin!(tokio::time::timeout(self.shared.limits.handshake, agreeing));
@@ -248,7 +293,7 @@ impl Worker {
                 peer.shown = Some(shown);
                 self.converse(stream, peer, stay).await;
             }
-            Some(Err(error)) => tracing::debug!(%from, %error, "no TLS with a client"),
+            Some(Err(error)) => tracing::debug!(sender = ?peer.sender, %error, "no TLS with a client"),
             None => {}
         }
     }
@@ -258,7 +303,7 @@ impl Worker {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Stay { stop, held } = stay;
-        let Peer { visitor, shown, socket, busy, guest } = peer;
+        let Peer { sender, shown, socket, busy, guest } = peer;
         let mut opening = std::pin::pin!(Opened::read(stream));
         let opened = tokio::select! {
             opened = opening.as_mut() => opened.ok(),
@@ -270,10 +315,13 @@ impl Worker {
             return;
         }
         // A proxy that closes its side has nobody left who waits.
-        let half_closed = visitor.as_ref().map_or(Duration::ZERO, |_| self.shared.limits.half_closed);
+        let half_closed = match &sender {
+            Sender::Client(_) => self.shared.limits.half_closed,
+            Sender::Proxy(_) => Duration::ZERO,
+        };
         let asked = Asked::default();
         let client = Arc::new(Client {
-            visitor,
+            sender,
             shown,
             patience: half_closed,
             manner: Manner::default(),

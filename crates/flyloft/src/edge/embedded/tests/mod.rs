@@ -9,6 +9,7 @@ mod holding;
 mod http2;
 mod listening;
 mod pages;
+mod proxies;
 mod requests;
 mod secure;
 mod slowness;

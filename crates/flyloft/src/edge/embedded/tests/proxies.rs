@@ -1,0 +1,80 @@
+//! Proxies before the edge: who is believed, in what, and who is not.
+
+use flyloft_core::gate::Prefix;
+
+use super::*;
+use crate::edge::embedded::Proxies;
+
+fn behind(trusted: &str, introduce: bool) -> Stage {
+    Stage::with(|config| config.proxies = Proxies { trusted: vec![Prefix::parse(trusted).unwrap()], introduce })
+}
+
+const TOLD: &str = "GET / HTTP/1.1\nHost: shop.test\nX-Forwarded-For: 6.6.6.6, 203.0.113.7\n\
+                    X-Forwarded-For: 127.0.0.9\nX-Forwarded-Proto: https\n";
+
+#[tokio::test]
+async fn a_proxy_that_is_trusted_says_who_its_clients_are_and_nobody_else_does() {
+    for (trusted, expected) in [("127.0.0.0/8", ["203.0.113.7", "https"]), ("10.0.0.0/8", ["127.0.0.1", "http"])] {
+        let stage = behind(trusted, false).app(echo_head).await;
+        let seen = stage.ask(&format!("{TOLD}\n")).await;
+        for (name, value) in ["x-forwarded-for", "x-forwarded-proto"].into_iter().zip(expected) {
+            assert!(seen.contains(&format!("\n{name}: {value}\n")), "{trusted}: {seen}");
+        }
+        assert!(!seen.contains("6.6.6.6"), "{seen}");
+    }
+    // One that says nothing speaks for itself.
+    let stage = behind("127.0.0.1", false).app(echo_head).await;
+    let seen = stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;
+    assert!(seen.contains("\nx-forwarded-for: 127.0.0.1\n") && seen.contains("\nx-forwarded-proto: http\n"), "{seen}");
+}
+
+#[tokio::test]
+async fn a_proxy_introduces_its_clients() {
+    let stage = behind("127.0.0.1", true).app(echo_head).await;
+    let mut client = stage.connect().await;
+    client.say("PROXY TCP6 2001:db8::7 2001:db8::1 4711 80\r\n").await;
+    client.say(&TOLD.replace('\n', "\r\n")).await;
+    client.say("\r\n").await;
+    let seen = client.read_answer().await;
+    // Whoever is introduced is no proxy: what it says of itself is not believed.
+    assert!(seen.contains("\nx-forwarded-for: 2001:db8::7\n") && !seen.contains("203.0.113.7"), "{seen}");
+    // Another request of the same client.
+    client.say("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
+    assert!(client.read_answer().await.contains("\nx-forwarded-for: 2001:db8::7\n"));
+
+    let mut silent = stage.connect().await;
+    silent.say("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
+    assert_eq!(silent.read_to_end().await, "", "it was not introduced");
+}
+
+#[tokio::test]
+async fn who_is_not_trusted_introduces_nobody() {
+    let stage = behind("10.0.0.0/8", true).app(echo_head).await;
+    let seen = stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;
+    assert!(seen.contains("\nx-forwarded-for: 127.0.0.1\n"), "{seen}");
+    let mut client = stage.connect().await;
+    client.say("PROXY TCP4 6.6.6.6 10.0.0.1 4711 80\r\nGET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
+    let refused = client.read_to_end().await;
+    assert!(refused.starts_with("HTTP/1.1 400 "), "{refused}");
+}
+
+#[tokio::test]
+async fn a_proxy_may_open_more_connections_than_a_client() {
+    let stage = Stage::with(|config| {
+        config.proxies = Proxies { trusted: vec![Prefix::parse("127.0.0.1").unwrap()], introduce: false };
+        config.room = crate::edge::embedded::Room { of_one: 4, ..config.room };
+    })
+    .app(echo_head)
+    .await;
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let mut client = stage.connect().await;
+        client.say("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
+        assert!(client.read_answer().await.starts_with("HTTP/1.1 200 "));
+        clients.push(client);
+    }
+    for client in &mut clients {
+        client.say("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
+        assert!(client.read_answer().await.starts_with("HTTP/1.1 200 "));
+    }
+}
