@@ -60,6 +60,14 @@ fn parse(prefix: &str) -> (u128, u32) {
     (first, length.parse().expect("the tables have lengths"))
 }
 
+/// What counts as one client: an IPv4 address, or the network of an IPv6 one, which is all its own.
+pub fn of_one(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

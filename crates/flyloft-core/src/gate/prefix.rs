@@ -54,6 +54,11 @@ impl Prefix {
         address.is_ipv4() == self.address.is_ipv4() && Self { address, ..*self }.first() == self.address
     }
 
+    /// Whether any address is in both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.contains(other.address) || other.contains(self.address)
+    }
+
     fn first(&self) -> IpAddr {
         let (value, width) = bits(self.address);
         let rest = u32::from(width - self.length);
@@ -85,6 +90,21 @@ impl fmt::Display for Prefix {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_overlap_where_one_is_in_the_other() {
+        let overlap = |one: &str, other: &str| {
+            let (one, other) = (Prefix::parse(one).unwrap(), Prefix::parse(other).unwrap());
+            assert_eq!(one.overlaps(&other), other.overlaps(&one));
+            one.overlaps(&other)
+        };
+        assert!(
+            overlap("10.0.0.0/8", "10.213.0.0/16")
+                && overlap("10.213.0.5", "10.213.0.0/16")
+                && overlap("::/0", "fd00::1")
+        );
+        assert!(!overlap("10.212.0.0/16", "10.213.0.0/16") && !overlap("0.0.0.0/0", "::/0"));
+    }
 
     #[test]
     fn a_range_holds_the_addresses_that_begin_like_it_and_no_others() {

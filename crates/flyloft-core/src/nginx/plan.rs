@@ -107,8 +107,12 @@ impl Plan {
 
     /// How soon nginx has to be told, if at all.
     pub fn haste(&self) -> Option<Haste> {
-        let is_so = !self.unknown && self.may.len() == 1 && *self.may[0] == self.wanted;
-        self.haste.filter(|_| !is_so)
+        self.haste.filter(|_| !self.is_so())
+    }
+
+    /// Whether nginx goes by what is wanted, and nothing else.
+    pub fn is_so(&self) -> bool {
+        !self.unknown && self.may.len() == 1 && *self.may[0] == self.wanted
     }
 
     /// What is wanted now, whether nginx is told or not.

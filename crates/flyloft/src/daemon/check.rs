@@ -43,6 +43,7 @@ pub async fn check(config: &Config) -> Result<()> {
     let instance = instance.filter(|text| !text.is_empty()).unwrap_or_else(|| "000000".to_owned());
     LxcEngine::check(&lxc_config(config, dir, instance, &[])?).map_err(not_started)?;
     check_certificates(config)?;
+    front::proxies(config)?;
     let tools = tools::look().await;
     if let Some(tool) = tools.iter().find(|tool| tool.found == Found::Missing) {
         return Err(Error::failed(format!("`{}` is not installed", tool.program))

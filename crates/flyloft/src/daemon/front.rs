@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use flyloft_core::gate::Prefix;
 use flyloft_core::host::Domain;
 use flyloft_core::nginx::Site;
 use nix::unistd::{Uid, User};
@@ -79,10 +80,7 @@ impl Front {
             let secure = SecureConfig { listen, inherited: inherited.take(Use::Https), certificates };
             let to_open = EdgeConfig {
                 inherited: inherited.take(Use::Http),
-                proxies: Proxies {
-                    trusted: config.http.trusted_proxies.clone(),
-                    introduce: config.http.proxy_protocol,
-                },
+                proxies: proxies(config)?,
                 secure: (!secure.listen.is_empty()).then_some(secure),
                 ..to_open(config.http.listen.clone())
             };
@@ -125,6 +123,21 @@ impl Front {
         }
         Ok(())
     }
+}
+
+/// Who is believed in who their clients are. No container is: what strangers push runs there.
+pub fn proxies(config: &Config) -> Result<Proxies> {
+    let containers = [config.network.ipv4.to_string(), config.network.ipv6.to_string()];
+    for range in &config.http.trusted_proxies {
+        let is_in = |containers: &&String| Prefix::parse(containers).is_ok_and(|containers| containers.overlaps(range));
+        if let Some(containers) = containers.iter().find(is_in) {
+            return Err(Error::usage(format!(
+                "`{range}` in `trusted_proxies` has addresses of containers in it, which are {containers}: what runs there would be believed"
+            ))
+            .hint("name the addresses of the proxies alone"));
+        }
+    }
+    Ok(Proxies { trusted: config.http.trusted_proxies.clone(), introduce: config.http.proxy_protocol })
 }
 
 /// Whether there could be an nginx as the configuration says, and whom its workers run as.
@@ -276,6 +289,20 @@ mod tests {
         must_be_plain(Path::new("/var/lib/flyloft-test/state_1")).unwrap();
         for path in ["/var/lib/a;b", "/var/lib/{a", "/var/lib/$host", "/var/lib/a\"b", "/var/lib/a#b"] {
             assert!(must_be_plain(Path::new(path)).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn no_container_is_a_proxy_to_be_believed() {
+        let with = |range: &str| {
+            let mut config = Config::default();
+            config.http.trusted_proxies = vec![Prefix::parse(range).unwrap()];
+            proxies(&config).map_err(|error| error.what)
+        };
+        assert!(with("10.0.0.5").is_ok() && with("2001:db8::/32").is_ok());
+        for range in ["10.0.0.0/8", "10.213.7.1", "fd00::/8"] {
+            let refused = with(range).unwrap_err();
+            assert!(refused.contains("has addresses of containers in it"), "{refused}");
         }
     }
 

@@ -209,7 +209,8 @@ impl Door {
         self.note(by, true);
     }
 
-    fn note(&self, by: &str, unheard: bool) {
+    /// Somebody has come, or has said something of which nobody hears yet.
+    pub fn note(&self, by: &str, unheard: bool) {
         let mut facts = self.facts();
         if let Some(uses) = &facts.uses {
             uses.note();

@@ -1,14 +1,17 @@
 //! Connections to a published port that come to the daemon: from the host itself, in a family in which nothing listens
 //! in the container, and while it rests.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use flyloft_core::address::of_one;
 use flyloft_core::port::Port;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
@@ -31,30 +34,60 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// A connection over which nothing has gone for so long makes way.
 const IDLE: Duration = Duration::from_secs(3600);
 
+/// Connections of one client that are relayed at a time to one port.
+pub(super) const MOST_OF_CLIENT: usize = 64;
+
 /// For as long as this goes on. Whoever is connected is cut with it.
 pub(super) async fn serve(listener: TcpListener, port: Port, door: Arc<Door>, opening: Opening) {
     let mut carried = JoinSet::new();
+    let mut clients: HashMap<IpAddr, usize> = HashMap::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((client, from)) => match door.place(&opening.room) {
-                    Some(place) => {
-                        carried.spawn(carry(client, from, port, door.clone(), opening.engine.clone(), place));
+                Ok((client, from)) => {
+                    let whose = of_one(from.ip());
+                    let others = clients.get(&whose).copied().unwrap_or_default();
+                    match door.place(&opening.room).filter(|_| others < MOST_OF_CLIENT) {
+                        Some(place) => {
+                            clients.insert(whose, others + 1);
+                            let carry = carry(client, from, port, door.clone(), opening.engine.clone(), place);
+                            carried.spawn(async move {
+                                carry.await;
+                                whose
+                            });
+                        }
+                        None => {
+                            // It wakes what it is for all the same, and finds the way straight then.
+                            door.note(&called(port, from), false);
+                            refuse(client);
+                        }
                     }
-                    None => refuse(client),
-                },
+                }
                 Err(error) => {
                     tracing::warn!(port = port.host, %error, "failed to take a connection");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
-            Some(_) = carried.join_next() => {}
+            Some(ended) = carried.join_next() => {
+                if let Ok(whose) = ended
+                    && let Entry::Occupied(mut count) = clients.entry(whose)
+                {
+                    *count.get_mut() -= 1;
+                    if *count.get() == 0 {
+                        count.remove();
+                    }
+                }
+            }
         }
     }
 }
 
+fn called(port: Port, from: SocketAddr) -> String {
+    format!("a connection to port {} from {}", port.port, from.ip().to_canonical())
+}
+
 async fn carry(client: TcpStream, from: SocketAddr, port: Port, door: Arc<Door>, engine: SharedEngine, _place: Place) {
-    let by = format!("a connection to port {} from {}", port.port, from.ip().to_canonical());
+    let by = called(port, from);
     // What is awake has its ports, or has them not. What has just been woken may need a moment.
     let until = (!door.is_open()).then(|| Instant::now() + PATIENCE);
     let Some(container) = door.opened(&by, PATIENCE).await else { return refuse(client) };

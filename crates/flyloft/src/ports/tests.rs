@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use flyloft_core::policy::Limits;
 use flyloft_core::port::Port;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::*;
@@ -306,15 +306,23 @@ async fn who_comes_between_two_daemons_waits_for_the_next_one() {
 }
 
 #[tokio::test]
-async fn one_environment_has_so_many_connections_and_no_more() {
+async fn one_environment_has_so_many_connections_and_one_client_a_part_of_them() {
     let bench = Bench::new(Protocol::Tcp).await;
+    let connect = async |from: u8| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, from], 0))).unwrap();
+        socket.connect(SocketAddr::from(([127, 0, 0, 1], bench.port.host))).await.unwrap()
+    };
     let mut clients = Vec::new();
-    for _ in 0..MOST_OF_ONE {
-        clients.push(bench.connect(LOOPBACK[0]).await);
+    let parts = (MOST_OF_ONE / tcp::MOST_OF_CLIENT) as u8;
+    for from in 1..=parts {
+        for _ in 0..tcp::MOST_OF_CLIENT {
+            clients.push(connect(from).await);
+        }
+        // They are taken in their order.
+        assert!(is_cut(&mut connect(from).await).await, "the first of {parts} has its part");
     }
-    // They are taken in their order.
-    let mut last = bench.connect(LOOPBACK[0]).await;
-    assert!(is_cut(&mut last).await);
+    assert!(is_cut(&mut connect(parts + 1).await).await, "there is no place for another one");
     drop(clients);
     bench.ports.turn_away(bench.env);
     bench.echo().await;

@@ -12,7 +12,7 @@ use flyloft_core::port::Port;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::door::{Door, Opening, Place};
@@ -20,6 +20,9 @@ use crate::engine::{ContainerId, SharedEngine};
 
 /// Datagrams of one client that wait until what they are for is awake. What comes beyond them is lost, as datagrams are.
 const QUEUE: usize = 64;
+
+/// Bytes that wait so of all clients of a port.
+const QUEUED: usize = 256 << 10;
 
 /// How long a client waits for that.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,11 +54,15 @@ struct Local {
     link: u32,
 }
 
+/// A datagram, and what it takes of the bytes that may wait.
+type Waiting = (Vec<u8>, OwnedSemaphorePermit);
+
 /// For as long as this goes on.
 pub(super) async fn serve(socket: UdpSocket, port: Port, door: Arc<Door>, opening: Opening) {
     let socket = Arc::new(socket);
-    let mut clients: HashMap<Client, mpsc::Sender<Vec<u8>>> = HashMap::new();
+    let mut clients: HashMap<Client, mpsc::Sender<Waiting>> = HashMap::new();
     let mut carried = JoinSet::new();
+    let bytes = Arc::new(Semaphore::new(QUEUED));
     let mut datagram = vec![0; LARGEST];
     loop {
         while let Some(ended) = carried.try_join_next() {
@@ -73,11 +80,14 @@ pub(super) async fn serve(socket: UdpSocket, port: Port, door: Arc<Door>, openin
                 continue;
             }
         };
-        let content = datagram[..length].to_vec();
-        let content = match clients.get(&client).map(|known| known.try_send(content)) {
-            Some(Ok(()) | Err(mpsc::error::TrySendError::Full(_))) => continue,
-            Some(Err(mpsc::error::TrySendError::Closed(content))) => content,
-            None => datagram[..length].to_vec(),
+        let Ok(room) = bytes.clone().try_acquire_many_owned(length as u32) else { continue };
+        let content = (datagram[..length].to_vec(), room);
+        let content = match clients.get(&client) {
+            None => content,
+            Some(known) => match known.try_send(content) {
+                Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => continue,
+                Err(mpsc::error::TrySendError::Closed(content)) => content,
+            },
         };
         let Some(place) = door.place(&opening.room) else { continue };
         let (queue, waiting) = mpsc::channel(QUEUE);
@@ -112,7 +122,7 @@ struct App {
 }
 
 impl Session {
-    async fn carry(&self, mut waiting: mpsc::Receiver<Vec<u8>>, _place: Place) {
+    async fn carry(&self, mut waiting: mpsc::Receiver<Waiting>, _place: Place) {
         let by = format!("a datagram to port {} from {}", self.port.port, self.client.at.ip().to_canonical());
         let mut app = None;
         let mut answer = vec![0; LARGEST];
@@ -125,7 +135,7 @@ impl Session {
             };
             tokio::select! {
                 datagram = waiting.recv() => {
-                    let Some(datagram) = datagram else { return };
+                    let Some((datagram, _room)) = datagram else { return };
                     // What has just been woken may need a moment until it listens.
                     let patience = if self.door.is_open() { Duration::ZERO } else { PATIENCE };
                     let until = Instant::now() + patience;

@@ -4,11 +4,12 @@
 //! and no client address takes what is meant for all. Nobody is sent away while a request of his is under way.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use flyloft_core::address::of_one;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::clock;
@@ -50,7 +51,7 @@ struct Inside {
     leaving: usize,
 }
 
-/// What counts as one client: an IPv4 address, or the network of an IPv6 one, which is all its own.
+/// What counts as one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Household {
     Address(IpAddr),
@@ -60,10 +61,7 @@ pub enum Household {
 
 impl Household {
     pub fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V6(address) => Self::Address(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into()),
-            address => Self::Address(address),
-        }
+        Self::Address(of_one(address))
     }
 }
 

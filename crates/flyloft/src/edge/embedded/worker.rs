@@ -258,8 +258,10 @@ impl Worker {
         }
     }
 
+    /// What introduces its clients only passes on what they say afterwards.
     fn sender(&self, visitor: Visitor) -> Sender {
-        match self.shared.proxies.trusts(visitor.ip()) {
+        let proxies = &self.shared.proxies;
+        match !proxies.introduce && proxies.trusts(visitor.ip()) {
             true => Sender::Proxy(visitor),
             false => Sender::Client(visitor),
         }

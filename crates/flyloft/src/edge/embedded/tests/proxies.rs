@@ -38,6 +38,12 @@ async fn a_proxy_introduces_its_clients() {
     let seen = client.read_answer().await;
     // Whoever is introduced is no proxy: what it says of itself is not believed.
     assert!(seen.contains("\nx-forwarded-for: 2001:db8::7\n") && !seen.contains("203.0.113.7"), "{seen}");
+    // Also where it is not said who that is: then it is the proxy's word that counts, and not what it passes on.
+    let mut unknown = stage.connect().await;
+    unknown.say("PROXY UNKNOWN\r\n").await;
+    unknown.say(&format!("{TOLD}\n").replace('\n', "\r\n")).await;
+    let seen = unknown.read_answer().await;
+    assert!(seen.contains("\nx-forwarded-for: 127.0.0.1\n") && !seen.contains("203.0.113.7"), "{seen}");
     // Another request of the same client.
     client.say("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
     assert!(client.read_answer().await.contains("\nx-forwarded-for: 2001:db8::7\n"));
