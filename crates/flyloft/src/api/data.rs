@@ -16,7 +16,7 @@ use crate::deploy::Again;
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
 use crate::provision::client::Client;
-use crate::provision::data::{self, Owned};
+use crate::provision::data::{self, Among, Owned};
 use crate::provision::dumped::{ended, tail};
 use crate::provision::opened;
 use crate::service::{Client as Programs, Dumps};
@@ -46,7 +46,7 @@ impl Api {
     /// Gives a database fresh data, and deploys what serves again, so that its `release` command and
     /// `scripts.postdeploy` find them.
     pub(super) async fn reset_data(&self, call: &mut Call<'_>, reset: ServicesReset) -> Result<Ending> {
-        let (env, owned) = self.owned(call, &reset.env, None, reset.alias.as_deref()).await?;
+        let (env, owned) = self.owned(call, &reset.env, Among::Everything, reset.alias.as_deref()).await?;
         let what = format!("`{}` of `{}`", owned.row.ask, env.name);
         if !reset.yes {
             call.confirm(&format!("all data in {what} go. Go on?")).await?;
@@ -65,7 +65,7 @@ impl Api {
 
     /// Opens a client for a person.
     pub(super) async fn client(&self, call: &mut Call<'_>, kind: Kind, one: ServicesOne) -> Result<Ending> {
-        let (_, owned) = self.owned(call, &one.env, Some(kind), one.alias.as_deref()).await?;
+        let (_, owned) = self.owned(call, &one.env, Among::Kind(kind), one.alias.as_deref()).await?;
         let programs = data::programs(self.parts(), &owned)?;
         self.announce(call, &programs).await?;
         let client = Client::open(self.parts(), &owned.server, &programs).await?;
@@ -80,7 +80,7 @@ impl Api {
 
     /// Writes all data to standard output.
     pub(super) async fn dump(&self, call: &mut Call<'_>, dump: ServicesDump) -> Result<Ending> {
-        let (env, owned) = self.owned(call, &dump.env, None, dump.alias.as_deref()).await?;
+        let (env, owned) = self.owned(call, &dump.env, Among::Databases, dump.alias.as_deref()).await?;
         if call.io.terminal.is_some() {
             return Err(Error::usage("a dump is nothing for a terminal")
                 .hint(format!("name a file: flyloft services dump {} FILE", env.name))
@@ -106,7 +106,7 @@ impl Api {
 
     /// Replaces all data by those of the dump at standard input.
     pub(super) async fn restore_data(&self, call: &mut Call<'_>, restore: ServicesRestore) -> Result<Ending> {
-        let (env, owned) = self.owned(call, &restore.env, None, restore.alias.as_deref()).await?;
+        let (env, owned) = self.owned(call, &restore.env, Among::Databases, restore.alias.as_deref()).await?;
         let what = format!("`{}` of `{}`", owned.row.ask, env.name);
         if !restore.yes {
             // Standard input is the dump, and no answer.
@@ -138,12 +138,12 @@ impl Api {
         &self,
         call: &mut Call<'_>,
         env: &EnvRef,
-        kind: Option<Kind>,
+        among: Among,
         name: Option<&str>,
     ) -> Result<(EnvRow, Owned)> {
         call.must_use(&env.app)?;
         let (row, _) = self.loft.find(env).await?;
-        let owned = data::owned(self.parts(), &row, kind, name).await?;
+        let owned = data::owned(self.parts(), &row, among, name).await?;
         Ok((row, owned))
     }
 

@@ -16,7 +16,7 @@ use crate::managed;
 use crate::parts::Parts;
 use crate::provision::{opened, reached, server_purpose};
 use crate::service::tls::certificates;
-use crate::service::{Health, Secret, Server};
+use crate::service::{Health, Secret, Server, ServiceError};
 use crate::store::{self, Forgotten, ServerRow, ServiceRow, ServiceState, TemplateRow};
 
 /// A URL, and the certificates of who vouches for a server.
@@ -154,7 +154,8 @@ impl Api {
         }
         let (url, named_ca) = (add.url.map(|url| url.0).unwrap_or_default(), add.ca.is_some());
         let server = told(call, (&name, add.kind), &url, named_ca).await?;
-        let health = self.loft.parts.services.of(server.url.kind).check(&server).await?;
+        let driver = self.loft.parts.services.of(server.url.kind);
+        let health = driver.check(&server).await.map_err(ServiceError::of_a_new_one)?;
         let row = ServerRow {
             name: name.clone(),
             url: server.url.clone(),

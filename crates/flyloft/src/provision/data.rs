@@ -138,13 +138,27 @@ fn template_of(label: Label, password: String) -> Wanted {
     }
 }
 
-/// What an environment has of a kind, and of this name: of its variables, or of the kind. Without a name the one that has
-/// none.
-pub async fn owned(parts: &Parts, env: &EnvRow, kind: Option<Kind>, name: Option<&str>) -> Result<Owned> {
+/// Which of what an environment has may be meant where it is not named.
+#[derive(Clone, Copy, Debug)]
+pub enum Among {
+    Everything,
+    /// What data can be written out of.
+    Databases,
+    Kind(Kind),
+}
+
+/// What an environment has of this name: of its variables, or of its kind. Without a name the only one, or the one that
+/// has none.
+pub async fn owned(parts: &Parts, env: &EnvRow, among: Among, name: Option<&str>) -> Result<Owned> {
     let rows = parts.store.services_of(env.id).await;
     let rows = rows.or_failed(|| format!("failed to look up the services of `{}`", env.name))?;
-    let is_of_kind = |row: &ServiceRow| kind.is_none_or(|kind| row.ask.kind == kind);
-    let is_there = |row: &ServiceRow| row.state == ServiceState::Ready && is_of_kind(row);
+    let kind = if let Among::Kind(kind) = among { Some(kind) } else { None };
+    let may_be_meant = |row: &ServiceRow| match among {
+        Among::Everything => true,
+        Among::Databases => name.is_some() || parts.services.of(row.ask.kind).copies() != Copies::Never,
+        Among::Kind(kind) => row.ask.kind == kind,
+    };
+    let is_there = |row: &ServiceRow| row.state == ServiceState::Ready && may_be_meant(row);
     let rows: Vec<ServiceRow> = rows.into_iter().filter(is_there).collect();
     let is_meant = |row: &&ServiceRow| match name {
         Some(name) => row.ask.alias.as_deref() == Some(name) || row.ask.to_string() == name,

@@ -8,6 +8,7 @@ use flyloft_core::lifecycle::{Depth, Event};
 use flyloft_core::service::{Kind, ServerUrl, TemplateName};
 use tokio_postgres::NoTls;
 
+use super::data::Among;
 use super::sleepers::Sleepers;
 use super::*;
 use crate::conductor::Conductor;
@@ -293,7 +294,7 @@ async fn nobody_is_cut_off_who_works_with_what_sleeps() {
     bench.deploy("main").await.unwrap();
     bench.sleep("main").await;
     let (env, _) = bench.env("main").await;
-    let owned = data::owned(bench.parts(), &env, None, None).await.unwrap();
+    let owned = data::owned(bench.parts(), &env, Among::Everything, None).await.unwrap();
     let programs = data::programs(bench.parts(), &owned).unwrap();
     let client = client::Client::open(bench.parts(), &owned.server, &programs).await.unwrap();
     let at_prompt = bench.connect("main").await;
@@ -433,7 +434,7 @@ async fn a_database_begins_with_the_data_that_people_ask_for_and_has_them_again_
     assert_eq!(sql(&main, "SELECT text FROM notes").await.unwrap(), "hello");
 
     let (env, _) = bench.env("other").await;
-    let owned = data::owned(bench.parts(), &env, None, None).await.unwrap();
+    let owned = data::owned(bench.parts(), &env, Among::Everything, None).await.unwrap();
     let renew = || data::renew(bench.parts(), &env, &owned, &env.asked);
     let (one, another) = tokio::join!(renew(), renew());
     one.unwrap();

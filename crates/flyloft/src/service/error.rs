@@ -15,6 +15,8 @@ pub struct ServiceError {
     pub fault: Fault,
     /// What was said about it, in the server's words or the system's.
     pub said: Option<String>,
+    /// Whether commands find the server by its name.
+    pub is_added: bool,
 }
 
 /// What it does, or does not do.
@@ -76,15 +78,23 @@ impl Fault {
 impl ServiceError {
     pub fn new(server: &Server, fault: Fault) -> Self {
         let (name, kind, address) = (server.name.clone(), server.url.kind, server.url.address().into());
-        Self { server: name, kind, address, fault, said: None }
+        Self { server: name, kind, address, fault, said: None, is_added: true }
     }
 
     pub fn said(self, text: impl ToString) -> Self {
         Self { said: Some(text.to_string()), ..self }
     }
 
+    /// Of a server that is being added, and goes as it came.
+    pub fn of_a_new_one(self) -> Self {
+        Self { is_added: false, ..self }
+    }
+
     fn hint(&self) -> String {
-        let again = || format!("flyloft services check {}", self.server);
+        let again = || match self.is_added {
+            true => format!("flyloft services check {}", self.server),
+            false => "the same again".to_owned(),
+        };
         match &self.fault {
             Fault::Down if self.kind == Kind::Rabbitmq => format!(
                 "is it running, with its management plugin (rabbitmq-plugins enable rabbitmq_management), and does its \
@@ -94,6 +104,7 @@ impl ServiceError {
             Fault::Down | Fault::Slow(_) => {
                 format!("is it running, and does its firewall let this machine in? try: {}", again())
             }
+            Fault::Password { .. } if !self.is_added => "give the right one in its URL".to_owned(),
             Fault::Password { .. } => {
                 format!("give the right one; where it has changed: flyloft services change {} --url -", self.server)
             }

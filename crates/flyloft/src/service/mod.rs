@@ -155,8 +155,9 @@ pub trait Driver: Send + Sync {
         Copies::Never
     }
 
-    /// Gives it the data that it begins with anew, in place of what it has. That stays until the new ones are whole; then
-    /// whoever is connected is cut.
+    /// Gives it the data that it begins with anew, or none, in place of what it has. That stays until the new ones are
+    /// whole; then whoever is connected is cut. Where it is cut off in the middle, [`Driver::provide`] makes what is
+    /// missing. Not for what is filled from a dump, which goes by way of [`Driver::open_aside`].
     async fn renew(&self, server: &Server, wanted: &Wanted) -> Result<(), ServiceError> {
         let _ = wanted;
         Err(no_data(server))

@@ -56,6 +56,16 @@ impl Driver for Rabbitmq {
         in_time(server, async { Session::open(server).await?.lost(names).await }).await
     }
 
+    async fn renew(&self, server: &Server, wanted: &Wanted) -> Result<(), ServiceError> {
+        in_time(server, async {
+            let mut session = Session::open(server).await?;
+            session.remove(&wanted.label).await?;
+            crate::fault::point("service.emptied");
+            session.provide(wanted).await
+        })
+        .await
+    }
+
     fn variables(&self, server: &Server, wanted: &Wanted, alias: Option<&str>) -> Vec<(String, String)> {
         let (name, password) = (&wanted.label.name, &wanted.password.0);
         let url = ServerUrl { user: name.clone(), database: name.clone(), management: None, ..server.url.clone() };

@@ -72,6 +72,10 @@ impl Driver for Redis {
         in_time(server, async { Session::open(server).await?.lost(names).await }).await
     }
 
+    async fn renew(&self, server: &Server, wanted: &Wanted) -> Result<(), ServiceError> {
+        in_time(server, async { Session::open(server).await?.renew(wanted).await }).await
+    }
+
     fn client(&self, server: &Server, wanted: &Wanted) -> Result<Programs, ServiceError> {
         let url = &server.url;
         let number = wanted.label.number.unwrap_or(shared_number(server)).to_string();

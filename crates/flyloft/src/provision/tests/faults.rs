@@ -69,7 +69,7 @@ async fn on_a_full_disk_nothing_is_left_of_what_did_not_fit_and_what_is_there_st
     let other = bench.variables("other").await["DATABASE_URL"].clone();
     sql(&other, "DELETE FROM notes WHERE ctid <> '(0,1)'").await.unwrap();
     let (env, _) = bench.env("other").await;
-    let owned = data::owned(bench.parts(), &env, None, None).await.unwrap();
+    let owned = data::owned(bench.parts(), &env, Among::Everything, None).await.unwrap();
     bench.postgres.leave_of_disk(Some(0));
     let error = data::renew(bench.parts(), &env, &owned, &env.asked).await.unwrap_err().text();
     assert!(error.contains("has no room left on its disk"), "{error}");
@@ -230,7 +230,7 @@ async fn the_longest_names_are_names_on_every_server() {
     let (env, _) = bench.stage.loft.find(&name).await.unwrap();
     let variables = bench.stage.engine.spec(&env.live.clone().unwrap().container).env;
     sql(&variables[&format!("{alias}_URL")], "CREATE TABLE a (b int)").await.unwrap();
-    let owned = data::owned(bench.parts(), &env, None, Some(&alias)).await.unwrap();
+    let owned = data::owned(bench.parts(), &env, Among::Everything, Some(&alias)).await.unwrap();
     data::renew(bench.parts(), &env, &owned, &env.asked).await.unwrap();
     let gone = sql(&variables[&format!("{alias}_URL")], "SELECT b FROM a").await.unwrap_err();
     assert_eq!(gone, "relation \"a\" does not exist");

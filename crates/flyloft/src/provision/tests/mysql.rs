@@ -80,7 +80,7 @@ async fn a_copy_that_does_not_come_to_its_end_leaves_nothing_behind() {
         std::fs::read_to_string(transcript).unwrap().contains("-----> Preparing mariadb-client (once)")
     });
     assert_eq!(told, [true, false], "whoever deploys first is told what that waits for");
-    let owned = data::owned(bench.parts(), &env, Some(Kind::Mysql), None).await.unwrap();
+    let owned = data::owned(bench.parts(), &env, Among::Kind(Kind::Mysql), None).await.unwrap();
     let variables = bench.variables("other").await;
     let ask = |sql: &str| {
         mariadb.sql_as(&variables["MYSQL_USER"], &variables["MYSQL_PASSWORD"], &variables["MYSQL_DATABASE"], sql)
@@ -125,7 +125,7 @@ async fn what_takes_the_place_of_other_data_comes_to_its_end_whoever_goes_and_is
     add(&bench, "maria", Kind::Mysql, &mariadb.url()).await;
     deploy(&bench, "main", "mysql").await.unwrap();
     let (env, _) = bench.env("main").await;
-    let owned = data::owned(bench.parts(), &env, Some(Kind::Mysql), None).await.unwrap();
+    let owned = data::owned(bench.parts(), &env, Among::Kind(Kind::Mysql), None).await.unwrap();
     let variables = bench.variables("main").await;
     let name = &variables["MYSQL_DATABASE"];
     let ask = |sql: &str| mariadb.sql_as(name, &variables["MYSQL_PASSWORD"], name, sql);

@@ -109,6 +109,43 @@ async fn what_a_redis_that_was_down_still_has_goes_when_it_is_up_again() {
 }
 
 #[tokio::test]
+async fn a_redis_that_is_to_begin_anew_is_empty_and_still_its_own() {
+    let bench = Bench::new().await;
+    let redis = Redis::start();
+    add(&bench, "cache", Kind::Redis, &redis.url()).await;
+    let asked = "postgres,redis,redis/database:JOBS";
+    deploy(&bench, "main", asked).await.unwrap();
+    deploy(&bench, "other", asked).await.unwrap();
+    let [main, other] = [bench.variables("main").await, bench.variables("other").await];
+    let fill = |of: &BTreeMap<String, String>| {
+        ask(&of["REDIS_URL"], &format!("SET {}a 1", of["REDIS_PREFIX"])).unwrap();
+        ask(&of["JOBS_URL"], "RPUSH jobs mail").unwrap();
+    };
+    let left = |of: &BTreeMap<String, String>| {
+        let prefixed = ask(&of["REDIS_URL"], &format!("GET {}a", of["REDIS_PREFIX"])).unwrap();
+        (prefixed, ask(&of["JOBS_URL"], "DBSIZE").unwrap())
+    };
+    fill(&main);
+    fill(&other);
+    let (env, _) = bench.env("main").await;
+    for name in ["redis", "JOBS"] {
+        let owned = data::owned(bench.parts(), &env, Among::Everything, Some(name)).await.unwrap();
+        data::renew(bench.parts(), &env, &owned, &env.asked).await.unwrap();
+    }
+    assert_eq!(left(&main), (String::new(), "0".to_owned()));
+    assert_eq!(left(&other), ("1".to_owned(), "1".to_owned()));
+    fill(&main);
+    deploy(&bench, "main", asked).await.unwrap();
+    let after = bench.variables("main").await;
+    assert_eq!([&after["REDIS_URL"], &after["JOBS_URL"]], [&main["REDIS_URL"], &main["JOBS_URL"]]);
+    // Of these three, one alone can be written out, or read from a dump.
+    let owned = data::owned(bench.parts(), &env, Among::Databases, None).await.unwrap();
+    assert_eq!(owned.row.ask.kind, Kind::Postgres);
+    let named = data::owned(bench.parts(), &env, Among::Databases, Some("JOBS")).await.unwrap();
+    assert_eq!(named.row.ask.kind, Kind::Redis, "who names one is told that it cannot be");
+}
+
+#[tokio::test]
 async fn a_redis_has_no_templates_and_one_that_was_begun_all_the_same_goes() {
     let bench = Bench::new().await;
     let redis = Redis::start();
@@ -122,7 +159,7 @@ async fn a_redis_has_no_templates_and_one_that_was_begun_all_the_same_goes() {
     // As earlier versions left it.
     deploy(&bench, "main", "redis").await.unwrap();
     let (env, _) = bench.env("main").await;
-    let owned = data::owned(parts, &env, Some(Kind::Redis), None).await.unwrap();
+    let owned = data::owned(parts, &env, Among::Kind(Kind::Redis), None).await.unwrap();
     let database = "flyloft_template_seed".to_owned();
     let text = format!("flyloft {} {database}", parts.settings.instance);
     let label = Label { name: database.clone(), text, number: None };

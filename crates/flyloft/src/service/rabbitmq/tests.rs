@@ -153,6 +153,17 @@ async fn an_environment_gets_a_virtual_host_that_nobody_else_enters_and_that_goe
         assert_eq!(status, 401, "{path}: {said}");
     }
 
+    for name in ["one", "other"] {
+        let queue = format!("queues/flyloft_{name}/jobs");
+        assert_eq!(rabbitmq.api("PUT", &queue, r#"{"durable": true}"#).0, 201);
+    }
+    Rabbitmq.renew(&server, &wanted("one")).await.unwrap();
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(10), read(&mut held)).await;
+    ended.expect("it is told, or cut").unwrap_err();
+    let queues = ["one", "other"].map(|name| rabbitmq.api("GET", &format!("queues/flyloft_{name}/jobs"), "").0);
+    assert_eq!(queues, [404, 200]);
+    let mut held = enter(&rabbitmq, "flyloft_one", "flyloft_one").await.unwrap();
+
     Rabbitmq.remove(&server, &label("one")).await.unwrap();
     let ended = tokio::time::timeout(std::time::Duration::from_secs(10), read(&mut held)).await;
     ended.expect("it is told, or cut").unwrap_err();

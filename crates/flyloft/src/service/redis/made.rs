@@ -73,8 +73,25 @@ impl Session<'_> {
 
     /// Ends who is connected, and leaves nothing of it.
     pub(super) async fn remove(&self, label: &Label) -> Result<(), ServiceError> {
-        let name = &label.name;
         let found = self.user(label).await?;
+        self.clear(label, &found).await?;
+        if found.is_some() {
+            self.ask("remove a user", &command(&["ACL", "DELUSER", &label.name])).await?;
+            self.save().await?;
+        }
+        Ok(())
+    }
+
+    /// Ends who is connected, and leaves it without a key. Nobody else gets its number: its user stays.
+    pub(super) async fn renew(&self, wanted: &Wanted) -> Result<(), ServiceError> {
+        self.clear(&wanted.label, &self.user(&wanted.label).await?).await?;
+        crate::fault::point("service.emptied");
+        self.provide(wanted).await.map(drop)
+    }
+
+    /// Leaves nothing but its user, who is out from then on.
+    async fn clear(&self, label: &Label, found: &Option<Found>) -> Result<(), ServiceError> {
+        let name = &label.name;
         if found.is_some() {
             self.ask("close a user", &command(&["ACL", "SETUSER", name, "off"])).await?;
             self.ask("end connections", &command(&["CLIENT", "KILL", "USER", name])).await?;
@@ -83,7 +100,7 @@ impl Session<'_> {
             self.select(number).await?;
             self.remove_keys(&format!("{name}:*")).await?;
         }
-        let number = match &found {
+        let number = match found {
             Some(found) => found.number,
             // The server has lost the user, and may have given its number to somebody else.
             None => {
@@ -94,10 +111,6 @@ impl Session<'_> {
         if let Some(number) = number {
             self.select(number).await?;
             self.ask("empty a database", &command(&["FLUSHDB", "ASYNC"])).await?;
-        }
-        if found.is_some() {
-            self.ask("remove a user", &command(&["ACL", "DELUSER", name])).await?;
-            self.save().await?;
         }
         Ok(())
     }
