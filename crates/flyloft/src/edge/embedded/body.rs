@@ -17,6 +17,7 @@ use super::host::Pass;
 use super::line::Line;
 use super::lines;
 use super::pace::Pace;
+use super::standing::Standing;
 
 /// One of the edge's own pages, or what an upstream says.
 pub enum Answer {
@@ -32,6 +33,8 @@ pub struct Relayed {
     pass: Pass,
     thread: usize,
     over: Over,
+    /// Of one that has no end: its client may stay until this is over.
+    standing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 /// What an answer goes over to its client. The request is under way until this has gone.
@@ -58,11 +61,22 @@ impl Stream {
 
 impl Relayed {
     pub fn new(line: Box<Line>, upload: Option<AbortHandle>, pass: Pass, thread: usize, over: Over) -> Self {
-        Self { line: Some(line), upload, pass, thread, over }
+        Self { line: Some(line), upload, pass, thread, over, standing: None }
+    }
+
+    /// It breaks off where its client may not stay.
+    pub fn while_good(mut self, standing: Option<Standing>) -> Self {
+        self.standing = standing.map(|standing| Box::pin(standing.ended()) as Pin<Box<dyn Future<Output = ()> + Send>>);
+        self
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let Some(line) = &mut self.line else { return Poll::Ready(None) };
+        if let Some(standing) = &mut self.standing
+            && standing.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Some(Err(io::Error::other("its client may not look any more"))));
+        }
         let Over::Stream(stream) = &mut self.over else { return line.poll_frame(cx) };
         let Stream { end, pace, given, visit } = &mut **stream;
         // hyper asks for more when there is room for it.

@@ -28,6 +28,7 @@ use super::password;
 use super::quiet::Manner;
 use super::routes::Admission;
 use super::secure;
+use super::standing::Standing;
 use super::stream;
 use super::switch::Switch;
 use super::upload::{self, Upload};
@@ -206,7 +207,7 @@ async fn relay(
     witness.iter().for_each(Witness::connected);
 
     let upgrade = headers::upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11);
-    let switch = upgrade.as_ref().map(|protocol| Switch::of(client, &mut request, protocol));
+    let switch = upgrade.as_ref().map(|protocol| Switch::of(client, &mut request, &authority.host(), protocol));
     let (head, body) = request.into_parts();
     let (framing, stream, address) = (framing(&body), stream::current(), upstream.address);
     let upload = |encoder| Upload::new(body, encoder, client.worker.shared.crowd.paces.sender(address));
@@ -237,7 +238,10 @@ async fn relay(
         };
     }
     pass.place().count(response.status().as_u16());
-    if line.left().is_none() && headers::is_event_stream(response.headers()) {
+    let has_no_end = line.left().is_none() && headers::is_event_stream(response.headers());
+    let standing =
+        has_no_end.then(|| Standing::of_parts(client, &authority.host(), &head.uri, &head.headers, &head.extensions));
+    if has_no_end {
         pass.detach();
         line.keep_watch();
         if stream.is_none() {
@@ -253,7 +257,7 @@ async fn relay(
         }
         None => Over::Connection(visit),
     };
-    let relayed = Relayed::new(line, upload, pass, client.worker.thread, over);
+    let relayed = Relayed::new(line, upload, pass, client.worker.thread, over).while_good(standing);
     Ok(response.map(|()| Answer::Relayed(relayed)))
 }
 

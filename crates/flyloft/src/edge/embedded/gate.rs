@@ -14,6 +14,7 @@ use super::exchange::Client;
 use super::headers;
 use super::page::{Form, Notice};
 use super::password::{Asked, Doubt};
+use super::standing::Said;
 
 /// Why a request does not go on.
 pub enum Stop {
@@ -62,7 +63,9 @@ pub fn ask<B>(client: &Client, request: &mut Request<B>, host: &str) -> Result<(
         Verdict::Pass => Ok(()),
         Verdict::Password(password) => {
             caller.says(&guard, asked.target, password)?;
-            request.headers_mut().remove(AUTHORIZATION);
+            if let Some(words) = request.headers_mut().remove(AUTHORIZATION) {
+                request.extensions_mut().insert(Said(words));
+            }
             Ok(())
         }
         verdict => Err(caller.turned(verdict, asked.target).into()),

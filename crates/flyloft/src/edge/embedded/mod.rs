@@ -38,6 +38,7 @@ mod room;
 mod routes;
 mod secure;
 mod seldom;
+mod standing;
 mod stream;
 mod switch;
 #[cfg(test)]

@@ -25,6 +25,7 @@ use super::exchange::Client;
 use super::hold;
 use super::host::{Aim, Pass, Place, Sleep};
 use super::line::Line;
+use super::standing::Standing;
 use super::websocket::Frames;
 use super::worker::Worker;
 
@@ -35,15 +36,17 @@ pub struct Switch {
     frames: Option<Frames>,
     /// In words for people.
     by: String,
+    standing: Standing,
     worker: Arc<Worker>,
 }
 
 impl Switch {
-    pub fn of(client: &Client, request: &mut Request<Incoming>, protocol: &HeaderValue) -> Self {
+    pub fn of(client: &Client, request: &mut Request<Incoming>, host: &str, protocol: &HeaderValue) -> Self {
         Self {
             client_side: hyper::upgrade::on(&mut *request),
             frames: protocol.as_bytes().eq_ignore_ascii_case(b"websocket").then(Frames::new),
             by: format!("a message over {}", hold::told(client, request)),
+            standing: Standing::of(client, host, request),
             worker: client.worker.clone(),
         }
     }
@@ -61,7 +64,7 @@ impl Switch {
     }
 
     async fn join(self, line: Box<Line>, pass: Pass) -> io::Result<()> {
-        let Self { client_side, frames, by, worker } = self;
+        let Self { client_side, frames, by, standing, worker } = self;
         let (mut upstream_side, early, _permit) = line.switched().ok_or(io::ErrorKind::NotConnected)?;
         let client_side = TokioIo::new(client_side.await.map_err(io::Error::other)?);
         let said = Said { by, worker, pass, unheard: Notify::new(), is_over: AtomicBool::new(false) };
@@ -70,6 +73,7 @@ impl Switch {
         tokio::select! {
             copied = tokio::io::copy_bidirectional(&mut client_side, &mut upstream_side) => copied.map(drop),
             never = said.again_and_again() => match never {},
+            () = standing.ended() => Ok(()),
         }
     }
 }

@@ -126,6 +126,8 @@ pub struct Limits {
     pub unheard: Duration,
     /// For an answer to a client that has shut its sending side, which may have gone as well.
     pub half_closed: Duration,
+    /// For whoever came in by what has no end, until it is asked at the gate again.
+    pub standing: Duration,
 }
 
 impl Default for Limits {
@@ -140,6 +142,7 @@ impl Default for Limits {
             held: Duration::from_secs(30),
             unheard: Duration::from_secs(15),
             half_closed: Duration::from_secs(10),
+            standing: Duration::from_secs(10),
         }
     }
 }

@@ -137,6 +137,49 @@ async fn an_address_of_the_list_may_look_and_another_may_not() {
     assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("for some addresses only"), "{answer}");
 }
 
+/// One that is asked at the gate again in no time, and what a client says to it.
+async fn staying<F: Future<Output = ()> + Send + 'static>(
+    app: impl Fn(Peer) -> F + Send + 'static,
+    says: &str,
+) -> (Stage, String) {
+    let stage = Stage::with(|config| config.limits.standing = Duration::from_millis(20)).app(app).await;
+    stage.edge.guard("shop.test", guard("link")).await.unwrap();
+    (stage, says.replace("COOKIE", &format!("Cookie: flyloft-gate={}\r\n", sign(Purpose::Visit))))
+}
+
+#[tokio::test]
+async fn who_stays_has_to_go_when_the_gate_is_shut_and_not_before() {
+    let events = |mut peer: Peer| async move {
+        peer.read_head().await;
+        peer.say("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nwelcome\n").await;
+        peer.read_to_end().await;
+    };
+    let socket = |mut peer: Peer| async move {
+        peer.read_head().await;
+        peer.say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nwelcome\n").await;
+        peer.read_to_end().await;
+    };
+    let open = "GET / HTTP/1.1\r\nHost: shop.test\r\nCOOKIE\r\n";
+    let upgrade = "GET / HTTP/1.1\r\nHost: shop.test\r\nConnection: upgrade\r\nUpgrade: x\r\nCOOKIE\r\n";
+    let stages = [staying(events, open).await, staying(socket, upgrade).await];
+    for (stage, says) in stages {
+        let mut client = stage.connect().await;
+        client.say(&says).await;
+        client.read_until("welcome\n").await;
+        for gate in ["public", "ip:127.0.0.1", "link"] {
+            stage.edge.guard("shop.test", guard(gate)).await.unwrap();
+            let still = tokio::time::timeout(Duration::from_millis(100), client.read_to_end()).await;
+            assert!(still.is_err(), "{gate}: {still:?}");
+        }
+        // As after `share --revoke`.
+        let revoked = Guard::new(Gate::Link, Key::new(&[7; 32], 1, "shop.test", 1), None).map(Arc::new);
+        stage.edge.guard("shop.test", revoked).await.unwrap();
+        in_time(client.read_to_end()).await;
+        let answer = stage.ask(&says.replace("\r\n", "\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn a_gate_that_is_opened_or_shut_holds_from_the_next_request_on_also_on_a_connection_that_is_open() {
     let stage = gated("link").await;
