@@ -27,7 +27,7 @@ pub use self::state::{INSTANCE, LOCK, SOCKET};
 use crate::admission::Admission;
 use crate::api::Api;
 use crate::build::Builder;
-use crate::config::Config;
+use crate::config::{Config, Visitors};
 use crate::door::hook;
 use crate::door::socket::{self, SocketDoor};
 use crate::door::ssh::{self, SshConfig, SshDoor};
@@ -44,7 +44,7 @@ use crate::loft::{self, Loft};
 use crate::machine::Memory;
 use crate::managed::Managed;
 use crate::metrics::{self, Tally};
-use crate::parts::{Parts, Settings, Visitors};
+use crate::parts::{Parts, Settings};
 use crate::ports::Ports;
 use crate::provision::client::Clients;
 use crate::provision::data::Renewals;
@@ -258,7 +258,8 @@ async fn begin(
     let settings = Settings {
         instance: state.instance.clone(),
         domain,
-        visitors: Visitors::of(&front.addresses, &front.secure),
+        visitors: config.http.external.unwrap_or_else(|| Visitors::of(&front.addresses, &front.secure)),
+        takes_tls: !front.secure.is_empty(),
         defaults,
         disk: config.disk.clone(),
         services: config.services.clone(),

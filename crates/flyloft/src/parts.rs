@@ -1,7 +1,6 @@
 //! What the daemon is put together from, as those see it who stage environments.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +15,7 @@ use flyloft_core::port::Pool;
 use crate::admission::Admission;
 use crate::build::Builder;
 use crate::clock::Clock;
-use crate::config;
+use crate::config::{self, Visitors};
 use crate::edge::SharedEdge;
 use crate::engine::{SharedEngine, Stats};
 use crate::error::{OrFailed, Result};
@@ -63,6 +62,8 @@ pub struct Settings {
     pub instance: String,
     pub domain: Domain,
     pub visitors: Visitors,
+    /// Whether the edge takes TLS itself.
+    pub takes_tls: bool,
     /// What holds where neither an app nor an environment says otherwise.
     pub defaults: policy::Settings,
     /// How much is kept for later.
@@ -78,25 +79,6 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// The file that the daemon was configured with, if it is there.
     pub configuration: PathBuf,
-}
-
-/// How visitors come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Visitors {
-    pub scheme: &'static str,
-    /// Where it is not the scheme's own.
-    pub port: Option<u16>,
-}
-
-impl Visitors {
-    /// Over TLS where the edge speaks it.
-    pub fn of(plain: &[SocketAddr], secure: &[SocketAddr]) -> Self {
-        let (scheme, own, addresses) = match secure {
-            [] => ("http", 80, plain),
-            secure => ("https", 443, secure),
-        };
-        Self { scheme, port: addresses.first().map(SocketAddr::port).filter(|port| *port != own) }
-    }
 }
 
 impl Parts {
@@ -160,23 +142,5 @@ impl Settings {
     /// The file that keeps what the deploy of a release says.
     pub fn transcript(&self, env: EnvId, release: ReleaseNumber) -> PathBuf {
         self.transcripts.join(env.0.to_string()).join(format!("{release}.log"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn visitors_come_over_tls_where_there_is_any_and_by_the_port_that_their_scheme_has_not_itself() {
-        let at = |address: &str| address.parse::<SocketAddr>().unwrap();
-        let of = |plain: &[SocketAddr], secure: &[SocketAddr]| {
-            let Visitors { scheme, port } = Visitors::of(plain, secure);
-            (scheme, port)
-        };
-        assert_eq!(of(&[at("[::]:80")], &[]), ("http", None));
-        assert_eq!(of(&[at("[::]:8080"), at("[::]:80")], &[]), ("http", Some(8080)));
-        assert_eq!(of(&[at("[::]:8080")], &[at("[::]:443")]), ("https", None));
-        assert_eq!(of(&[at("[::]:80")], &[at("[::]:8443")]), ("https", Some(8443)));
     }
 }

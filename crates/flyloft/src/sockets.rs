@@ -90,7 +90,7 @@ impl Sockets {
     /// opened: what is to be had now may conflict with them.
     pub fn suit(&mut self, config: &Config) {
         self.0.retain(|(of, fd)| match of {
-            Use::Http => config.edge.kind == EdgeKind::Embedded && is_bound(fd, &config.http.listen),
+            Use::Http => config.edge.kind == EdgeKind::Embedded && is_bound(fd, &config.http_addresses()),
             Use::Https => config.edge.kind == EdgeKind::Embedded && is_bound(fd, &config.https.listen),
             Use::Ssh => is_bound(fd, &config.ssh.listen),
             Use::Metrics => is_bound(fd, &config.metrics.listen),
@@ -223,7 +223,7 @@ mod tests {
         sockets.keep(Use::Http, [&http, &other]).unwrap();
         sockets.keep(Use::Metrics, [&http]).unwrap();
         let mut config = Config { socket: new.clone(), ..Config::default() };
-        config.http.listen = vec![http.local_addr().unwrap()];
+        config.http.listen = Some(vec![http.local_addr().unwrap()]);
         config.metrics.listen = vec![other.local_addr().unwrap()];
         sockets.suit(&config);
         let kept: Vec<_> = sockets

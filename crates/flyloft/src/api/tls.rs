@@ -178,7 +178,7 @@ impl Api {
             }
             error => Error::because(failed(), error),
         })?;
-        let listens = self.loft.parts.settings.visitors.scheme == "https";
+        let listens = self.loft.parts.settings.takes_tls;
         let tls::local::Made { anew, authority, names, until } = made;
         Ok(LocalCa { authority, names, until: until * 1000, anew, listens }.into())
     }

@@ -4,11 +4,12 @@
 //! a [`Config`] need not check it again. `flyloft.example.toml` documents every key; a test holds it to this file.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flyloft_core::gate::Prefix;
+use flyloft_core::host::Domain;
 use flyloft_core::policy::{Limits, Settings};
 use flyloft_core::port::Pool;
 use serde::Deserialize;
@@ -16,9 +17,11 @@ use thiserror::Error;
 
 mod prefix;
 mod value;
+mod visitors;
 
 pub use prefix::{Ipv4Prefix, Ipv6Prefix};
 pub use value::parse_domain;
+pub use visitors::Visitors;
 
 /// Where [`Config::load`] looks when it is not told; it may be missing there.
 pub const DEFAULT_FILE: &str = "/etc/flyloft/flyloft.toml";
@@ -61,16 +64,20 @@ pub struct Config {
     pub metrics: Metrics,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
-    #[serde(deserialize_with = "value::some_addresses")]
-    pub listen: Vec<SocketAddr>,
+    /// None: where the domain says, see [`Config::http_addresses`].
+    #[serde(deserialize_with = "value::addresses_if_any")]
+    pub listen: Option<Vec<SocketAddr>>,
     /// Proxies before the edge that are believed in who their clients are.
     #[serde(deserialize_with = "value::ranges")]
     pub trusted_proxies: Vec<Prefix>,
     /// They say so at the beginning of each connection, by the PROXY protocol, and not with each request alone.
     pub proxy_protocol: bool,
+    /// How visitors come, where that is not how this server listens.
+    #[serde(deserialize_with = "value::visitors_or_auto")]
+    pub external: Option<Visitors>,
 }
 
 /// Where the edge speaks TLS. From then on plain HTTP leads there.
@@ -330,12 +337,25 @@ impl Config {
             self.socket = socket;
         }
         if !http.is_empty() {
-            self.http.listen = http;
+            self.http.listen = Some(http);
         }
         if !ssh.is_empty() {
             self.ssh.listen = ssh;
         }
         self
+    }
+
+    /// Where HTTP is taken. What is below `localhost` is public to whoever says that name, so it is this machine's alone
+    /// until somebody says where else. Not so nginx: what has an address to itself there takes it from the site's servers.
+    pub fn http_addresses(&self) -> Vec<SocketAddr> {
+        let is_localhost = Domain::parse(&self.domain).is_ok_and(|domain| domain.is_localhost());
+        match &self.http.listen {
+            Some(listen) => listen.clone(),
+            None if is_localhost && self.edge.kind == EdgeKind::Embedded => {
+                vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 80)), SocketAddr::from((Ipv6Addr::LOCALHOST, 80))]
+            }
+            None => vec![on_every_address(80)],
+        }
     }
 }
 
@@ -398,12 +418,6 @@ impl Default for Config {
             services: Services::default(),
             metrics: Metrics::default(),
         }
-    }
-}
-
-impl Default for Http {
-    fn default() -> Self {
-        Self { listen: vec![on_every_address(80)], trusted_proxies: Vec::new(), proxy_protocol: false }
     }
 }
 

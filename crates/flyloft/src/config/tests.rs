@@ -36,6 +36,7 @@ fn an_empty_file_and_the_example_as_it_is_are_the_defaults() {
 fn every_value_in_the_example_is_the_default() {
     let mut config = parse(&uncommented()).unwrap();
     let written = std::mem::take(&mut config.defaults);
+    assert_eq!(config.http.listen.take(), Some(Config::default().http_addresses()));
     assert_eq!(config, Config::default());
     assert_eq!(written.policy(), Settings::default().policy());
     assert_eq!(written.limits(), Settings::default().limits());
@@ -74,6 +75,7 @@ fn an_error_names_file_line_column_and_key() {
         "[defaults]\nmemroy = \"1GiB\"\n",
         "[http]\nlisten = []\n",
         "[http]\nlisten = [\"80\"]\n",
+        "[http]\nexternal = \"ftp\"\n",
         "[http]\ntrusted_proxies = [\"10.0.0.1/8\"]\n",
         "[tls]\ncertificates = [{ certificate = \"cert.pem\", key = \"/etc/key.pem\" }]\n",
         "[tls]\ncertificates = [{ certificate = \"/etc/cert.pem\" }]\n",
@@ -93,6 +95,7 @@ fn an_error_names_file_line_column_and_key() {
     flyloft.toml:2:1: `defaults.memroy`: there is no setting `memroy`; there are `idle`, `ttl`, `expire`, `memory`, `swap`, `pids`, `cpu_weight`, `disk`, `inodes`, `services`, `gate`
     flyloft.toml:2:10: `http.listen`: at least one address is needed, such as "[::]:80"
     flyloft.toml:2:11: `http.listen`: invalid socket address syntax
+    flyloft.toml:2:12: `http.external`: `ftp` is not `auto`, `http`, `https`, or one of these with a port such as `https:8443`
     flyloft.toml:2:19: `http.trusted_proxies`: `10.0.0.1/8` has bits set after its length; the range is `10.0.0.0/8`
     flyloft.toml:2:33: `tls.certificates`: `cert.pem` is not an absolute path
     flyloft.toml:2:17: `tls.certificates`: missing field `key`
@@ -162,9 +165,19 @@ fn the_command_line_has_the_last_word() {
     let config = Config::load(Some(&file), overrides).unwrap();
     assert_eq!(config.state_dir, Path::new("/srv/loft"));
     assert_eq!(config.domain, "b.example.org");
-    assert_eq!(config.http.listen, ["[::]:8080".parse().unwrap()]);
+    assert_eq!(config.http_addresses(), ["[::]:8080".parse().unwrap()]);
     assert_eq!(config.ssh.listen, ["127.0.0.1:22".parse().unwrap()], "the file's");
     assert_eq!(config.socket, Config::default().socket);
+}
+
+#[test]
+fn below_localhost_http_is_taken_on_this_machine_alone_unless_somebody_says_where() {
+    let http = |text: &str| parse(text).unwrap().http_addresses().iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(http(""), ["127.0.0.1:80", "[::1]:80"]);
+    assert_eq!(http("domain = \"staging.localhost\""), ["127.0.0.1:80", "[::1]:80"]);
+    assert_eq!(http("domain = \"staging.example.org\""), ["[::]:80"]);
+    assert_eq!(http("[edge]\nkind = \"nginx\""), ["[::]:80"], "where it shares it with the site's servers");
+    assert_eq!(http("[http]\nlisten = [\"[::]:80\"]"), ["[::]:80"]);
 }
 
 #[test]

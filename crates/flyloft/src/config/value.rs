@@ -10,6 +10,8 @@ use flyloft_core::gate::Prefix;
 use flyloft_core::policy::{Size, Span};
 use serde::de::{Deserialize, Deserializer, Error};
 
+use super::Visitors;
+
 pub(super) fn parse_absolute_path(text: &str) -> Result<PathBuf, String> {
     // It reaches LXC configurations and mount tables, where these would need quoting that neither has.
     if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
@@ -115,6 +117,20 @@ pub(super) fn some_addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<S
         return Err(D::Error::custom("at least one address is needed, such as \"[::]:80\""));
     }
     Ok(addresses)
+}
+
+/// The same, where not to say any means something.
+pub(super) fn addresses_if_any<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<SocketAddr>>, D::Error> {
+    some_addresses(from).map(Some)
+}
+
+pub(super) fn visitors_or_auto<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Visitors>, D::Error> {
+    judged(from, |text| match text {
+        "auto" => Ok(None),
+        text => Visitors::parse(text).map(Some).ok_or_else(|| {
+            format!("`{text}` is not `auto`, `http`, `https`, or one of these with a port such as `https:8443`")
+        }),
+    })
 }
 
 /// Names as a shell allows them, values of one line.

@@ -52,7 +52,7 @@ pub async fn check(config: &Config) -> Result<()> {
     let lock = dir.join(LOCK);
     check_socket(&config.socket, &lock)?;
     let doors = [
-        ("HTTP", &config.http.listen),
+        ("HTTP", &config.http_addresses()),
         ("HTTPS", &config.https.listen),
         ("SSH", &config.ssh.listen),
         ("metrics", &config.metrics.listen),

@@ -82,7 +82,7 @@ impl Front {
                 inherited: inherited.take(Use::Http),
                 proxies: proxies(config)?,
                 secure: (!secure.listen.is_empty()).then_some(secure),
-                ..to_open(config.http.listen.clone())
+                ..to_open(config.http_addresses())
             };
             let embedded = Embedded::open(to_open).or_failed(failed)?;
             let _ = answering.set(embedded.clone());
@@ -102,14 +102,14 @@ impl Front {
             dir,
             instance: instance.to_owned(),
             domain: domain.clone(),
-            listen: config.http.listen.clone(),
+            listen: config.http_addresses(),
             master: Master::of(&config.nginx),
         };
         let (snippets, routes) = (config.nginx.snippets.clone(), routes.clone());
         let nginx = NginxConfig { place, log, quiet_agents: quiet_agents.clone(), snippets, routes, visits };
         let nginx = Nginx::open(embedded.clone(), nginx).or_failed(failed)?;
         let told_of_nginx = Some(ToldOfNginx { troubles: nginx.troubles(), refusals: nginx.refusals() });
-        let addresses = config.http.listen.clone();
+        let addresses = config.http_addresses();
         Ok(Self { edge: nginx, embedded, addresses, secure: Vec::new(), told_of_nginx, nginx: Some(kept) })
     }
 
@@ -137,7 +137,12 @@ pub fn proxies(config: &Config) -> Result<Proxies> {
             .hint("name the addresses of the proxies alone"));
         }
     }
-    Ok(Proxies { trusted: config.http.trusted_proxies.clone(), introduce: config.http.proxy_protocol })
+    let tls_port = config.http.external.filter(|external| external.scheme == "https");
+    Ok(Proxies {
+        trusted: config.http.trusted_proxies.clone(),
+        introduce: config.http.proxy_protocol,
+        tls_port: tls_port.map(|external| external.port.unwrap_or(443)),
+    })
 }
 
 /// Whether there could be an nginx as the configuration says, and whom its workers run as.
@@ -155,7 +160,7 @@ pub fn check_nginx(config: &Config) -> Result<Uid> {
         return Err(Error::usage("with nginx as the edge, whom to believe is nginx's to know: Flyloft believes nginx alone")
             .hint("take `trusted_proxies` and `proxy_protocol` out of `[http]` of the configuration, and tell nginx with `set_real_ip_from`"));
     }
-    if let Some(address) = config.http.listen.iter().find(|address| address.port() == 0) {
+    if let Some(address) = config.http_addresses().iter().find(|address| address.port() == 0) {
         return Err(Error::usage(format!("nginx cannot listen on `{address}`: it needs a port")));
     }
     must_be_plain(&config.state_dir)?;
@@ -309,9 +314,9 @@ mod tests {
     #[test]
     fn nginx_needs_a_port_and_a_user_that_is_there() {
         let mut config = Config::default();
-        config.http.listen = vec!["[::]:0".parse().unwrap()];
+        config.http.listen = Some(vec!["[::]:0".parse().unwrap()]);
         assert_eq!(check_nginx(&config).unwrap_err().what, "nginx cannot listen on `[::]:0`: it needs a port");
-        config.http.listen = vec!["[::]:8080".parse().unwrap()];
+        config.http.listen = Some(vec!["[::]:8080".parse().unwrap()]);
         config.nginx.user = "nobody-at-all".to_owned();
         let refused = check_nginx(&config).unwrap_err();
         assert_eq!(refused.what, "there is no user `nobody-at-all`, whom nginx's workers are to run as");

@@ -21,7 +21,7 @@ use crate::admission::{Admission, Seen};
 use crate::build::Builder;
 use crate::clock::Clock;
 use crate::conductor::Conductor;
-use crate::config;
+use crate::config::{self, Visitors};
 use crate::deploy::{Again, Deployed, Source, Work};
 use crate::edge::embedded::{EdgeConfig, Embedded};
 use crate::edge::{Edge, EdgeError, Route, Target, Visit};
@@ -32,7 +32,7 @@ use crate::exec::Cmd;
 use crate::gates::Gates;
 use crate::managed::Managed;
 use crate::metrics::Tally;
-use crate::parts::{Parts, Settings, Visitors};
+use crate::parts::{Parts, Settings};
 use crate::ports::Ports;
 use crate::provision::Places;
 use crate::provision::client::Clients;
@@ -198,6 +198,7 @@ impl Stage {
             instance: "1f3a9c".to_owned(),
             domain: Domain::parse("localhost").unwrap(),
             visitors: Visitors { scheme: "http", port: None },
+            takes_tls: false,
             defaults: policy::Settings {
                 idle: Some(Span(policy.idle)),
                 ttl: Some(Span(policy.ttl)),

@@ -62,7 +62,8 @@ impl Machine {
         let (tools, network, nginx) =
             tokio::join!(tools::look(), Network::look(&config.network.dns), Nginx::look(config));
         let lock = config.state_dir.join(crate::daemon::LOCK);
-        let ports = [("HTTP", &config.http.listen), ("HTTPS", &config.https.listen), ("SSH", &config.ssh.listen)];
+        let http = config.http_addresses();
+        let ports = [("HTTP", &http), ("HTTPS", &config.https.listen), ("SSH", &config.ssh.listen)];
         Self {
             root: nix::unistd::geteuid().is_root(),
             kernel: Kernel::look(&config.state_dir),

@@ -93,6 +93,11 @@ impl Visitor {
     }
 }
 
+/// Whether the last who told of how a request came says that it was not over TLS.
+pub fn came_plain(headers: &HeaderMap) -> bool {
+    tokens(headers, &X_FORWARDED_PROTO).last().is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"http"))
+}
+
 impl Authority {
     /// From the request's target where it names a host (HTTP/2's `:authority`, or the absolute form), else from `Host`,
     /// which must be there once (RFC 9112 section 3.2).

@@ -25,6 +25,8 @@ pub struct Proxies {
     pub trusted: Vec<Prefix>,
     /// Whether they speak the PROXY protocol.
     pub introduce: bool,
+    /// Where clients come to one of them over TLS, if all of them are to.
+    pub tls_port: Option<u16>,
 }
 
 impl Proxies {
@@ -56,8 +58,16 @@ fn parse(text: &str) -> Option<IpAddr> {
     Some(IpAddr::to_canonical(&address))
 }
 
+/// Who is introduced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Introduced {
+    pub address: IpAddr,
+    /// It speaks TLS with the proxy, as version 2 can tell.
+    pub over_tls: bool,
+}
+
 /// Reads the introduction of a connection, and no further. None where a proxy speaks for itself.
-pub async fn introduced(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpAddr>> {
+pub async fn introduced(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Introduced>> {
     let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let mut header = vec![0; FIRST];
     stream.read_exact(&mut header).await?;
@@ -80,7 +90,9 @@ pub async fn introduced(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Opt
     } else {
         return Err(wrong("a connection without an introduction"));
     }
-    let address = match HeaderResult::parse(&header) {
+    let parsed = HeaderResult::parse(&header);
+    let over_tls = matches!(&parsed, HeaderResult::V2(Ok(header)) if header.tlvs().flatten().any(|told| is_tls(&told)));
+    let address = match parsed {
         HeaderResult::V1(Ok(header)) => match header.addresses {
             v1::Addresses::Tcp4(addresses) => Some(IpAddr::from(addresses.source_address)),
             v1::Addresses::Tcp6(addresses) => Some(IpAddr::from(addresses.source_address)),
@@ -93,7 +105,12 @@ pub async fn introduced(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Opt
         },
         HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => return Err(wrong("an introduction that is none")),
     };
-    Ok(address.map(|address| address.to_canonical()))
+    Ok(address.map(|address| Introduced { address: address.to_canonical(), over_tls }))
+}
+
+/// `PP2_TYPE_SSL` with the bit `PP2_CLIENT_SSL`.
+fn is_tls(told: &v2::TypeLengthValue<'_>) -> bool {
+    told.kind == v2::Type::SSL as u8 && told.value.first().is_some_and(|client| client & 0x01 != 0)
 }
 
 #[cfg(test)]
@@ -102,7 +119,7 @@ mod tests {
 
     fn proxies() -> Proxies {
         let trusted = ["10.0.0.0/8", "2001:db8::/32"].map(|range| Prefix::parse(range).unwrap());
-        Proxies { trusted: trusted.into(), introduce: false }
+        Proxies { trusted: trusted.into(), ..Proxies::default() }
     }
 
     #[test]
@@ -119,7 +136,7 @@ mod tests {
         assert_eq!(client(&[]), None);
     }
 
-    async fn read(bytes: &[u8]) -> (io::Result<Option<IpAddr>>, Vec<u8>) {
+    async fn read(bytes: &[u8]) -> (io::Result<Option<Introduced>>, Vec<u8>) {
         let mut stream = bytes;
         let told = introduced(&mut stream).await;
         (told, stream.to_vec())
@@ -135,19 +152,26 @@ mod tests {
         let six = ["2001:db9::7", "2001:db8::1"].map(|ip| ip.parse::<std::net::Ipv6Addr>().unwrap().octets()).concat();
         let six = [&six[..], &[0x10, 0, 0, 80]].concat();
         let remark = [&four[..], &[0x04, 0, 1, 0]].concat();
-        let cases: [(Vec<u8>, Option<&str>); 8] = [
+        // That it speaks TLS, verified by nobody; and that it does not.
+        let tls = |client: u8| [&remark[..], &[0x20, 0, 5, client, 0, 0, 0, 1]].concat();
+        let cases: [(Vec<u8>, Option<&str>); 10] = [
             (b"PROXY TCP4 203.0.113.7 10.0.0.1 4711 80\r\nGET /".to_vec(), Some("203.0.113.7")),
             (b"PROXY TCP6 2001:db9::7 2001:db8::1 4711 80\r\nGET /".to_vec(), Some("2001:db9::7")),
             (b"PROXY UNKNOWN\r\nGET /".to_vec(), None),
             (v2(1, 0x11, &four), Some("203.0.113.7")),
             (v2(1, 0x21, &six), Some("2001:db9::7")),
             (v2(1, 0x11, &remark), Some("203.0.113.7")),
+            (v2(1, 0x11, &tls(1)), Some("203.0.113.7 over TLS")),
+            (v2(1, 0x11, &tls(0)), Some("203.0.113.7")),
             (v2(0, 0, &[]), None),
             (v2(0, 0x11, &four), None),
         ];
         for (bytes, expected) in cases {
             let (told, left) = read(&bytes).await;
-            let told = told.unwrap().map(|ip| ip.to_string());
+            let told = told.unwrap().map(|client| match client.over_tls {
+                true => format!("{} over TLS", client.address),
+                false => client.address.to_string(),
+            });
             assert_eq!((told.as_deref(), left.as_slice()), (expected, &b"GET /"[..]), "{}", bytes.escape_ascii());
         }
     }

@@ -10,7 +10,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::exchange::Client;
-use super::headers::Sender;
+use super::headers::{self, Sender};
 use super::page::Notice;
 use crate::tls::{Certificates, Shown};
 
@@ -54,17 +54,22 @@ impl Secure {
         if uri.path().starts_with(CHALLENGES) || !self.certificates.cover(host) {
             return None;
         }
-        let target = uri.path_and_query().map_or("/", |target| target.as_str());
-        // The absolute form needs no path, and one request has a `*` for it.
-        let target = match target.chars().next() {
-            Some('/') => target.to_owned(),
-            Some('?') => format!("/{target}"),
-            _ => "/".to_owned(),
-        };
-        Some(match self.port {
-            443 => format!("https://{host}{target}"),
-            port => format!("https://{host}:{port}{target}"),
-        })
+        Some(over_tls(host, uri, self.port))
+    }
+}
+
+/// The same address over TLS.
+fn over_tls(host: &str, uri: &Uri, port: u16) -> String {
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    // The absolute form needs no path, and one request has a `*` for it.
+    let target = match target.chars().next() {
+        Some('/') => target.to_owned(),
+        Some('?') => format!("/{target}"),
+        _ => "/".to_owned(),
+    };
+    match port {
+        443 => format!("https://{host}{target}"),
+        port => format!("https://{host}:{port}{target}"),
     }
 }
 
@@ -74,9 +79,17 @@ pub fn ask<B>(client: &Client, request: &Request<B>, host: &str) -> Result<(), N
     match &client.shown {
         // Whoever came to one name is not answered for another that its certificate is not for.
         Some(shown) if !shown.names.cover(host) => Err(Notice::Misdirected { host: host.to_owned() }),
-        None if matches!(client.sender, Sender::Client(_)) && shared.routes.knows(host) => {
+        None if matches!(&client.sender, Sender::Client(from) if !from.is_secure()) && shared.routes.knows(host) => {
             let led = shared.secure.as_ref().and_then(|secure| secure.lead(host, request.uri()));
             led.map_or(Ok(()), |at| Err(Notice::OverTls { at }))
+        }
+        // What ends TLS before this server says that it has not for this one.
+        None if matches!(client.sender, Sender::Proxy(_)) && headers::came_plain(request.headers()) => {
+            let port = shared.proxies.tls_port.filter(|_| shared.routes.knows(host));
+            match port.filter(|_| !request.uri().path().starts_with(CHALLENGES)) {
+                Some(port) => Err(Notice::OverTls { at: over_tls(host, request.uri(), port) }),
+                None => Ok(()),
+            }
         }
         Some(_) | None => Ok(()),
     }

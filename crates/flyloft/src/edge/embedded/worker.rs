@@ -29,7 +29,7 @@ use super::host::{Sleep, Told};
 use super::opening::{Opened, Protocol};
 use super::pace::{Busy, Pace, Paced};
 use super::password::Proofs;
-use super::proxies::{self, Proxies};
+use super::proxies::{self, Introduced, Proxies};
 use super::quiet::{Manner, Quiet};
 use super::routes::Routes;
 use super::secure::Secure;
@@ -222,13 +222,14 @@ impl Worker {
     async fn receive(self: Arc<Self>, caller: Caller, guest: Guest, stay: Stay) {
         match caller {
             Caller::Client(mut stream, from) => {
-                let Some(from) = self.introduced(&mut stream, from, &guest, &stay).await else { return };
-                let sender = self.sender(Visitor::new(from));
+                let Some(client) = self.introduced(&mut stream, from, &guest, &stay).await else { return };
+                let visitor = if client.over_tls { Visitor::over_tls } else { Visitor::new };
+                let sender = self.sender(visitor(client.address));
                 self.serve(stream, sender, guest, stay).await;
             }
             Caller::Secure(mut stream, from) => {
-                let Some(from) = self.introduced(&mut stream, from, &guest, &stay).await else { return };
-                let sender = self.sender(Visitor::over_tls(from));
+                let Some(client) = self.introduced(&mut stream, from, &guest, &stay).await else { return };
+                let sender = self.sender(Visitor::over_tls(client.address));
                 self.serve_secure(stream, sender, guest, stay).await;
             }
             Caller::Proxy(stream) => {
@@ -240,10 +241,11 @@ impl Worker {
 
     /// Who is at the other end of a connection, or of the one before it where a proxy introduces its clients. None if it
     /// should and does not.
-    async fn introduced(&self, stream: &mut TcpStream, from: IpAddr, guest: &Guest, stay: &Stay) -> Option<IpAddr> {
+    async fn introduced(&self, stream: &mut TcpStream, from: IpAddr, guest: &Guest, stay: &Stay) -> Option<Introduced> {
         let proxies = &self.shared.proxies;
+        let itself = Introduced { address: from, over_tls: false };
         if !proxies.introduce || !proxies.trusts(from) {
-            return Some(from);
+            return Some(itself);
         }
         let told = tokio::select! {
             told = tokio::time::timeout(self.shared.limits.handshake, proxies::introduced(stream)) => told.ok()?,
@@ -251,7 +253,7 @@ impl Worker {
             () = stay.stop.cancelled() => return None,
         };
         match told {
-            Ok(client) => Some(client.unwrap_or(from)),
+            Ok(client) => Some(client.unwrap_or(itself)),
             Err(error) => {
                 if self.shared.crowd.troubled.now() {
                     tracing::warn!(%from, %error, "a proxy that is to use the PROXY protocol does not");

@@ -6,7 +6,9 @@ use super::*;
 use crate::edge::embedded::Proxies;
 
 fn behind(trusted: &str, introduce: bool) -> Stage {
-    Stage::with(|config| config.proxies = Proxies { trusted: vec![Prefix::parse(trusted).unwrap()], introduce })
+    Stage::with(|config| {
+        config.proxies = Proxies { trusted: vec![Prefix::parse(trusted).unwrap()], introduce, tls_port: None }
+    })
 }
 
 const TOLD: &str = "GET / HTTP/1.1\nHost: shop.test\nX-Forwarded-For: 6.6.6.6, 203.0.113.7\n\
@@ -54,6 +56,38 @@ async fn a_proxy_introduces_its_clients() {
 }
 
 #[tokio::test]
+async fn where_a_proxy_takes_tls_who_came_to_it_without_is_led_there() {
+    let stage = Stage::with(|config| {
+        let trusted = vec![Prefix::parse("127.0.0.1").unwrap()];
+        config.proxies = Proxies { trusted, introduce: false, tls_port: Some(8443) };
+    })
+    .app(echo_head)
+    .await;
+    let ask = async |target: &str, host: &str, told: &str| {
+        stage.ask(&format!("GET {target} HTTP/1.1\nHost: {host}\n{told}\n")).await
+    };
+    let led = ask("/a?b", "shop.test", "X-Forwarded-Proto: http\n").await;
+    assert!(led.starts_with("HTTP/1.1 308 ") && led.contains("\nlocation: https://shop.test:8443/a?b\n"), "{led}");
+    for (target, host, told, expected) in [
+        ("/", "shop.test", "X-Forwarded-Proto: http, https\n", "200"),
+        ("/", "shop.test", "", "200"),
+        ("/.well-known/acme-challenge/x", "shop.test", "X-Forwarded-Proto: http\n", "200"),
+        ("/", "elsewhere.test", "X-Forwarded-Proto: http\n", "404"),
+    ] {
+        let answer = ask(target, host, told).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected} ")), "{target} {host} {told}: {answer}");
+    }
+    // Nobody else's word counts.
+    let stage = Stage::with(|config| {
+        config.proxies = Proxies { tls_port: Some(443), ..Proxies::default() };
+    })
+    .app(echo_head)
+    .await;
+    let answer = stage.ask("GET / HTTP/1.1\nHost: shop.test\nX-Forwarded-Proto: http\n\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
 async fn who_is_not_trusted_introduces_nobody() {
     let stage = behind("10.0.0.0/8", true).app(echo_head).await;
     let seen = stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;
@@ -67,7 +101,7 @@ async fn who_is_not_trusted_introduces_nobody() {
 #[tokio::test]
 async fn a_proxy_may_open_more_connections_than_a_client() {
     let stage = Stage::with(|config| {
-        config.proxies = Proxies { trusted: vec![Prefix::parse("127.0.0.1").unwrap()], introduce: false };
+        config.proxies = Proxies { trusted: vec![Prefix::parse("127.0.0.1").unwrap()], ..Proxies::default() };
         config.room = crate::edge::embedded::Room { of_one: 4, ..config.room };
     })
     .app(echo_head)
