@@ -297,11 +297,13 @@ pub fn without_ours(target: &str) -> Cow<'_, str> {
 }
 
 /// A target as the place where a redirect leads. `//other.example` would be another host to a browser, and so would
-/// `/\other.example`.
+/// `/\other.example`. It leaves out tabs and ends of lines, so nothing with such is a place.
 fn local(target: &str) -> String {
     match target.as_bytes() {
+        _ if target.contains(char::is_control) => "/".to_owned(),
         [b'/', b'/' | b'\\', ..] => format!("/.{target}"),
         [b'/', ..] => target.to_owned(),
+        [b'\\', ..] => format!("/./{target}"),
         _ => format!("/{target}"),
     }
 }

@@ -220,6 +220,9 @@ fn whoever_enters_stays_on_the_same_host() {
         let Verdict::Enter { to: found, .. } = judge(&guard("link"), &get(&target), &[]) else { panic!("not let in") };
         assert_eq!(found, to);
     }
+    for (target, to) in [("/\t/evil.example", "/"), ("\\/evil.example", "/./\\/evil.example"), ("?a", "/?a")] {
+        assert_eq!(local(target), to);
+    }
 }
 
 #[test]
