@@ -8,6 +8,8 @@
 //!                        ├─ password: its cookie ────────────────────► pass
 //!                        │         one in a header ──────────────────► to be found out, which takes time
 //!                        │         neither ──────────────────────────► refused, with a form
+//!                        ├─ sso: its cookie ─────────────────────────► pass
+//!                        │         none ─────────────────────────────► refused, and sent to log in
 //!                        └─ ip:    an address of the list ───────────► pass, else refused
 //! ```
 //!
@@ -16,6 +18,7 @@
 //! [`without_ours`]).
 
 mod attempts;
+mod login;
 mod password;
 mod prefix;
 mod token;
@@ -28,6 +31,8 @@ use base64ct::{Base64, Encoding};
 use thiserror::Error;
 
 pub use self::attempts::Attempts;
+use self::login::Logins;
+pub use self::login::{ARRIVAL, Arrival, Bound, Departure};
 pub use self::password::Hashed;
 use self::password::Password;
 pub use self::prefix::{Prefix, PrefixError};
@@ -44,13 +49,15 @@ pub enum Gate {
     Link,
     /// Whoever knows the password of the app.
     Password,
+    /// Whoever logs in with the provider of the server, and may look by what it says of them.
+    Sso,
     /// Whoever comes from one of these addresses.
     Ip(Vec<Prefix>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum GateError {
-    #[error("`{0}` is no gate; there are `public`, `link`, `password` and `ip:PREFIX,…`")]
+    #[error("`{0}` is no gate; there are `public`, `link`, `password`, `sso` and `ip:PREFIX,…`")]
     NoSuchGate(String),
     #[error("it is said of no address that it may look; write `ip:203.0.113.0/24,2001:db8::/32`")]
     NoAddress,
@@ -69,6 +76,7 @@ impl Gate {
             "public" => return Ok(Gate::Public),
             "link" => return Ok(Gate::Link),
             "password" => return Ok(Gate::Password),
+            "sso" => return Ok(Gate::Sso),
             _ => text.strip_prefix("ip:").ok_or_else(|| GateError::NoSuchGate(excerpt(text)))?,
         };
         let prefixes = list.split(',').filter(|prefix| !prefix.is_empty());
@@ -88,6 +96,7 @@ impl fmt::Display for Gate {
             Gate::Public => f.write_str("public"),
             Gate::Link => f.write_str("link"),
             Gate::Password => f.write_str("password"),
+            Gate::Sso => f.write_str("sso"),
             Gate::Ip(prefixes) => {
                 for (index, prefix) in prefixes.iter().enumerate() {
                     write!(f, "{}{prefix}", if index == 0 { "ip:" } else { "," })?;
@@ -126,6 +135,8 @@ pub struct Guard {
     key: Key,
     /// None was set, if there is none.
     password: Option<Password>,
+    /// Nobody can log in, if there are none.
+    logins: Option<Logins>,
 }
 
 /// What a request says that counts at a gate.
@@ -168,13 +179,17 @@ pub enum Refusal {
     NoPassword,
     /// There is none that it could say.
     NoneSet,
+    /// Whoever sent it has not logged in.
+    NoLogin,
+    /// There is nobody with whom one could.
+    NoProvider,
 }
 
 impl Guard {
     /// None where everybody may look.
     pub fn new(gate: Gate, key: Key, password: Option<Hashed>) -> Option<Self> {
         let password = password.map(|hashed| Password::new(hashed, &key));
-        (gate != Gate::Public).then_some(Self { gate, key, password })
+        (gate != Gate::Public).then_some(Self { gate, key, password, logins: None })
     }
 
     /// Whether a form for the password is its.
@@ -205,12 +220,12 @@ impl Guard {
             return Verdict::Pass;
         }
         let (name, purpose) = cookie_of(request.secure);
-        let ours = cookies.into_iter().flat_map(pairs).filter_map(|pair| named(pair, name)).take(COOKIES_MAX);
-        let has_cookie = |key: &Key| { ours }.any(|token| key.is_good(purpose, token, now));
+        let has_cookie = |key: &Key| values(cookies, name).any(|token| key.is_good(purpose, token, now));
         match &self.gate {
             Gate::Public => Verdict::Pass,
             Gate::Link => self.judge_link(request, has_cookie, now),
             Gate::Password => self.judge_password(request, has_cookie),
+            Gate::Sso => self.judge_login(has_cookie),
             Gate::Ip(prefixes) if prefixes.iter().any(|prefix| prefix.contains(request.address)) => Verdict::Pass,
             Gate::Ip(_) => Verdict::Refused(Refusal::Address),
         }
@@ -237,14 +252,23 @@ impl Guard {
         let said = request.authorization.and_then(basic);
         said.map_or(Verdict::Refused(Refusal::NoPassword), Verdict::Password)
     }
+
+    fn judge_login(&self, has_cookie: impl FnOnce(&Key) -> bool) -> Verdict {
+        let Some(logins) = &self.logins else { return Verdict::Refused(Refusal::NoProvider) };
+        if has_cookie(&logins.key) { Verdict::Pass } else { Verdict::Refused(Refusal::NoLogin) }
+    }
 }
 
 fn entered(key: &Key, secure: bool, target: &str, until: u64, now: u64) -> Verdict {
     let (name, purpose) = cookie_of(secure);
-    let (token, age) = (key.sign(purpose, until), until.saturating_sub(now));
-    let secure = if secure { "; Secure" } else { "" };
-    let cookie = format!("{name}={token}; Path=/; Max-Age={age}; HttpOnly{secure}; SameSite=Lax");
+    let cookie = cookie(name, &key.sign(purpose, until), secure, until.saturating_sub(now));
     Verdict::Enter { cookie, to: local(&without_ours(target)) }
+}
+
+/// As it is set, for so many seconds.
+pub fn cookie(name: &str, value: &str, secure: bool, age: u64) -> String {
+    let secure = if secure { "; Secure" } else { "" };
+    format!("{name}={value}; Path=/; Max-Age={age}; HttpOnly{secure}; SameSite=Lax")
 }
 
 /// The password of basic authentication (RFC 7617), whoever says it.
@@ -269,9 +293,14 @@ fn named<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
     pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
 }
 
+/// The values of a cookie, as far as they are looked at.
+pub fn values<'a>(cookies: impl IntoIterator<Item = &'a [u8]>, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    cookies.into_iter().flat_map(pairs).filter_map(move |pair| named(pair, name)).take(COOKIES_MAX)
+}
+
 /// Whether a pair of a `Cookie` header is for the gate alone.
 pub fn is_ours(pair: &[u8]) -> bool {
-    named(pair, COOKIE).or_else(|| named(pair, SECURE_COOKIE)).is_some()
+    [COOKIE, SECURE_COOKIE, login::COOKIE, login::SECURE_COOKIE].iter().any(|name| named(pair, name).is_some())
 }
 
 /// What the query of a target says for a name.
@@ -298,7 +327,7 @@ pub fn without_ours(target: &str) -> Cow<'_, str> {
 
 /// A target as the place where a redirect leads. `//other.example` would be another host to a browser, and so would
 /// `/\other.example`. It leaves out tabs and ends of lines, so nothing with such is a place.
-fn local(target: &str) -> String {
+pub fn local(target: &str) -> String {
     match target.as_bytes() {
         _ if target.contains(char::is_control) => "/".to_owned(),
         [b'/', b'/' | b'\\', ..] => format!("/.{target}"),

@@ -21,5 +21,6 @@ pub mod policy;
 pub mod port;
 pub mod procfile;
 pub mod service;
+pub mod sso;
 pub mod variable;
 pub mod volume;

@@ -37,7 +37,7 @@ use crate::engine::lxc::{Bounds, LxcConfig, LxcEngine};
 use crate::engine::{Engine, EngineError, SharedEngine};
 use crate::error::{Error, OrFailed, Result};
 use crate::follow;
-use crate::gates::Gates;
+use crate::gates::{self, Gates};
 use crate::handover::{Program, Successor, WayBack};
 use crate::hosts;
 use crate::loft::{self, Loft};
@@ -57,6 +57,7 @@ use crate::service::rabbitmq::Rabbitmq;
 use crate::service::redis::Redis;
 use crate::sockets::{Sockets, Use};
 use crate::source::{Repositories, SourceLimits};
+use crate::sso::{Sso, SsoError, Terms};
 use crate::store::{self, Store};
 use crate::tls::{self, Certificates};
 use crate::vault::Vault;
@@ -231,14 +232,17 @@ async fn begin(
     // The edge serves from its first moment on, so it must know from then on what answers.
     let vault = Vault::open(&state.dir).or_failed(|| "failed to open what is secret")?;
     let defaults = config.defaults.clone().of_server(&domain);
-    let gates = Gates::new(&vault, defaults.clone());
+    let gates = Gates::new(&vault, defaults.clone(), Terms::of(&config.sso));
+    let logins = Sso::open(&config.sso, domain.as_str(), &vault).map_err(no_logins)?;
+    let (sso, arrived) = logins.map(|(sso, arrived)| (Arc::new(sso), arrived)).unzip();
     let routes = loft::routes(&store, &gates, state.rebooted).await?;
     let (visits, visited) = tokio::sync::mpsc::unbounded_channel();
     let certificates = Certificates::new().or_failed(|| "failed to prepare TLS")?;
     let local = tls::Local::new(&state.dir, &config.domain, &state.instance);
     let keeper = tls::Keeper::open(&config.tls.certificates, local, certificates.clone(), tls::now());
     let keeper = Arc::new(keeper);
-    let serves = Serves { instance: &state.instance, domain: &domain, routes, visits: visits.clone(), certificates };
+    let serves =
+        Serves { instance: &state.instance, domain: &domain, routes, visits: visits.clone(), certificates, sso };
     let front = Front::open(&config, serves, &mut inherited, &answering).await?;
     let ports: Vec<u16> = front.addresses.iter().chain(&front.secure).map(SocketAddr::port).collect();
     let mut kept = Sockets::default();
@@ -323,6 +327,9 @@ async fn begin(
     tokio::spawn(retention::keep_for_ever(loft.parts.clone()));
     tokio::spawn(provision::reconcile_for_ever(loft.parts.clone()));
     tokio::spawn(provision::sleepers::hang_up_for_ever(loft.parts.clone()));
+    if let Some(arrived) = arrived {
+        tokio::spawn(gates::record(loft.parts.store.clone(), arrived));
+    }
     if let Some(told_of_nginx) = told_of_nginx {
         tokio::spawn(front::tell(loft.parts.store.clone(), told_of_nginx));
     }
@@ -368,6 +375,11 @@ async fn listen_for_metrics(config: &Config, mut inherited: Vec<OwnedFd>) -> Res
         listeners.push(metrics::listen(*address, &mut inherited).await?);
     }
     Ok(listeners)
+}
+
+fn no_logins(error: SsoError) -> Error {
+    let hint = error.hint();
+    Error::because("failed to prepare logins", error).hint(hint)
 }
 
 fn must_be_root() -> Result<()> {

@@ -40,6 +40,7 @@ pub mod service;
 pub mod setup;
 pub mod sockets;
 pub mod source;
+pub mod sso;
 pub mod store;
 pub mod tls;
 pub mod transcript;

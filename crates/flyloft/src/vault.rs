@@ -48,11 +48,19 @@ impl Vault {
             read => read.map_err(failed)?,
         };
         let bytes = hex::decode(text.trim()).ok().filter(|bytes| bytes.len() == KEY);
-        let bytes = bytes.ok_or_else(|| VaultError::NoKey { path: name() })?;
-        let key = UnboundKey::new(&CHACHA20_POLY1305, &bytes).expect("it has the length of such a key");
+        Ok(Self::of(&bytes.ok_or_else(|| VaultError::NoKey { path: name() })?))
+    }
+
+    fn of(bytes: &[u8]) -> Self {
+        let key = UnboundKey::new(&CHACHA20_POLY1305, bytes).expect("it has the length of such a key");
         // Where a key is random already, one HMAC is all of HKDF that is left (RFC 5869 section 3.3).
-        let root = hmac::Key::new(hmac::HMAC_SHA256, &bytes);
-        Ok(Self { key: LessSafeKey::new(key), root })
+        let root = hmac::Key::new(hmac::HMAC_SHA256, bytes);
+        Self { key: LessSafeKey::new(key), root }
+    }
+
+    /// One for a purpose, of which the same holds as of [`Vault::derive`].
+    pub fn under(&self, purpose: &str) -> Self {
+        Self::of(&self.derive(purpose))
     }
 
     /// A key for a purpose, always the same, which says nothing of any other.

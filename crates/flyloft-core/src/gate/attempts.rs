@@ -1,4 +1,5 @@
-//! How often somebody may try a password: ten times, and then once each six seconds.
+//! How often somebody may try a password: ten times, and then once each six seconds. Or something else, as often as that
+//! may be.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,32 +13,45 @@ const EVERY: u64 = 6_000;
 const ROOM: usize = 10_000;
 
 /// Who has tried lately. Times are milliseconds of any clock that goes evenly.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Attempts {
+    at_once: u64,
+    every: u64,
     /// When each has its attempts back.
     spent: HashMap<IpAddr, u64>,
 }
 
+impl Default for Attempts {
+    fn default() -> Self {
+        Self::of(AT_ONCE, EVERY)
+    }
+}
+
 impl Attempts {
+    /// So many at once, and one more after each `every` of milliseconds.
+    pub fn of(at_once: u64, every: u64) -> Self {
+        Self { at_once, every, spent: HashMap::new() }
+    }
+
     /// Somebody tries, if it is not too soon. Else it says how long to wait.
     pub fn begin(&mut self, from: IpAddr, now: u64) -> Result<(), Duration> {
         let from = source(from);
         let back = self.spent.get(&from).copied().unwrap_or(0).max(now);
-        let most = now + (AT_ONCE - 1) * EVERY;
+        let most = now + (self.at_once - 1) * self.every;
         if back > most {
             return Err(Duration::from_millis(back - most));
         }
         if self.spent.len() >= ROOM && !self.spent.contains_key(&from) {
             self.make_room(now);
         }
-        self.spent.insert(from, back + EVERY);
+        self.spent.insert(from, back + self.every);
         Ok(())
     }
 
     /// It was right, and is no attempt.
     pub fn succeeded(&mut self, from: IpAddr) {
         if let Some(back) = self.spent.get_mut(&source(from)) {
-            *back = back.saturating_sub(EVERY);
+            *back = back.saturating_sub(self.every);
         }
     }
 

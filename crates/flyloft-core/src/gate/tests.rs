@@ -40,11 +40,11 @@ const NO_LINK: Verdict = Verdict::Refused(Refusal::NoLink);
 
 #[test]
 fn a_gate_is_written_as_it_is_read() {
-    for text in ["public", "link", "password", "ip:203.0.113.0/24,2001:db8::/32,192.0.2.1"] {
+    for text in ["public", "link", "password", "sso", "ip:203.0.113.0/24,2001:db8::/32,192.0.2.1"] {
         assert_eq!(Gate::parse(text).unwrap().to_string(), text);
     }
     for (text, error) in [
-        ("open", "`open` is no gate; there are `public`, `link`, `password` and `ip:PREFIX,…`"),
+        ("open", "`open` is no gate; there are `public`, `link`, `password`, `sso` and `ip:PREFIX,…`"),
         ("ip:", "it is said of no address that it may look; write `ip:203.0.113.0/24,2001:db8::/32`"),
         ("ip:home", "`home` is no range of addresses such as `203.0.113.0/24`, `2001:db8::/32` or `203.0.113.7`"),
     ] {
@@ -237,8 +237,9 @@ fn an_app_sees_nothing_of_what_is_for_the_gate() {
     ] {
         assert_eq!(without_ours(target), rest);
     }
-    let ours = pairs(b"a=b; flyloft-gate=x;__Host-flyloft=; flyloft-gates=1;__Host-flyloft").map(is_ours);
-    assert_eq!(Vec::from_iter(ours), [false, true, true, false, false]);
+    let ours =
+        pairs(b"a=b; flyloft-gate=x;__Host-flyloft=; flyloft-gates=1;__Host-flyloft; flyloft-login=x").map(is_ours);
+    assert_eq!(Vec::from_iter(ours), [false, true, true, false, false, true]);
 }
 
 #[test]

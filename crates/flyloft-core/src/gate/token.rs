@@ -1,9 +1,11 @@
 //! What opens a gate: a time and a signature over it, for one environment and one purpose.
 //!
 //! ```text
-//!   daemon's secret ─► key of an environment ─► token: until when (5 bytes), HMAC-SHA256 (its first 16 bytes)
-//!                      id, host, generation            purpose, until when
+//!   daemon's secret ─► key of an environment ─► token: until when (5 bytes), HMAC-SHA256 (its first 16 bytes), what it says
+//!                      id, host, generation            purpose, until when, what it says
 //! ```
+//!
+//! Most say nothing. What one says is for everybody to read who has it, and for nobody to change.
 //!
 //! An environment's key is made from the daemon's secret by HMAC, so that the key of one says nothing of another's.
 //! Half of the output of HMAC-SHA256 is as hard to guess as a key of 128 bits (RFC 2104 section 5).
@@ -15,6 +17,9 @@ use sha2::Sha256;
 const TIME: usize = 5;
 const TAG: usize = 16;
 const TOKEN: usize = TIME + TAG;
+
+/// A token that says more is none of ours.
+const SAID_MAX: usize = 320;
 
 /// For good: a time after which nothing is signed.
 pub const NEVER: u64 = (1 << (8 * TIME)) - 1;
@@ -30,6 +35,11 @@ pub enum Purpose {
     SecureVisit,
     /// An automated test says it.
     Bypass,
+    /// It is the cookie of somebody who was sent to log in, and the same over TLS.
+    Departure,
+    SecureDeparture,
+    /// It is what somebody comes back with who has logged in.
+    Ticket,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,26 +69,39 @@ impl Key {
 
     /// A token that is good until then, in seconds since the Unix epoch.
     pub fn sign(&self, purpose: Purpose, until: u64) -> String {
+        self.sign_saying(purpose, until, b"")
+    }
+
+    /// The same, and it says something: 320 bytes at most.
+    pub fn sign_saying(&self, purpose: Purpose, until: u64, said: &[u8]) -> String {
         let time = time(until);
-        let mut token = [0; TOKEN];
-        token[..TIME].copy_from_slice(&time);
-        token[TIME..].copy_from_slice(&self.mac(purpose, &time).finalize().into_bytes()[..TAG]);
-        Base64UrlUnpadded::encode_string(&token)
+        let tag = self.mac(purpose, &time, said).finalize().into_bytes();
+        Base64UrlUnpadded::encode_string(&[&time[..], &tag[..TAG], said].concat())
     }
 
     pub fn check(&self, purpose: Purpose, text: &[u8], now: u64) -> Check {
-        let mut token = [0; TOKEN];
-        match Base64UrlUnpadded::decode(text, &mut token) {
-            Ok(decoded) if decoded.len() == TOKEN => {}
-            _ => return Check::Wrong,
+        match self.open(purpose, text, &mut [0; TOKEN + SAID_MAX]) {
+            None => Check::Wrong,
+            Some((until, _)) if now < until => Check::Good { until },
+            Some(_) => Check::Expired,
         }
-        let (time, tag) = token.split_first_chunk::<TIME>().expect("a token is longer than its time");
+    }
+
+    /// What a good one says.
+    pub fn said(&self, purpose: Purpose, text: &[u8], now: u64) -> Option<Vec<u8>> {
+        let mut room = [0; TOKEN + SAID_MAX];
+        let (until, said) = self.open(purpose, text, &mut room)?;
+        (now < until).then(|| said.to_vec())
+    }
+
+    /// Until when it is good, if it is of this key, and what it says.
+    fn open<'a>(&self, purpose: Purpose, text: &[u8], room: &'a mut [u8]) -> Option<(u64, &'a [u8])> {
+        let token = Base64UrlUnpadded::decode(text, room).ok()?;
+        let (time, rest) = token.split_first_chunk::<TIME>()?;
+        let (tag, said) = rest.split_first_chunk::<TAG>()?;
         // It compares in constant time.
-        if self.mac(purpose, time).verify_truncated_left(tag).is_err() {
-            return Check::Wrong;
-        }
-        let until = time.iter().fold(0, |until, byte| (until << 8) | u64::from(*byte));
-        if now < until { Check::Good { until } } else { Check::Expired }
+        self.mac(purpose, time, said).verify_truncated_left(tag).ok()?;
+        Some((time.iter().fold(0, |until, byte| (until << 8) | u64::from(*byte)), said))
     }
 
     pub fn is_good(&self, purpose: Purpose, text: &[u8], now: u64) -> bool {
@@ -87,7 +110,7 @@ impl Key {
 
     /// A key under this one, for something that is not on record with the environment alone.
     pub(super) fn under(&self, purpose: &[u8], what: &[u8]) -> Key {
-        // No token is as long.
+        // No purpose of a token has the letter of this, or of what follows.
         Key(hmac(&self.signed(&[b"under\0", purpose, b"\0", what]).finalize().into_bytes()))
     }
 
@@ -107,8 +130,8 @@ impl Key {
         mac
     }
 
-    fn mac(&self, purpose: Purpose, time: &[u8; TIME]) -> Hmac<Sha256> {
-        self.signed(&[&[purpose.byte()], time])
+    fn mac(&self, purpose: Purpose, time: &[u8; TIME], said: &[u8]) -> Hmac<Sha256> {
+        self.signed(&[&[purpose.byte()], time, said])
     }
 }
 
@@ -128,6 +151,9 @@ impl Purpose {
             Purpose::Visit => b'v',
             Purpose::SecureVisit => b's',
             Purpose::Bypass => b'b',
+            Purpose::Departure => b'd',
+            Purpose::SecureDeparture => b'e',
+            Purpose::Ticket => b't',
         }
     }
 }

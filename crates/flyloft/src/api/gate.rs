@@ -163,7 +163,8 @@ impl Api {
         revoked.or_failed(|| format!("failed to revoke the links to `{name}`"))?;
         conductor.reload().await?;
         self.tell(call.by(), name, EventKind::LinksRevoked, "all links and tokens").await?;
-        Ok(done(format!("no link to `{name}` opens it any more, and no token that was made before")).into())
+        Ok(done(format!("no link to `{name}` opens it any more, and no token and no cookie that was made before"))
+            .into())
     }
 
     async fn tell(&self, by: &str, name: &EnvRef, kind: EventKind, text: &str) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
+use flyloft_core::gate::Gate;
 use flyloft_core::lifecycle;
 use flyloft_core::name::EnvRef;
 use flyloft_core::policy::{Key, Levels, Settings};
@@ -171,6 +172,11 @@ impl Api {
         }
         for Assignment(text) in assignments {
             asked.assign(text).and_then(|()| changed.assign(text)).map_err(Error::usage)?;
+        }
+        if asked.gate == Some(Gate::Sso) && !self.loft.parts.gates.have_logins() {
+            return Err(Error::usage("`gate=sso` lets in whoever logs in, and on this server nobody can").hint(
+                "say with whom in `[sso]` of the configuration, which an admin of the server does, and reload it",
+            ));
         }
         let levels = Levels { server: self.loft.parts.settings.defaults.clone(), ..Levels::default() };
         let granted = levels.granted(asked.clone());

@@ -16,7 +16,7 @@ pub struct Share {
     /// For how long the link opens it: `2h`, `3d`, `2w`. A week if nothing is said.
     #[arg(long = "for", value_name = "DURATION")]
     pub span: Option<Span>,
-    /// Make none, but have all links to it, their cookies and its tokens open nothing any more.
+    /// Make none, but have all links to it, its tokens and all cookies open nothing any more.
     #[arg(long, conflicts_with = "span")]
     pub revoke: bool,
 }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use flyloft_core::gate::Prefix;
+use flyloft_core::gate::{Gate, Prefix};
 use flyloft_core::host::Domain;
 use flyloft_core::policy::{Limits, Settings};
 use flyloft_core::port::Pool;
@@ -16,10 +16,12 @@ use serde::Deserialize;
 use thiserror::Error;
 
 mod prefix;
+mod sso;
 mod value;
 mod visitors;
 
 pub use prefix::{Ipv4Prefix, Ipv6Prefix};
+pub use sso::Sso;
 pub use value::parse_domain;
 pub use visitors::Visitors;
 
@@ -49,6 +51,7 @@ pub struct Config {
     pub http: Http,
     pub https: Https,
     pub tls: Tls,
+    pub sso: Sso,
     pub ssh: Ssh,
     pub edge: Edge,
     pub nginx: Nginx,
@@ -286,6 +289,11 @@ pub enum ConfigError {
         key: Option<String>,
         message: String,
     },
+    #[error(
+        "{}: `gate` in `[defaults]` is `sso`, and nobody can log in: say in `[sso]` with whom, and who of them may look",
+        .path.display()
+    )]
+    NoLogins { path: PathBuf },
 }
 
 fn key_prefix(key: &Option<String>) -> String {
@@ -312,7 +320,7 @@ impl Config {
 
     /// `path` is where the text came from, for messages.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|error| {
+        let parsed: Result<Self, _> = toml::from_str(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
             let (line, column) = position(text, at);
             let key = key_at(text, at);
@@ -321,7 +329,13 @@ impl Config {
             let named = key.as_ref().and_then(|key| key.rsplit('.').next()).map(|key| format!("`{key}`: "));
             let message = named.and_then(|named| message.strip_prefix(&named).map(str::to_owned)).unwrap_or(message);
             ConfigError::Parse { path: path.to_owned(), line, column, key, message }
-        })
+        });
+        match parsed? {
+            config if config.defaults.gate == Some(Gate::Sso) && !config.sso.is_set() => {
+                Err(ConfigError::NoLogins { path: path.to_owned() })
+            }
+            config => Ok(config),
+        }
     }
 
     /// With `overrides` in place of what it says.
@@ -405,6 +419,7 @@ impl Default for Config {
             http: Http::default(),
             https: Https::default(),
             tls: Tls::default(),
+            sso: Sso::default(),
             ssh: Ssh::default(),
             edge: Edge::default(),
             nginx: Nginx::default(),

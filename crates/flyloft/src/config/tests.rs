@@ -47,8 +47,8 @@ fn every_value_in_the_example_is_the_default() {
 fn every_key_is_in_the_example() {
     let mut accepted: BTreeSet<String> = Key::ALL.iter().map(|key| format!("defaults.{key}")).collect();
     for table in [
-        "", "http", "https", "tls", "ssh", "edge", "nginx", "build", "network", "ports", "memory", "disk", "follow",
-        "services", "metrics",
+        "", "http", "https", "tls", "sso", "ssh", "edge", "nginx", "build", "network", "ports", "memory", "disk",
+        "follow", "services", "metrics",
     ] {
         let header = if table.is_empty() { String::new() } else { format!("[{table}]\n") };
         let message = refusal(&format!("{header}no-such-key = 1"));
@@ -142,6 +142,30 @@ fn connections_of_what_rests_are_closed_after_the_time_that_the_file_says_or_nev
     assert_eq!(parse("[services]\ngrace = \"5m\"\n").unwrap().services.grace, Some(Duration::from_secs(300)));
     assert_eq!(parse("[services]\ngrace = \"never\"\n").unwrap().services.grace, None);
     refusal("[services]\ngrace = \"0s\"\n");
+}
+
+const LOGINS: &str = "[sso]\nissuer = \"https://id.example.org\"\nclient_id = \"flyloft\"\n";
+
+#[test]
+fn people_log_in_with_whom_the_file_says_and_it_says_who_of_them_may_look() {
+    let config =
+        parse(&format!("{LOGINS}allowed_domains = [\"Example.org\"]\nsession = \"8h\"\n[defaults]\ngate = \"sso\"\n"));
+    let config = config.unwrap();
+    assert!(config.sso.is_set() && !Config::default().sso.is_set());
+    assert_eq!(config.sso.session, Duration::from_secs(8 * 3600));
+    for (text, why) in [
+        ("[defaults]\ngate = \"sso\"\n".to_owned(), "`gate` in `[defaults]` is `sso`, and nobody can log in"),
+        (LOGINS.to_owned(), "it does not say who may look"),
+        (format!("{LOGINS}anyone = true\nallowed_groups = [\"web\"]\n"), "`anyone` may look, and yet"),
+        (format!("{LOGINS}allowed_domains = [\"a@example.org\"]\n"), "`a@example.org` is no domain of mail"),
+        (format!("{LOGINS}anyone = true\nscopes = [\"email\"]\n"), "of which `openid` is one"),
+        (LOGINS.replace("https:", "http:"), "`http://id.example.org` is no URL such as"),
+        (LOGINS.replace("\"flyloft\"", "\"\""), "`client_id` is missing"),
+        ("[sso]\nanyone = true\n".to_owned(), "`issuer` is missing"),
+    ] {
+        let refused = refusal(&text);
+        assert!(refused.starts_with("flyloft.toml:") && refused.contains(why), "{refused}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use socket2::{Socket, Type};
 
 use super::front;
 use super::state::{INSTANCE, LOCK, must_be_restored};
-use super::{lxc_config, must_be_root, not_started};
+use super::{lxc_config, must_be_root, no_logins, not_started};
 use crate::config::{Config, EdgeKind};
 use crate::door::ssh::host_key;
 use crate::engine::lxc::LxcEngine;
@@ -20,6 +20,7 @@ use crate::handover;
 use crate::machine::Port;
 use crate::machine::ports::{self, Holder};
 use crate::machine::tools::{self, Found};
+use crate::sso;
 use crate::store::{self, Store};
 use crate::tls::{self, Pair};
 
@@ -43,6 +44,7 @@ pub async fn check(config: &Config) -> Result<()> {
     let instance = instance.filter(|text| !text.is_empty()).unwrap_or_else(|| "000000".to_owned());
     LxcEngine::check(&lxc_config(config, dir, instance, &[])?).map_err(not_started)?;
     check_certificates(config)?;
+    sso::identity(&config.sso).map_err(no_logins)?;
     front::proxies(config)?;
     let tools = tools::look().await;
     if let Some(tool) = tools.iter().find(|tool| tool.found == Found::Missing) {

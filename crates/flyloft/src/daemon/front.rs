@@ -20,6 +20,7 @@ use crate::error::{Error, OrFailed, Result};
 use crate::machine::ports::Holder;
 use crate::machine::tools;
 use crate::sockets::{Sockets, Use};
+use crate::sso::Sso;
 use crate::store::{self, EventKind, Store};
 use crate::tls::Certificates;
 
@@ -55,6 +56,7 @@ pub struct Serves<'a> {
     pub routes: Vec<(String, Route)>,
     pub visits: Visits,
     pub certificates: Arc<Certificates>,
+    pub sso: Option<Arc<Sso>>,
 }
 
 impl Front {
@@ -66,12 +68,13 @@ impl Front {
         answering: &OnceLock<Arc<Embedded>>,
     ) -> Result<Self> {
         let failed = || "failed to start the edge";
-        let Serves { instance, domain, routes, visits, certificates } = serves;
+        let Serves { instance, domain, routes, visits, certificates, sso } = serves;
         let quiet_agents = config.edge.quiet_agents.clone();
         let to_open = |listen: Vec<SocketAddr>| EdgeConfig {
             routes: routes.clone(),
             visits: Some(visits.clone()),
             quiet_agents: quiet_agents.clone(),
+            sso: sso.clone(),
             ..EdgeConfig::new(listen)
         };
         if config.edge.kind == EdgeKind::Embedded {

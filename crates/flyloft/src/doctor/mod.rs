@@ -17,6 +17,7 @@ mod host;
 mod network;
 mod nginx;
 mod servers;
+mod sso;
 mod tls;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -82,6 +83,7 @@ pub fn judge(machine: &Machine, config: &Config) -> Vec<Check> {
     checks.extend(host::judge(machine, config));
     checks.extend(nginx::judge(machine.nginx.as_ref()));
     checks.extend(tls::judge(machine.tls.as_ref(), config));
+    checks.extend(sso::judge(machine.sso.as_ref()));
     checks.extend(containers::judge(machine));
     checks.extend(network::judge(machine));
     checks.extend(servers::judge(machine));

@@ -18,6 +18,7 @@ use crate::machine::network::{Chain, Network, Resolver, Uplink};
 use crate::machine::nginx::Nginx;
 use crate::machine::ports::{Holder, Port};
 use crate::machine::servers::Server;
+use crate::machine::sso::{self, Sso};
 use crate::machine::storage::{Filesystem, Storage};
 use crate::machine::tls::{Certificate, Tls};
 use crate::machine::tools::{Found, Tool};
@@ -88,6 +89,7 @@ fn healthy() -> Machine {
         servers: Vec::new(),
         nginx: None,
         tls: None,
+        sso: None,
         systemd: true,
     }
 }
@@ -433,4 +435,24 @@ fn whatever_keeps_clients_from_tls_is_said() {
              → renew it; the new files are taken within a minute
     it works; 1 thing could be better
     ");
+}
+
+#[test]
+fn it_is_said_whether_anybody_can_log_in_and_where_people_come_back_to() {
+    let with = |found: sso::Found| {
+        let mut machine = healthy();
+        let callback = "https://login.example.org/callback".to_owned();
+        machine.sso = Some(Sso { issuer: "https://id.example.org".to_owned(), callback, found });
+        let checks = judge(&machine, &Config::default());
+        Report { checks: checks.into_iter().filter(|check| check.about == "sso").collect() }.to_string()
+    };
+    let ok = with(sso::Found::Answers { keys: 2 });
+    assert!(
+        ok.starts_with("ok       sso: `https://id.example.org` answers; `https://login.example.org/callback` is to be")
+    );
+    let silent = with(sso::Found::Silent { why: "it did not answer within 8 s".to_owned() });
+    assert!(silent.starts_with("warning  sso: nobody can log in with `https://id.example.org`: it did not answer"));
+    assert!(with(sso::Found::Answers { keys: 0 }).contains("has no key"));
+    let secret = with(sso::Found::NoSecret { why: "it is open".to_owned(), remedy: "chmod 600 it".to_owned() });
+    assert!(secret.starts_with("problem  sso: it is open\n         → chmod 600 it\n"), "{secret}");
 }

@@ -234,7 +234,7 @@ impl Stage {
             renewals: Renewals::default(),
             managed: Managed::default(),
             services,
-            gates: Gates::new(&vault, settings.defaults.clone()),
+            gates: Gates::new(&vault, settings.defaults.clone(), None),
             vault,
             tally: Tally::default(),
             keeper: Arc::new(keeper),

@@ -17,6 +17,7 @@ pub mod network;
 pub mod nginx;
 pub mod ports;
 pub mod servers;
+pub mod sso;
 pub mod storage;
 pub mod swaps;
 pub mod tls;
@@ -30,6 +31,7 @@ pub use network::Network;
 pub use nginx::Nginx;
 pub use ports::Port;
 pub use servers::Server;
+pub use sso::Sso;
 pub use storage::Storage;
 pub use swaps::SwapWatch;
 pub use tls::Tls;
@@ -51,16 +53,18 @@ pub struct Machine {
     pub nginx: Option<Nginx>,
     /// Where the edge speaks it.
     pub tls: Option<Tls>,
+    /// Where people log in.
+    pub sso: Option<Sso>,
     /// Whether systemd is PID 1 (sd_booted(3)).
     pub systemd: bool,
 }
 
 impl Machine {
     /// Reads everything that running with this configuration depends on. Takes as long as the slowest DNS answer, 2 s
-    /// at most.
+    /// at most, or as the provider that people log in with.
     pub async fn look(config: &Config) -> Self {
-        let (tools, network, nginx) =
-            tokio::join!(tools::look(), Network::look(&config.network.dns), Nginx::look(config));
+        let (tools, network, nginx, sso) =
+            tokio::join!(tools::look(), Network::look(&config.network.dns), Nginx::look(config), Sso::look(config));
         let lock = config.state_dir.join(crate::daemon::LOCK);
         let http = config.http_addresses();
         let ports = [("HTTP", &http), ("HTTPS", &config.https.listen), ("SSH", &config.ssh.listen)];
@@ -77,6 +81,7 @@ impl Machine {
             servers: Server::look(&config.state_dir),
             nginx,
             tls: Tls::look(config),
+            sso,
             systemd: has_systemd(),
         }
     }

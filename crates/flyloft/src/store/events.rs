@@ -1,6 +1,6 @@
 //! What happened, for people: `flyloft events`. Never holds the value of a variable.
 
-use flyloft_core::name::{AppName, EnvName};
+use flyloft_core::name::{AppName, EnvName, EnvRef};
 use rusqlite::{OptionalExtension, params};
 
 use super::{Store, StoreError, name};
@@ -20,6 +20,8 @@ pub enum EventKind {
     /// Somebody has made a link to it, or all of them were revoked.
     Shared,
     LinksRevoked,
+    /// Somebody has logged in at its gate, for the first time.
+    LoggedIn,
     VolumesChanged,
     PortsChanged,
     Stopped,
@@ -115,6 +117,26 @@ impl Store {
         .await
     }
 
+    /// Tells that somebody has logged in at the gate of an environment, unless that was told before of this environment.
+    pub async fn tell_first_login(&self, env: &EnvRef, who: &str, now: i64) -> Result<(), StoreError> {
+        let (app, name, by) = (env.app.to_string(), env.env.to_string(), who.to_owned());
+        let known = self
+            .call(move |t| {
+                // An earlier one of this name is another one.
+                let sql = "SELECT EXISTS (SELECT 1 FROM events WHERE app = ?1 AND environment = ?2 AND kind = ?3 AND by = ?4
+                           AND id > (SELECT coalesce(max(id), 0) FROM events
+                                     WHERE app = ?1 AND (environment = ?2 OR environment IS NULL) AND kind IN (?5, ?6)))";
+                let [kind, ends, gone] =
+                    [EventKind::LoggedIn, EventKind::Destroyed, EventKind::AppRemoved].map(EventKind::as_str);
+                Ok(t.query_row(sql, params![app, name, kind, by, ends, gone], |row| row.get::<_, bool>(0))?)
+            })
+            .await?;
+        match known {
+            true => Ok(()),
+            false => self.tell(&env.app, Some(&env.env), EventKind::LoggedIn, who, "for the first time", now).await,
+        }
+    }
+
     /// Tells of something of an app's that fails, unless that was the last word about it; or that it works, if it was.
     pub async fn tell_turn(
         &self,
@@ -183,6 +205,7 @@ impl EventKind {
             EventKind::SettingsChanged => "settings-changed",
             EventKind::Shared => "shared",
             EventKind::LinksRevoked => "links-revoked",
+            EventKind::LoggedIn => "logged-in",
             EventKind::VolumesChanged => "volumes-changed",
             EventKind::PortsChanged => "ports-changed",
             EventKind::Stopped => "stopped",

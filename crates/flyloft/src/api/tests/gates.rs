@@ -1,6 +1,6 @@
 //! Who may look, as people set it, and what opens a gate.
 
-use flyloft_core::gate::{Guard, Request, Verdict};
+use flyloft_core::gate::{self, Guard, Request, Verdict};
 
 use super::*;
 use crate::store;
@@ -51,6 +51,33 @@ async fn a_gate_that_is_set_is_kept_at_once_and_so_is_that_of_what_comes_later()
     let (code, said) = desk.command(&["set", "shop/main", "gate=open"]).await;
     assert_eq!(code, 2, "{said}");
     assert!(said.contains("`gate`: `open` is no gate"), "{said}");
+}
+
+#[tokio::test]
+async fn a_gate_that_asks_for_a_login_is_not_set_where_nobody_can_log_in() {
+    let desk = linked().await;
+    for words in [&["set", "shop/main", "gate=sso"][..], &["apps", "set", "shop", "gate=sso"]] {
+        let (code, said) = desk.command(words).await;
+        assert!(code == 2 && said.contains("on this server nobody can") && said.contains("`[sso]`"), "{said}");
+    }
+    assert!(matches!(verdict(&desk.guard().await.unwrap(), "/"), Verdict::Refused(gate::Refusal::NoLink)));
+}
+
+#[tokio::test]
+async fn whoever_logs_in_is_told_of_once_for_each_environment() {
+    let desk = linked().await;
+    let name = EnvRef::parse("shop/main").unwrap();
+    for who in ["ann@example.org", "bo@example.org", "ann@example.org"] {
+        desk.stage.store().tell_first_login(&name, who, store::now()).await.unwrap();
+    }
+    let events = desk.done(&["events", "shop/main"]).await;
+    for who in ["ann", "bo"] {
+        assert_eq!(
+            events.matches(&format!("logged-in by {who}@example.org for the first time")).count(),
+            1,
+            "{events}"
+        );
+    }
 }
 
 #[tokio::test]

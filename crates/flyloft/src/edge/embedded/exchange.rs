@@ -22,6 +22,7 @@ use super::hold::{Wish, hold};
 use super::host::{Host, Pass, Place};
 use super::line::{Line, LineError, Question, READ_MAX};
 use super::lines::Full;
+use super::login::Login;
 use super::pace::Busy;
 use super::page::{Death, Form, Notice};
 use super::password;
@@ -78,6 +79,7 @@ pub async fn answer(client: Arc<Client>, mut request: Request<Incoming>) -> Resu
         Some(visit) => {
             let found = match find(&client, &mut request) {
                 Err(Stop::Doubted(doubt)) => Box::pin(find_later(&client, &mut request, doubt)).await,
+                Err(Stop::LogsIn(login)) => Err(Box::pin(login.go_on(&client)).await),
                 Err(Stop::Answered(notice)) => Err(notice),
                 Ok(found) => Ok(found),
             };
@@ -125,11 +127,14 @@ fn find(client: &Client, request: &mut Request<Incoming>) -> Result<(Authority, 
     let authority = Authority::of(request.uri(), request.headers()).map_err(|_| Notice::NoHost)?;
     let (shared, host) = (&client.worker.shared, authority.host());
     secure::ask(client, request, &host)?;
+    if let Some(sso) = shared.login_at(&host) {
+        return Err(Stop::LogsIn(Box::new(Login::of(client, request, &authority, sso))));
+    }
     let is_robots = request.uri().path() == "/robots.txt" && matches!(*request.method(), Method::GET | Method::HEAD);
     if is_robots && shared.routes.knows(&host) {
         return Err(Notice::Robots.into());
     }
-    gate::ask(client, request, &host)?;
+    gate::ask(client, request, &authority, &host)?;
     let quiet = client.manner.is_quiet(request.uri().path(), request.headers(), &shared.quiet);
     let way = match shared.routes.admit(&host, quiet) {
         Some(Admission::Entered(pass)) => Way::Open(pass),
@@ -161,7 +166,7 @@ async fn find_later(
         Ok(found) => Ok(found),
         Err(Stop::Answered(notice)) => Err(notice),
         // The gate is another one by now.
-        Err(Stop::Doubted(_)) => Err(Notice::Busy),
+        Err(Stop::Doubted(_) | Stop::LogsIn(_)) => Err(Notice::Busy),
     }
 }
 

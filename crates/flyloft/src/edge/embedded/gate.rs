@@ -6,12 +6,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use flyloft_core::gate::{self, BYPASS_HEADER, FORM, Guard, Refusal, Verdict};
+use flyloft_core::gate::{self, ARRIVAL, BYPASS_HEADER, FORM, Guard, Refusal, Verdict};
 use hyper::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
 use super::exchange::Client;
-use super::headers;
+use super::headers::{self, Authority};
+use super::login::{self, Login};
 use super::page::{Form, Notice};
 use super::password::{Asked, Doubt};
 use super::standing::Said;
@@ -21,6 +22,8 @@ pub enum Stop {
     Answered(Notice),
     /// It has to be found out whether it says the password.
     Doubted(Doubt),
+    /// It is for where people log in.
+    LogsIn(Box<Login>),
 }
 
 impl From<Notice> for Stop {
@@ -41,7 +44,7 @@ pub struct Caller<'a> {
 }
 
 /// An `Authorization` header that was for the gate is gone after this.
-pub fn ask<B>(client: &Client, request: &mut Request<B>, host: &str) -> Result<(), Stop> {
+pub fn ask<B>(client: &Client, request: &mut Request<B>, authority: &Authority, host: &str) -> Result<(), Stop> {
     let Some(guard) = client.worker.shared.routes.guard(host) else { return Ok(()) };
     let headers = request.headers();
     let caller = Caller::new(client, headers, host);
@@ -58,6 +61,9 @@ pub fn ask<B>(client: &Client, request: &mut Request<B>, host: &str) -> Result<(
         let host = host.to_owned();
         return Err(Stop::Doubted(Doubt { guard, host, asked: Asked::Form }));
     }
+    if guard.asks_for_a_login() && *request.method() == Method::GET && request.uri().path() == ARRIVAL {
+        return Err(login::arrive(&caller, &guard, request).into());
+    }
     let cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
     match guard.judge(&asked, cookies, now()) {
         Verdict::Pass => Ok(()),
@@ -68,6 +74,7 @@ pub fn ask<B>(client: &Client, request: &mut Request<B>, host: &str) -> Result<(
             }
             Ok(())
         }
+        Verdict::Refused(Refusal::NoLogin) => Err(login::send(&caller, &guard, request, authority).into()),
         verdict => Err(caller.turned(verdict, asked.target).into()),
     }
 }

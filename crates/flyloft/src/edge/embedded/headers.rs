@@ -143,7 +143,8 @@ impl Authority {
         }
     }
 
-    fn port(&self) -> Option<&[u8]> {
+    /// Digits.
+    pub fn port(&self) -> Option<&[u8]> {
         self.value.as_bytes().get(self.host_end + 1..).filter(|port| !port.is_empty())
     }
 }

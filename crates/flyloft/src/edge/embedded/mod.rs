@@ -28,6 +28,7 @@ mod host;
 mod line;
 mod lines;
 mod listener;
+mod login;
 mod opening;
 mod pace;
 mod page;
@@ -38,6 +39,7 @@ mod room;
 mod routes;
 mod secure;
 mod seldom;
+mod snag;
 mod standing;
 mod stream;
 mod switch;
@@ -76,6 +78,7 @@ pub use self::usage::Usage;
 pub use self::worker::Limits;
 use self::worker::{Shared, Worker};
 use super::{Edge, EdgeError, Route, Visits};
+use crate::sso::Sso;
 use crate::tls::Certificates;
 
 /// How to open an [`Embedded`] edge.
@@ -92,6 +95,8 @@ pub struct EdgeConfig {
     pub proxy: Option<UnixListener>,
     /// Who is believed among those who come as clients.
     pub proxies: Proxies,
+    /// With whom people log in.
+    pub sso: Option<Arc<Sso>>,
     /// What is routed from the first request on: who takes sockets over finds clients waiting there.
     pub routes: Vec<(String, Route)>,
     /// Who is told of requests that wait.
@@ -121,6 +126,7 @@ impl EdgeConfig {
             secure: None,
             proxy: None,
             proxies: Proxies::default(),
+            sso: None,
             routes: Vec::new(),
             visits: None,
             quiet_agents: Vec::new(),
@@ -177,6 +183,8 @@ impl Embedded {
             quiet: Arc::new(Quiet::new(&config.quiet_agents)),
             visits: config.visits,
             proofs: Arc::default(),
+            sso: config.sso,
+            logins: Arc::default(),
             proxies: Arc::new(config.proxies),
             secure: certificates.zip(secure_port).map(|(certificates, port)| Secure { certificates, port }),
             limits: config.limits,

@@ -18,6 +18,7 @@ use hyper::{Response, StatusCode};
 
 use super::headers;
 use super::quiet::ROBOTS;
+use super::snag::Snag;
 
 /// Why the edge answers itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +94,16 @@ pub enum Notice {
         cookie: String,
         to: String,
     },
+    /// Who asks is sent to where it logs in, or comes back from there.
+    Sent {
+        cookies: Vec<String>,
+        to: String,
+    },
+    /// A login does not go on. Where there is such a place, it can be begun again.
+    Snag {
+        snag: Snag,
+        again: Option<String>,
+    },
     /// Not a page, but what crawlers ask first.
     Robots,
     /// The app did not answer.
@@ -147,7 +158,8 @@ impl Notice {
             Notice::Locked { challenge: true, .. } => StatusCode::UNAUTHORIZED,
             Notice::Barred { .. } | Notice::Locked { .. } => StatusCode::FORBIDDEN,
             Notice::TooOften { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Notice::Enter { .. } => StatusCode::SEE_OTHER,
+            Notice::Enter { .. } | Notice::Sent { .. } => StatusCode::SEE_OTHER,
+            Notice::Snag { snag, .. } => snag.status(),
         }
     }
 
@@ -170,6 +182,8 @@ impl Notice {
             Notice::TooOften { .. } => "Too many wrong passwords".to_owned(),
             Notice::Barred { env, .. } | Notice::Locked { env, .. } => format!("{env} is not public"),
             Notice::Enter { .. } => "Come in".to_owned(),
+            Notice::Sent { .. } => "A moment".to_owned(),
+            Notice::Snag { snag, .. } => snag.title(),
             Notice::Dead { env, .. } => format!("{env} did not answer"),
         }
     }
@@ -207,11 +221,16 @@ impl Notice {
                 // Where one is set, that is asked for.
                 Refusal::NoPassword | Refusal::NoneSet => "Its password has not been set yet.".to_owned(),
                 Refusal::Address => "It is there for some addresses only, and yours is none of them.".to_owned(),
+                Refusal::NoLogin | Refusal::NoProvider => {
+                    "Whoever logs in may look, and this server has nobody to log in with.".to_owned()
+                }
             },
             Notice::Locked { again: true, .. } => "That is not its password.".to_owned(),
             Notice::Locked { .. } => "It opens with its password.".to_owned(),
             Notice::TooOften { seconds } => format!("Another one may be tried in {seconds} s."),
             Notice::Enter { .. } => "It is open to this browser.".to_owned(),
+            Notice::Sent { to, .. } => format!("It goes on at {to}"),
+            Notice::Snag { snag, .. } => snag.sentence(),
             Notice::Dead { how, .. } => match how {
                 Death::Refused => "Its web process does not listen: it has ended, or is still starting.".to_owned(),
                 Death::Unreachable => "Its web process could not be reached.".to_owned(),
@@ -230,6 +249,7 @@ impl Notice {
             Notice::Barred { env, why: Refusal::NoneSet } => Some(format!("flyloft gate password {}", env.app)),
             Notice::Barred { env, why: Refusal::NoLink | Refusal::Expired } => Some(format!("flyloft share {env}")),
             Notice::Dead { env, .. } => Some(format!("flyloft logs {env}")),
+            Notice::Snag { snag, .. } => snag.command(),
             _ => None,
         }
     }
@@ -240,7 +260,7 @@ impl Notice {
             Notice::Busy | Notice::Waking { comes_back: true, .. } => Some(1),
             Notice::Waking { .. } | Notice::Failed { .. } | Notice::Crowded { .. } => Some(5),
             Notice::Asleep { .. } => Some(3600),
-            Notice::TooOften { seconds } => Some(*seconds),
+            Notice::TooOften { seconds } | Notice::Snag { snag: Snag::TooMany { seconds }, .. } => Some(*seconds),
             _ => None,
         }
     }
@@ -273,9 +293,15 @@ impl Notice {
         if let Some(seconds) = self.retry_after() {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if let Notice::Enter { cookie, to } = self {
+        if let Notice::Snag { snag: Snag::Needed { .. }, .. } = self {
+            // A 401 says how it would not be one (RFC 9110 section 15.5.2).
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Flyloft-Bypass realm=\"staging\""));
+        }
+        if let Some((cookies, to)) = self.leads() {
             let value = |text: &str, other| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(other));
-            headers.insert(SET_COOKIE, value(cookie, ""));
+            for cookie in cookies {
+                headers.append(SET_COOKIE, value(cookie, ""));
+            }
             headers.insert(LOCATION, value(to, "/"));
             // Nobody else is told what the address was.
             headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
@@ -284,10 +310,22 @@ impl Notice {
         response
     }
 
+    /// Where it leads, and what a browser keeps for that.
+    fn leads(&self) -> Option<(&[String], &str)> {
+        match self {
+            Notice::Enter { cookie, to } => Some((std::slice::from_ref(cookie), to)),
+            Notice::Sent { cookies, to } => Some((cookies, to)),
+            _ => None,
+        }
+    }
+
     fn text(&self) -> String {
         let mut text = format!("{}\n{}\n", self.title(), self.sentence());
         if let Some(command) = self.command() {
             text += &format!("\n    {command}\n");
+        }
+        if let Notice::Snag { again: Some(again), .. } = self {
+            text += &format!("\nTry again: {again}\n");
         }
         text
     }
@@ -307,8 +345,13 @@ impl Notice {
              <main>\n<small>{status}</small>\n<h1>{title}</h1>\n<p>{}</p>{}{}\n</main>\n",
             escape(&self.sentence()),
             command.unwrap_or_default(),
-            self.form().unwrap_or_default(),
+            self.form().or_else(|| self.link()).unwrap_or_default(),
         )
+    }
+
+    fn link(&self) -> Option<String> {
+        let Notice::Snag { again: Some(again), .. } = self else { return None };
+        Some(format!("\n<p><a href=\"{}\">Try again</a></p>", escape(again)))
     }
 
     fn form(&self) -> Option<String> {
@@ -337,7 +380,8 @@ const STYLE: &str = "\
     white-space:pre-wrap}\
     form{margin:1.4rem 0 0;display:flex;gap:.6rem}\
     input,button{font:inherit;padding:.5rem .8rem;border-radius:.4rem;border:1px solid #c8553d}\
-    button{background:#c8553d;color:#fff}";
+    button{background:#c8553d;color:#fff}\
+    p+p{margin:1.4rem 0 0}a{color:#c8553d}";
 
 fn again(comes_back: bool) -> &'static str {
     if comes_back { "This page comes back by itself." } else { "Try again in a moment." }

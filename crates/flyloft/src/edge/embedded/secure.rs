@@ -79,13 +79,13 @@ pub fn ask<B>(client: &Client, request: &Request<B>, host: &str) -> Result<(), N
     match &client.shown {
         // Whoever came to one name is not answered for another that its certificate is not for.
         Some(shown) if !shown.names.cover(host) => Err(Notice::Misdirected { host: host.to_owned() }),
-        None if matches!(&client.sender, Sender::Client(from) if !from.is_secure()) && shared.routes.knows(host) => {
+        None if matches!(&client.sender, Sender::Client(from) if !from.is_secure()) && shared.serves(host) => {
             let led = shared.secure.as_ref().and_then(|secure| secure.lead(host, request.uri()));
             led.map_or(Ok(()), |at| Err(Notice::OverTls { at }))
         }
         // What ends TLS before this server says that it has not for this one.
         None if matches!(client.sender, Sender::Proxy(_)) && headers::came_plain(request.headers()) => {
-            let port = shared.proxies.tls_port.filter(|_| shared.routes.knows(host));
+            let port = shared.proxies.tls_port.filter(|_| shared.serves(host));
             match port.filter(|_| !request.uri().path().starts_with(CHALLENGES)) {
                 Some(port) => Err(Notice::OverTls { at: over_tls(host, request.uri(), port) }),
                 None => Ok(()),

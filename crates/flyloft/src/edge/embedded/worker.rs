@@ -26,6 +26,7 @@ use super::half_closed::{Asked, HalfClosed};
 use super::halt::Halt;
 use super::headers::{Sender, Visitor};
 use super::host::{Sleep, Told};
+use super::login::Logins;
 use super::opening::{Opened, Protocol};
 use super::pace::{Busy, Pace, Paced};
 use super::password::Proofs;
@@ -35,6 +36,7 @@ use super::routes::Routes;
 use super::secure::Secure;
 use super::stream::Streams;
 use crate::edge::{Visit, Visits};
+use crate::sso::Sso;
 use crate::tls::Shown;
 
 /// A head may have this many bytes, and so may a piece of a body. That it may have 100 headers is hyper's own limit.
@@ -100,8 +102,23 @@ pub struct Shared {
     /// Where clients may speak TLS.
     pub secure: Option<Secure>,
     pub proofs: Arc<Proofs>,
+    /// With whom people log in, if with anybody.
+    pub sso: Option<Arc<Sso>>,
+    pub logins: Arc<Logins>,
     pub limits: Limits,
     pub halt: Arc<Halt>,
+}
+
+impl Shared {
+    /// Whether there is anything at `host` (lower case).
+    pub fn serves(&self, host: &str) -> bool {
+        self.routes.knows(host) || self.login_at(host).is_some()
+    }
+
+    /// With whom people log in at `host` (lower case), if they do so there.
+    pub fn login_at(&self, host: &str) -> Option<&Arc<Sso>> {
+        self.sso.as_ref().filter(|sso| sso.host == host)
+    }
 }
 
 /// How long the edge waits for whom.

@@ -26,7 +26,7 @@ async fn gated(gate: &str) -> Stage {
     stage
 }
 
-fn header<'a>(answer: &'a str, name: &str) -> &'a str {
+pub(super) fn header<'a>(answer: &'a str, name: &str) -> &'a str {
     answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).unwrap_or_default()
 }
 

@@ -8,6 +8,7 @@ mod gates;
 mod holding;
 mod http2;
 mod listening;
+mod logins;
 mod pages;
 mod proxies;
 mod requests;

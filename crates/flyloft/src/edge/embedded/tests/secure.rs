@@ -15,8 +15,8 @@ use crate::tls::trial::Authority;
 use crate::tls::{Certificates, Pair, pair};
 
 /// An edge with TLS, and who has issued what it shows.
-struct Lock {
-    stage: Stage,
+pub(super) struct Lock {
+    pub(super) stage: Stage,
     certificates: Arc<Certificates>,
     authority: Authority,
     client: Arc<ClientConfig>,
@@ -27,7 +27,7 @@ impl Lock {
         Self::with(names, |_| {})
     }
 
-    fn with(names: &[&str], change: impl FnOnce(&mut EdgeConfig)) -> Self {
+    pub(super) fn with(names: &[&str], change: impl FnOnce(&mut EdgeConfig)) -> Self {
         let authority = Authority::root("Root");
         let certificates = Certificates::new().unwrap();
         certificates.set([&authority.issue(names).pair()]);
@@ -39,7 +39,7 @@ impl Lock {
         Self { stage, certificates, authority, client }
     }
 
-    async fn app<F>(mut self, serve: impl Fn(Peer) -> F + Send + 'static) -> Self
+    pub(super) async fn app<F>(mut self, serve: impl Fn(Peer) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -47,7 +47,7 @@ impl Lock {
         self
     }
 
-    fn port(&self) -> u16 {
+    pub(super) fn port(&self) -> u16 {
         self.stage.edge.secure_addresses()[0].port()
     }
 
@@ -56,7 +56,7 @@ impl Lock {
     }
 
     /// What curl prints for this path of `shop.test`.
-    async fn curl(&self, path: &str, args: &[&str]) -> String {
+    pub(super) async fn curl(&self, path: &str, args: &[&str]) -> String {
         let ca = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&ca, &self.authority.root_pem).unwrap();
         let output = Cmd::new("curl")
