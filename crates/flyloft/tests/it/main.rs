@@ -43,6 +43,7 @@ mod rabbitmq;
 mod redis;
 mod servers;
 mod services;
+mod sso;
 mod takeover;
 mod terminal;
 mod tls;
