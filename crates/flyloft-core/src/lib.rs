@@ -3,6 +3,7 @@
 //! Nothing here knows tokio, files, processes or the clock. Time, randomness and identity are arguments,
 //! so that everything can be tested by calling it.
 
+pub mod acme;
 pub mod address;
 pub mod admission;
 pub mod app_json;

@@ -238,11 +238,13 @@ async fn begin(
     let routes = loft::routes(&store, &gates, state.rebooted).await?;
     let (visits, visited) = tokio::sync::mpsc::unbounded_channel();
     let certificates = Certificates::new().or_failed(|| "failed to prepare TLS")?;
+    let acme = tls::acme::Asked::of(&config)?;
     let local = tls::Local::new(&state.dir, &config.domain, &state.instance);
     let keeper = tls::Keeper::open(&config.tls.certificates, local, certificates.clone(), tls::now());
     let keeper = Arc::new(keeper);
-    let serves =
-        Serves { instance: &state.instance, domain: &domain, routes, visits: visits.clone(), certificates, sso };
+    let answers = keeper.answers.clone();
+    let (instance, waking) = (&state.instance, visits.clone());
+    let serves = Serves { instance, domain: &domain, routes, visits: waking, certificates, sso, answers };
     let front = Front::open(&config, serves, &mut inherited, &answering).await?;
     let ports: Vec<u16> = front.addresses.iter().chain(&front.secure).map(SocketAddr::port).collect();
     let mut kept = Sockets::default();
@@ -335,6 +337,9 @@ async fn begin(
     }
     if !config.https.listen.is_empty() {
         tokio::spawn(keeper.keep_for_ever(loft.parts.store.clone()));
+    }
+    if let Some(acme) = acme {
+        tokio::spawn(acme.keep_for_ever(loft.parts.clone()));
     }
     for listener in metrics_listeners {
         tokio::spawn(metrics::serve(listener, loft.clone()));

@@ -1,5 +1,8 @@
 //! The parts of the one binary. A library only so that benchmarks and integration tests can reach them.
 
+#[cfg(test)]
+#[path = "../tests/it/acme_lab.rs"]
+pub mod acme_lab;
 pub mod admission;
 pub mod api;
 pub mod backup;

@@ -22,13 +22,16 @@ struct CertificateItem {
     #[serde(serialize_with = "as_time_if_any")]
     until: Option<i64>,
     days_left: Option<i64>,
+    /// When another one is asked for, where Flyloft does that.
+    #[serde(serialize_with = "as_time_if_any")]
+    renewal: Option<i64>,
     trouble: Option<String>,
     #[serde(skip)]
     hint: Option<String>,
 }
 
 impl From<Status> for CertificateItem {
-    fn from(Status { file, shown, trouble }: Status) -> Self {
+    fn from(Status { file, shown, renewal, trouble }: Status) -> Self {
         let (names, validity) = shown.unzip();
         let (trouble, hint) = trouble.unzip();
         Self {
@@ -36,6 +39,7 @@ impl From<Status> for CertificateItem {
             names: names.iter().flat_map(|names| names.iter().map(str::to_owned)).collect(),
             until: validity.map(|validity| validity.until * 1000),
             days_left: validity.map(|validity| validity.days_left(tls::now())),
+            renewal: renewal.map(|at| at * 1000),
             trouble,
             hint,
         }
@@ -45,17 +49,17 @@ impl From<Status> for CertificateItem {
 impl Reply for CertificateList {
     fn text(&self) -> String {
         if self.certificates.is_empty() {
-            return "there are no certificates; name them in `[tls]` of the configuration, or make one for trying out: \
-                    flyloft tls local-ca\n"
+            return "there are no certificates; name them in `[tls]` of the configuration, have one asked for by `[acme]`, or \
+                    make one for trying out: flyloft tls local-ca\n"
                 .to_owned();
         }
         let rows = self.certificates.iter().map(|one| {
             let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
             let days = one.days_left.map(|days| format!("{days} d"));
-            let until = one.until.map(|until| time(until)[..10].to_owned());
-            [one.file.display().to_string(), one.names.join(", "), or_none(days), or_none(until)]
+            let day = |at: Option<i64>| or_none(at.map(|at| time(at)[..10].to_owned()));
+            [one.file.display().to_string(), one.names.join(", "), or_none(days), day(one.until), day(one.renewal)]
         });
-        let mut text = table(["CERTIFICATE", "NAMES", "LEFT", "UNTIL"], rows);
+        let mut text = table(["CERTIFICATE", "NAMES", "LEFT", "UNTIL", "RENEWAL"], rows);
         self.certificates
             .iter()
             .filter_map(|one| one.trouble.as_ref())

@@ -15,11 +15,13 @@ use flyloft_core::port::Pool;
 use serde::Deserialize;
 use thiserror::Error;
 
+mod acme;
 mod prefix;
 mod sso;
 mod value;
 mod visitors;
 
+pub use acme::{Acme, Algorithm, Proof, Rfc2136};
 pub use prefix::{Ipv4Prefix, Ipv6Prefix};
 pub use sso::Sso;
 pub use value::parse_domain;
@@ -52,6 +54,8 @@ pub struct Config {
     pub https: Https,
     pub tls: Tls,
     pub sso: Sso,
+    pub acme: Acme,
+    pub rfc2136: Rfc2136,
     pub ssh: Ssh,
     pub edge: Edge,
     pub nginx: Nginx,
@@ -420,6 +424,8 @@ impl Default for Config {
             https: Https::default(),
             tls: Tls::default(),
             sso: Sso::default(),
+            acme: Acme::default(),
+            rfc2136: Rfc2136::default(),
             ssh: Ssh::default(),
             edge: Edge::default(),
             nginx: Nginx::default(),

@@ -47,8 +47,8 @@ fn every_value_in_the_example_is_the_default() {
 fn every_key_is_in_the_example() {
     let mut accepted: BTreeSet<String> = Key::ALL.iter().map(|key| format!("defaults.{key}")).collect();
     for table in [
-        "", "http", "https", "tls", "sso", "ssh", "edge", "nginx", "build", "network", "ports", "memory", "disk",
-        "follow", "services", "metrics",
+        "", "http", "https", "tls", "sso", "acme", "rfc2136", "ssh", "edge", "nginx", "build", "network", "ports",
+        "memory", "disk", "follow", "services", "metrics",
     ] {
         let header = if table.is_empty() { String::new() } else { format!("[{table}]\n") };
         let message = refusal(&format!("{header}no-such-key = 1"));
@@ -79,6 +79,11 @@ fn an_error_names_file_line_column_and_key() {
         "[http]\ntrusted_proxies = [\"10.0.0.1/8\"]\n",
         "[tls]\ncertificates = [{ certificate = \"cert.pem\", key = \"/etc/key.pem\" }]\n",
         "[tls]\ncertificates = [{ certificate = \"/etc/cert.pem\" }]\n",
+        "[acme]\nproof = \"magic\"\n",
+        "[acme]\ndirectory = \"http://acme.example.org/\"\n",
+        "[acme]\ncontact = [\"ops\"]\n",
+        "[acme]\npropagation = \"0s\"\n",
+        "[rfc2136]\nserver = \"ns.example.org\"\n",
         "state_dir = \"var\"\n",
         "domain = \"a b\"\n",
         "[defaults]\ncpu_weight = 0\n",
@@ -99,6 +104,11 @@ fn an_error_names_file_line_column_and_key() {
     flyloft.toml:2:19: `http.trusted_proxies`: `10.0.0.1/8` has bits set after its length; the range is `10.0.0.0/8`
     flyloft.toml:2:33: `tls.certificates`: `cert.pem` is not an absolute path
     flyloft.toml:2:17: `tls.certificates`: missing field `key`
+    flyloft.toml:2:9: `acme.proof`: unknown variant `magic`, expected one of `none`, `hook`, `rfc2136`, `http`
+    flyloft.toml:2:13: `acme.directory`: `http://acme.example.org/` is not an address that begins with https://
+    flyloft.toml:2:11: `acme.contact`: `ops` is not a mail address
+    flyloft.toml:2:15: `acme.propagation`: `0s` is not a limit
+    flyloft.toml:2:10: `rfc2136.server`: invalid socket address syntax
     flyloft.toml:1:13: `state_dir`: `var` is not an absolute path
     flyloft.toml:1:10: `domain`: `a b` is not a domain name such as staging.example.org
     flyloft.toml:2:14: `defaults.cpu_weight`: `0` is not a whole number from 1 to 10000

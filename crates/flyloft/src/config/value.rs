@@ -51,6 +51,35 @@ pub(super) fn domain<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Er
     judged(from, parse_domain)
 }
 
+/// A domain name, or the empty text for none.
+pub(super) fn domain_or_none<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    judged(from, |text| if text.is_empty() { Ok(String::new()) } else { parse_domain(text) })
+}
+
+/// An address such as `https://acme.example.org/directory`.
+pub(super) fn https<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    judged(from, |text| {
+        let parsed = text.parse::<hyper::Uri>().ok().filter(|uri| uri.scheme_str() == Some("https"));
+        match parsed.is_some_and(|uri| uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))) {
+            true => Ok(text.to_owned()),
+            false => Err(format!("`{}` is not an address that begins with https://", text.escape_debug())),
+        }
+    })
+}
+
+pub(super) fn mail_addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let addresses = Vec::<String>::deserialize(from)?;
+    let is_one = |text: &String| {
+        let parts = text.split_once('@');
+        parts.is_some_and(|(user, host)| !user.is_empty() && !host.is_empty())
+            && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',' && byte != b'?')
+    };
+    match addresses.iter().find(|text| !is_one(text)) {
+        None => Ok(addresses),
+        Some(text) => Err(D::Error::custom(format!("`{}` is not a mail address", text.escape_debug()))),
+    }
+}
+
 pub(super) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     let span = Span::deserialize(from)?;
     span.0.filter(|span| !span.is_zero()).ok_or_else(|| D::Error::custom(format!("`{span}` is not a limit")))

@@ -73,6 +73,7 @@ pub async fn check(config: &Config) -> Result<()> {
 /// Whether there could be TLS. What only time has made wrong is no reason to stay with what there was before.
 fn check_certificates(config: &Config) -> Result<()> {
     let judge = |files| Pair::load(files, tls::now()).err().filter(|error| !error.is_about_time());
+    tls::acme::Asked::of(config)?;
     match config.tls.certificates.iter().find_map(judge) {
         None => Ok(()),
         Some(error) => Err(Error::failed(&error).hint(error.hint())),

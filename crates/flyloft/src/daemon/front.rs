@@ -22,7 +22,7 @@ use crate::machine::tools;
 use crate::sockets::{Sockets, Use};
 use crate::sso::Sso;
 use crate::store::{self, EventKind, Store};
-use crate::tls::Certificates;
+use crate::tls::{Answers, Certificates};
 
 /// What is wrong for a shorter time than this is told in the log alone: whoever restarts nginx knows.
 const LASTS: Duration = Duration::from_secs(10);
@@ -57,6 +57,7 @@ pub struct Serves<'a> {
     pub visits: Visits,
     pub certificates: Arc<Certificates>,
     pub sso: Option<Arc<Sso>>,
+    pub answers: Arc<Answers>,
 }
 
 impl Front {
@@ -68,13 +69,14 @@ impl Front {
         answering: &OnceLock<Arc<Embedded>>,
     ) -> Result<Self> {
         let failed = || "failed to start the edge";
-        let Serves { instance, domain, routes, visits, certificates, sso } = serves;
+        let Serves { instance, domain, routes, visits, certificates, sso, answers } = serves;
         let quiet_agents = config.edge.quiet_agents.clone();
         let to_open = |listen: Vec<SocketAddr>| EdgeConfig {
             routes: routes.clone(),
             visits: Some(visits.clone()),
             quiet_agents: quiet_agents.clone(),
             sso: sso.clone(),
+            answers: answers.clone(),
             ..EdgeConfig::new(listen)
         };
         if config.edge.kind == EdgeKind::Embedded {

@@ -387,6 +387,7 @@ fn certificate() -> Certificate {
         days_left: 60,
         until: "2027-01-29 12:00 UTC".to_owned(),
         trusted: true,
+        is_own: false,
     }
 }
 
@@ -415,6 +416,12 @@ fn whatever_keeps_clients_from_tls_is_said() {
         with(Some(Err(PairError::Open { path: "/etc/flyloft/tls/privkey.pem".into(), mode: 0o644 }))),
         with(Some(Ok(Certificate { trusted: false, ..certificate() }))),
         with(Some(Ok(Certificate { standing: Standing::Soon { days: 1 }, days_left: 1, ..certificate() }))),
+        with(Some(Ok(Certificate {
+            standing: Standing::Soon { days: 9 },
+            days_left: 9,
+            is_own: true,
+            ..certificate()
+        }))),
     ];
     insta::assert_snapshot!(all.join("\n"), @r"
     problem  tls: no certificate that can be used is for `*.localhost`, so clients are refused
@@ -433,6 +440,10 @@ fn whatever_keeps_clients_from_tls_is_said() {
 
     warning  tls: `/etc/flyloft/tls/fullchain.pem` for *.localhost expires in 1 day, on 2027-01-29 12:00 UTC
              → renew it; the new files are taken within a minute
+    it works; 1 thing could be better
+
+    warning  tls: `/etc/flyloft/tls/fullchain.pem` for *.localhost expires in 9 days, on 2027-01-29 12:00 UTC
+             → see why it is not renewed: flyloft tls check
     it works; 1 thing could be better
     ");
 }

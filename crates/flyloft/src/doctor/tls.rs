@@ -3,8 +3,10 @@
 use flyloft_core::certificate::Standing;
 
 use super::Check;
-use crate::config::Config;
+use crate::config::{Config, Proof};
 use crate::machine::tls::{Certificate, Tls};
+
+const RENEW: &str = "renew it; the new files are taken within a minute";
 
 pub fn judge(tls: Option<&Tls>, config: &Config) -> Vec<Check> {
     let Some(tls) = tls else { return Vec::new() };
@@ -17,24 +19,27 @@ pub fn judge(tls: Option<&Tls>, config: &Config) -> Vec<Check> {
         })
         .collect();
     if !tls.covers_domain {
-        checks.push(Check::problem(
-            "tls",
-            format!("no certificate that can be used is for `*.{}`, so clients are refused", config.domain),
-            "name one, and its key, with `certificates` in `[tls]` of the configuration, or make one for trying out: \
-             flyloft tls local-ca",
-        ));
+        let remedy = match config.acme.proof {
+            Proof::None => {
+                "name one, and its key, with `certificates` in `[tls]` of the configuration, or make one for trying out: \
+                 flyloft tls local-ca"
+            }
+            _ => "see why none was obtained: flyloft tls check",
+        };
+        let what = format!("no certificate that can be used is for `*.{}`, so clients are refused", config.domain);
+        checks.push(Check::problem("tls", what, remedy));
     }
     checks
 }
 
 fn judge_one(certificate: &Certificate) -> Check {
-    let Certificate { file, names, standing, days_left, until, trusted } = certificate;
+    let Certificate { file, names, standing, days_left, until, trusted, is_own } = certificate;
     let (file, days) = (file.display(), if *days_left == 1 { "day" } else { "days" });
     match standing {
         Standing::Soon { .. } => Check::warning(
             "tls",
             format!("`{file}` for {names} expires in {days_left} {days}, on {until}"),
-            "renew it; the new files are taken within a minute",
+            if *is_own { "see why it is not renewed: flyloft tls check" } else { RENEW },
         ),
         _ if !trusted => Check::warning(
             "tls",

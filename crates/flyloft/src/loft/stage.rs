@@ -251,6 +251,7 @@ impl Stage {
         let (visits, visitors) = mpsc::unbounded_channel();
         let mut config = EdgeConfig::new(["127.0.0.1:0".parse().unwrap()]);
         (config.threads, config.visits) = (1, Some(visits));
+        config.answers = self.loft.parts.keeper.answers.clone();
         // Whoever goes is gone at once.
         config.limits.half_closed = Duration::ZERO;
         let edge = Embedded::open(config).unwrap();

@@ -100,7 +100,7 @@ fn ipv6_uplink(table: &str) -> Option<String> {
 }
 
 /// The resolvers that the machine asks in the end: those behind systemd-resolved's stub where that is in use.
-fn upstream_resolvers() -> Vec<IpAddr> {
+pub fn upstream_resolvers() -> Vec<IpAddr> {
     let of = |path: &str| -> Vec<IpAddr> { nameservers(&read(path)) };
     let direct = of("/etc/resolv.conf");
     if direct.iter().all(IpAddr::is_loopback) {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use flyloft_core::certificate::{Names, Standing};
 
-use crate::config::Config;
+use crate::config::{CertificateFiles, Config};
 use crate::tls::pair::date;
 use crate::tls::{self, Pair, PairError};
 
@@ -26,6 +26,8 @@ pub struct Certificate {
     pub until: String,
     /// Whether somebody whom this machine trusts has issued it, and all between are in the file.
     pub trusted: bool,
+    /// Whether the daemon made or asked for it, and renews it.
+    pub is_own: bool,
 }
 
 impl Tls {
@@ -36,7 +38,7 @@ impl Tls {
         }
         let now = tls::now();
         let roots = rustls_native_certs::load_native_certs().certs;
-        let look = |files| {
+        let look = |files: &CertificateFiles, is_own: bool| {
             Pair::load(files, now).map(|pair| Certificate {
                 file: pair.files.certificate.clone(),
                 standing: pair.validity.standing(now),
@@ -44,12 +46,14 @@ impl Tls {
                 until: date(pair.validity.until),
                 trusted: pair.leads_to(roots.iter().cloned(), now).is_ok(),
                 names: pair.names,
+                is_own,
             })
         };
         // The name of the instance is for making another one.
-        let local = tls::Local::new(&config.state_dir, &config.domain, "").files();
-        let own = local.certificate.exists().then_some(&local);
-        let certificates: Vec<_> = config.tls.certificates.iter().chain(own).map(look).collect();
+        let local = tls::Local::new(&config.state_dir, &config.domain, "");
+        let own = [local.asked(), local.files()].into_iter().filter(|files| files.certificate.exists());
+        let named = config.tls.certificates.iter().map(|files| look(files, false));
+        let certificates: Vec<_> = named.chain(own.map(|files| look(&files, true))).collect();
         let any = format!("any.{}", config.domain);
         let covers_domain = certificates.iter().flatten().any(|certificate| certificate.names.cover(&any));
         Some(Self { certificates, covers_domain })

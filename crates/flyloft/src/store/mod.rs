@@ -6,6 +6,7 @@
 //!
 //! The types here are the store's own: a change of the domain's or the wire's types does not change the file.
 
+mod acme;
 mod apps;
 mod ballast;
 mod environments;
@@ -31,6 +32,7 @@ use rusqlite::{Connection, OpenFlags, Transaction};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
+pub use acme::OrderRow;
 pub use apps::{AppRow, CredentialKind, CredentialRow};
 pub use ballast::Ballast;
 pub use environments::{EnvId, EnvRow, LiveRow, MemoryRow};
@@ -63,6 +65,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/12.sql"),
     include_str!("migrations/13.sql"),
     include_str!("migrations/14.sql"),
+    include_str!("migrations/15.sql"),
 ];
 
 /// Its file in the state directory.

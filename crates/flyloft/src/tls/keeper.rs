@@ -1,5 +1,6 @@
 //! Looks at the files of certificates once a minute, and shows what is in them as soon as it is good.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use flyloft_core::certificate::{Names, Standing, Validity};
 
 use super::pair::{Mark, Texts, date};
-use super::{Certificates, Local, Pair, PairError};
+use super::{Answers, Certificates, Local, Pair, PairError};
 use crate::config::CertificateFiles;
 use crate::store::{self, EventKind, Store};
 
@@ -20,12 +21,16 @@ const LOOKS: u32 = 2;
 
 pub struct Keeper {
     pub local: Local,
+    /// What is answered to who checks that a host name is ours.
+    pub answers: Arc<Answers>,
     certificates: Arc<Certificates>,
     watched: Mutex<Watched>,
 }
 
 struct Watched {
     files: Vec<Kept>,
+    /// What there is to say of those that are asked for by ACME, by their files.
+    notes: BTreeMap<PathBuf, Note>,
     /// What there was to say at the last look, and at how many in a row it was this.
     said: (Vec<String>, u32),
 }
@@ -33,12 +38,24 @@ struct Watched {
 /// The files of one certificate.
 struct Kept {
     files: CertificateFiles,
-    /// They need not be there.
-    is_own: bool,
+    kind: Kind,
     /// What is shown of it.
     good: Option<(Mark, Pair)>,
     /// What is wrong with the files as they are now.
     bad: Option<PairError>,
+}
+
+/// Where a certificate comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The configuration names it.
+    Named,
+    /// It was asked for, for all environments.
+    Asked,
+    /// It was asked for, for one host name.
+    Host(String),
+    /// This server's own authority has made it.
+    Local,
 }
 
 /// How it is with one certificate.
@@ -47,18 +64,31 @@ pub struct Status {
     pub file: PathBuf,
     /// Of what is shown.
     pub shown: Option<(Names, Validity)>,
+    /// When another one is asked for, if that is known.
+    pub renewal: Option<i64>,
     /// What is wrong with it, or will be before long, and what to do about that.
+    pub trouble: Option<(String, String)>,
+}
+
+/// What there is to say of a certificate that is asked for by ACME.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Note {
+    /// When another one is asked for.
+    pub due: Option<i64>,
+    /// Why there is none, or no new one, and what to do about that.
     pub trouble: Option<(String, String)>,
 }
 
 impl Keeper {
     /// Shows what is good at once. What is not is told in the log.
     pub fn open(named: &[CertificateFiles], local: Local, certificates: Arc<Certificates>, now: i64) -> Self {
-        let kept = |files, is_own| Kept { files, is_own, good: None, bad: None };
-        let named = named.iter().map(|files| kept(files.clone(), false));
-        let files = named.chain([kept(local.files(), true)]).collect();
-        let watched = Mutex::new(Watched { files, said: Default::default() });
-        let keeper = Self { local, certificates, watched };
+        let named = named.iter().map(|files| Kept::new(files.clone(), Kind::Named));
+        let asked = Kept::new(local.asked(), Kind::Asked);
+        let hosts = local.hosts().into_iter().map(|host| Kept::new(local.of_host(&host), Kind::Host(host)));
+        let own = Kept::new(local.files(), Kind::Local);
+        let files = named.chain([asked]).chain(hosts).chain([own]).collect();
+        let watched = Mutex::new(Watched { files, notes: BTreeMap::new(), said: Default::default() });
+        let keeper = Self { local, answers: Arc::default(), certificates, watched };
         keeper.look(now);
         keeper
     }
@@ -69,7 +99,7 @@ impl Keeper {
         // All of them, whichever has changed.
         let changed = watched.files.iter_mut().map(|kept| kept.look(now)).fold(false, |any, one| any | one);
         if changed {
-            self.certificates.set(watched.files.iter().filter_map(|kept| kept.good.as_ref()).map(|(_, pair)| pair));
+            self.show(&watched);
         }
         let all = watched.status(now);
         let said: Vec<_> = all.iter().filter_map(|status| Some(status.trouble.as_ref()?.0.clone())).collect();
@@ -81,6 +111,47 @@ impl Keeper {
             }
         }
         all
+    }
+
+    fn show(&self, watched: &Watched) {
+        self.certificates.set(watched.files.iter().filter_map(|kept| kept.good.as_ref()).map(|(_, pair)| pair));
+    }
+
+    /// Whether a certificate that is not for this host alone is shown for it, and will be for a while.
+    pub fn covers(&self, host: &str, now: i64) -> bool {
+        let watched = self.lock();
+        let others = watched.files.iter().filter(|kept| matches!(kept.kind, Kind::Named | Kind::Asked));
+        let mut others = others.filter_map(|kept| kept.good.as_ref());
+        others.any(|(_, pair)| pair.holds(now).is_ok() && pair.names.cover(host))
+    }
+
+    /// Looks at the certificates of these hosts, and of no others: theirs go, with their files.
+    pub fn keep_hosts(&self, hosts: &BTreeSet<String>) {
+        let mut watched = self.lock();
+        let is_gone = |kind: &Kind| matches!(kind, Kind::Host(host) if !hosts.contains(host));
+        let (gone, stay): (Vec<Kept>, Vec<Kept>) =
+            std::mem::take(&mut watched.files).into_iter().partition(|kept| is_gone(&kept.kind));
+        watched.files = stay;
+        for kept in &gone {
+            watched.notes.remove(&kept.files.certificate);
+            let Kind::Host(host) = &kept.kind else { continue };
+            match self.local.forget_host(host) {
+                Ok(()) => tracing::info!(host, "its certificate goes with it"),
+                Err(error) => tracing::error!(%error, "failed to remove a certificate"),
+            }
+        }
+        let known: BTreeSet<String> = watched.files.iter().filter_map(|kept| kept.kind.host()).collect();
+        for host in hosts.difference(&known) {
+            watched.files.push(Kept::new(self.local.of_host(host), Kind::Host(host.clone())));
+        }
+        if gone.iter().any(|kept| kept.good.is_some()) {
+            self.show(&watched);
+        }
+    }
+
+    /// Notes how it goes with a certificate that is asked for by ACME.
+    pub fn note(&self, files: &CertificateFiles, note: Note) {
+        self.lock().notes.insert(files.certificate.clone(), note);
     }
 
     /// How it was with each at the last look.
@@ -126,18 +197,47 @@ impl Keeper {
 
 impl Watched {
     fn status(&self, now: i64) -> Vec<Status> {
-        self.files.iter().filter(|kept| kept.is_there()).map(|kept| kept.status(now)).collect()
+        let there = self.files.iter().filter(|kept| kept.is_there());
+        let mut all: Vec<Status> = there.map(|kept| kept.status(now)).collect();
+        for (file, note) in &self.notes {
+            match all.iter_mut().find(|status| status.file == *file) {
+                Some(status) => {
+                    status.renewal = note.due;
+                    // That it is not renewed is why it comes to its end.
+                    status.trouble = note.trouble.clone().or(status.trouble.take());
+                }
+                None if note.trouble.is_some() => {
+                    let trouble = note.trouble.clone();
+                    all.push(Status { file: file.clone(), shown: None, renewal: None, trouble });
+                }
+                None => {}
+            }
+        }
+        all
+    }
+}
+
+impl Kind {
+    fn host(&self) -> Option<String> {
+        match self {
+            Kind::Host(host) => Some(host.clone()),
+            _ => None,
+        }
     }
 }
 
 impl Kept {
+    fn new(files: CertificateFiles, kind: Kind) -> Self {
+        Self { files, kind, good: None, bad: None }
+    }
+
     fn is_there(&self) -> bool {
-        !self.is_own || self.good.is_some() || self.bad.is_some()
+        self.kind == Kind::Named || self.good.is_some() || self.bad.is_some()
     }
 
     /// Says whether something else is to be shown.
     fn look(&mut self, now: i64) -> bool {
-        if self.is_own && !self.files.certificate.exists() {
+        if self.kind != Kind::Named && !self.files.certificate.exists() {
             self.bad = None;
             return self.good.take().is_some();
         }
@@ -179,6 +279,7 @@ impl Kept {
         Status {
             file: self.files.certificate.clone(),
             shown: pair.map(|pair| (pair.names.clone(), pair.validity)),
+            renewal: None,
             trouble: bad.or_else(|| standing(pair?, now)),
         }
     }
@@ -201,6 +302,10 @@ async fn tell(store: &Store, said: &[String]) -> Result<(), store::StoreError> {
     let turn = [EventKind::CertificateFailed, EventKind::CertificateWorks];
     let text = match said {
         [] => "certificates are as they should be".to_owned(),
+        // There may be one for each environment.
+        [first, second, third, more @ ..] if !more.is_empty() => {
+            format!("{first}; {second}; {third}; and {} more; `flyloft tls check` says which", more.len())
+        }
         said => format!("{}; `flyloft tls check` says more", said.join("; ")),
     };
     for app in store.apps().await? {

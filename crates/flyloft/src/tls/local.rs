@@ -55,6 +55,8 @@ pub enum LocalError {
     Write { path: PathBuf, source: io::Error },
     #[error("failed to read `{}`", .path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error("failed to remove `{}`", .path.display())]
+    Remove { path: PathBuf, source: io::Error },
     #[error("failed to make a certificate")]
     Make(#[from] rcgen::Error),
 }
@@ -78,6 +80,44 @@ impl Local {
         CertificateFiles { certificate: self.dir.join("local.pem"), key: self.dir.join("local.key") }
     }
 
+    /// What an ACME server has issued for the domain, if it has.
+    pub fn asked(&self) -> CertificateFiles {
+        CertificateFiles { certificate: self.dir.join("acme.pem"), key: self.dir.join("acme.key") }
+    }
+
+    fn hosts_dir(&self) -> PathBuf {
+        self.dir.join("hosts")
+    }
+
+    /// The same for one host name.
+    pub fn of_host(&self, host: &str) -> CertificateFiles {
+        let file = |kind: &str| self.hosts_dir().join(format!("{host}.{kind}"));
+        CertificateFiles { certificate: file("pem"), key: file("key") }
+    }
+
+    /// The host names that there are files for.
+    pub fn hosts(&self) -> Vec<String> {
+        let files = fs::read_dir(self.hosts_dir()).into_iter().flatten().flatten();
+        let host = |name: &str| Some(name.strip_suffix(".pem")?.to_owned());
+        let mut hosts: Vec<String> = files.filter_map(|file| host(file.file_name().to_str()?)).collect();
+        hosts.sort();
+        hosts
+    }
+
+    /// Removes the files of a host name.
+    pub fn forget_host(&self, host: &str) -> Result<(), LocalError> {
+        let CertificateFiles { certificate, key } = self.of_host(host);
+        for path in [key, certificate] {
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(LocalError::Remove { path, source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Makes a certificate for the domain, by the authority that is there or a new one.
     pub fn make(&self, now: i64) -> Result<Made, LocalError> {
         // As curl, Firefox and rustls have it, a `*` needs two labels behind it.
@@ -98,9 +138,7 @@ impl Local {
         let until = hold(&mut params, now, CERTIFICATE);
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &issuer)?;
-        let files = self.files();
-        write(&files.key, &key.serialize_pem(), 0o600)?;
-        write(&files.certificate, &certificate.pem(), 0o644)?;
+        write_pair(&self.files(), &certificate.pem(), &key.serialize_pem())?;
         Ok(Made { anew, authority: self.authority(), names, until })
     }
 
@@ -172,6 +210,15 @@ fn hold(params: &mut CertificateParams, now: i64, days: i64) -> i64 {
     let until = now + (days - BEFORE) * DAY;
     (params.not_before, params.not_after) = (at(now - BEFORE * DAY), at(until));
     until
+}
+
+/// Keeps a certificate, and its key for root alone.
+pub fn write_pair(files: &CertificateFiles, chain: &str, key: &str) -> Result<(), LocalError> {
+    let dir = files.key.parent().unwrap_or(Path::new("/"));
+    let failed = |source| LocalError::Write { path: dir.to_owned(), source };
+    DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(failed)?;
+    write(&files.key, key, 0o600)?;
+    write(&files.certificate, chain, 0o644)
 }
 
 /// Whole or not at all, and for others only where the mode says so.

@@ -7,6 +7,8 @@
 //! What must hold: nobody is shown a certificate that is not for the name that was asked for, and a file that has become
 //! a bad one changes nothing for clients: what it was when it was good is shown on.
 
+pub mod acme;
+mod answers;
 pub mod keeper;
 pub mod local;
 pub mod pair;
@@ -23,6 +25,7 @@ use rustls::crypto::ring::Ticketer;
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::sign::SingleCertAndKey;
 
+pub use self::answers::{Answers, CHALLENGES};
 pub use self::keeper::{Keeper, Status};
 pub use self::local::{Local, LocalError};
 pub use self::pair::{Pair, PairError};

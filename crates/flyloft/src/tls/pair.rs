@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use flyloft_core::certificate::{Names, Standing, Validity};
+use instant_acme::CertificateIdentifier;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, Der, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, InconsistentKeys, RootCertStore};
 use sha2::{Digest, Sha256};
@@ -21,8 +22,8 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
-use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::ext::pkix::{AuthorityKeyIdentifier, SubjectAltName};
 
 use crate::config::CertificateFiles;
 
@@ -128,6 +129,11 @@ impl PairError {
 }
 
 impl Texts {
+    /// Of files that are not written yet.
+    pub fn new(certificate: &str, key: &str) -> Self {
+        Self { certificate: certificate.into(), key: key.into() }
+    }
+
     pub fn read(files: &CertificateFiles) -> Result<Self, PairError> {
         let (certificate, _) = read(&files.certificate)?;
         let (key, mode) = read(&files.key)?;
@@ -193,6 +199,15 @@ impl Pair {
             Standing::Expired => Err(PairError::Expired { path, until, now }),
             Standing::NotYet => Err(PairError::NotYet { path, from, now }),
         }
+    }
+
+    /// By what its issuer knows it, in words of renewal (RFC 9773 section 4.1): the issuer's key, and its number.
+    pub fn renewal_id(&self) -> Option<CertificateIdentifier<'static>> {
+        let certificate = Certificate::from_der(self.certified.cert.first()?).ok()?;
+        let (_, issuer) = certificate.tbs_certificate.get::<AuthorityKeyIdentifier>().ok()??;
+        let (issuer, number) = (issuer.key_identifier?, &certificate.tbs_certificate.serial_number);
+        let der = |bytes: &[u8]| Der::from(bytes.to_vec());
+        Some(CertificateIdentifier::new(der(issuer.as_bytes()), der(number.as_bytes())))
     }
 
     /// Whether a client that trusts these and nobody else would believe it.

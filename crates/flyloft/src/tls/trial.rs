@@ -55,6 +55,7 @@ impl Authority {
     pub fn issue_for(&self, names: &[&str], from: i64, until: i64) -> Issued {
         let mut params =
             CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+        params.use_authority_key_identifier_extension = true;
         let now = OffsetDateTime::now_utc();
         (params.not_before, params.not_after) = (now + Duration::days(from), now + Duration::days(until));
         let key = KeyPair::generate().unwrap();

@@ -4,6 +4,9 @@
 //! starts a daemon of its own on it, uses apps that only it knows, and destroys them.
 #![allow(clippy::disallowed_methods, reason = "tests start the programs that people use")]
 
+mod acme;
+#[allow(dead_code, reason = "unit tests use the rest")]
+mod acme_lab;
 mod backup;
 mod bad_input;
 mod crash;

@@ -8,7 +8,7 @@ use crate::harness::{Flyloft, run, wait_for};
 use crate::push::{app, borrowed};
 
 /// No client takes a `*` right below a top-level domain.
-const DOMAIN: &str = "staging.localhost";
+pub const DOMAIN: &str = "staging.localhost";
 const HOST: &str = "it-tls-main.staging.localhost";
 
 /// A certificate for every environment, which is its own issuer, and its key.
@@ -25,7 +25,7 @@ fn certificate(dir: &Path) -> String {
 }
 
 /// Where the daemon that runs speaks TLS.
-fn port(flyloft: &Flyloft) -> u16 {
+pub fn port(flyloft: &Flyloft) -> u16 {
     let log = flyloft.log();
     let ready = log.lines().rfind(|line| line.contains(": ready ")).expect("it is ready");
     let (_, rest) = ready.split_once("https=\"[::]:").expect("it speaks TLS");
@@ -33,7 +33,7 @@ fn port(flyloft: &Flyloft) -> u16 {
 }
 
 /// What curl prints for the environment, and whether it believes the certificate.
-fn curl(flyloft: &Flyloft, ca: &Path, args: &[&str]) -> String {
+pub fn curl(flyloft: &Flyloft, ca: &Path, args: &[&str]) -> String {
     let mut curl = Command::new("curl");
     let (port, ip) = (port(flyloft), if args.contains(&"--ipv6") { "[::1]" } else { "127.0.0.1" });
     curl.args(["--silent", "--show-error", "--include", "--max-time", "30", "--cacert"]).arg(ca).args(args);

@@ -126,6 +126,9 @@ fn find(client: &Client, request: &mut Request<Incoming>) -> Result<(Authority, 
     }
     let authority = Authority::of(request.uri(), request.headers()).map_err(|_| Notice::NoHost)?;
     let (shared, host) = (&client.worker.shared, authority.host());
+    if let Some(answer) = shared.answers.to(&host, request.uri().path()) {
+        return Err(Notice::Ours { answer }.into());
+    }
     secure::ask(client, request, &host)?;
     if let Some(sso) = shared.login_at(&host) {
         return Err(Stop::LogsIn(Box::new(Login::of(client, request, &authority, sso))));

@@ -79,7 +79,7 @@ pub use self::worker::Limits;
 use self::worker::{Shared, Worker};
 use super::{Edge, EdgeError, Route, Visits};
 use crate::sso::Sso;
-use crate::tls::Certificates;
+use crate::tls::{Answers, Certificates};
 
 /// How to open an [`Embedded`] edge.
 #[derive(Debug)]
@@ -97,6 +97,8 @@ pub struct EdgeConfig {
     pub proxies: Proxies,
     /// With whom people log in.
     pub sso: Option<Arc<Sso>>,
+    /// What is answered before anything else, and wakes nobody.
+    pub answers: Arc<Answers>,
     /// What is routed from the first request on: who takes sockets over finds clients waiting there.
     pub routes: Vec<(String, Route)>,
     /// Who is told of requests that wait.
@@ -127,6 +129,7 @@ impl EdgeConfig {
             proxy: None,
             proxies: Proxies::default(),
             sso: None,
+            answers: Arc::default(),
             routes: Vec::new(),
             visits: None,
             quiet_agents: Vec::new(),
@@ -187,6 +190,7 @@ impl Embedded {
             logins: Arc::default(),
             proxies: Arc::new(config.proxies),
             secure: certificates.zip(secure_port).map(|(certificates, port)| Secure { certificates, port }),
+            answers: config.answers,
             limits: config.limits,
             halt: edge.halt.clone(),
         };

@@ -106,6 +106,10 @@ pub enum Notice {
     },
     /// Not a page, but what crawlers ask first.
     Robots,
+    /// Nor this: what is answered to who checks that a name is ours.
+    Ours {
+        answer: String,
+    },
     /// The app did not answer.
     Dead {
         env: EnvRef,
@@ -154,7 +158,7 @@ impl Notice {
             | Notice::Asleep { .. }
             | Notice::Crowded { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Notice::Dead { .. } => StatusCode::BAD_GATEWAY,
-            Notice::Robots => StatusCode::OK,
+            Notice::Robots | Notice::Ours { .. } => StatusCode::OK,
             Notice::Locked { challenge: true, .. } => StatusCode::UNAUTHORIZED,
             Notice::Barred { .. } | Notice::Locked { .. } => StatusCode::FORBIDDEN,
             Notice::TooOften { .. } => StatusCode::TOO_MANY_REQUESTS,
@@ -179,6 +183,7 @@ impl Notice {
             Notice::Asleep { env } => format!("{env} is asleep"),
             Notice::Crowded { env, .. } => format!("{env} is waking up, and many wait"),
             Notice::Robots => "robots.txt".to_owned(),
+            Notice::Ours { .. } => "It is ours".to_owned(),
             Notice::TooOften { .. } => "Too many wrong passwords".to_owned(),
             Notice::Barred { env, .. } | Notice::Locked { env, .. } => format!("{env} is not public"),
             Notice::Enter { .. } => "Come in".to_owned(),
@@ -215,6 +220,7 @@ impl Notice {
                 format!("No more requests are kept until it is awake. {}", again(*comes_back))
             }
             Notice::Robots => ROBOTS.to_owned(),
+            Notice::Ours { answer } => answer.clone(),
             Notice::Barred { why, .. } => match why {
                 Refusal::NoLink => "Whoever works on it can give you a link that opens it.".to_owned(),
                 Refusal::Expired => "Your link has expired. Whoever works on it can give you another one.".to_owned(),
@@ -266,10 +272,10 @@ impl Notice {
     }
 
     pub fn response(&self, form: Form) -> Response<Full<Bytes>> {
-        let (kind, text) = match form {
-            _ if *self == Notice::Robots => ("text/plain; charset=utf-8", self.sentence()),
-            Form::Html => ("text/html; charset=utf-8", self.html()),
-            Form::Text => ("text/plain; charset=utf-8", self.text()),
+        let (kind, text) = match (self, form) {
+            (Notice::Robots | Notice::Ours { .. }, _) => ("text/plain; charset=utf-8", self.sentence()),
+            (_, Form::Html) => ("text/html; charset=utf-8", self.html()),
+            (_, Form::Text) => ("text/plain; charset=utf-8", self.text()),
         };
         let mut response = Response::new(Full::new(Bytes::from(text)));
         *response.status_mut() = self.status();

@@ -12,7 +12,7 @@ use tokio_rustls::server::TlsStream;
 use super::exchange::Client;
 use super::headers::{self, Sender};
 use super::page::Notice;
-use crate::tls::{Certificates, Shown};
+use crate::tls::{CHALLENGES, Certificates, Shown};
 
 /// How much of what is to be sent is kept while the client takes nothing, before and after it is encrypted.
 const SENT_AHEAD: usize = 16 << 10;
@@ -20,9 +20,6 @@ const SENT_AHEAD: usize = 16 << 10;
 /// An alert that ends the connection (level 2), in a record of TLS 1.2, as it has to be before anything is agreed upon
 /// (RFC 8446 sections 5.1 and 6): `unrecognized_name` (RFC 6066 section 3).
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
-
-/// Paths that are asked for over plain HTTP by who checks that a name is ours (RFC 8555 section 8.3).
-const CHALLENGES: &str = "/.well-known/acme-challenge/";
 
 /// What the threads know of TLS.
 #[derive(Clone, Debug)]

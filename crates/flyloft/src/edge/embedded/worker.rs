@@ -37,7 +37,7 @@ use super::secure::Secure;
 use super::stream::Streams;
 use crate::edge::{Visit, Visits};
 use crate::sso::Sso;
-use crate::tls::Shown;
+use crate::tls::{Answers, Shown};
 
 /// A head may have this many bytes, and so may a piece of a body. That it may have 100 headers is hyper's own limit.
 const HEAD_MAX: usize = 16 << 10;
@@ -101,6 +101,7 @@ pub struct Shared {
     pub proxies: Arc<Proxies>,
     /// Where clients may speak TLS.
     pub secure: Option<Secure>,
+    pub answers: Arc<Answers>,
     pub proofs: Arc<Proofs>,
     /// With whom people log in, if with anybody.
     pub sso: Option<Arc<Sso>>,

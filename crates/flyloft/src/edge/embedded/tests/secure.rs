@@ -191,6 +191,28 @@ async fn plain_http_leads_to_tls_and_wakes_nothing() {
 }
 
 #[tokio::test]
+async fn whoever_checks_that_a_name_is_ours_is_answered_and_wakes_nobody() {
+    let (visits, mut visitors) = mpsc::unbounded_channel();
+    let answers = Arc::<crate::tls::Answers>::default();
+    let told = answers.clone();
+    let lock = Lock::with(&["shop.test"], move |config| (config.visits, config.answers) = (Some(visits), told));
+    let stage = &lock.stage;
+    stage.hold("shop.test", None).await;
+    answers.set("shop.test", "a-token", "a-token.and-a-key");
+    let get = |host: &str, token: &str| {
+        format!("GET /.well-known/acme-challenge/{token} HTTP/1.1\nHost: {host}\nAccept: text/html\n\n")
+    };
+    let answer = stage.ask(&get("Shop.test", "a-token")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\n\na-token.and-a-key"), "{answer}");
+    assert!(stage.ask(&get("other.test", "a-token")).await.starts_with("HTTP/1.1 404 "));
+    assert!(visitors.try_recv().is_err(), "somebody was told of");
+    answers.forget("shop.test");
+    let mut client = stage.connect().await;
+    client.say(&get("shop.test", "a-token").replace('\n', "\r\n")).await;
+    in_time(visitors.recv()).await.expect("it waits for the app");
+}
+
+#[tokio::test]
 async fn a_client_comes_back_without_a_whole_handshake_though_certificates_have_changed() {
     let lock = Lock::new(&["shop.test"]).app(echo_head).await;
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
