@@ -27,9 +27,12 @@ pub struct Acme {
     pub propagation: Duration,
     /// Who tells which name servers the domain has. Empty: those whom the machine asks.
     pub resolvers: Vec<SocketAddr>,
-    /// That records are put into. Empty: the domain of environments.
+    /// That records are put into. Empty: the domain of environments, or the zone of a provider's that it is in.
     #[serde(deserialize_with = "value::domain_or_none")]
     pub zone: String,
+    /// A file with what opens the provider's API.
+    #[serde(deserialize_with = "value::absolute_path")]
+    pub token: PathBuf,
     /// A program and its arguments.
     pub hook: Vec<String>,
 }
@@ -43,6 +46,9 @@ pub enum Proof {
     None,
     Hook,
     Rfc2136,
+    Digitalocean,
+    Hetzner,
+    Cloudflare,
     /// By the edge itself, for each host name.
     Http,
 }
@@ -80,6 +86,7 @@ impl Default for Acme {
             propagation: Duration::from_secs(120),
             resolvers: Vec::new(),
             zone: String::new(),
+            token: "/etc/flyloft/dns.token".into(),
             hook: Vec::new(),
         }
     }

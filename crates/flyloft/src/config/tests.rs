@@ -104,7 +104,7 @@ fn an_error_names_file_line_column_and_key() {
     flyloft.toml:2:19: `http.trusted_proxies`: `10.0.0.1/8` has bits set after its length; the range is `10.0.0.0/8`
     flyloft.toml:2:33: `tls.certificates`: `cert.pem` is not an absolute path
     flyloft.toml:2:17: `tls.certificates`: missing field `key`
-    flyloft.toml:2:9: `acme.proof`: unknown variant `magic`, expected one of `none`, `hook`, `rfc2136`, `http`
+    flyloft.toml:2:9: `acme.proof`: unknown variant `magic`, expected one of `none`, `hook`, `rfc2136`, `digitalocean`, `hetzner`, `cloudflare`, `http`
     flyloft.toml:2:13: `acme.directory`: `http://acme.example.org/` is not an address that begins with https://
     flyloft.toml:2:11: `acme.contact`: `ops` is not a mail address
     flyloft.toml:2:15: `acme.propagation`: `0s` is not a limit

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use self::course::Course;
 pub use self::dns::Publish;
-use self::dns::{Eyes, Hook, Update};
+use self::dns::{Api, Cloudflare, DigitalOcean, Eyes, Hetzner, Hook, Update};
 pub use self::error::AcmeError;
 use self::order::{Desk, Patience, Way};
 use crate::config::{self, Config, EdgeKind, Proof};
@@ -53,6 +53,9 @@ impl Asked {
             }
             Proof::Hook => Arc::new(Hook { argv: config.acme.hook.clone() }),
             Proof::Rfc2136 => Arc::new(Update { zone: zone(config), config: config.rfc2136.clone() }),
+            Proof::Digitalocean => Arc::new(DigitalOcean(api(config, "DigitalOcean", DigitalOcean::BASE))),
+            Proof::Hetzner => Arc::new(Hetzner(api(config, "Hetzner", Hetzner::BASE))),
+            Proof::Cloudflare => Arc::new(Cloudflare(api(config, "Cloudflare", Cloudflare::BASE))),
         };
         Self::suiting(config, Some(publish))
     }
@@ -112,4 +115,9 @@ fn zone(config: &Config) -> String {
         "" => config.domain.clone(),
         zone => zone.to_owned(),
     }
+}
+
+/// The way to a provider.
+fn api(config: &Config, name: &'static str, base: &str) -> Api {
+    Api { name, base: base.to_owned(), token: config.acme.token.clone(), zone: config.acme.zone.clone() }
 }

@@ -1,8 +1,14 @@
 //! Proof by DNS: who publishes TXT records, and whether the world sees them.
 
+mod api;
+mod cloudflare;
+mod digitalocean;
+mod hetzner;
 mod hook;
 mod link;
 mod look;
+#[cfg(test)]
+mod providers;
 #[cfg(test)]
 pub mod tests;
 mod update;
@@ -12,6 +18,10 @@ use std::path::Path;
 
 use async_trait::async_trait;
 
+pub use self::api::Api;
+pub use self::cloudflare::Cloudflare;
+pub use self::digitalocean::DigitalOcean;
+pub use self::hetzner::Hetzner;
 pub use self::hook::Hook;
 pub use self::look::Eyes;
 #[cfg(test)]
