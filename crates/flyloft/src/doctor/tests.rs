@@ -8,6 +8,7 @@ use flyloft_core::name::AppName;
 use flyloft_core::policy::Excess;
 
 use super::*;
+use crate::config::Proof;
 use crate::engine::lxc::machine::AppArmor;
 use crate::engine::lxc::tree::Usage;
 use crate::machine::cgroups::{Cgroups, Version};
@@ -402,6 +403,19 @@ fn a_certificate_for_the_domain_is_all_that_tls_needs() {
         text.contains("ok       tls: `/etc/flyloft/tls/fullchain.pem` for *.localhost holds for 60 days\n"),
         "{text}"
     );
+}
+
+#[test]
+fn where_certificates_are_asked_for_it_is_said_who_knows_why_there_is_none() {
+    let said = |proof| {
+        let mut config = Config::default();
+        config.acme.proof = proof;
+        let none = Tls { certificates: Vec::new(), covers_domain: false };
+        let checks = super::tls::judge(Some(&none), &config);
+        checks.into_iter().filter_map(|check| check.remedy).collect::<Vec<_>>()
+    };
+    assert_eq!(said(Proof::Rfc2136), ["see why none was obtained: flyloft tls check"]);
+    assert!(said(Proof::Http).is_empty(), "each host name has its own");
 }
 
 #[test]

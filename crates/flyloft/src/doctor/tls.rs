@@ -18,7 +18,8 @@ pub fn judge(tls: Option<&Tls>, config: &Config) -> Vec<Check> {
             Err(error) => Check::problem("tls", error.to_string(), error.hint()),
         })
         .collect();
-    if !tls.covers_domain {
+    // Or each host name is to have its own.
+    if !tls.covers_domain && config.acme.proof != Proof::Http {
         let remedy = match config.acme.proof {
             Proof::None => {
                 "name one, and its key, with `certificates` in `[tls]` of the configuration, or make one for trying out: \

@@ -53,7 +53,11 @@ impl Tls {
         let local = tls::Local::new(&config.state_dir, &config.domain, "");
         let own = [local.asked(), local.files()].into_iter().filter(|files| files.certificate.exists());
         let named = config.tls.certificates.iter().map(|files| look(files, false));
-        let certificates: Vec<_> = named.chain(own.map(|files| look(&files, true))).collect();
+        // There may be one for each environment, most of which are as they should be.
+        let is_well = |looked: &Result<Certificate, _>| looked.as_ref().is_ok_and(|one| one.standing == Standing::Good);
+        let hosts = local.hosts().into_iter().map(|host| look(&local.of_host(&host), true));
+        let hosts = hosts.filter(|looked| !is_well(looked));
+        let certificates: Vec<_> = named.chain(own.map(|files| look(&files, true))).chain(hosts).collect();
         let any = format!("any.{}", config.domain);
         let covers_domain = certificates.iter().flatten().any(|certificate| certificate.names.cover(&any));
         Some(Self { certificates, covers_domain })

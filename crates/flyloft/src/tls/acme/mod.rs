@@ -30,7 +30,7 @@ use crate::config::{self, Config, EdgeKind, Proof};
 use crate::error::{Error, Result};
 use crate::parts::Parts;
 use crate::store::StoreError;
-use crate::tls;
+use crate::{sso, tls};
 
 /// How often one looks whether something is due. Somebody may wait for a new host name.
 const EVERY: Duration = Duration::from_secs(10);
@@ -38,6 +38,8 @@ const EVERY: Duration = Duration::from_secs(10);
 /// What the configuration has asked for, if it has. Looked at before anything is begun.
 pub struct Asked {
     config: config::Acme,
+    /// Of the server's own.
+    hosts: Vec<String>,
     /// None: over HTTP.
     publish: Option<Arc<dyn Publish>>,
 }
@@ -74,17 +76,18 @@ impl Asked {
             return Err(Error::usage("with nginx as the edge, nobody answers a server that comes for proof over HTTP")
                 .hint("have DNS prove that the domain is yours: see `proof` in `[acme]` of the configuration"));
         }
-        Ok(Some(Self { config: config.acme.clone(), publish }))
+        let hosts = config.sso.is_set().then(|| sso::host(&config.domain)).into_iter().collect();
+        Ok(Some(Self { config: config.acme.clone(), hosts, publish }))
     }
 
     /// Asks and renews for as long as the daemon runs.
     pub async fn keep_for_ever(self, parts: Arc<Parts>) {
-        let Self { config, publish } = self;
+        let Self { config, hosts, publish } = self;
         let way = match publish {
             Some(publish) => Way::Dns { publish, eyes: Eyes { resolvers: config.resolvers.clone() } },
             None => Way::Http(parts.keeper.answers.clone()),
         };
-        let desk = Desk { parts, config, way, clock: tls::now, patience: Patience::default() };
+        let desk = Desk { parts, config, hosts, way, clock: tls::now, patience: Patience::default() };
         let mut courses = Courses::new();
         loop {
             if let Err(error) = go_on(&desk, &mut courses).await {

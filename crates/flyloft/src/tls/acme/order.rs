@@ -31,6 +31,8 @@ const APART: i64 = 12 * 60 * 60;
 pub struct Desk {
     pub parts: Arc<Parts>,
     pub config: config::Acme,
+    /// Host names of the server's own, beside those of environments.
+    pub hosts: Vec<String>,
     pub way: Way,
     /// Seconds since 1970 by the machine's clock.
     pub clock: fn() -> i64,
@@ -98,8 +100,8 @@ impl Desk {
             }
             return Ok(vec![all]);
         }
-        let hosts = self.parts.store.acme_hosts().await?;
-        let hosts: BTreeSet<String> = hosts.into_iter().filter(|host| !keeper.covers(host, now)).collect();
+        let hosts = self.parts.store.acme_hosts().await?.into_iter().chain(self.hosts.iter().cloned());
+        let hosts: BTreeSet<String> = hosts.filter(|host| !keeper.covers(host, now)).collect();
         keeper.keep_hosts(&hosts);
         Ok(hosts.into_iter().map(|name| Wanted { files: keeper.local.of_host(&name), name }).collect())
     }

@@ -94,6 +94,22 @@ fn people_are_told_of_what_is_so_at_two_looks() {
     assert_eq!([1, 2, 3].map(told), [Some(1), None, None]);
 }
 
+#[test]
+fn people_are_told_why_no_certificate_was_obtained_and_when_one_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let keeper = keeper(dir.path(), &[]);
+    let files = keeper.local.asked();
+    assert_eq!([1, 2].map(|_| keeper.round(now())), [Some(Vec::new()), None]);
+    let trouble = Some(("it does not answer".to_owned(), "see whether it is there".to_owned()));
+    keeper.note(&files, Note { due: None, trouble });
+    assert_eq!([1, 2].map(|_| keeper.round(now())), [None, Some(vec!["it does not answer".to_owned()])]);
+    let issued = Authority::root("Root").issue(&["*.staging.example.org"]);
+    crate::tls::local::write_pair(&files, &issued.chain, &issued.key).unwrap();
+    keeper.note(&files, Note::default());
+    assert_eq!([1, 2].map(|_| keeper.round(now())), [None, Some(Vec::new())]);
+    assert!(keeper.certificates.cover("shop-main.staging.example.org"));
+}
+
 #[tokio::test]
 async fn people_are_told_once_of_what_stays_wrong_and_once_when_it_is_right() {
     let dir = tempfile::tempdir().unwrap();

@@ -68,7 +68,7 @@ impl Lab {
 fn desk(stage: &Stage, config: config::Acme, way: Way) -> Desk {
     let parts = stage.loft.parts.clone();
     let patience = Patience { answer: Duration::from_secs(5), order: Duration::from_secs(20) };
-    Desk { parts, config, way, clock: now, patience }
+    Desk { parts, config, hosts: Vec::new(), way, clock: now, patience }
 }
 
 /// Goes on with what is wanted, as a daemon does that has just started.
