@@ -11,7 +11,7 @@ use hyper::client::conn::http1::handshake;
 use hyper::header::{ACCEPT, HOST, HeaderValue, USER_AGENT};
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -46,8 +46,12 @@ pub enum FetchError {
 impl Fetch {
     /// Believes whom this machine believes.
     pub fn new(limit: Duration) -> Self {
+        Self::trusting(rustls_native_certs::load_native_certs().certs, limit)
+    }
+
+    fn trusting(certificates: Vec<CertificateDer<'static>>, limit: Duration) -> Self {
         let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        roots.add_parsable_certificates(certificates);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let builder = versions.expect("ring has what these versions need");
@@ -97,4 +101,93 @@ where
     let status = answer.status();
     let body = Limited::new(answer.into_body(), ANSWER).collect().await.map_err(|_| FetchError::Body)?;
     Ok((status, body.to_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+    use crate::tls::Certificates;
+    use crate::tls::trial::Authority;
+
+    async fn speak(mut stream: impl AsyncRead + AsyncWrite + Unpin, says: String) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {}
+        let asked = String::from_utf8_lossy(&head).into_owned();
+        let says = says.replace("HEAD", &format!("Content-Length: {}\r\n\r\n{asked}", asked.len()));
+        let _ = stream.write_all(says.as_bytes()).await;
+        let _ = stream.shutdown().await;
+    }
+
+    /// A server that says this to whoever asks, by a certificate for `localhost` if by any.
+    async fn server(says: &str, authority: Option<&Authority>) -> u16 {
+        let shown = authority.map(|authority| {
+            let certificates = Certificates::new().unwrap();
+            certificates.set([&authority.issue(&["localhost"]).pair()]);
+            certificates.choose("localhost").unwrap()
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, says) = (listener.local_addr().unwrap().port(), says.to_owned());
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                match &shown {
+                    None => speak(stream, says.clone()).await,
+                    Some(shown) => {
+                        if let Ok(stream) = TlsAcceptor::from(shown.config.clone()).accept(stream).await {
+                            speak(stream, says.clone()).await;
+                        }
+                    }
+                }
+            }
+        });
+        port
+    }
+
+    async fn ask(fetch: &Fetch, url: &str) -> Result<(u16, String), FetchError> {
+        let (status, body) = fetch.ask(Request::get(url).body(Full::default()).unwrap()).await?;
+        Ok((status.as_u16(), String::from_utf8_lossy(&body).into_owned()))
+    }
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_server_is_asked_over_tls_if_its_certificate_is_issued_for_it_by_somebody_who_is_believed() {
+        let authority = Authority::root("Root");
+        let port = server("HTTP/1.1 200 OK\r\nHEAD", Some(&authority)).await;
+        let fetch = Fetch::trusting(vec![authority.root.clone()], LIMIT);
+        let (status, asked) = ask(&fetch, &format!("https://localhost:{port}/a?b=c")).await.unwrap();
+        assert!(status == 200 && asked.starts_with("GET /a?b=c HTTP/1.1\r\n"), "{asked}");
+        assert!(asked.contains(&format!("\r\nhost: localhost:{port}\r\n")), "{asked}");
+        let error = ask(&fetch, &format!("https://127.0.0.1:{port}/")).await.unwrap_err().to_string();
+        assert!(error.contains("not valid for name"), "{error}");
+        let strangers = Fetch::trusting(vec![Authority::root("Another").root], LIMIT);
+        let error = ask(&strangers, &format!("https://localhost:{port}/")).await.unwrap_err().to_string();
+        assert!(error.contains("UnknownIssuer"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_taken_as_it_is_and_bounded() {
+        let fetch = Fetch::trusting(Vec::new(), LIMIT);
+        let elsewhere = "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nHEAD";
+        let url = |port: u16| format!("http://127.0.0.1:{port}/");
+        assert_eq!(ask(&fetch, &url(server(elsewhere, None).await)).await.unwrap().0, 302);
+        let large = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(ANSWER + 1));
+        for (says, expected) in [
+            (large.as_str(), "is larger than 512 KiB"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx", "its answer breaks off"),
+            ("SSH-2.0-OpenSSH_9.2\r\n", "is no HTTP"),
+            ("", "is no HTTP"),
+        ] {
+            let error = ask(&fetch, &url(server(says, None).await)).await.unwrap_err().to_string();
+            assert!(error.contains(expected), "{expected}: {error}");
+        }
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let hasty = Fetch::trusting(Vec::new(), Duration::from_millis(50));
+        let error = ask(&hasty, &url(silent.local_addr().unwrap().port())).await.unwrap_err();
+        assert!(matches!(error, FetchError::Late(_)), "{error}");
+    }
 }

@@ -30,6 +30,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// So many codes are exchanged at a time.
 const AT_A_TIME: usize = 16;
 
+/// All that the end of a login asks takes as long as so many questions may at most.
+const QUESTIONS: u32 = 3;
+
 /// How long a provider is waited for, and how often it is asked.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
@@ -196,6 +199,15 @@ impl Provider {
     /// Who has logged in, for a code that somebody has brought, and what `rules` have to know of them.
     pub async fn exchange(&self, exchange: &Exchange<'_>, rules: &Rules) -> Result<Claims, Trouble> {
         let _turn = self.turns.try_acquire().map_err(|_| Trouble::Busy)?;
+        let limit = self.patience.answer * QUESTIONS;
+        let exchanged = tokio::time::timeout(limit, self.exchange_in_time(exchange, rules)).await;
+        exchanged.unwrap_or_else(|_| {
+            let why = format!("it did not answer all that a login takes within {} s", limit.as_secs());
+            Err(Trouble::Late { url: self.identity.issuer.clone(), why })
+        })
+    }
+
+    async fn exchange_in_time(&self, exchange: &Exchange<'_>, rules: &Rules) -> Result<Claims, Trouble> {
         let about = self.about().await?;
         let tokens = self.tokens(&about.discovery, exchange).await?;
         let mut claims = self.read(&about, &tokens.id_token, exchange).await?;
