@@ -8,7 +8,7 @@ use crate::acme_lab::{Knot, Pebble};
 use crate::harness::{Flyloft, wait_for};
 use crate::own_server::free_port;
 use crate::push::{app, borrowed};
-use crate::tls::{DOMAIN, curl};
+use crate::tls::{DOMAIN, HOST, curl};
 
 /// A program of an administrator's, which publishes with knot's own tool. As long as there is a file `slow` beside it, it
 /// does not come to an end.
@@ -28,6 +28,23 @@ fn hook(dir: &Path, knot: &Knot) -> PathBuf {
     hook
 }
 
+/// A daemon that is to speak TLS, and does not run yet.
+fn stopped() -> Flyloft {
+    let mut flyloft = Flyloft::start();
+    flyloft.stop();
+    // Any number of tests may ask in a week.
+    let store = rusqlite::Connection::open(flyloft.state.join("store.db")).unwrap();
+    store.execute_batch("DELETE FROM acme_ordered; DELETE FROM acme_orders").unwrap();
+    flyloft.domain = DOMAIN;
+    flyloft.config = format!("domain = {DOMAIN:?}\n[https]\nlisten = [\"[::]:0\"]\n");
+    flyloft
+}
+
+/// What the configuration says of certificates that are asked for there.
+fn asking(pebble: &Pebble, how: &str) -> String {
+    format!("[acme]\n{how}directory = {:?}\nroots = {:?}\n", pebble.directory(), pebble.roots())
+}
+
 #[test]
 fn a_certificate_is_asked_for_and_shown_and_a_daemon_that_is_killed_in_the_middle_costs_no_other_order() {
     let dir = tempfile::tempdir().unwrap();
@@ -35,20 +52,9 @@ fn a_certificate_is_asked_for_and_shown_and_a_daemon_that_is_killed_in_the_middl
     let pebble = Pebble::start(knot.address(), free_port());
     let (hook, slow, said) = (hook(dir.path(), &knot), dir.path().join("slow"), dir.path().join("said"));
     fs::write(&slow, "").unwrap();
-    let mut flyloft = Flyloft::start();
-    flyloft.stop();
-    // As many tests as there are may ask in a week.
-    let store = rusqlite::Connection::open(flyloft.state.join("store.db")).unwrap();
-    store.execute_batch("DELETE FROM acme_ordered; DELETE FROM acme_orders").unwrap();
-    drop(store);
-    flyloft.domain = DOMAIN;
-    flyloft.config = format!(
-        "domain = {DOMAIN:?}\n[https]\nlisten = [\"[::]:0\"]\n\
-         [acme]\nproof = \"hook\"\nhook = [{hook:?}]\ndirectory = {:?}\nroots = {:?}\nresolvers = [\"{}\"]\n",
-        pebble.directory(),
-        pebble.roots(),
-        knot.address()
-    );
+    let mut flyloft = stopped();
+    let resolvers = format!("resolvers = [\"{}\"]\n", knot.address());
+    flyloft.config += &(asking(&pebble, &format!("proof = \"hook\"\nhook = [{hook:?}]\n")) + &resolvers);
     flyloft.serve();
     wait_for("the hook to be called", || said.exists().then_some(()));
     assert!(flyloft.doctor().contains("see why none was obtained: flyloft tls check"), "{}", flyloft.doctor());
@@ -76,4 +82,35 @@ fn a_certificate_is_asked_for_and_shown_and_a_daemon_that_is_killed_in_the_middl
     flyloft.ok(&["destroy", "it-tls", "--yes"]);
     flyloft.stop();
     fs::remove_dir_all(flyloft.state.join("tls")).unwrap();
+}
+
+#[test]
+fn a_host_name_is_proven_while_its_environment_sleeps_and_its_certificate_goes_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (knot, http) = (Knot::start(DOMAIN, ""), free_port());
+    let pebble = Pebble::start(knot.address(), http);
+    let mut flyloft = stopped();
+    flyloft.listen = format!("[::]:{http}");
+    flyloft.serve();
+    flyloft.repository("it-tls", &borrowed(&app("hello"))).pushed(&["main"]);
+    flyloft.ok(&["sleep", "it-tls/main"]);
+    let state = || {
+        let shown: serde_json::Value = serde_json::from_str(&flyloft.ok(&["show", "it-tls/main", "--json"])).unwrap();
+        shown["state"].as_str().unwrap_or_default().to_owned()
+    };
+    wait_for("it to sleep", || (state() == "asleep").then_some(()));
+    flyloft.configure(&(flyloft.config.clone() + &asking(&pebble, "proof = \"http\"\n")));
+    flyloft.ok(&["upgrade"]);
+    wait_for("a certificate", || flyloft.ok(&["tls", "ls"]).contains(HOST).then_some(()));
+    assert_eq!((state().as_str(), pebble.orders()), ("asleep", 1), "{}", pebble.log());
+    assert!(!flyloft.doctor().contains("no certificate that can be used"), "{}", flyloft.doctor());
+
+    let ca = dir.path().join("issuer.pem");
+    fs::write(&ca, pebble.issuer()).unwrap();
+    assert!(curl(&flyloft, &ca, &["--http2"]).ends_with("hello"));
+    let key = flyloft.state.join(format!("tls/hosts/{HOST}.key"));
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    flyloft.ok(&["destroy", "it-tls", "--yes"]);
+    wait_for("its certificate to go", || (!key.exists()).then_some(()));
+    assert!(flyloft.ok(&["tls", "ls"]).starts_with("there are no certificates"));
 }

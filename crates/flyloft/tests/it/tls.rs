@@ -9,7 +9,7 @@ use crate::push::{app, borrowed};
 
 /// No client takes a `*` right below a top-level domain.
 pub const DOMAIN: &str = "staging.localhost";
-const HOST: &str = "it-tls-main.staging.localhost";
+pub const HOST: &str = "it-tls-main.staging.localhost";
 
 /// A certificate for every environment, which is its own issuer, and its key.
 fn certificate(dir: &Path) -> String {
