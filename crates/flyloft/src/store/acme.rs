@@ -74,15 +74,15 @@ impl Store {
         .await
     }
 
-    /// The host names of all environments. Orders for others are forgotten.
-    pub async fn acme_hosts(&self) -> Result<Vec<String>, StoreError> {
-        self.call(|t| {
-            t.execute(
-                "DELETE FROM acme_orders WHERE name NOT LIKE '*.%' AND name NOT IN (SELECT host FROM environments)",
-                [],
-            )?;
-            let mut query = t.prepare("SELECT host FROM environments ORDER BY id")?;
-            let rows = query.query_map([], |row| row.get(0))?;
+    /// The host names of all environments, and these of the server's own. Orders for others are forgotten.
+    pub async fn acme_hosts(&self, own: &[String]) -> Result<Vec<String>, StoreError> {
+        let own = serde_json::to_string(own).expect("texts can be written as JSON");
+        self.call(move |t| {
+            let hosts = "SELECT host FROM environments UNION SELECT value FROM json_each(?)";
+            let sql = format!("DELETE FROM acme_orders WHERE name NOT LIKE '*.%' AND name NOT IN ({hosts})");
+            t.execute(&sql, [&own])?;
+            let mut query = t.prepare(hosts)?;
+            let rows = query.query_map([own], |row| row.get(0))?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
         .await

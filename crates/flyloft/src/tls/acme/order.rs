@@ -100,8 +100,8 @@ impl Desk {
             }
             return Ok(vec![all]);
         }
-        let hosts = self.parts.store.acme_hosts().await?.into_iter().chain(self.hosts.iter().cloned());
-        let hosts: BTreeSet<String> = hosts.filter(|host| !keeper.covers(host, now)).collect();
+        let hosts = self.parts.store.acme_hosts(&self.hosts).await?;
+        let hosts: BTreeSet<String> = hosts.into_iter().filter(|host| !keeper.covers(host, now)).collect();
         keeper.keep_hosts(&hosts);
         Ok(hosts.into_iter().map(|name| Wanted { files: keeper.local.of_host(&name), name }).collect())
     }

@@ -2,6 +2,7 @@
 
 use super::super::go_on as look_at_all;
 use super::*;
+use crate::store::OrderRow;
 
 /// A desk that has host names proven, at a Pebble that comes to this port of the edge.
 fn desk_at(stage: &Stage, pebble: &Pebble) -> Desk {
@@ -59,8 +60,16 @@ async fn no_host_name_is_asked_for_that_another_certificate_is_for() {
     let mut desk = desk_at(&stage, &pebble);
     assert_eq!(desk.want().await.unwrap().len(), 1);
     // Where people log in is a host name as well.
-    desk.hosts.push(format!("login.{DOMAIN}"));
+    let [login, gone] = ["login", "gone"].map(|label| format!("{label}.{DOMAIN}"));
+    desk.hosts.push(login.clone());
+    let (store, directory, url) = (stage.store(), "directory".to_owned(), "url".to_owned());
+    for name in [login.clone(), gone.clone()] {
+        let order = OrderRow { name, directory: directory.clone(), url: url.clone(), key: Vec::new() };
+        store.begin_acme_order(order, now()).await.unwrap();
+    }
     assert_eq!(desk.want().await.unwrap().len(), 2);
+    assert!(store.acme_order(&login).await.unwrap().is_some(), "what is under way for it is forgotten");
+    assert!(store.acme_order(&gone).await.unwrap().is_none());
     let issued = crate::tls::trial::Authority::root("Root").issue(&[NAME]);
     crate::tls::local::write_pair(&keeper.local.asked(), &issued.chain, &issued.key).unwrap();
     keeper.look(now());
