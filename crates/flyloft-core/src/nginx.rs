@@ -12,9 +12,11 @@
 mod pace;
 mod plan;
 mod report;
+mod secure;
 mod site;
 
 pub use pace::{Haste, Pace};
 pub use plan::{Apart, Plan, Straight, Told};
 pub use report::{Seen, is_leaving, is_worker};
+pub use secure::{Secure, Shown, Tls, others_listen};
 pub use site::{KEPT, Site};

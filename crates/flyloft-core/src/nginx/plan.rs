@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::Haste;
+use super::{Haste, Tls};
 use crate::host::HostName;
 use crate::name::AppName;
 
@@ -17,6 +17,7 @@ pub struct Told {
     pub straight: Straight,
     /// Of apps that have a snippet.
     pub apart: BTreeMap<AppName, Apart>,
+    pub tls: Tls,
 }
 
 /// An app whose host names nginx treats as an administrator's snippet says.
@@ -45,7 +46,7 @@ pub struct Plan {
 impl Plan {
     /// Nothing is known of nginx yet.
     pub fn new(straight: Straight) -> Self {
-        let wanted = Told { straight, apart: BTreeMap::new() };
+        let wanted = Told { straight, ..Told::default() };
         Self { wanted, hosts: BTreeMap::new(), may: Vec::new(), unknown: true, haste: Some(Haste::Now) }
     }
 
@@ -97,6 +98,14 @@ impl Plan {
         let apart = apart.collect();
         if self.wanted.apart != apart {
             self.wanted.apart = apart;
+            self.hurry(Haste::Soon);
+        }
+    }
+
+    /// From now on this is what TLS is to be.
+    pub fn speak(&mut self, tls: Tls) {
+        if self.wanted.tls != tls {
+            self.wanted.tls = tls;
             self.hurry(Haste::Soon);
         }
     }

@@ -1,11 +1,12 @@
 //! The files that nginx reads. Everything in them is made of values that were parsed once, so none of them can end a
 //! directive: names are letters, digits, `-` and `.`, addresses are printed, and paths have no white space.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::{Apart, Told};
+use super::{Secure, Told};
 use crate::host::{Domain, HostName};
 use crate::name::AppName;
 
@@ -26,6 +27,9 @@ const KEPT_MOST: u32 = 64;
 /// sixth of what a small request does, so beyond that it keeps to those that take long.
 const TOLD_PER_SECOND: u32 = 20;
 const TOLD_AT_ONCE: u32 = 100;
+
+/// Where those ask who check that a host name is ours, whom flyloft answers (RFC 8555 section 8.3).
+const CHALLENGES: &str = "/.well-known/acme-challenge/";
 
 /// What a client may claim of itself and its way here, beside what is set to the truth. nginx itself drops headers with
 /// a `_`.
@@ -53,13 +57,14 @@ pub struct Site<'a> {
     pub listen: &'a [SocketAddr],
     /// The directory of these files and of the sockets `edge.sock` and `log.sock`.
     pub dir: &'a str,
+    pub secure: Option<Secure<'a>>,
 }
 
 impl Site<'_> {
-    /// The file that belongs into the site's `http` block: which host name goes straight to which app, and which apps
-    /// have a snippet.
+    /// The file that belongs into the site's `http` block: which host name goes straight to which app, which apps have a
+    /// snippet, and what is shown to whom over TLS.
     pub fn http(&self, told: &Told) -> String {
-        let Told { straight, apart } = told;
+        let straight = &told.straight;
         let Self { instance, domain, dir, .. } = self;
         let ours = format!("flyloft_{instance}");
         let mut text = String::from(MADE);
@@ -95,19 +100,65 @@ impl Site<'_> {
         }
         text.push_str("}\n");
         text.push_str(&self.rest(&ours));
+        text + &self.servers(&ours, told)
+    }
+
+    /// All host names below the domain that no other server has. nginx tries patterns in order, and wildcards before any
+    /// of them.
+    fn servers(&self, ours: &str, told: &Told) -> String {
+        let Told { apart, tls, .. } = told;
+        let plain = listen(self.listen, "");
+        let secure = self.secure.iter().flat_map(|secure| tls.shown.iter().map(|shown| secure.entry(ours, tls, shown)));
+        let secure: Vec<String> = secure.collect();
+        let mut text = self.secure.map(|secure| secure.refusing(ours, tls)).unwrap_or_default();
         if !apart.is_empty() {
             // The first of them is for whoever asks for no name of ours.
-            text.push_str(&self.serve("flyloft.invalid"));
+            text.push_str(&self.serve(&plain, "flyloft.invalid"));
+            text.push_str(&self.all_apart(ours, told, &plain, &secure));
         }
-        for (app, apart) in apart {
-            text.push_str(&self.apart(&ours, app, apart));
+        let all = pattern("[^.]+", self.domain.as_str());
+        let rest = if apart.is_empty() { format!("*.{}", self.domain) } else { all.clone() };
+        text += &match secure.is_empty() {
+            true => self.serve(&plain, &rest),
+            false => self.lead(&plain, ours, &rest),
+        };
+        let shown = || tls.shown.iter().zip(&secure);
+        for (shown, entry) in shown().filter(|(shown, _)| !shown.whole().is_empty()) {
+            let names = server_names(&shown.whole().iter().collect::<Vec<_>>());
+            let _ = write!(text, "server {{\n{entry}{names}    include {}/server.conf;\n}}\n", self.dir);
         }
-        // All host names below the domain that no other server has. nginx tries patterns in order, and wildcards before
-        // any of them.
-        text + &match apart.is_empty() {
-            true => self.serve(&format!("*.{domain}")),
-            false => self.serve(&pattern("[^.]+", domain.as_str())),
+        if let Some((_, entry)) = shown().find(|(shown, _)| shown.has_star()) {
+            text.push_str(&self.serve(entry, &all));
         }
+        text
+    }
+
+    /// What apps with a snippet have apart, over plain HTTP or by their certificates.
+    fn all_apart(&self, ours: &str, told: &Told, plain: &str, secure: &[String]) -> String {
+        let mut text = String::new();
+        for (app, apart) in &told.apart {
+            let mut hosts: BTreeMap<Option<usize>, Vec<&HostName>> = [(None, Vec::new())].into();
+            for host in &apart.hosts {
+                let shown = told.tls.choose(host).filter(|at| *at < secure.len());
+                hosts.entry(shown).or_default().push(host);
+            }
+            for (shown, hosts) in hosts {
+                let entry = shown.map_or(plain, |at| secure[at].as_str());
+                // A snippet is to be right before it is needed, so nobody need ask for any of its names.
+                let nobody = if shown.is_none() { format!("    server_name {app}.invalid;\n") } else { String::new() };
+                text.push_str(&self.apart(entry, ours, app, &(nobody + &server_names(&hosts))));
+            }
+        }
+        text
+    }
+
+    /// Who comes over plain HTTP is flyloft's, which leads to TLS where there is a certificate for the name.
+    fn lead(&self, entry: &str, ours: &str, names: &str) -> String {
+        let (dir, ask) = (self.dir, self.ask(ours));
+        format!(
+            "server {{\n{entry}    server_name {names};\n    access_log off;\n    include {dir}/proxy.conf;\n    \
+             location / {{ {ask} }}\n}}\n"
+        )
     }
 
     /// What does not depend on any environment.
@@ -125,32 +176,22 @@ impl Site<'_> {
         )
     }
 
-    fn serve(&self, names: &str) -> String {
-        let mut text = String::from("server {\n");
-        self.listen(&mut text);
-        let _ = writeln!(text, "    server_name {names};\n    include {}/server.conf;\n}}", self.dir);
-        text
+    fn serve(&self, entry: &str, names: &str) -> String {
+        format!("server {{\n{entry}    server_name {names};\n    include {}/server.conf;\n}}\n", self.dir)
     }
 
-    /// The host names of an app that has a snippet, or one that nobody asks for where it has none: a snippet is to be
-    /// right before it is needed. What it says of logs and limits is its own.
-    fn apart(&self, ours: &str, app: &AppName, apart: &Apart) -> String {
+    /// Host names of an app that has a snippet. What it says of logs and limits is its own.
+    fn apart(&self, entry: &str, ours: &str, app: &AppName, names: &str) -> String {
         let Self { dir, .. } = self;
-        let mut text = String::from("server {\n");
-        self.listen(&mut text);
-        let _ = writeln!(text, "    server_name {app}.invalid;");
-        let hosts: Vec<&str> = apart.hosts.iter().map(HostName::as_str).collect();
-        for hosts in hosts.chunks(NAMES_MAX) {
-            let _ = writeln!(text, "    server_name \"~^(?:{})$\";", hosts.join("|").replace('.', "\\."));
-        }
-        let log = self.log(ours, "straight");
-        let _ = writeln!(
-            text,
-            "    {log}    include {dir}/proxy.conf;\n    \
+        let (log, ask) = (self.log(ours, "straight"), self.ask(ours));
+        // What a snippet keeps people from is not to be had by such a path.
+        let token = format!("^{}[A-Za-z0-9_-]+$", CHALLENGES.replace('.', "\\."));
+        format!(
+            "server {{\n{entry}{names}    {log}    include {dir}/proxy.conf;\n    \
              location / {{ include {dir}/snippets/{app}.conf; include {dir}/pass.conf; }}\n    \
-             location = /robots.txt {{ include {dir}/headers.conf; proxy_pass http://{ours}; }}\n}}"
-        );
-        text
+             location = /robots.txt {{ {ask} }}\n    \
+             location {CHALLENGES} {{ location ~ {token} {{ {ask} }} return 404; }}\n}}\n"
+        )
     }
 
     /// Where nginx tells of requests for which this is something.
@@ -161,26 +202,11 @@ impl Site<'_> {
         )
     }
 
-    fn listen(&self, text: &mut String) {
-        for address in self.listens() {
-            let _ = writeln!(text, "    listen {address};");
-        }
-    }
-
-    /// `[::]` is both families to us, and one of them to nginx.
-    fn listens(&self) -> Vec<String> {
-        let both = |address: &SocketAddr| match address.ip() {
-            IpAddr::V6(ip) if ip.is_unspecified() => vec![address.port().to_string(), address.to_string()],
-            _ => vec![address.to_string()],
-        };
-        self.listen.iter().flat_map(both).collect()
-    }
-
     /// What belongs into a `server` block: ours, and one that the site has for the same names.
     pub fn server(&self) -> String {
         let Self { instance, dir, .. } = self;
         let ours = format!("flyloft_{instance}");
-        let log = self.log(&ours, "told");
+        let (log, ask) = (self.log(&ours, "told"), self.ask(&ours));
         format!(
             "{MADE}{log}\
              limit_req zone={ours} burst={TOLD_AT_ONCE} nodelay;\n\
@@ -188,8 +214,14 @@ impl Site<'_> {
              limit_req_log_level info;\n\
              include {dir}/proxy.conf;\n\
              location / {{ include {dir}/pass.conf; }}\n\
-             location = /robots.txt {{ include {dir}/headers.conf; proxy_pass http://{ours}; }}\n"
+             location = /robots.txt {{ {ask} }}\n\
+             location {CHALLENGES} {{ {ask} }}\n"
         )
+    }
+
+    /// What stands where requests go to flyloft itself.
+    fn ask(&self, ours: &str) -> String {
+        format!("include {}/headers.conf; proxy_pass http://{ours};", self.dir)
     }
 
     /// What belongs into a `location` whose requests go where they are to.
@@ -245,6 +277,23 @@ impl Site<'_> {
 
 const MADE: &str = "# Made by flyloft, and made anew with each change: what is written here is lost.\n";
 
+/// `[::]` is both families to us, and one of them to nginx.
+pub fn listen(addresses: &[SocketAddr], options: &str) -> String {
+    let both = |address: &SocketAddr| match address.ip() {
+        IpAddr::V6(ip) if ip.is_unspecified() => vec![address.port().to_string(), address.to_string()],
+        _ => vec![address.to_string()],
+    };
+    addresses.iter().flat_map(both).map(|address| format!("    listen {address}{options};\n")).collect()
+}
+
+/// These host names and no others, as nginx has patterns: whole names would need a setting of nginx's, and come before
+/// all patterns.
+fn server_names(hosts: &[&HostName]) -> String {
+    let word = |hosts: &[&HostName]| hosts.iter().map(|host| host.as_str()).collect::<Vec<_>>().join("|");
+    let line = |hosts| format!("    server_name \"~^(?:{})$\";\n", word(hosts).replace('.', "\\."));
+    hosts.chunks(NAMES_MAX).map(line).collect()
+}
+
 /// Host names of such a label and this domain, as nginx has patterns.
 fn pattern(label: &str, domain: &str) -> String {
     format!("\"~^{label}\\.{}$\"", domain.replace('.', "\\."))
@@ -262,10 +311,37 @@ fn group(instance: &str, address: SocketAddr) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Apart, Shown, Tls};
     use super::*;
+    use crate::certificate::Names;
 
     fn site<'a>(domain: &'a Domain, listen: &'a [SocketAddr]) -> Site<'a> {
-        Site { instance: "ab12cd", domain, listen, dir: "/var/lib/flyloft/nginx" }
+        Site { instance: "ab12cd", domain, listen, dir: "/var/lib/flyloft/nginx", secure: None }
+    }
+
+    #[test]
+    fn a_site_that_speaks_tls_leads_there_and_refuses_other_names() {
+        let domain = Domain::parse("staging.example.org").unwrap();
+        let (plain, encrypted) = (["[::]:80".parse().unwrap()], ["[::]:443".parse().unwrap()]);
+        let secure = Some(Secure { listen: &encrypted, dir: "/var/lib/flyloft/nginx-tls" });
+        let servers = |secure, told: &Told| {
+            let text = Site { secure, ..site(&domain, &plain) }.http(told);
+            text[text.find("server {\n").unwrap()..].to_owned()
+        };
+        let mut told = told(&[("shop-main.staging.example.org", "10.1.0.5:5000")]);
+        let refusing = servers(secure, &told);
+        // Without a certificate everything is as it is without TLS, but for who is refused.
+        assert!(refusing.contains("ssl_reject_handshake") && refusing.ends_with(&servers(None, &told)), "{refusing}");
+        let shown = |file: &str, name: &str| {
+            let names = Names::new([name.to_owned()]);
+            Shown::new(file.to_owned(), &names, &domain).unwrap()
+        };
+        told.tls = Tls { shown: vec![shown("star.pem", "*.staging.example.org")], alone: true };
+        insta::assert_snapshot!("a_certificate_for_all_host_names", servers(secure, &told));
+        told.tls = Tls { shown: vec![shown("one.pem", "shop-main.staging.example.org")], alone: false };
+        let hosts = ["shop-main.staging.example.org", "shop-pr-42.staging.example.org"].map(host_name);
+        told.apart.insert(AppName::parse("shop").unwrap(), Apart { snippet: 1, hosts: hosts.into() });
+        insta::assert_snapshot!("a_certificate_for_one_host_name_of_an_app_with_a_snippet", servers(secure, &told));
     }
 
     fn told(lines: &[(&str, &str)]) -> Told {

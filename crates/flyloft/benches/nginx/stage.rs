@@ -67,6 +67,7 @@ impl Stage {
             domain: Domain::parse("test")?,
             listen: vec![ours],
             master: Master { pid_file: home.join("pid"), conf: conf.clone() },
+            secure: None,
         };
         let log = files::hear(&home, own, None)?;
         let mut routes = vec![(HOST.to_owned(), to(upstream)?)];

@@ -65,7 +65,7 @@ pub async fn check(config: &Config) -> Result<()> {
     }
     ports.try_for_each(|port| match &port.holder {
         // It has them for itself, or for us and lets go of them.
-        Some(holder) if port.door == "HTTP" && is_nginx_s(config, holder) => Ok(()),
+        Some(holder) if port.door.starts_with("HTTP") && is_nginx_s(config, holder) => Ok(()),
         _ => check_port(&port),
     })
 }

@@ -1,5 +1,6 @@
 //! What takes HTTP from the world, as the configuration says.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
@@ -13,8 +14,8 @@ use nix::unistd::{Uid, User};
 use tokio::sync::watch;
 
 use crate::config::{Config, EdgeKind};
-use crate::edge::embedded::{EdgeConfig, Embedded, Proxies, SecureConfig};
-use crate::edge::nginx::{Master, Nginx, NginxConfig, Place, Refusals, Trouble, files};
+use crate::edge::embedded::{EdgeConfig, Embedded, Proxies, Secure, SecureConfig};
+use crate::edge::nginx::{Master, Nginx, NginxConfig, Place, Refusals, SecurePlace, Trouble, files};
 use crate::edge::{Route, SharedEdge, Visits};
 use crate::error::{Error, OrFailed, Result};
 use crate::machine::ports::Holder;
@@ -101,7 +102,11 @@ impl Front {
         let proxy = files::listen(&dir, user, inherited.take(Use::Nginx).pop()).or_failed(at)?;
         let log = files::hear(&dir, user, inherited.take(Use::NginxLog).pop()).or_failed(at)?;
         let kept = (proxy.try_clone().or_failed(at)?, log.try_clone().or_failed(at)?);
-        let embedded = Embedded::open(EdgeConfig { proxy: Some(proxy), ..to_open(Vec::new()) }).or_failed(failed)?;
+        let shown = Certificates::new().or_failed(|| "failed to prepare TLS")?;
+        let port = config.https.listen.first().map(SocketAddr::port);
+        let proxy_speaks = port.map(|port| Secure { certificates: shown.clone(), port });
+        let to_open = EdgeConfig { proxy: Some(proxy), proxy_speaks, ..to_open(Vec::new()) };
+        let embedded = Embedded::open(to_open).or_failed(failed)?;
         let _ = answering.set(embedded.clone());
         let place = Place {
             dir,
@@ -109,13 +114,19 @@ impl Front {
             domain: domain.clone(),
             listen: config.http_addresses(),
             master: Master::of(&config.nginx),
+            secure: port.map(|_| SecurePlace {
+                listen: config.https.listen.clone(),
+                dir: files::certificates(&config.state_dir),
+                wanted: certificates,
+                shown,
+            }),
         };
         let (snippets, routes) = (config.nginx.snippets.clone(), routes.clone());
         let nginx = NginxConfig { place, log, quiet_agents: quiet_agents.clone(), snippets, routes, visits };
         let nginx = Nginx::open(embedded.clone(), nginx).or_failed(failed)?;
         let told_of_nginx = Some(ToldOfNginx { troubles: nginx.troubles(), refusals: nginx.refusals() });
-        let addresses = config.http_addresses();
-        Ok(Self { edge: nginx, embedded, addresses, secure: Vec::new(), told_of_nginx, nginx: Some(kept) })
+        let (addresses, secure) = (config.http_addresses(), config.https.listen.clone());
+        Ok(Self { edge: nginx, embedded, addresses, secure, told_of_nginx, nginx: Some(kept) })
     }
 
     /// Copies of the sockets by which clients, or nginx, come in.
@@ -156,16 +167,13 @@ pub fn check_nginx(config: &Config) -> Result<Uid> {
         return Err(Error::failed("`nginx` is not installed, and the configuration says that it is the edge")
             .hint("apt-get install --no-install-recommends nginx-light"));
     }
-    if !config.https.listen.is_empty() {
-        return Err(Error::usage("with nginx as the edge, HTTPS is nginx's: Flyloft takes none itself").hint(
-            "leave `listen` in `[https]` of the configuration empty, and give a server of the site's own the names",
-        ));
-    }
     if !config.http.trusted_proxies.is_empty() || config.http.proxy_protocol {
         return Err(Error::usage("with nginx as the edge, whom to believe is nginx's to know: Flyloft believes nginx alone")
             .hint("take `trusted_proxies` and `proxy_protocol` out of `[http]` of the configuration, and tell nginx with `set_real_ip_from`"));
     }
-    if let Some(address) = config.http_addresses().iter().find(|address| address.port() == 0) {
+    if let Some(address) =
+        config.http_addresses().iter().chain(&config.https.listen).find(|address| address.port() == 0)
+    {
         return Err(Error::usage(format!("nginx cannot listen on `{address}`: it needs a port")));
     }
     must_be_plain(&config.state_dir)?;
@@ -211,7 +219,13 @@ async fn withdraw(config: &Config) {
     match Master::of(&config.nginx).reload().await {
         Ok(_) => tokio::time::sleep(LETS_GO).await,
         Err(Trouble::NotRunning(_)) => {}
-        Err(trouble) => tracing::warn!(%trouble, "nginx may still have the edge's ports"),
+        Err(trouble) => return tracing::warn!(%trouble, "nginx may still have the edge's ports"),
+    }
+    let keys = files::certificates(&config.state_dir);
+    if let Err(error) = std::fs::remove_dir_all(&keys)
+        && error.kind() != ErrorKind::NotFound
+    {
+        tracing::warn!(%error, "failed to remove the copies of certificates that nginx had");
     }
 }
 
@@ -322,6 +336,9 @@ mod tests {
         config.http.listen = Some(vec!["[::]:0".parse().unwrap()]);
         assert_eq!(check_nginx(&config).unwrap_err().what, "nginx cannot listen on `[::]:0`: it needs a port");
         config.http.listen = Some(vec!["[::]:8080".parse().unwrap()]);
+        config.https.listen = vec!["[::1]:0".parse().unwrap()];
+        assert_eq!(check_nginx(&config).unwrap_err().what, "nginx cannot listen on `[::1]:0`: it needs a port");
+        config.https.listen = vec!["[::]:8443".parse().unwrap()];
         config.nginx.user = "nobody-at-all".to_owned();
         let refused = check_nginx(&config).unwrap_err();
         assert_eq!(refused.what, "there is no user `nobody-at-all`, whom nginx's workers are to run as");

@@ -182,7 +182,7 @@ fn judge_port(port: &Port, nginx_is_edge: bool) -> Check {
     match holder {
         None => Check::ok("ports", format!("{door} at {address} is free")),
         Some(holder) if holder.ours => Check::ok("ports", format!("{door} at {address} is flyloft's")),
-        Some(holder) if nginx_is_edge && *door == "HTTP" && holder.name == "nginx" => {
+        Some(holder) if nginx_is_edge && door.starts_with("HTTP") && holder.name == "nginx" => {
             Check::ok("ports", format!("{door} at {address} is nginx's"))
         }
         Some(holder) => {

@@ -28,7 +28,7 @@ use rustls::sign::SingleCertAndKey;
 pub use self::answers::{Answers, CHALLENGES};
 pub use self::keeper::{Keeper, Status};
 pub use self::local::{Local, LocalError};
-pub use self::pair::{Pair, PairError};
+pub use self::pair::{Pair, PairError, Texts};
 
 /// What a client may go on with (RFC 7301), the first it has of these.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -51,6 +51,8 @@ pub fn now() -> i64 {
 pub struct Shown {
     pub names: Names,
     pub config: Arc<ServerConfig>,
+    /// For a proxy that shows it in the edge's place.
+    pub texts: Arc<Texts>,
 }
 
 impl Certificates {
@@ -61,8 +63,17 @@ impl Certificates {
 
     /// Shows these from now on, and no others. Who is connected already stays so.
     pub fn set<'a>(&self, pairs: impl IntoIterator<Item = &'a Pair>) {
-        let shown = pairs.into_iter().map(|pair| Arc::new(self.show(pair))).collect();
+        self.put(pairs.into_iter().map(|pair| Arc::new(self.show(pair))).collect());
+    }
+
+    /// The same with what another one shows.
+    pub fn put(&self, shown: Vec<Arc<Shown>>) {
         self.shown.store(Arc::new(shown));
+    }
+
+    /// All of them, in the order in which they are chosen from. It is another one each time that this has changed.
+    pub fn all(&self) -> Arc<Vec<Arc<Shown>>> {
+        self.shown.load_full()
     }
 
     fn show(&self, pair: &Pair) -> Shown {
@@ -73,7 +84,7 @@ impl Certificates {
         config.ticketer = self.tickets.clone();
         // What a client brings along itself need not be kept here.
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        Shown { names: pair.names.clone(), config: Arc::new(config) }
+        Shown { names: pair.names.clone(), config: Arc::new(config), texts: pair.texts.clone() }
     }
 
     /// What is shown to who asks for `host`, in lower case.

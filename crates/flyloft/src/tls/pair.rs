@@ -1,6 +1,7 @@
 //! A certificate with its key, as they are in two files. Everything about them is looked at before they are used.
 
 use std::borrow::Borrow;
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -41,10 +42,11 @@ pub struct Pair {
     /// Of the whole chain.
     pub validity: Validity,
     pub certified: Arc<CertifiedKey>,
+    pub texts: Arc<Texts>,
 }
 
 /// The bytes of both files, to tell whether they have changed.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Texts {
     certificate: Vec<u8>,
     key: Vec<u8>,
@@ -128,6 +130,20 @@ impl PairError {
     }
 }
 
+impl fmt::Display for Mark {
+    /// Enough of it to tell files apart.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..12].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Texts {
+    /// The key is nobody's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Texts").finish_non_exhaustive()
+    }
+}
+
 impl Texts {
     /// Of files that are not written yet.
     pub fn new(certificate: &str, key: &str) -> Self {
@@ -141,6 +157,11 @@ impl Texts {
             0 => Ok(Self { certificate, key }),
             _ => Err(PairError::Open { path: files.key.clone(), mode: mode & 0o777 }),
         }
+    }
+
+    /// The certificate with those behind it, and its key, as they are in the files.
+    pub fn parts(&self) -> (&[u8], &[u8]) {
+        (&self.certificate, &self.key)
     }
 
     pub fn mark(&self) -> Mark {
@@ -179,7 +200,8 @@ impl Pair {
         let certified = certified(files, chain, &texts.key)?;
         let names = names(&parsed[0]).ok_or_else(|| PairError::Nameless { path: path.clone() })?;
         in_order(path, &parsed)?;
-        let pair = Self { files: files.clone(), names, validity: validity(&parsed), certified: Arc::new(certified) };
+        let (certified, texts) = (Arc::new(certified), Arc::new(texts.clone()));
+        let pair = Self { files: files.clone(), names, validity: validity(&parsed), certified, texts };
         pair.holds(now)?;
         if let Some((last, _)) = pair.certified.cert.split_last().filter(|(_, others)| !others.is_empty()) {
             use CertificateError::{BadSignature, UnknownIssuer};

@@ -8,6 +8,7 @@ use crate::nginx_site::{NginxSite, OTHER};
 use crate::own_server::free_port;
 use crate::push::borrowed;
 use crate::servers::host_address;
+use crate::tls;
 
 /// An app that answers with its version, and a `POST` with how much came.
 const SERVER: &str = r#"
@@ -209,6 +210,46 @@ fn an_edge_takes_the_other_s_place_and_every_environment_stays_reachable() {
     other.read_to_string(&mut answer).unwrap();
     assert!(answer.ends_with(OTHER), "{answer}");
     flyloft.ok(&["destroy", "it-nginx-switch", "--yes"]);
+}
+
+#[test]
+fn an_environment_is_reached_over_tls_whichever_edge_speaks_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut flyloft = Flyloft::start();
+    flyloft.stop();
+    let (mut site, https, host) = (NginxSite::new("www-data"), free_port(), "it-nginx-tls-main.staging.localhost");
+    flyloft.domain = tls::DOMAIN;
+    flyloft.listen = format!("[::]:{}", site.port);
+    let secure = format!("[https]\nlisten = [\"[::]:{https}\"]\n{}", tls::certificate(dir.path()));
+    let nginx = format!("domain = {:?}\n{secure}{}", tls::DOMAIN, site.edge());
+    flyloft.config = nginx.clone();
+    flyloft.serve();
+    site.configure(&format!("include {}/nginx/flyloft.conf;", flyloft.state.display()));
+    site.start();
+    let output = flyloft.repository("it-nginx-tls", &borrowed(&app("one"))).pushed(&["main"]);
+    assert!(output.contains(&format!("remote: https://{host}:{https}")), "{output}");
+    let (ca, keys) = (dir.path().join("cert.pem"), flyloft.state.join("nginx-tls"));
+    let embedded = nginx.replace("kind = \"nginx\"", "kind = \"embedded\"");
+    for (config, is_nginx) in [(&nginx, true), (&embedded, false), (&nginx, true)] {
+        flyloft.configure(config);
+        let upgraded = flyloft.cli(&["upgrade"]);
+        assert!(upgraded.status.success(), "{}\n{}", text(&upgraded), flyloft.log());
+        wait_for("somebody to speak TLS", || tls::speaks(host, https).then_some(()));
+        for (args, status) in [(["--http2", "--ipv4"], "HTTP/2 200 "), (["--http1.1", "--ipv6"], "HTTP/1.1 200 ")] {
+            let answer = tls::curl_at(host, https, &ca, &args);
+            assert!(answer.starts_with(status) && answer.contains("one "), "{answer}");
+            assert_eq!(answer.to_ascii_lowercase().contains("\nserver: nginx"), is_nginx, "{answer}");
+        }
+        flyloft.ok(&["sleep", "it-nginx-tls/main"]);
+        let led = flyloft.get_at((Ipv4Addr::LOCALHOST, site.port).into(), host, "/a?b");
+        assert_eq!(led.status, 308, "{}", led.head);
+        let at = format!("location: https://{host}:{https}/a?b");
+        assert!(led.head.to_ascii_lowercase().contains(&at), "{}", led.head);
+        assert!(flyloft.ok(&["ls"]).contains("asleep"), "it was woken");
+        assert!(tls::curl_at(host, https, &ca, &["--http2"]).contains("one "));
+        assert_eq!(keys.exists(), is_nginx, "what nginx had of keys goes with it");
+    }
+    flyloft.ok(&["destroy", "it-nginx-tls", "--yes"]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ pub const DOMAIN: &str = "staging.localhost";
 pub const HOST: &str = "it-tls-main.staging.localhost";
 
 /// A certificate for every environment, which is its own issuer, and its key.
-fn certificate(dir: &Path) -> String {
+pub fn certificate(dir: &Path) -> String {
     let (certificate, key) = (dir.join("cert.pem"), dir.join("key.pem"));
     run(Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-days", "30"])
@@ -34,10 +34,21 @@ pub fn port(flyloft: &Flyloft) -> u16 {
 
 /// What curl prints for the environment, and whether it believes the certificate.
 pub fn curl(flyloft: &Flyloft, ca: &Path, args: &[&str]) -> String {
+    curl_at(HOST, port(flyloft), ca, args)
+}
+
+/// Whether somebody answers there over TLS.
+pub fn speaks(host: &str, port: u16) -> bool {
     let mut curl = Command::new("curl");
-    let (port, ip) = (port(flyloft), if args.contains(&"--ipv6") { "[::1]" } else { "127.0.0.1" });
+    curl.args(["--silent", "--insecure", "--max-time", "30", "--resolve", &format!("{host}:{port}:127.0.0.1")]);
+    curl.arg(format!("https://{host}:{port}/")).output().unwrap().status.success()
+}
+
+pub fn curl_at(host: &str, port: u16, ca: &Path, args: &[&str]) -> String {
+    let mut curl = Command::new("curl");
+    let ip = if args.contains(&"--ipv6") { "[::1]" } else { "127.0.0.1" };
     curl.args(["--silent", "--show-error", "--include", "--max-time", "30", "--cacert"]).arg(ca).args(args);
-    run(curl.args(["--resolve", &format!("{HOST}:{port}:{ip}")]).arg(format!("https://{HOST}:{port}/")))
+    run(curl.args(["--resolve", &format!("{host}:{port}:{ip}")]).arg(format!("https://{host}:{port}/")))
 }
 
 #[test]

@@ -73,7 +73,7 @@ pub use self::proxies::Proxies;
 use self::quiet::Quiet;
 pub use self::room::Room;
 use self::routes::Routes;
-use self::secure::Secure;
+pub use self::secure::Secure;
 pub use self::usage::Usage;
 pub use self::worker::Limits;
 use self::worker::{Shared, Worker};
@@ -93,6 +93,8 @@ pub struct EdgeConfig {
     /// Where a proxy comes in that says with each request who has sent it: `X-Forwarded-For`, an address, and
     /// `X-Forwarded-Proto`. Nobody else may be able to connect there.
     pub proxy: Option<UnixListener>,
+    /// Where it speaks TLS in the edge's place, and what it shows. Who comes to it over plain HTTP is led there.
+    pub proxy_speaks: Option<Secure>,
     /// Who is believed among those who come as clients.
     pub proxies: Proxies,
     /// With whom people log in.
@@ -127,6 +129,7 @@ impl EdgeConfig {
             inherited: Vec::new(),
             secure: None,
             proxy: None,
+            proxy_speaks: None,
             proxies: Proxies::default(),
             sso: None,
             answers: Arc::default(),
@@ -191,6 +194,7 @@ impl Embedded {
             proxies: Arc::new(config.proxies),
             secure: certificates.zip(secure_port).map(|(certificates, port)| Secure { certificates, port }),
             answers: config.answers,
+            proxy_speaks: config.proxy_speaks,
             limits: config.limits,
             halt: edge.halt.clone(),
         };

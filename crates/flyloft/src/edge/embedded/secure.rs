@@ -12,6 +12,7 @@ use tokio_rustls::server::TlsStream;
 use super::exchange::Client;
 use super::headers::{self, Sender};
 use super::page::Notice;
+use super::worker::Shared;
 use crate::tls::{CHALLENGES, Certificates, Shown};
 
 /// How much of what is to be sent is kept while the client takes nothing, before and after it is encrypted.
@@ -48,7 +49,7 @@ impl Secure {
 
     /// Where a request over plain HTTP for a host of ours is led, if it is.
     pub fn lead(&self, host: &str, uri: &Uri) -> Option<String> {
-        if uri.path().starts_with(CHALLENGES) || !self.certificates.cover(host) {
+        if is_challenge(uri.path()) || !self.certificates.cover(host) {
             return None;
         }
         Some(over_tls(host, uri, self.port))
@@ -76,18 +77,34 @@ pub fn ask<B>(client: &Client, request: &Request<B>, host: &str) -> Result<(), N
     match &client.shown {
         // Whoever came to one name is not answered for another that its certificate is not for.
         Some(shown) if !shown.names.cover(host) => Err(Notice::Misdirected { host: host.to_owned() }),
-        None if matches!(&client.sender, Sender::Client(from) if !from.is_secure()) && shared.serves(host) => {
-            let led = shared.secure.as_ref().and_then(|secure| secure.lead(host, request.uri()));
+        Some(_) => Ok(()),
+        None => {
+            let led = match &client.sender {
+                Sender::Client(from) if from.is_secure() => None,
+                Sender::Client(_) => shared.secure.as_ref().and_then(|secure| secure.lead(host, request.uri())),
+                Sender::Proxy(_) => led_by_proxy(shared, request, host),
+            };
+            let led = led.filter(|_| shared.serves(host));
             led.map_or(Ok(()), |at| Err(Notice::OverTls { at }))
         }
-        // What ends TLS before this server says that it has not for this one.
-        None if matches!(client.sender, Sender::Proxy(_)) && headers::came_plain(request.headers()) => {
-            let port = shared.proxies.tls_port.filter(|_| shared.serves(host));
-            match port.filter(|_| !request.uri().path().starts_with(CHALLENGES)) {
-                Some(port) => Err(Notice::OverTls { at: over_tls(host, request.uri(), port) }),
-                None => Ok(()),
-            }
-        }
-        Some(_) | None => Ok(()),
     }
+}
+
+/// What speaks TLS in the edge's place, or ends it before this server, says that it has not for this one.
+fn led_by_proxy<B>(shared: &Shared, request: &Request<B>, host: &str) -> Option<String> {
+    if !headers::came_plain(request.headers()) {
+        return None;
+    }
+    if let Some(secure) = &shared.proxy_speaks {
+        return secure.lead(host, request.uri());
+    }
+    let port = shared.proxies.tls_port.filter(|_| !is_challenge(request.uri().path()))?;
+    Some(over_tls(host, request.uri(), port))
+}
+
+/// Whether a path is one that is asked for over plain HTTP by who checks that a name is ours: a token, and nothing that an
+/// app could take for another path (RFC 8555 section 8.3).
+fn is_challenge(path: &str) -> bool {
+    let is_of_token = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    path.strip_prefix(CHALLENGES).is_some_and(|token| !token.is_empty() && token.bytes().all(is_of_token))
 }

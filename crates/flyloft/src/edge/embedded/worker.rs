@@ -102,6 +102,8 @@ pub struct Shared {
     /// Where clients may speak TLS.
     pub secure: Option<Secure>,
     pub answers: Arc<Answers>,
+    /// Where they may speak it with the proxy.
+    pub proxy_speaks: Option<Secure>,
     pub proofs: Arc<Proofs>,
     /// With whom people log in, if with anybody.
     pub sso: Option<Arc<Sso>>,

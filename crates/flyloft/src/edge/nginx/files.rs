@@ -42,6 +42,12 @@ pub fn dir(state_dir: &Path) -> PathBuf {
     state_dir.join("nginx")
 }
 
+/// Where nginx reads certificates and keys, in the state directory. It is no part of the other one, which is another one
+/// where something is tried.
+pub fn certificates(state_dir: &Path) -> PathBuf {
+    state_dir.join("nginx-tls")
+}
+
 /// Where a socket of ours is, if this configuration has one.
 pub fn expected(config: &Config, socket: &str) -> Option<PathBuf> {
     (config.edge.kind == EdgeKind::Nginx).then(|| dir(&config.state_dir).join(socket))

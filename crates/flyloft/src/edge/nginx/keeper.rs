@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use flyloft_core::host::Domain;
-use flyloft_core::nginx::{Haste, Pace, Plan};
+use flyloft_core::nginx::{Haste, Pace, Plan, Site};
 use tokio::sync::{Notify, watch};
 
+use super::certificates::{Offer, SecurePlace};
 use super::files;
 use super::master::{Master, Running, Trouble};
 use super::snippets::Snippets;
@@ -33,6 +34,18 @@ pub struct Place {
     pub domain: Domain,
     pub listen: Vec<std::net::SocketAddr>,
     pub master: Master,
+    pub secure: Option<SecurePlace>,
+}
+
+impl Place {
+    pub fn shown(&self) -> String {
+        self.dir.to_string_lossy().into_owned()
+    }
+
+    pub fn site<'a>(&'a self, dir: &'a str) -> Site<'a> {
+        let secure = self.secure.as_ref().map(SecurePlace::site);
+        Site { instance: &self.instance, domain: &self.domain, listen: &self.listen, dir, secure }
+    }
 }
 
 impl Desk {
@@ -83,12 +96,14 @@ pub struct Keeper {
     desk: Arc<Desk>,
     place: Arc<Place>,
     snippets: Snippets,
+    offer: Offer,
     running: Option<Running>,
     /// nginx reads our file.
     is_included: bool,
     looked: Instant,
-    /// Snippets are not judged before.
+    /// Snippets are not judged before, nor are certificates.
     judges: Instant,
+    judges_certificates: Instant,
     pace: Pace,
     told: Option<Instant>,
     /// Since when something waits to be told.
@@ -100,8 +115,20 @@ impl Keeper {
         let pace = Pace::default();
         let now = Instant::now();
         desk.with(|plan| plan.have_snippets(&snippets.taken()));
-        let (looked, judges) = (now, now);
-        Self { desk, place, snippets, running: None, is_included: false, looked, judges, pace, told: None, waits: None }
+        Self {
+            offer: Offer::new(&place),
+            desk,
+            place,
+            snippets,
+            running: None,
+            is_included: false,
+            looked: now,
+            judges: now,
+            judges_certificates: now,
+            pace,
+            told: None,
+            waits: None,
+        }
     }
 
     pub async fn run(mut self) {
@@ -135,11 +162,19 @@ impl Keeper {
 
     /// Has nginx do what is wanted now.
     async fn tell(&mut self) -> Result<(), Trouble> {
+        if !self.is_included
+            && self.place.secure.is_some()
+            && let Ok(dump) = self.place.master.dump().await
+        {
+            self.offer.look_around(&self.place, &dump);
+        }
+        self.look_for_certificates().await;
         let told = self.desk.lock().begin();
         let Place { dir, master, .. } = &*self.place;
         let failed = |error: std::io::Error| Trouble::Unwritable(dir.clone(), error.to_string());
         files::write_site(dir, self.place.site(&self.place.shown()), &told).map_err(failed)?;
         let running = master.reload().await?;
+        self.offer.is_told(&self.place);
         self.desk.lock().told(told);
         self.snippets.tidy(&self.place).map_err(failed)?;
         if self.running.replace(running) != Some(running) || !self.is_included {
@@ -232,9 +267,22 @@ impl Keeper {
         }
     }
 
+    /// Looks whether something else is to be shown to clients that speak TLS.
+    async fn look_for_certificates(&mut self) {
+        if Instant::now() >= self.judges_certificates && !self.offer.is_judged(&self.place) {
+            let wanted = self.desk.lock().wanted().clone();
+            if let Err(trouble) = self.offer.look(&self.place, &wanted, &self.snippets).await {
+                self.judges_certificates = Instant::now() + PATIENCE;
+                tracing::warn!(%trouble, "certificates are not judged");
+            }
+        }
+        self.desk.with(|plan| plan.speak(self.offer.tls(&self.place)));
+    }
+
     /// Looks whether nginx is the one that it was.
     async fn glance(&mut self) {
         self.look_for_snippets().await;
+        self.look_for_certificates().await;
         let master = &self.place.master;
         let now = master.find();
         if now != self.running {

@@ -14,6 +14,7 @@
 //! sends it nobody any more, and whoever slips through all the same, on a connection that one of nginx's old processes
 //! had open before, is found and wakes it: a frozen app's kernel accepts connections, so nobody is lost.
 
+mod certificates;
 pub mod files;
 mod keeper;
 mod master;
@@ -39,6 +40,7 @@ use flyloft_core::nginx::{Haste, KEPT, Plan};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
+pub use self::certificates::SecurePlace;
 pub use self::keeper::Place;
 use self::keeper::{Desk, Keeper};
 pub use self::master::{Master, Trouble};

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use flyloft_core::name::AppName;
-use flyloft_core::nginx::{Apart, Site, Told};
+use flyloft_core::nginx::{Apart, Told};
 use tokio::sync::watch;
 
 use super::files;
@@ -140,6 +140,11 @@ impl Snippets {
         self.install(place, taken, refused)
     }
 
+    /// Whether nginx would take those that are taken beside what else it is to be told.
+    pub async fn would_go_on(&self, place: &Place, told: &Told) -> Result<(), Trouble> {
+        would_take(place, told, &self.taken).await
+    }
+
     /// Once nginx reads nothing else any more.
     pub fn tidy(&self, place: &Place) -> io::Result<()> {
         files::keep_only(&place.dir.join(files::SNIPPETS), ".conf", &self.taken)
@@ -168,7 +173,7 @@ async fn would_take(place: &Place, told: &Told, snippets: &Texts) -> Result<(), 
     let aside = tempfile::Builder::new().prefix(ASIDE).tempdir_in(&place.dir).map_err(failed)?;
     let apart = |app: &AppName| (app.clone(), told.apart.get(app).cloned().unwrap_or_default());
     let apart: BTreeMap<AppName, Apart> = snippets.keys().map(apart).collect();
-    let told = Told { straight: told.straight.clone(), apart };
+    let told = Told { straight: told.straight.clone(), apart, tls: told.tls.clone() };
     files::write_site(aside.path(), place.site(&place.shown()), &told).map_err(failed)?;
     files::put(&aside.path().join(files::SNIPPETS), ".conf", snippets).map_err(failed)?;
     trial::of(&place.master, aside.path(), &place.dir).await
@@ -207,16 +212,6 @@ fn read(file: &Path) -> Result<String, String> {
     match text.len() as u64 > MOST {
         true => Err(format!("it has more than {} KiB", MOST >> 10)),
         false => Ok(text),
-    }
-}
-
-impl Place {
-    pub fn shown(&self) -> String {
-        self.dir.to_string_lossy().into_owned()
-    }
-
-    pub fn site<'a>(&'a self, dir: &'a str) -> Site<'a> {
-        Site { instance: &self.instance, domain: &self.domain, listen: &self.listen, dir }
     }
 }
 

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use flyloft_core::host::{Domain, HostName};
 use flyloft_core::name::EnvRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use super::*;
 use crate::edge::embedded::tests::{App, Peer, echo_head, eventually};
-use crate::edge::embedded::{EdgeConfig, Embedded};
+use crate::edge::embedded::{EdgeConfig, Embedded, Secure};
 use crate::own_server;
 use nginx_site::{NginxSite, OTHER};
 
@@ -20,6 +22,7 @@ mod gates;
 #[allow(dead_code, reason = "user stories use the rest")]
 #[path = "../../../tests/it/nginx_site.rs"]
 mod nginx_site;
+mod secure;
 
 /// Nothing here takes this long unless it never happens.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -36,28 +39,54 @@ impl Stage {
     async fn new() -> Self {
         let mut stage = Self::without_nginx().await;
         stage.site.start();
-        // It may have read our file before there was anything in it.
-        let address = SocketAddr::from(([127, 0, 0, 1], stage.site.port));
-        eventually("nginx is told", || std::net::TcpStream::connect(address).is_ok()).await;
+        stage.told().await;
         stage
     }
 
+    /// It may have read our file before there was anything in it. That somebody listens tells nothing: nginx does so for a
+    /// moment when it is asked what it would say to a configuration.
+    async fn told(&self) {
+        let (begun, address) = (Instant::now(), SocketAddr::from(([127, 0, 0, 1], self.site.port)));
+        loop {
+            let mut answer = Vec::new();
+            if let Ok(mut stream) = TcpStream::connect(address).await
+                && stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.is_ok()
+                && stream.read_to_end(&mut answer).await.is_ok_and(|count| count > 0)
+            {
+                return;
+            }
+            assert!(begun.elapsed() < DEADLINE, "nginx is told nothing:\n{}", self.site.log());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     async fn without_nginx() -> Self {
-        let site = NginxSite::new("root");
+        Self::at(NginxSite::new("root"), "test", None, "")
+    }
+
+    /// nginx does not run yet. Its site has these lines, too.
+    fn at(site: NginxSite, domain: &str, secure: Option<SecurePlace>, lines: &str) -> Self {
         let dir = site.path("flyloft");
         files::prepare(&dir, flyloft_core::nginx::Site::nothing()).unwrap();
-        site.configure(&format!("include {}/flyloft.conf;", dir.display()));
+        site.configure(&format!("include {}/flyloft.conf;\n{lines}", dir.display()));
         let own = nix::unistd::geteuid();
         let (told, visits) = mpsc::unbounded_channel();
-        let proxy = files::listen(&dir, own, None).unwrap();
-        let inner = EdgeConfig { proxy: Some(proxy), visits: Some(told.clone()), threads: 1, ..EdgeConfig::new([]) };
+        let speaks = |of: &SecurePlace| Secure { certificates: of.shown.clone(), port: of.listen[0].port() };
+        let inner = EdgeConfig {
+            proxy: Some(files::listen(&dir, own, None).unwrap()),
+            proxy_speaks: secure.as_ref().map(speaks),
+            visits: Some(told.clone()),
+            threads: 1,
+            ..EdgeConfig::new([])
+        };
         let inner = Embedded::open(inner).unwrap();
         let place = Place {
             instance: "abc123".to_owned(),
-            domain: Domain::parse("test").unwrap(),
+            domain: Domain::parse(domain).unwrap(),
             listen: vec![SocketAddr::from(([127, 0, 0, 1], site.port))],
             master: Master { pid_file: site.pid(), conf: site.conf() },
             dir: dir.clone(),
+            secure,
         };
         let log = files::hear(&dir, own, None).unwrap();
         let snippets = site.path("apps");

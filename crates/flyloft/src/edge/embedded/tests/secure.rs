@@ -174,6 +174,10 @@ async fn plain_http_leads_to_tls_and_wakes_nothing() {
         ("OPTIONS * HTTP/1.1\nHost: shop.test\n\n", "/"),
         ("GET //evil.example/ HTTP/1.1\nHost: shop.test\n\n", "//evil.example/"),
         ("GET /robots.txt HTTP/1.1\nHost: shop.test\n\n", "/robots.txt"),
+        (
+            "GET /.well-known/acme-challenge/../../a HTTP/1.1\nHost: shop.test\n\n",
+            "/.well-known/acme-challenge/../../a",
+        ),
     ] {
         let answer = stage.ask(request).await;
         assert!(answer.starts_with("HTTP/1.1 308 Permanent Redirect\n"), "{request}: {answer}");

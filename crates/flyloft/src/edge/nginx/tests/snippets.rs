@@ -3,7 +3,7 @@
 use super::*;
 
 impl Stage {
-    fn snippet(&self, app: &str, text: &str) {
+    pub(super) fn snippet(&self, app: &str, text: &str) {
         files::write(&self.site.path("apps"), &format!("{app}.conf"), text).unwrap();
     }
 
@@ -25,7 +25,7 @@ impl Stage {
     }
 
     /// Waits until this is what nginx says of itself.
-    async fn until_told(&self, host: &str, of: &str) {
+    pub(super) async fn until_told(&self, host: &str, of: &str) {
         let begun = Instant::now();
         loop {
             let answer = self.ask(&get(host)).await;

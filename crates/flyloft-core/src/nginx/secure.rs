@@ -1,0 +1,172 @@
+//! TLS at an nginx, in flyloft's place: a server for each certificate, and one that refuses whoever asks for another name.
+
+use std::net::SocketAddr;
+
+use super::site::listen;
+use crate::certificate::{self, Names};
+use crate::host::{Domain, HostName};
+
+/// Ciphers of TLS 1.2 that are not known to be weak: keys that nobody can find out later, and text that nobody can change.
+const CIPHERS: &str = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:\
+                       ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305";
+
+/// Where nginx speaks TLS for us. Plain HTTP is flyloft's then, which leads to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Secure<'a> {
+    pub listen: &'a [SocketAddr],
+    /// The directory of the certificates and their keys.
+    pub dir: &'a str,
+}
+
+/// What nginx is told of TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// Of several that are for a host name it is the first, as with [`certificate::choose`].
+    pub shown: Vec<Shown>,
+    /// Nobody else of the site's listens there, who would speak HTTP/2 because of us.
+    pub alone: bool,
+}
+
+/// A certificate that nginx shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// What its file in the directory is called, and with `.key` that of its key. Letters, digits and `.`.
+    pub file: String,
+    /// Those of its names that are for environments.
+    whole: Vec<HostName>,
+    has_star: bool,
+    names: Names,
+}
+
+impl Shown {
+    /// None of a certificate that is for no host name of an environment, which are one label below the domain.
+    pub fn new(file: String, names: &Names, domain: &Domain) -> Option<Self> {
+        let is_ours = |host: &HostName| {
+            let label = host.as_str().strip_suffix(domain.as_str()).and_then(|label| label.strip_suffix('.'));
+            label.is_some_and(|label| !label.contains('.'))
+        };
+        let whole: Vec<_> = names.iter().filter_map(|name| HostName::parse(name).ok()).filter(is_ours).collect();
+        let has_star = names.iter().any(|name| name.strip_prefix("*.") == Some(domain.as_str()));
+        (has_star || !whole.is_empty()).then(|| Self { file, whole, has_star, names: names.clone() })
+    }
+
+    pub fn whole(&self) -> &[HostName] {
+        &self.whole
+    }
+
+    pub fn has_star(&self) -> bool {
+        self.has_star
+    }
+}
+
+impl Tls {
+    /// The number of the certificate that is shown for a host name.
+    pub fn choose(&self, host: &HostName) -> Option<usize> {
+        certificate::choose(self.shown.iter().map(|shown| &shown.names), host.as_str())
+    }
+}
+
+impl Secure<'_> {
+    /// How a server begins that shows this.
+    pub fn entry(&self, ours: &str, tls: &Tls, shown: &Shown) -> String {
+        let (dir, file) = (self.dir, &shown.file);
+        let shows = format!("    ssl_certificate {dir}/{file};\n    ssl_certificate_key {dir}/{file}.key;\n");
+        self.speak(ours, tls) + &shows
+    }
+
+    /// For all names that no other server has, if no other is the default one. What a request names over a connection to
+    /// another name ends here as well.
+    pub fn refusing(&self, ours: &str, tls: &Tls) -> String {
+        format!(
+            "server {{\n{}    ssl_reject_handshake on;\n    server_name flyloft.invalid;\n    access_log off;\n    \
+             return 421;\n}}\n",
+            self.speak(ours, tls)
+        )
+    }
+
+    fn speak(&self, ours: &str, tls: &Tls) -> String {
+        let entry = listen(self.listen, if tls.alone { " ssl http2" } else { " ssl" });
+        format!(
+            "{entry}    ssl_protocols TLSv1.2 TLSv1.3;\n    ssl_ciphers {CIPHERS};\n    \
+             ssl_prefer_server_ciphers off;\n    ssl_session_cache shared:{ours}_tls:1m;\n    \
+             ssl_session_timeout 12h;\n"
+        )
+    }
+}
+
+/// Whether a configuration, as `nginx -T` prints it, has somebody listen at one of these ports, beside what is in a file of
+/// ours.
+pub fn others_listen(dump: &str, ours: &str, ports: &[u16]) -> bool {
+    let mut is_ours = false;
+    for line in dump.lines() {
+        if let Some(file) = line.strip_prefix("# configuration file ") {
+            is_ours = file.trim_end_matches(':') == ours;
+            continue;
+        }
+        let directives = line.split('#').next().unwrap_or_default().split([';', '{', '}']);
+        let mut listens = directives.filter_map(|directive| directive.trim().strip_prefix("listen"));
+        if !is_ours && listens.any(|rest| rest.starts_with(char::is_whitespace) && ports.contains(&port(rest))) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Of what follows `listen`: `443 ssl`, `[::]:443`, `192.0.2.1`, which is 80, or `unix:/run/a.sock`, which is none.
+fn port(rest: &str) -> u16 {
+    let place = rest.split_whitespace().next().unwrap_or_default();
+    if place.starts_with("unix:") {
+        return 0;
+    }
+    let behind = place.rsplit_once(']').map_or(place, |(_, behind)| behind);
+    match behind.rsplit_once(':') {
+        Some((_, port)) => port.parse().unwrap_or(0),
+        None => behind.parse().unwrap_or(80),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_else_listens_at_a_port_is_found_whatever_it_is_written_like() {
+        let ours = "/var/lib/flyloft/nginx/flyloft.conf";
+        let beside = |text: &str| {
+            let dump = format!(
+                "# configuration file /etc/nginx/nginx.conf:\nhttp {{\n{text}\n}}\n\
+                 # configuration file {ours}:\nserver {{\n    listen 443 ssl;\n}}\n"
+            );
+            others_listen(&dump, ours, &[443])
+        };
+        for text in [
+            "listen 443 ssl;",
+            "server { listen 192.0.2.1:443; }",
+            "    listen   [::]:443 default_server;",
+            "server{listen\t443;}",
+        ] {
+            assert!(beside(text), "{text}");
+        }
+        for text in ["", "listen 80;", "# listen 443;", "listen [::1];", "listen unix:/run/443;", "listener 443;"] {
+            assert!(!beside(text), "{text}");
+        }
+        assert!(others_listen("# configuration file /a:\nlisten [::1];", ours, &[80]));
+    }
+
+    #[test]
+    fn of_a_certificate_counts_what_is_for_environments() {
+        let domain = Domain::parse("staging.example.org").unwrap();
+        let shown = |names: &[&str]| {
+            let names = Names::new(names.iter().map(|name| (*name).to_owned()));
+            let shown = Shown::new("it".to_owned(), &names, &domain)?;
+            Some((shown.whole().iter().map(ToString::to_string).collect::<Vec<_>>(), shown.has_star()))
+        };
+        assert_eq!(shown(&["*.staging.example.org", "staging.example.org"]), Some((Vec::new(), true)));
+        let whole = vec!["shop-main.staging.example.org".to_owned()];
+        assert_eq!(shown(&["Shop-main.staging.example.org", "www.example.org"]), Some((whole, false)));
+        // What would end a directive is no host name.
+        for name in ["*.example.org", "a.b.staging.example.org", "a;b.staging.example.org", "xstaging.example.org"] {
+            assert_eq!(shown(&[name]), None, "{name}");
+        }
+    }
+}
