@@ -3,15 +3,20 @@
 use std::net::Ipv4Addr;
 
 use super::super::Room;
+use super::doors::doors;
 use super::*;
 
 const ASK: &str = "GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n";
 
-fn with_room(connections: usize, of_one: usize, lines: usize) -> Stage {
-    Stage::with(|config| {
+fn room(connections: usize, of_one: usize, lines: usize) -> impl Fn(&mut EdgeConfig) {
+    move |config| {
         let room = Room { lines_of_one: lines, held: 8, held_for_one: 8, ..Room::here() };
         config.room = Room { connections, of_one, lines, ..room };
-    })
+    }
+}
+
+fn with_room(connections: usize, of_one: usize, lines: usize) -> Stage {
+    Stage::with(room(connections, of_one, lines))
 }
 
 /// A client at another address of this machine.
@@ -29,25 +34,28 @@ fn gone(clients: &[Peer]) -> usize {
 
 #[tokio::test]
 async fn a_flood_of_silent_clients_makes_way_for_one_that_asks() {
-    let stage = with_room(40, 40, 40).app(echo_head).await;
-    let mut flood = Vec::new();
-    for beginning in ["", "PRI * HT", "GET / HTTP/1.1\r\nHost: shop.test\r\nX: "].repeat(100) {
-        let mut client = stage.connect().await;
-        // Who is refused, or had to go at once, cannot be told anything.
-        let _ = client.stream.write_all(beginning.as_bytes()).await;
-        flood.push(client);
-    }
-    let begin = std::time::Instant::now();
-    loop {
-        let mut client = stage.connect().await;
-        let _ = client.stream.write_all(ASK.as_bytes()).await;
-        if client.read_head().await.starts_with("HTTP/1.1 200 OK\r\n") {
-            break;
+    for door in doors(room(40, 40, 40), echo_head).await {
+        let mut flood = Vec::new();
+        // The last one would say hello to TLS.
+        for beginning in ["", "PRI * HT", "GET / HTTP/1.1\r\nHost: shop.test\r\nX: ", "\x16\x03\x01\x01"].repeat(75) {
+            let mut client = Peer::connect(door.address()).await;
+            // Who is refused, or had to go at once, cannot be told anything.
+            let _ = client.stream.write_all(beginning.as_bytes()).await;
+            flood.push(client);
         }
-        assert!(begin.elapsed() < DEADLINE, "nobody makes way");
+        let begin = std::time::Instant::now();
+        loop {
+            if let Ok(mut client) = door.try_connect().await {
+                let _ = client.stream.write_all(ASK.as_bytes()).await;
+                if client.read_head().await.starts_with("HTTP/1.1 200 OK\r\n") {
+                    break;
+                }
+            }
+            assert!(begin.elapsed() < DEADLINE, "{}: nobody makes way", door.name());
+        }
+        // The limits for heads and for handshakes are further away.
+        eventually("who has no room has gone", || gone(&flood) >= 260).await;
     }
-    // The limit for heads is a minute away.
-    eventually("who has no room has gone", || gone(&flood) >= 260).await;
 }
 
 #[tokio::test]
@@ -67,18 +75,38 @@ async fn a_request_under_way_is_not_cut_by_a_flood() {
 
 #[tokio::test]
 async fn one_address_does_not_take_the_room_of_another() {
-    let stage = with_room(40, 4, 40).app(echo_head).await;
-    let mut client = stage.connect().await;
-    client.say(ASK).await;
-    client.read_answer().await;
-    let mut flood = Vec::new();
-    for _ in 0..100 {
-        flood.push(connect_from(2, stage.address()).await);
+    for door in doors(room(40, 4, 40), echo_head).await {
+        let mut client = door.connect().await;
+        client.say(ASK).await;
+        client.read_answer().await;
+        let mut flood = Vec::new();
+        for _ in 0..100 {
+            flood.push(connect_from(2, door.address()).await);
+        }
+        eventually("who has no room has gone", || gone(&flood) >= 96).await;
+        // On the same connection, which was idle for longer than any other.
+        client.say(ASK).await;
+        assert!(client.read_answer().await.starts_with("HTTP/1.1 200 OK\n"), "{}", door.name());
     }
-    eventually("who has no room has gone", || gone(&flood) >= 96).await;
-    // On the same connection, which was idle for longer than any other.
-    client.say(ASK).await;
-    assert!(client.read_answer().await.starts_with("HTTP/1.1 200 OK\n"));
+}
+
+#[tokio::test]
+async fn connections_over_tls_count_with_those_over_plain_http() {
+    let [_, secure] = doors(room(40, 4, 40), echo_head).await;
+    let mut idle = Vec::new();
+    for _ in 0..4 {
+        let mut client = secure.connect().await;
+        client.say(ASK).await;
+        assert!(client.read_answer().await.starts_with("HTTP/1.1 200 OK\n"));
+        idle.push(client);
+    }
+    // The longest idle one of the same address makes way, and no other.
+    let _plain = secure.stage.connect().await;
+    assert_eq!(idle[0].read_to_end().await, "");
+    for client in &mut idle[1..] {
+        client.say(ASK).await;
+        assert!(client.read_answer().await.starts_with("HTTP/1.1 200 OK\n"));
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! HTTP/2 byte for byte: what the standards have a server refuse (RFC 9113, RFC 7541), and what is sent to wear one out.
 
+use super::doors::{Stream, doors};
 use super::*;
 
 const DATA: u8 = 0;
@@ -52,11 +53,14 @@ enum Said {
 }
 
 /// A client that has introduced itself.
-struct Speaker(TcpStream);
+struct Speaker(Box<dyn Stream>);
 
 impl Speaker {
     async fn new(stage: &Stage) -> Self {
-        let mut stream = TcpStream::connect(stage.address()).await.unwrap();
+        Self::over(Box::new(stage.connect().await.stream)).await
+    }
+
+    async fn over(mut stream: Box<dyn Stream>) -> Self {
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
         Self(stream)
@@ -65,6 +69,7 @@ impl Speaker {
     async fn say(&mut self, frames: &[u8]) {
         // Whoever is hung up on while it speaks is told why all the same.
         let _ = self.0.write_all(frames).await;
+        let _ = self.0.flush().await;
     }
 
     async fn hear(&mut self) -> Said {
@@ -220,48 +225,53 @@ async fn what_http_2_has_for_later_is_passed_over_and_pings_are_answered() {
 #[tokio::test]
 async fn who_opens_streams_and_takes_them_back_wears_out_neither_edge_nor_app() {
     let (asked, mut asks) = mpsc::unbounded_channel();
-    let stage = Stage::new()
-        .app(move |mut peer: Peer| {
-            let asked = asked.clone();
-            async move {
-                while !peer.read_head().await.is_empty() {
-                    asked.send(()).unwrap();
-                    peer.reply("hello").await;
-                }
+    let serve = move |mut peer: Peer| {
+        let asked = asked.clone();
+        async move {
+            while !peer.read_head().await.is_empty() {
+                asked.send(()).unwrap();
+                peer.reply("hello").await;
             }
-        })
-        .await;
-    let mut speaker = Speaker::new(&stage).await;
-    let reset = |stream: u32| frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
-    let rapid: Vec<u8> = (0..20_000).flat_map(|number| [get(2 * number + 1), reset(2 * number + 1)].concat()).collect();
-    speaker.say(&rapid).await;
-    let said = loop {
-        match speaker.hear().await {
-            Said::Answer(..) => {}
-            said => break said,
         }
     };
-    assert!(matches!(said, Said::GoAway(ENHANCE_YOUR_CALM) | Said::Closed), "{said:?}");
-    let mut count = 0;
-    while asks.try_recv().is_ok() {
-        count += 1;
+    let reset = |stream: u32| frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+    let rapid: Vec<u8> = (0..20_000).flat_map(|number| [get(2 * number + 1), reset(2 * number + 1)].concat()).collect();
+    for door in doors(|_| {}, serve).await {
+        let mut speaker = Speaker::over(door.connect().await.stream).await;
+        speaker.say(&rapid).await;
+        let said = loop {
+            match speaker.hear().await {
+                Said::Answer(..) => {}
+                said => break said,
+            }
+        };
+        assert!(matches!(said, Said::GoAway(ENHANCE_YOUR_CALM) | Said::Closed), "{}: {said:?}", door.name());
+        let mut count = 0;
+        while asks.try_recv().is_ok() {
+            count += 1;
+        }
+        assert!(count < 2_000, "{}: the app was asked {count} times", door.name());
+        let mut other = Speaker::over(door.connect().await.stream).await;
+        other.say(&get(1)).await;
+        assert_eq!(other.hear().await, Said::Answer(1, 0x88), "{}: others are served", door.name());
     }
-    assert!(count < 2_000, "the app was asked {count} times");
-    assert_eq!(said_to(&stage, &get(1)).await, Said::Answer(1, 0x88), "others are served");
 }
 
 #[tokio::test]
 async fn a_head_that_goes_on_and_on_ends() {
-    let stage = Stage::new().app(echo_head).await;
     let mut frames = frame(HEADERS, END_STREAM, 1, GET);
     // A cookie of 100 octets in each, which is far more than a head may have.
     let cookie = [&b"\x00\x06cookie\x64"[..], &[b'c'; 100]].concat();
     for _ in 0..2_000 {
         frames.extend_from_slice(&frame(CONTINUATION, 0, 1, &cookie));
     }
-    let said = said_to(&stage, &frames).await;
     let ended = [Said::GoAway(ENHANCE_YOUR_CALM), Said::GoAway(PROTOCOL_ERROR), Said::GoAway(COMPRESSION_ERROR)];
-    assert!(ended.contains(&said) || said == Said::Closed, "{said:?}");
+    for door in doors(|_| {}, echo_head).await {
+        let mut speaker = Speaker::over(door.connect().await.stream).await;
+        speaker.say(&frames).await;
+        let said = speaker.hear().await;
+        assert!(ended.contains(&said) || said == Said::Closed, "{}: {said:?}", door.name());
+    }
 }
 
 #[tokio::test]

@@ -1,8 +1,10 @@
 //! The edge as its clients and its apps see it: over real sockets, byte for byte where that matters.
 
+mod abuse;
 mod bodies;
 mod clients;
 mod crowds;
+mod doors;
 mod frames;
 mod gates;
 mod holding;
@@ -25,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flyloft_core::name::EnvRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -163,9 +165,9 @@ impl Drop for App {
     }
 }
 
-/// One end of a TCP connection.
-pub(in crate::edge) struct Peer {
-    stream: TcpStream,
+/// One end of a connection.
+pub(in crate::edge) struct Peer<S = TcpStream> {
+    stream: S,
     unread: Vec<u8>,
 }
 
@@ -173,9 +175,12 @@ impl Peer {
     pub(in crate::edge) async fn connect(address: SocketAddr) -> Self {
         Self { stream: TcpStream::connect(address).await.unwrap(), unread: Vec::new() }
     }
+}
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     pub(in crate::edge) async fn say(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).await.unwrap();
+        self.stream.flush().await.unwrap();
     }
 
     /// Answers 200 with this body.

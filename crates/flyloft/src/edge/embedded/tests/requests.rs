@@ -93,99 +93,9 @@ async fn an_absolute_target_comes_before_the_host_header() {
 }
 
 #[tokio::test]
-async fn a_request_without_one_clear_host_is_refused() {
-    let stage = Stage::new().app(echo_head).await;
-    for request in [
-        "GET / HTTP/1.1\n\n",
-        "GET / HTTP/1.1\nHost:\n\n",
-        "GET / HTTP/1.1\nHost: shop.test\nHost: shop.test\n\n",
-        "GET http://user@shop.test/ HTTP/1.1\nHost: shop.test\n\n",
-        "GET / HTTP/1.1\nHost: shop.test:80@evil.test\n\n",
-        "GET / HTTP/1.1\nHost: shop.test:abc\n\n",
-        "GET / HTTP/1.1\nHost: shop.test:80:80\n\n",
-        "GET / HTTP/1.1\nHost: shop.test:+80\n\n",
-        "GET / HTTP/1.1\nHost: shop.test:800000\n\n",
-        "GET http://shop.test:abc/ HTTP/1.1\nHost: shop.test\n\n",
-    ] {
-        let answer = stage.ask(request).await;
-        assert!(answer.starts_with("HTTP/1.1 400 "), "{request}: {answer}");
-    }
-}
-
-#[tokio::test]
 async fn a_tunnel_is_refused() {
     let stage = Stage::new().app(echo_head).await;
     let answer = stage.ask("CONNECT shop.test:80 HTTP/1.1\nHost: shop.test\n\n").await;
-    assert!(answer.starts_with("HTTP/1.1 501 "), "{answer}");
-}
-
-#[tokio::test]
-async fn conflicting_lengths_do_not_make_a_second_request() {
-    let stage = Stage::new()
-        .app(async |mut peer: Peer| {
-            let head = peer.read_head().await;
-            let body = peer.read_until("0\r\n\r\n").await;
-            peer.reply(&(head + &body)).await;
-        })
-        .await;
-    let smuggled = "0\n\nGET /admin HTTP/1.1\nHost: shop.test\n\n";
-    let both =
-        format!("POST / HTTP/1.1\nHost: shop.test\nContent-Length: 45\nTransfer-Encoding: chunked\n\n{smuggled}");
-    let answer = stage.ask(&both).await;
-    // The coding counts, the length is gone, and what follows is a request of its own for the edge as well.
-    assert!(answer.starts_with("HTTP/1.1 200 OK\n"), "{answer}");
-    assert!(!answer.contains("\ncontent-length: 45") && !answer.contains("/admin"), "{answer}");
-
-    for lengths in [
-        "Content-Length: 5\nContent-Length: 6\n\nhello",
-        "Content-Length: +5\n\nhello",
-        "Content-Length: 5, 6\n\nhello",
-        "Transfer-Encoding: chunked\nTransfer-Encoding: identity\n\n0\n\n",
-        "Transfer-Encoding: gzip\n\nhello",
-        "Transfer-Encoding : chunked\n\n0\n\n",
-        "Transfer-Encoding: xchunked\n\n0\n\n",
-    ] {
-        let answer = stage.ask(&format!("POST / HTTP/1.1\nHost: shop.test\n{lengths}")).await;
-        assert!(answer.starts_with("HTTP/1.1 400 ") || answer.starts_with("HTTP/1.1 501 "), "{lengths}: {answer}");
-    }
-}
-
-#[tokio::test]
-async fn a_chunk_whose_size_is_not_clear_ends_its_connection() {
-    let stage = Stage::new()
-        .app(async |mut peer: Peer| {
-            peer.read_head().await;
-            peer.read_to_end().await;
-        })
-        .await;
-    for size in ["0x5", "-1", "+5", "fffffffffffffffff", "", "5\r"] {
-        let mut client = stage.connect().await;
-        client.say("POST / HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\n").await;
-        client.say(&format!("{size}\r\nhello\r\n0\r\n\r\nGET /hidden HTTP/1.1\r\nHost: shop.test\r\n\r\n")).await;
-        let said = client.read_to_end().await;
-        assert!(said.matches("HTTP/1.1 ").count() <= 1 && !said.contains("200 OK"), "{size:?}: {said}");
-    }
-}
-
-#[tokio::test]
-async fn lines_that_end_in_a_line_feed_alone_hide_no_second_request() {
-    let stage = Stage::new().app(echo_head).await;
-    let mut client = stage.connect().await;
-    client.say("GET /a HTTP/1.1\nHost: shop.test\nX-A: b\n\nGET /b HTTP/1.1\nHost: shop.test\n\n").await;
-    for path in ["/a", "/b"] {
-        let answer = client.read_answer().await;
-        // What an app reads has whole ends of lines.
-        assert!(answer.contains(&format!("\n\nGET {path} HTTP/1.1\n")), "{answer}");
-        assert_eq!(answer.matches("HTTP/1.1\n").count(), 1, "{answer}");
-    }
-    let answer = stage.ask("GET / HTTP/1.1\nHost: shop.test\nX-A: b\rX-B: c\n\n").await;
-    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
-}
-
-#[tokio::test]
-async fn a_coding_that_would_lose_its_label_is_refused() {
-    let stage = Stage::new().app(echo_head).await;
-    let answer = stage.ask("POST / HTTP/1.1\nHost: shop.test\nTransfer-Encoding: gzip, chunked\n\n0\n\n").await;
     assert!(answer.starts_with("HTTP/1.1 501 "), "{answer}");
 }
 
@@ -238,15 +148,6 @@ async fn a_client_of_http_1_0_gets_what_it_understands() {
     client.say("GET / HTTP/1.0\r\nHost: shop.test\r\n\r\n").await;
     let answer = client.read_to_end().await;
     assert!(answer.starts_with("HTTP/1.0 200 OK\r\n") && answer.ends_with("\r\n\r\nhello"), "{answer}");
-}
-
-#[tokio::test]
-async fn a_head_that_is_too_large_is_refused() {
-    let stage = Stage::new().app(echo_head).await;
-    let fits = stage.ask(&format!("GET / HTTP/1.1\nHost: shop.test\nCookie: {}\n\n", "x".repeat(12 << 10))).await;
-    assert!(fits.starts_with("HTTP/1.1 200 "), "{fits}");
-    let answer = stage.ask(&format!("GET / HTTP/1.1\nHost: shop.test\nCookie: {}\n\n", "x".repeat(20 << 10))).await;
-    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
 }
 
 #[tokio::test]

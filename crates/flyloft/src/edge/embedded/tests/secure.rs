@@ -19,7 +19,7 @@ pub(super) struct Lock {
     pub(super) stage: Stage,
     certificates: Arc<Certificates>,
     authority: Authority,
-    client: Arc<ClientConfig>,
+    pub(super) client: Arc<ClientConfig>,
 }
 
 impl Lock {
@@ -84,7 +84,11 @@ fn client(authority: &Authority) -> ClientConfig {
     builder.with_root_certificates(roots).with_no_client_auth()
 }
 
-async fn connect(port: u16, name: &'static str, client: &Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
+pub(super) async fn connect(
+    port: u16,
+    name: &'static str,
+    client: &Arc<ClientConfig>,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(("127.0.0.1", port)).await?;
     in_time(TlsConnector::from(client.clone()).connect(ServerName::try_from(name).unwrap(), stream)).await
 }
@@ -249,6 +253,14 @@ async fn a_handshake_that_does_not_end_is_ended() {
             Ok(_) => {}
             Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
         }
+    }
+    // Whoever says a little now and then is given no more time: this hello would go on for 16 KiB.
+    let mut stream = TcpStream::connect(("127.0.0.1", lock.port())).await.unwrap();
+    stream.write_all(&[22, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc]).await.unwrap();
+    let mut said = 0;
+    while tokio::time::timeout(Duration::from_millis(20), stream.read(&mut [0])).await.is_err() {
+        assert!(said < 2_000, "it may take its time");
+        said += stream.write(&[0]).await.unwrap_or(0);
     }
 }
 

@@ -20,28 +20,6 @@ fn with_limits(send: Duration, take: Duration) -> Stage {
 
 const POST: &str = "POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 1000000\r\n\r\n";
 
-#[tokio::test]
-async fn a_body_that_stops_coming_ends_and_its_app_is_free() {
-    let (ended, mut end) = mpsc::unbounded_channel();
-    let stage = with_limits(BRIEF, DEADLINE)
-        .app(move |mut peer: Peer| {
-            let ended = ended.clone();
-            async move {
-                peer.read_to_end().await;
-                ended.send(()).unwrap();
-            }
-        })
-        .await;
-    let mut client = stage.connect().await;
-    client.say(POST).await;
-    client.say("x").await;
-    let answer = client.read_answer().await;
-    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("Too slow\n"), "{answer}");
-    tokio::time::timeout(DEADLINE, end.recv()).await.unwrap().unwrap();
-    // It is not the app that failed.
-    assert_eq!(stage.edge.usage("shop.test").unwrap().answers, [0, 0, 0, 1, 0]);
-}
-
 /// An app that sends without end, and the count of those of its answers that were ended.
 async fn endless(stage: Stage) -> (Stage, Arc<AtomicUsize>) {
     let ended = Arc::new(AtomicUsize::new(0));
