@@ -9,15 +9,18 @@
 //! counts is the median of the rounds' ratios. The processor time that each proxy took for a request is read from `/proc`
 //! besides: it is what can still be compared on a machine that is busy otherwise, where the rates say little.
 //!
+//! Over TLS 1.3 and HTTP/2, with the same certificate, it is `h2load` that asks (`-- --tls` does only that).
+//!
 //! What the gate costs is measured in the same way (`-- --gate` does only that).
 //!
 //! Besides, it says how long the edge takes to let a request go that has waited for its environment (`-- --wake` does
 //! only that).
 //!
-//! Needs the Debian packages `nginx-light` and `wrk`.
+//! Needs the Debian packages `nginx-light`, `wrk` and `nghttp2-client`.
 
 mod gate;
 mod nginx;
+mod tls;
 mod wake;
 mod wrk;
 
@@ -42,13 +45,20 @@ struct Case {
     name: &'static str,
     path: &'static str,
     connections: u32,
+    /// Requests at a time of each connection of HTTP/2 over TLS. None is plain HTTP/1.1.
+    streams: Option<u32>,
     /// At least this many times nginx's requests per second.
     promise: f64,
 }
 
 const CASES: [Case; 2] = [
-    Case { name: "small answers", path: "/small", connections: 64, promise: 1.0 },
-    Case { name: "answers of 1 MB", path: "/large", connections: 16, promise: 1.3 },
+    Case { name: "small answers", path: "/small", connections: 64, streams: None, promise: 1.0 },
+    Case { name: "answers of 1 MB", path: "/large", connections: 16, streams: None, promise: 1.3 },
+];
+
+const SECURE_CASES: [Case; 2] = [
+    Case { name: "small, TLS, h2", path: "/small", connections: 32, streams: Some(4), promise: 1.0 },
+    Case { name: "1 MB, TLS, h2", path: "/large", connections: 16, streams: Some(1), promise: 1.0 },
 ];
 
 /// How much is measured.
@@ -74,22 +84,31 @@ fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["serve", listen, upstream] => runtime.block_on(serve(listen.parse()?, upstream.parse()?)),
+        ["serve", listen, upstream] => {
+            let config = EdgeConfig::new([listen.parse::<SocketAddr>()?]);
+            runtime.block_on(serve(config, upstream.parse()?))
+        }
+        ["serve-tls", listen, upstream, dir] => {
+            let secure = Some(tls::config(Path::new(dir), listen.parse()?)?);
+            runtime.block_on(serve(EdgeConfig { secure, ..EdgeConfig::new([]) }, upstream.parse()?))
+        }
         [] => runtime.block_on(compare(FULL, None)),
         ["--gate"] => runtime.block_on(compare_gate(FULL)),
+        ["--tls"] => runtime.block_on(async {
+            heading();
+            compare_tls(FULL, &mut Vec::new()).await
+        }),
         ["--wake"] => runtime.block_on(async { wake(&mut Vec::new()).await }),
         ["--quick"] => runtime.block_on(compare(QUICK, None)),
         ["--json", file] => runtime.block_on(compare(FULL, Some(file.into()))),
         ["--quick", "--json", file] => runtime.block_on(compare(QUICK, Some(file.into()))),
-        _ => bail!("usage: cargo bench -p flyloft --bench edge -- [--gate | --wake | --quick] [--json FILE]"),
+        _ => bail!("usage: cargo bench -p flyloft --bench edge -- [--gate | --tls | --wake | --quick] [--json FILE]"),
     }
 }
 
 /// The edge alone, with one route. Runs until it is killed.
-async fn serve(listen: SocketAddr, upstream: SocketAddr) -> Result<()> {
-    let mut config = EdgeConfig::new([listen]);
-    config.threads = WORKERS;
-    let edge = Embedded::open(config)?;
+async fn serve(config: EdgeConfig, upstream: SocketAddr) -> Result<()> {
+    let edge = Embedded::open(EdgeConfig { threads: WORKERS, ..config })?;
     edge.set(HOST, Route::public(EnvRef::parse("shop/main")?, Target::Upstream(upstream))).await?;
     let route = Route::public(EnvRef::parse("shop/gated")?, Target::Upstream(upstream));
     edge.set(gate::HOST, Route { guard: gate::guard(), ..route }).await?;
@@ -106,40 +125,11 @@ async fn compare(effort: Effort, json: Option<PathBuf>) -> Result<()> {
     let edge_process = start(serve, edge).await?;
 
     let mut report = Vec::new();
-    println!(
-        "{:<16} {:>12} {:>12} {:>7} {:>9}   {:>10} {:>10}",
-        "", "nginx", "flyloft", "ratio", "promised", "nginx", "flyloft"
-    );
+    heading();
     for case in &CASES {
-        let mut rounds = Vec::new();
-        for round in 0..effort.rounds {
-            let ours_first = round % 2 == 1;
-            let early = if ours_first { Some(measure(&edge_process, edge, case, effort.round).await?) } else { None };
-            let theirs = measure(&proxy_process, proxy, case, effort.round).await?;
-            let ours = match early {
-                Some(ours) => ours,
-                None => measure(&edge_process, edge, case, effort.round).await?,
-            };
-            rounds.push((theirs, ours));
-        }
-        let of = |what: &dyn Fn(&(Measured, Measured)) -> f64| median(rounds.iter().map(what).collect());
-        let (theirs, ours) = (of(&|round| round.0.per_second), of(&|round| round.1.per_second));
-        let (their_cpu, our_cpu) = (of(&|round| round.0.cpu), of(&|round| round.1.cpu));
-        let ratio = of(&|round| round.1.per_second / round.0.per_second);
-        println!(
-            "{:<16} {theirs:>10.0}/s {ours:>10.0}/s {ratio:>6.2}x {:>8.2}x   {their_cpu:>7.1} µs {our_cpu:>7.1} µs",
-            case.name, case.promise
-        );
-        report.push(json!({
-            "name": format!("edge, {}", case.name),
-            "unit": "requests per second, times nginx",
-            "value": ratio,
-            "promise": { "at_least": case.promise },
-            "kept": ratio >= case.promise,
-            "nginx": { "requests_per_second": theirs, "cpu_microseconds": their_cpu },
-            "flyloft": { "requests_per_second": ours, "cpu_microseconds": our_cpu },
-        }));
+        report.push(side_by_side(case, effort, (&proxy_process, proxy), (&edge_process, edge)).await?);
     }
+    compare_tls(effort, &mut report).await?;
     report.push(gated(&edge_process, edge, effort).await?);
     wake(&mut report).await?;
     if let Some(file) = json {
@@ -147,6 +137,66 @@ async fn compare(effort: Effort, json: Option<PathBuf>) -> Result<()> {
             .with_context(|| format!("failed to write `{}`", file.display()))?;
     }
     Ok(())
+}
+
+fn heading() {
+    println!(
+        "{:<16} {:>12} {:>12} {:>7} {:>9}   {:>10} {:>10}",
+        "", "nginx", "flyloft", "ratio", "promised", "nginx", "flyloft"
+    );
+}
+
+/// Both over TLS, which leads nowhere else.
+async fn compare_tls(effort: Effort, report: &mut Vec<serde_json::Value>) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    tls::certificate(dir.path(), HOST).await?;
+    let (upstream, proxy, edge) = (free_address()?, free_address()?, free_address()?);
+    let _upstream = start(nginx::upstream(dir.path(), upstream)?, upstream).await?;
+    let secured = tls::nginx(dir.path());
+    let their_process = start(nginx::proxy_with(dir.path(), proxy, upstream, HOST, WORKERS, secured)?, proxy).await?;
+    let serve = Cmd::new(std::env::current_exe()?).arg("serve-tls").arg(edge.to_string()).arg(upstream.to_string());
+    let our_process = start(serve.arg(dir.path()), edge).await?;
+    for case in &SECURE_CASES {
+        report.push(side_by_side(case, effort, (&their_process, proxy), (&our_process, edge)).await?);
+    }
+    Ok(())
+}
+
+/// nginx and the edge in turns.
+async fn side_by_side(
+    case: &Case,
+    effort: Effort,
+    (their_process, proxy): (&Process, SocketAddr),
+    (our_process, edge): (&Process, SocketAddr),
+) -> Result<serde_json::Value> {
+    let mut rounds = Vec::new();
+    for round in 0..effort.rounds {
+        let ours_first = round % 2 == 1;
+        let early = if ours_first { Some(measure(our_process, edge, case, effort.round).await?) } else { None };
+        let theirs = measure(their_process, proxy, case, effort.round).await?;
+        let ours = match early {
+            Some(ours) => ours,
+            None => measure(our_process, edge, case, effort.round).await?,
+        };
+        rounds.push((theirs, ours));
+    }
+    let of = |what: &dyn Fn(&(Measured, Measured)) -> f64| median(rounds.iter().map(what).collect());
+    let (theirs, ours) = (of(&|round| round.0.per_second), of(&|round| round.1.per_second));
+    let (their_cpu, our_cpu) = (of(&|round| round.0.cpu), of(&|round| round.1.cpu));
+    let ratio = of(&|round| round.1.per_second / round.0.per_second);
+    println!(
+        "{:<16} {theirs:>10.0}/s {ours:>10.0}/s {ratio:>6.2}x {:>8.2}x   {their_cpu:>7.1} µs {our_cpu:>7.1} µs",
+        case.name, case.promise
+    );
+    Ok(json!({
+        "name": format!("edge, {}", case.name),
+        "unit": "requests per second, times nginx",
+        "value": ratio,
+        "promise": { "at_least": case.promise },
+        "kept": ratio >= case.promise,
+        "nginx": { "requests_per_second": theirs, "cpu_microseconds": their_cpu },
+        "flyloft": { "requests_per_second": ours, "cpu_microseconds": our_cpu },
+    }))
 }
 
 /// The gate alone.
@@ -196,7 +246,10 @@ async fn wake(report: &mut Vec<serde_json::Value>) -> Result<()> {
 }
 
 async fn measure(proxy: &Process, address: SocketAddr, case: &Case, round: Duration) -> Result<Measured> {
-    timed(proxy, wrk::load(address, HOST, case.path, case.connections, round)).await
+    match case.streams {
+        None => timed(proxy, wrk::load(address, HOST, case.path, case.connections, round)).await,
+        Some(streams) => timed(proxy, tls::load(address, HOST, case.path, (case.connections, streams), round)).await,
+    }
 }
 
 /// With what the proxy takes for it.

@@ -29,10 +29,30 @@ pub fn upstream(dir: &Path, listen: SocketAddr) -> Result<Cmd> {
 /// The proxy as a careful administrator sets it up: connections to the upstream are kept, the app learns who asks,
 /// and no answer goes by way of the disk.
 pub fn proxy(dir: &Path, listen: SocketAddr, upstream: SocketAddr, host: &str, workers: usize) -> Result<Cmd> {
+    proxy_with(dir, listen, upstream, host, workers, Tls::default())
+}
+
+/// What it says of TLS: beside the address at which it listens, and in its server.
+#[derive(Default)]
+pub struct Tls {
+    pub options: &'static str,
+    pub lines: String,
+}
+
+/// The same with TLS.
+pub fn proxy_with(
+    dir: &Path,
+    listen: SocketAddr,
+    upstream: SocketAddr,
+    host: &str,
+    workers: usize,
+    Tls { options, lines }: Tls,
+) -> Result<Cmd> {
     let http = format!(
         "upstream app {{ server {upstream}; keepalive 128; keepalive_requests 1000000000; }}
         server {{
-            listen {listen} backlog=4096;
+            listen {listen} {options} backlog=4096;
+            {lines}
             server_name {host};
             keepalive_requests 1000000000;
             location / {{
