@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,10 @@ pub enum PortError {
     Outside(u16, Pool),
     #[error("ports below {PRIVILEGED} are the system's")]
     Privileged,
+    #[error(
+        "ports {}-{} are those by which connections from this machine to elsewhere leave", OUTGOING.start(), OUTGOING.end()
+    )]
+    Outgoing,
     #[error("{MOST} ports are published for it, and no more are")]
     TooMany,
 }
@@ -54,6 +59,10 @@ pub const MOST: usize = 10;
 
 /// Where the kernel lets everybody listen (ip(7), `ip_unprivileged_port_start`).
 const PRIVILEGED: u16 = 1024;
+
+/// Of the host, by which what containers send elsewhere leaves. They are nobody's to publish: whoever a container talks to
+/// would come to it by a port that is another's.
+pub const OUTGOING: RangeInclusive<u16> = 32_768..=60_999;
 
 /// Who asks for a port of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +78,7 @@ impl Pool {
     pub const DEFAULT: Self = Self { first: 20_000, last: 29_999 };
 
     pub fn contains(self, port: u16) -> bool {
-        (self.first..=self.last).contains(&port)
+        (self.first..=self.last).contains(&port) && !OUTGOING.contains(&port)
     }
 
     /// Whether somebody may have this port of the host, if it is free.
@@ -89,8 +98,13 @@ impl Pool {
         let count = u32::from(self.last - self.first) + 1;
         let start = hash(&format!("{env}:{port}")) % count;
         let all = (0..count).map(move |n| self.first + ((start + n) % count) as u16);
-        all.filter(move |port| !taken.contains(port))
+        all.filter(move |port| !taken.contains(port) && !OUTGOING.contains(port))
     }
+}
+
+/// Whether a port of the host that is free can be published.
+pub fn must_stay(port: u16) -> Result<(), PortError> {
+    if OUTGOING.contains(&port) { Err(PortError::Outgoing) } else { Ok(()) }
 }
 
 /// FNV-1a.
@@ -184,6 +198,10 @@ mod tests {
         assert_eq!(check(25, Asker::Deployer), Err(PortError::Outside(25, Pool::DEFAULT)));
         assert_eq!(check(25, admin(false)), Err(PortError::Privileged));
         assert_eq!(check(25, admin(true)), Ok(()));
+        let wide: Pool = "30000-40000".parse().unwrap();
+        assert_eq!(wide.check(32_767, Asker::Deployer), Ok(()));
+        assert_eq!(wide.check(32_768, Asker::Deployer), Err(PortError::Outside(32_768, wide)));
+        assert_eq!((must_stay(32_767), must_stay(32_768)), (Ok(()), Err(PortError::Outgoing)));
     }
 
     #[test]
@@ -198,6 +216,6 @@ mod tests {
         assert_ne!(first("shop/main", 5432), first("shop/pr-1", 5432));
         assert_ne!(first("shop/main", 5432), first("shop/main", 6379));
         let all: Pool = "1024-65535".parse().unwrap();
-        assert_eq!(all.candidates(&env("shop/main"), 1, &BTreeSet::new()).count(), 64_512);
+        assert_eq!(all.candidates(&env("shop/main"), 1, &BTreeSet::new()).count(), 64_512 - OUTGOING.count());
     }
 }

@@ -104,7 +104,11 @@ impl Api {
                 .hint(format!("flyloft ports ls {name}")));
         }
         let (host, claim) = match host_port {
-            Some(host) => (host, self.claimed(call, protocol, host, &known)?),
+            Some(host) => {
+                let claim = self.claimed(call, protocol, host, &known)?;
+                port::must_stay(host).map_err(|error| not_for(asker, error))?;
+                (host, claim)
+            }
             None => self.chosen(&name, protocol, port, &known)?,
         };
         let added = Port { protocol, host, port };

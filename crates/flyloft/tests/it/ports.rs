@@ -323,6 +323,12 @@ fn a_port_is_refused_to_who_may_not_have_it_and_where_it_is_taken_by_name() {
         let told = refused(&[env, "5432", "--host-port", &own.to_string()]);
         assert!(told.contains("in use by Flyloft itself"), "{told}");
     }
+    drop(other);
+    let outgoing: u16 = taken.parse().unwrap();
+    if (32_768..=60_999).contains(&outgoing) {
+        let told = refused(&[env, "5432", "--host-port", &taken]);
+        assert!(told.contains("ports 32768-60999 are those by which connections"), "{told}");
+    }
     let told = refused(&[env, "5432", "--host-port", "99"]);
     assert!(told.contains("ports below 1024 are the system's") && told.contains("--force"), "{told}");
 

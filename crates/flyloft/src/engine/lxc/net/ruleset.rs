@@ -7,6 +7,7 @@ use std::fmt::Display;
 use std::net::Ipv4Addr;
 
 use flyloft_core::address::{CLOSED4, CLOSED6};
+use flyloft_core::port::OUTGOING;
 
 use super::ANY_LINK;
 use super::host::Prefix;
@@ -73,6 +74,7 @@ impl Ruleset<'_> {
         let Share { open, burst, rate } = share;
         let (first4, last4, first6, last6) = (first.ipv4, last.ipv4, first.ipv6, last.ipv6);
         let asked = RESOLVERS.join(", ");
+        let (out_first, out_last) = OUTGOING.into_inner();
         let resolver = match self.resolving {
             Resolving::Translated(_) => "ip daddr map @resolvers".to_owned(),
             Resolving::Carried { port } => format!("{}:{port}", RESOLVERS[0]),
@@ -194,8 +196,11 @@ impl Ruleset<'_> {
 		reject with icmpx host-unreachable
 	}}
 
+	# A container that could choose from which of the host's ports it is heard would be answered what clients of a port that
+	# is published say.
 	chain leaving {{
 		type nat hook postrouting priority srcnat; policy accept;
+		iifname "{links}*" oifname != "{links}*" meta l4proto {{ tcp, udp }} masquerade to :{out_first}-{out_last}
 		iifname "{links}*" oifname != "{links}*" masquerade
 	}}
 }}
