@@ -306,7 +306,9 @@ async fn begin(
     loft.start(state.rebooted).await?;
     // Not before: what is published already stays so until it is known where it leads.
     tokio::spawn(loft.parts.ports.clone().keep_for_ever());
-    loft.parts.ports.begun().await;
+    if let Err(error) = loft.parts.ports.begun().await {
+        tracing::warn!(%error, "published ports lead where they did before");
+    }
     loft.parts
         .store
         .remove_half_made_volume_templates()

@@ -119,7 +119,9 @@ impl Api {
         drop(turn);
         // It knows where its ports lead.
         conductor.reload().await?;
-        ports.begun().await;
+        if let Err(error) = ports.begun().await {
+            tracing::warn!(env = %name, %error, "who comes to a port is relayed until the firewall can be changed");
+        }
         let text = format!("port {added} is published at port {host}");
         self.tell_of_ports(call.by(), &env, &text).await?;
         Ok(self
@@ -182,9 +184,14 @@ impl Api {
         self.loft.parts.store.remove_port(env.id, protocol, port).await.or_failed(failed)?;
         self.loft.parts.ports.close(env.id, row.port());
         drop(turn);
-        self.loft.parts.ports.begun().await;
+        let begun = self.loft.parts.ports.begun().await;
         let text = format!("port {} is published no more", row.port());
         self.tell_of_ports(call.by(), &env, &text).await?;
+        begun.map_err(|error| {
+            let still = format!("port {} is on record no more, but {}", row.port(), error.what);
+            Error { what: still, ..error }
+                .hint("who is connected may stay so until that works: it is tried every few seconds")
+        })?;
         Ok(super::reply::done(text).into())
     }
 

@@ -9,6 +9,7 @@ use flyloft_core::policy::{Key, Levels, Span};
 use serde::Serialize;
 
 use super::environments::word;
+use super::ports::PortItem;
 use super::reply::{Reply, age, as_time, as_time_if_any, size};
 use super::settings::{SettingItem, items};
 use super::{Api, Call, Ending};
@@ -33,6 +34,8 @@ pub(super) struct Seen {
     pub stats: Option<Stats>,
     pub memory: MemoryRow,
     pub wake: Option<WakeRow>,
+    /// Those that are published.
+    pub ports: Vec<PortItem>,
     /// What helps where it was stopped for what it did.
     pub remedy: Option<String>,
 }
@@ -56,6 +59,9 @@ pub(super) struct Why {
     /// Why time brings nothing about, where that is so.
     #[serde(skip_serializing_if = "Option::is_none")]
     never: Option<&'static str>,
+    /// Those that are published.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ports: Vec<PortItem>,
     settings: BTreeMap<&'static str, SettingItem>,
     #[serde(skip)]
     wall: i64,
@@ -137,6 +143,7 @@ impl Seen {
             memory: self.memory(live),
             never: live.filter(|_| next.is_none()).map(never),
             next: next.map(|(at, rung)| NextItem { step: step(rung), at: self.on_the_wall(at) }),
+            ports: std::mem::take(&mut self.ports),
             settings: items(&self.levels),
             wall: self.wall,
         }
@@ -311,6 +318,7 @@ impl Reply for Why {
             ("next", format!("{} in {left}, if nobody uses it{before}", next.step))
         }));
         lines.extend(self.never.iter().map(|never| ("next", (*never).to_owned())));
+        lines.extend(self.ports.iter().map(|port| ("published", port.said())));
         lines.push(("settings", self.settings_text()));
         let lines = lines.iter().map(|(name, value)| format!("  {name:<10} {value}\n"));
         format!("{}\n{}", self.name, lines.collect::<String>())
@@ -420,7 +428,7 @@ impl Api {
         let (row, conductor) = self.loft.find(&name).await?;
         let parts = &self.loft.parts;
         let wakes = parts.store.wakes(row.id).await.or_failed(|| format!("failed to look at `{name}`"))?;
-        let state = conductor.state();
+        let (state, ports) = (conductor.state(), self.ports_of(&row).await?);
         let excess = match &state {
             State::Live(live) => live.runs.excess(),
             State::Destroyed { .. } => None,
@@ -437,6 +445,7 @@ impl Api {
             commands: conductor.commands(),
             last_command: conductor.last_command(),
             memory: row.memory,
+            ports,
             wake: wakes.into_iter().next(),
         };
         Ok(seen.why().into())

@@ -136,17 +136,22 @@ impl Fake {
     fn begin(&self, verb: &'static str, name: &str) -> Result<MutexGuard<'_, Memory>, EngineError> {
         let mut memory = self.memory();
         memory.calls.push(format!("{verb} {name}"));
-        match memory.failures.get_mut(verb) {
-            Some(times) if *times > 0 => {
-                *times -= 1;
-                Err(EngineError::io(format!("{verb} `{name}`"))(std::io::Error::other("the test wants it to fail")))
-            }
-            _ => Ok(memory),
-        }
+        memory.may_fail(verb, name)?;
+        Ok(memory)
     }
 }
 
 impl Memory {
+    fn may_fail(&mut self, verb: &'static str, name: &str) -> Result<(), EngineError> {
+        match self.failures.get_mut(verb) {
+            Some(times) if *times > 0 => {
+                *times -= 1;
+                Err(EngineError::io(format!("{verb} `{name}`"))(std::io::Error::other("the test wants it to fail")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn container(&mut self, id: &ContainerId) -> Result<&mut Container, EngineError> {
         id.check()?;
         self.containers.get_mut(id).ok_or_else(|| EngineError::NoContainer(id.clone()))

@@ -110,6 +110,7 @@ pub async fn page(loft: &Loft) -> Result<String> {
     requests(&mut text, loft, &rows);
     events(&mut text, loft);
     certificates(&mut text, &loft.parts.keeper.status(tls::now()));
+    ports(&mut text, loft);
     disk(&mut text, loft);
     machine(&mut text, &Load::look());
     Ok(text.finish())
@@ -129,6 +130,24 @@ fn environments(text: &mut Text, rows: &[EnvRow], held: &[Option<u64>]) {
     text.family("flyloft_memory_held_bytes", Kind::Gauge, "Memory that the environments of an app hold.");
     for (app, bytes) in apps {
         text.sample("flyloft_memory_held_bytes", &[("app", app.as_str())], bytes);
+    }
+}
+
+fn ports(text: &mut Text, loft: &Loft) {
+    const RELAYED: &str = "flyloft_port_relayed";
+    let relayed = loft.parts.ports.relayed();
+    if relayed.is_empty() {
+        return;
+    }
+    text.family(
+        RELAYED,
+        Kind::Gauge,
+        "Connections, and clients of datagrams, that the daemon relays by a published port.",
+    );
+    for (env, port, count) in relayed {
+        let (app, env, host) = (env.app.as_str(), env.env.as_str(), port.host.to_string());
+        let labels = [("app", app), ("env", env), ("port", host.as_str()), ("protocol", port.protocol.as_str())];
+        text.sample(RELAYED, &labels, count);
     }
 }
 

@@ -12,11 +12,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use flyloft_core::name::EnvRef;
-use flyloft_core::port::Port;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use flyloft_core::port::{Port, Protocol};
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Claim, MOST_OF_ONE, tcp, udp};
+use super::places::{Place, Room};
+use super::{Claim, MOST_OF_ONE, quiet, tcp, udp};
 use crate::conductor::Uses;
 use crate::edge::{Visit, Visits};
 use crate::engine::{ContainerId, Published, SharedEngine};
@@ -42,14 +43,8 @@ pub enum Way {
 /// What serves a port.
 #[derive(Clone)]
 pub(super) struct Opening {
-    pub room: Arc<Semaphore>,
+    pub room: Arc<Room>,
     pub engine: SharedEngine,
-}
-
-/// Somebody has a place among those who are relayed, for as long as this is held.
-pub(super) struct Place {
-    _of_all: OwnedSemaphorePermit,
-    _of_one: OwnedSemaphorePermit,
 }
 
 /// A port that is served, which ends with this.
@@ -62,7 +57,8 @@ pub(super) struct Door {
     env: EnvRef,
     visits: Visits,
     way: watch::Sender<Way>,
-    room: Arc<Semaphore>,
+    tcp: Arc<Room>,
+    udp: Arc<Room>,
     facts: Mutex<Facts>,
 }
 
@@ -86,7 +82,8 @@ impl Door {
     pub fn new(env: EnvRef, visits: Visits) -> Self {
         // Who comes before its conductor has said more waits until it does.
         let way = watch::Sender::new(Way::Held { failed: false });
-        Self { env, visits, way, room: Arc::new(Semaphore::new(MOST_OF_ONE)), facts: Mutex::default() }
+        let [tcp, udp] = [Protocol::Tcp, Protocol::Udp].map(|protocol| Room::new(MOST_OF_ONE, quiet(protocol)));
+        Self { env, visits, way, tcp, udp, facts: Mutex::default() }
     }
 
     pub fn open(self: &Arc<Self>, port: Port, claim: Claim, opening: Opening) -> Result<()> {
@@ -271,10 +268,22 @@ impl Door {
         tokio::time::timeout(patience, opened).await.ok().flatten()
     }
 
-    /// A place for somebody, if there is one.
-    pub fn place(&self, room: &Arc<Semaphore>) -> Option<Place> {
-        let (of_one, of_all) = (self.room.clone().try_acquire_owned().ok()?, room.clone().try_acquire_owned().ok()?);
-        Some(Place { _of_all: of_all, _of_one: of_one })
+    /// A place for somebody who comes by a port, if there is one.
+    pub fn place(&self, port: Port, room: &Arc<Room>) -> Option<Place> {
+        Place::take(port, self.room(port), room)
+    }
+
+    /// How many are relayed at the moment, port by port.
+    pub fn relayed(&self) -> Vec<(EnvRef, Port, usize)> {
+        let count = |port: Port| (self.env.clone(), port, self.room(port).count(port));
+        self.ports().into_iter().map(count).collect()
+    }
+
+    fn room(&self, port: Port) -> &Arc<Room> {
+        match port.protocol {
+            Protocol::Tcp => &self.tcp,
+            Protocol::Udp => &self.udp,
+        }
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {

@@ -15,6 +15,7 @@
 //! is so in the firewall before its container is frozen (see [`Ports::settled`]).
 
 mod door;
+mod places;
 mod socket;
 mod tcp;
 #[cfg(test)]
@@ -29,15 +30,16 @@ use std::time::Duration;
 
 use flyloft_core::name::EnvRef;
 use flyloft_core::port::{Port, Protocol};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 pub use self::door::Way;
 use self::door::{Door, Opening};
+use self::places::Room;
 pub use self::socket::Claim;
 use crate::conductor::Uses;
 use crate::edge::Visits;
 use crate::engine::{ContainerId, EngineError, Published, SharedEngine};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::EnvId;
 
 /// How often one looks whether something is said to an environment that rests.
@@ -52,9 +54,21 @@ const RETRY: Duration = Duration::from_secs(5);
 /// How long anybody waits until the engine has been told.
 const SETTLED: Duration = Duration::from_secs(3);
 
-/// Connections that are relayed at a time, in all and for one environment. Each takes two descriptors.
+const UNTOLD: &str = "failed to have the firewall changed for ports that are published";
+
+/// Connections that are relayed at a time, in all and for one environment; and as many clients of datagrams. Each takes two
+/// descriptors, or one.
 const MOST: usize = 1024;
 const MOST_OF_ONE: usize = 256;
+
+/// Whoever has said and heard nothing for so long makes way for somebody who comes, where there is no place left.
+fn quiet(protocol: Protocol) -> Duration {
+    match protocol {
+        // Longer than anybody waits for a wake.
+        Protocol::Tcp => Duration::from_secs(60),
+        Protocol::Udp => Duration::from_secs(40),
+    }
+}
 
 /// Clones are the same.
 #[derive(Clone)]
@@ -66,23 +80,34 @@ struct Shared {
     /// The lock of the state directory, by which the daemon's own sockets are known.
     lock: PathBuf,
     doors: Mutex<HashMap<EnvId, Arc<Door>>>,
-    room: Arc<Semaphore>,
+    tcp: Arc<Room>,
+    udp: Arc<Room>,
     /// How often the engine was to be told, and what of that has been done.
     asked: watch::Sender<u64>,
-    done: watch::Sender<u64>,
+    done: watch::Sender<Done>,
     turn: tokio::sync::Mutex<()>,
+}
+
+/// What came of telling the engine.
+#[derive(Clone, Default)]
+struct Done {
+    turn: u64,
+    /// It does not know.
+    trouble: Option<Error>,
 }
 
 impl Ports {
     pub fn new(engine: SharedEngine, visits: Visits, lock: PathBuf) -> Self {
+        let [tcp, udp] = [Protocol::Tcp, Protocol::Udp].map(|protocol| Room::new(MOST, quiet(protocol)));
         Self(Arc::new(Shared {
             engine,
             visits,
             lock,
             doors: Mutex::default(),
-            room: Arc::new(Semaphore::new(MOST)),
+            tcp,
+            udp,
             asked: watch::Sender::new(0),
-            done: watch::Sender::new(0),
+            done: watch::Sender::default(),
             turn: tokio::sync::Mutex::default(),
         }))
     }
@@ -100,7 +125,11 @@ impl Ports {
     /// Serves a port that is on record. Where it leads, [`Ports::set`] says.
     pub fn open(&self, env: EnvId, name: &EnvRef, port: Port, claim: Claim) -> Result<()> {
         let door = self.0.door_of(env, name);
-        let opening = Opening { room: self.0.room.clone(), engine: self.0.engine.clone() };
+        let room = match port.protocol {
+            Protocol::Tcp => &self.0.tcp,
+            Protocol::Udp => &self.0.udp,
+        };
+        let opening = Opening { room: room.clone(), engine: self.0.engine.clone() };
         door.open(port, claim, opening)?;
         self.0.ask();
         Ok(())
@@ -159,6 +188,13 @@ impl Ports {
         self.0.doors().get(&env).is_some_and(|door| door.ports().contains(&port))
     }
 
+    /// How many connections, and clients of datagrams, are relayed at the moment, port by port.
+    pub fn relayed(&self) -> Vec<(EnvRef, Port, usize)> {
+        let mut all: Vec<_> = self.0.doors().values().flat_map(|door| door.relayed()).collect();
+        all.sort();
+        all
+    }
+
     /// Where what comes for an environment goes from now on, and what is to know of it.
     pub fn set(&self, env: EnvId, container: Option<&ContainerId>, way: Way, uses: &Uses) {
         if let Some(door) = self.0.door(env) {
@@ -176,17 +212,21 @@ impl Ports {
 
     /// Waits until the firewall is as this was told, and what was said before is known.
     pub async fn settled(&self, env: EnvId) {
-        if self.0.door(env).is_some() {
-            self.begun().await;
+        if self.0.door(env).is_some()
+            && let Err(error) = self.begun().await
+        {
+            tracing::warn!(%error, "the firewall may lead to a published port of what comes to rest");
         }
     }
 
     /// The same for all that are published.
-    pub async fn begun(&self) {
+    pub async fn begun(&self) -> Result<()> {
         let turn = self.0.ask();
         let mut done = self.0.done.subscribe();
-        if tokio::time::timeout(SETTLED, done.wait_for(|done| *done >= turn)).await.is_err() {
-            tracing::warn!("failed to have the firewall changed in time for the ports that are published");
+        match tokio::time::timeout(SETTLED, done.wait_for(|done| done.turn >= turn)).await {
+            Ok(Ok(done)) => done.trouble.clone().map_or(Ok(()), Err),
+            Ok(Err(_)) => Err(Error::ending()),
+            Err(_) => Err(Error::failed(format!("{UNTOLD}: it takes longer than {} s", SETTLED.as_secs()))),
         }
     }
 
@@ -200,10 +240,11 @@ impl Ports {
                 Ok(()) => self.0.pace(),
                 Err(_) => RETRY,
             };
-            if let Err(error) = told {
-                tracing::warn!(%error, "failed to publish ports");
-            }
-            self.0.done.send_replace(turn);
+            let trouble = told.err().map(|error| {
+                tracing::warn!(%error, "{UNTOLD}");
+                Error::because(UNTOLD, error)
+            });
+            self.0.done.send_replace(Done { turn, trouble });
             let _ = tokio::time::timeout(pace, asked.changed()).await;
         }
     }

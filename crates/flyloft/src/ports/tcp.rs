@@ -7,7 +7,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::door::{Door, Opening, Place};
+use super::door::{Door, Opening};
+use super::places::Place;
 use super::socket::keepalive;
 use crate::engine::{ContainerId, SharedEngine};
 
@@ -47,7 +47,7 @@ pub(super) async fn serve(listener: TcpListener, port: Port, door: Arc<Door>, op
                 Ok((client, from)) => {
                     let whose = of_one(from.ip());
                     let others = clients.get(&whose).copied().unwrap_or_default();
-                    match door.place(&opening.room).filter(|_| others < MOST_OF_CLIENT) {
+                    match door.place(port, &opening.room).filter(|_| others < MOST_OF_CLIENT) {
                         Some(place) => {
                             clients.insert(whose, others + 1);
                             let carry = carry(client, from, port, door.clone(), opening.engine.clone(), place);
@@ -86,13 +86,13 @@ fn called(port: Port, from: SocketAddr) -> String {
     format!("a connection to port {} from {}", port.port, from.ip().to_canonical())
 }
 
-async fn carry(client: TcpStream, from: SocketAddr, port: Port, door: Arc<Door>, engine: SharedEngine, _place: Place) {
+async fn carry(client: TcpStream, from: SocketAddr, port: Port, door: Arc<Door>, engine: SharedEngine, place: Place) {
     let by = called(port, from);
     // What is awake has its ports, or has them not. What has just been woken may need a moment.
     let until = (!door.is_open()).then(|| Instant::now() + PATIENCE);
     let Some(container) = door.opened(&by, PATIENCE).await else { return refuse(client) };
     match connected(&engine, &container, port.port, until).await {
-        Some(app) => relay(client, app, &door, &by).await,
+        Some(app) => relay(client, app, &door, &by, &place).await,
         None => refuse(client),
     }
 }
@@ -121,11 +121,11 @@ fn refuse(client: TcpStream) {
     let _ = SockRef::from(&client).set_linger(Some(Duration::ZERO));
 }
 
-async fn relay(client: TcpStream, mut app: TcpStream, door: &Door, by: &str) {
+async fn relay(client: TcpStream, mut app: TcpStream, door: &Door, by: &str, place: &Place) {
     let _ = app.set_nodelay(true);
     let _ = SockRef::from(&app).set_tcp_keepalive(&keepalive());
-    let passed = Arc::new(AtomicU64::new(0));
-    let mut client = Client { stream: client, door, by, passed: passed.clone() };
+    place.note();
+    let mut client = Client { stream: client, door, by, place };
     let both_ways = copy_bidirectional(&mut client, &mut app);
     tokio::select! {
         ended = both_ways => {
@@ -134,20 +134,15 @@ async fn relay(client: TcpStream, mut app: TcpStream, door: &Door, by: &str) {
                 refuse(client.stream);
             }
         }
-        () = idle(&passed) => {}
+        () = idle(place) => {}
+        () = place.lost() => tracing::debug!(by, "a relayed connection over which nothing went makes way"),
     }
 }
 
 /// Comes back when nothing has gone over a connection for long.
-async fn idle(passed: &AtomicU64) {
-    let mut before = None;
-    loop {
-        let now = Some(passed.load(Ordering::Relaxed));
-        if now == before {
-            return;
-        }
-        before = now;
-        tokio::time::sleep(IDLE).await;
+async fn idle(place: &Place) {
+    while let Some(left) = IDLE.checked_sub(place.quiet_for()).filter(|left| !left.is_zero()) {
+        tokio::time::sleep(left).await;
     }
 }
 
@@ -156,7 +151,7 @@ struct Client<'a> {
     stream: TcpStream,
     door: &'a Door,
     by: &'a str,
-    passed: Arc<AtomicU64>,
+    place: &'a Place,
 }
 
 impl AsyncRead for Client<'_> {
@@ -164,7 +159,7 @@ impl AsyncRead for Client<'_> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         if buf.filled().len() > before {
-            self.passed.fetch_add(1, Ordering::Relaxed);
+            self.place.note();
             self.door.said(self.by);
         }
         Poll::Ready(Ok(()))
@@ -173,7 +168,7 @@ impl AsyncRead for Client<'_> {
 
 impl AsyncWrite for Client<'_> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.passed.fetch_add(1, Ordering::Relaxed);
+        self.place.note();
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 

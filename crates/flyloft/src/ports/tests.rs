@@ -230,6 +230,21 @@ async fn the_engine_leads_newcomers_past_the_daemon_only_while_it_is_awake() {
 }
 
 #[tokio::test]
+async fn nobody_is_told_that_the_firewall_is_changed_while_it_is_not() {
+    let bench = Bench::new(Protocol::Tcp).await;
+    bench.wakes();
+    bench.ports.begun().await.unwrap();
+    bench.engine.fail("publish", 1000);
+    bench.ports.close(bench.env, bench.port);
+    let refused = bench.ports.begun().await.unwrap_err();
+    assert_eq!(refused.causes.last().map(String::as_str), Some("the test wants it to fail"));
+    assert!(!bench.engine.published().is_empty());
+    bench.engine.fail("publish", 0);
+    bench.ports.begun().await.unwrap();
+    assert!(bench.engine.published().is_empty());
+}
+
+#[tokio::test]
 async fn a_port_that_is_taken_back_cuts_who_is_connected_and_is_free_again() {
     let bench = Bench::new(Protocol::Tcp).await;
     bench.echo().await;

@@ -15,7 +15,8 @@ use tokio::net::UdpSocket;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use super::door::{Door, Opening, Place};
+use super::door::{Door, Opening};
+use super::places::Place;
 use crate::engine::{ContainerId, SharedEngine};
 
 /// Datagrams of one client that wait until what they are for is awake. What comes beyond them is lost, as datagrams are.
@@ -89,7 +90,7 @@ pub(super) async fn serve(socket: UdpSocket, port: Port, door: Arc<Door>, openin
                 Err(mpsc::error::TrySendError::Closed(content)) => content,
             },
         };
-        let Some(place) = door.place(&opening.room) else { continue };
+        let Some(place) = door.place(port, &opening.room) else { continue };
         let (queue, waiting) = mpsc::channel(QUEUE);
         let _ = queue.try_send(content);
         clients.insert(client, queue);
@@ -122,7 +123,7 @@ struct App {
 }
 
 impl Session {
-    async fn carry(&self, mut waiting: mpsc::Receiver<Waiting>, _place: Place) {
+    async fn carry(&self, mut waiting: mpsc::Receiver<Waiting>, place: Place) {
         let by = format!("a datagram to port {} from {}", self.port.port, self.client.at.ip().to_canonical());
         let mut app = None;
         let mut answer = vec![0; LARGEST];
@@ -136,6 +137,7 @@ impl Session {
             tokio::select! {
                 datagram = waiting.recv() => {
                     let Some((datagram, _room)) = datagram else { return };
+                    place.note();
                     // What has just been woken may need a moment until it listens.
                     let patience = if self.door.is_open() { Duration::ZERO } else { PATIENCE };
                     let until = Instant::now() + patience;
@@ -144,6 +146,7 @@ impl Session {
                 }
                 received = heard => match received {
                     Ok(length) => {
+                        place.note();
                         if let Err(error) = reply(&self.socket, &answer[..length], self.client).await {
                             tracing::debug!(by, %error, "failed to answer a datagram");
                         }
@@ -152,6 +155,7 @@ impl Session {
                     Err(_) => app = None,
                 },
                 () = tokio::time::sleep(IDLE) => return,
+                () = place.lost() => return,
             }
         }
     }

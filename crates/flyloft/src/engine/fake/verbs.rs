@@ -271,6 +271,7 @@ impl Engine for Fake {
 
     async fn publish(&self, ports: &[Published]) -> Result<BTreeMap<ContainerId, u64>, EngineError> {
         let mut memory = self.memory();
+        memory.may_fail("publish", "ports")?;
         let there = |port: &&Published| memory.containers.contains_key(&port.container);
         memory.published = ports.iter().filter(there).cloned().collect();
         Ok(memory.said.clone())
