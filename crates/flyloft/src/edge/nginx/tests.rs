@@ -16,6 +16,7 @@ use super::*;
 use crate::edge::embedded::tests::{App, Peer, echo_head, eventually};
 use crate::edge::embedded::{EdgeConfig, Embedded, Secure};
 use crate::own_server;
+use crate::tls::Answers;
 use nginx_site::{NginxSite, OTHER};
 
 mod gates;
@@ -32,6 +33,7 @@ struct Stage {
     site: NginxSite,
     edge: Arc<Nginx>,
     visits: mpsc::UnboundedReceiver<Visit>,
+    answers: Arc<Answers>,
 }
 
 impl Stage {
@@ -72,7 +74,9 @@ impl Stage {
         let own = nix::unistd::geteuid();
         let (told, visits) = mpsc::unbounded_channel();
         let speaks = |of: &SecurePlace| Secure { certificates: of.shown.clone(), port: of.listen[0].port() };
+        let answers = Arc::<Answers>::default();
         let inner = EdgeConfig {
+            answers: answers.clone(),
             proxy: Some(files::listen(&dir, own, None).unwrap()),
             proxy_speaks: secure.as_ref().map(speaks),
             visits: Some(told.clone()),
@@ -92,7 +96,7 @@ impl Stage {
         let snippets = site.path("apps");
         std::fs::create_dir(&snippets).unwrap();
         let config = NginxConfig { place, log, quiet_agents: Vec::new(), snippets, routes: Vec::new(), visits: told };
-        Self { edge: Nginx::open(inner, config).unwrap(), site, visits }
+        Self { edge: Nginx::open(inner, config).unwrap(), site, visits, answers }
     }
 
     async fn route(&self, host: &str, to: &App) {
@@ -149,6 +153,25 @@ async fn named(name: &'static str) -> App {
         }
     })
     .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_checks_that_a_name_is_ours_is_answered_by_way_of_nginx_and_wakes_nobody() {
+    let (mut stage, app) = (Stage::new().await, App::start(echo_head).await);
+    stage.route("shop-main.test", &app).await;
+    stage.edge.set("shop-asleep.test", held()).await.unwrap();
+    stage.straight("shop-main.test").await;
+    let check = |host: &str| get(host).replace("GET /", "GET /.well-known/acme-challenge/a-token");
+    for host in ["shop-main.test", "shop-asleep.test"] {
+        stage.answers.set(host, "a-token", "a-token.and-a-key");
+        let answer = stage.ask(&check(host)).await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\n\na-token.and-a-key"), "{answer}");
+        stage.answers.forget(host);
+    }
+    assert!(stage.visits.try_recv().is_err(), "somebody was told of");
+    // An app that proves its name itself is asked.
+    let answer = stage.ask(&check("shop-main.test")).await;
+    assert!(answer.contains("GET /.well-known/acme-challenge/a-token HTTP/1.1"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

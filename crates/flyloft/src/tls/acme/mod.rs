@@ -26,7 +26,7 @@ pub use self::dns::Publish;
 use self::dns::{Api, Cloudflare, DigitalOcean, Eyes, Hetzner, Hook, Update};
 pub use self::error::AcmeError;
 use self::order::{Desk, Patience, Way};
-use crate::config::{self, Config, EdgeKind, Proof};
+use crate::config::{self, Config, Proof};
 use crate::error::{Error, Result};
 use crate::parts::Parts;
 use crate::store::StoreError;
@@ -71,10 +71,6 @@ impl Asked {
         if !config.domain.contains('.') {
             return Err(Error::usage(format!("no server gives a certificate for names below `{}`", config.domain))
                 .hint("set `domain` in the configuration to one that is yours, or `proof = \"none\"` in `[acme]`"));
-        }
-        if publish.is_none() && config.edge.kind == EdgeKind::Nginx {
-            return Err(Error::usage("with nginx as the edge, nobody answers a server that comes for proof over HTTP")
-                .hint("have DNS prove that the domain is yours: see `proof` in `[acme]` of the configuration"));
         }
         let hosts = config.sso.is_set().then(|| sso::host(&config.domain)).into_iter().collect();
         Ok(Some(Self { config: config.acme.clone(), hosts, publish }))
