@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 
 use crate::acme_lab::{Knot, Pebble};
 use crate::harness::{Flyloft, wait_for};
-use crate::nginx_site::NginxSite;
 use crate::own_server::free_port;
 use crate::push::{app, borrowed};
-use crate::tls::{DOMAIN, HOST, curl, curl_at, speaks};
+use crate::tls::{DOMAIN, HOST, curl};
 
 /// A program of an administrator's, which publishes with knot's own tool. As long as there is a file `slow` beside it, it
 /// does not come to an end.
@@ -114,28 +113,4 @@ fn a_host_name_is_proven_while_its_environment_sleeps_and_its_certificate_goes_w
     flyloft.ok(&["destroy", "it-tls", "--yes"]);
     wait_for("its certificate to go", || (!key.exists()).then_some(()));
     assert!(flyloft.ok(&["tls", "ls"]).starts_with("there are no certificates"));
-}
-
-#[test]
-fn an_nginx_shows_what_was_asked_for_and_proven_by_way_of_it() {
-    let (dir, https, mut site) = (tempfile::tempdir().unwrap(), free_port(), NginxSite::new("www-data"));
-    let knot = Knot::start(DOMAIN, "");
-    let pebble = Pebble::start(knot.address(), site.port);
-    let mut flyloft = stopped();
-    flyloft.listen = format!("[::]:{}", site.port);
-    let acme = asking(&pebble, "proof = \"http\"\n");
-    flyloft.config = format!("domain = {DOMAIN:?}\n[https]\nlisten = [\"[::]:{https}\"]\n{}{acme}", site.edge());
-    flyloft.serve();
-    site.configure(&format!("include {}/nginx/flyloft.conf;", flyloft.state.display()));
-    site.start();
-    flyloft.repository("it-tls", &borrowed(&app("hello"))).pushed(&["main"]);
-    wait_for("nginx to speak TLS", || speaks(HOST, https).then_some(()));
-    let ca = dir.path().join("issuer.pem");
-    fs::write(&ca, pebble.issuer()).unwrap();
-    let answer = curl_at(HOST, https, &ca, &["--http2"]);
-    assert!(answer.starts_with("HTTP/2 200 ") && answer.ends_with("hello"), "{answer}");
-    assert!(answer.to_ascii_lowercase().contains("\nserver: nginx"), "{answer}");
-    flyloft.ok(&["destroy", "it-tls", "--yes"]);
-    wait_for("it to be refused", || (!speaks(HOST, https)).then_some(()));
-    flyloft.stop();
 }

@@ -8,6 +8,8 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
@@ -27,8 +29,14 @@ pub struct OwnServer {
     child: Option<Child>,
 }
 
+/// A port that nobody has. It is none of those that the kernel gives to whoever asks for any, to a client for example,
+/// which would be somebody else's by the time that the server takes it.
 pub fn free_port() -> u16 {
-    TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port()
+    const FIRST: u16 = 11_000;
+    const COUNT: u32 = 8_000;
+    static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| std::process::id().wrapping_mul(7_919).into());
+    let mut ports = (0..COUNT).map(|_| FIRST + (NEXT.fetch_add(1, Ordering::Relaxed) % COUNT) as u16);
+    ports.find(|port| TcpListener::bind(("::", *port)).is_ok()).expect("a port is free")
 }
 
 impl OwnServer {

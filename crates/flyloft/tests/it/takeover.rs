@@ -14,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::harness::{Flyloft, text, wait_for};
+use crate::own_server::free_port;
 use crate::push::{SERVER, app, borrowed};
 
 const REAL: &str = env!("CARGO_BIN_EXE_flyloft");
@@ -121,10 +122,6 @@ fn connect(port: u16) -> TcpStream {
     let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port()
 }
 
 #[track_caller]
