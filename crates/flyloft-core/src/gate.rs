@@ -192,6 +192,16 @@ impl Guard {
         (gate != Gate::Public).then_some(Self { gate, key, password, logins: None })
     }
 
+    /// Whether it judges as another one does. One that stays knows the password that it has found out.
+    pub fn is_like(&self, other: &Guard) -> bool {
+        let keys = |guard: &Guard| {
+            let (own, password, logins) = (&guard.key, &guard.password, &guard.logins);
+            [Some(own), password.as_ref().map(|own| &own.key), logins.as_ref().map(|logins| &logins.key)]
+                .map(|key| key.map(|key| key.sign(Purpose::Visit, 0)))
+        };
+        self.gate == other.gate && keys(self) == keys(other)
+    }
+
     /// Whether a form for the password is its.
     pub fn asks_for_a_password(&self) -> bool {
         self.gate == Gate::Password

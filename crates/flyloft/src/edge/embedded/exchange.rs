@@ -246,9 +246,12 @@ async fn relay(
         };
     }
     pass.place().count(response.status().as_u16());
-    let has_no_end = line.left().is_none() && headers::is_event_stream(response.headers());
+    let has_no_length = line.left().is_none();
+    let has_no_end = has_no_length && headers::is_event_stream(response.headers());
+    // What is not said to be a stream may be one all the same.
+    let may_last = has_no_end || (has_no_length && client.worker.shared.routes.guard(&authority.host()).is_some());
     let standing =
-        has_no_end.then(|| Standing::of_parts(client, &authority.host(), &head.uri, &head.headers, &head.extensions));
+        may_last.then(|| Standing::of_parts(client, &authority.host(), &head.uri, &head.headers, &head.extensions));
     if has_no_end {
         pass.detach();
         line.keep_watch();

@@ -64,7 +64,8 @@ pub fn ask<B>(client: &Client, request: &mut Request<B>, authority: &Authority, 
     if guard.asks_for_a_login() && *request.method() == Method::GET && request.uri().path() == ARRIVAL {
         return Err(login::arrive(&caller, &guard, request).into());
     }
-    let cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+    let counts = !is_foreign(&*request, host);
+    let cookies = headers.get_all(COOKIE).iter().filter(|_| counts).map(HeaderValue::as_bytes);
     match guard.judge(&asked, cookies, now()) {
         Verdict::Pass => Ok(()),
         Verdict::Password(password) => {
@@ -77,6 +78,24 @@ pub fn ask<B>(client: &Client, request: &mut Request<B>, authority: &Authority, 
         Verdict::Refused(Refusal::NoLogin) => Err(login::send(&caller, &guard, request, authority).into()),
         verdict => Err(caller.turned(verdict, asked.target).into()),
     }
+}
+
+/// Whether a page of another host has its visitor's browser ask this. Sibling hosts are strangers', but one site to a
+/// browser, which sends its cookies along whatever they say of `SameSite`; so they do not count then. To go there is the
+/// visitor's own doing.
+fn is_foreign<B>(request: &Request<B>, host: &str) -> bool {
+    let (method, headers) = (request.method(), request.headers());
+    let value = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let is_of_host = |origin: &str| {
+        let (_, authority) = origin.split_once("://").unwrap_or_default();
+        authority.split(':').next().is_some_and(|name| name.eq_ignore_ascii_case(host))
+    };
+    let of_another = value("origin").is_some_and(|origin| !is_of_host(origin))
+        || matches!(value("sec-fetch-site"), Some("same-site" | "cross-site"));
+    let goes_there = matches!(*method, Method::GET | Method::HEAD)
+        && headers::upgrade(headers).is_none()
+        && value("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
+    of_another && !goes_there
 }
 
 impl<'a> Caller<'a> {

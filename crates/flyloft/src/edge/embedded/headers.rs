@@ -68,7 +68,8 @@ impl Visitor {
         let told: Vec<&[u8]> = tokens(headers, &X_FORWARDED_FOR).collect();
         let visitor = proxies.client(told.into_iter()).map_or_else(|| otherwise.clone(), Self::new);
         let scheme = match tokens(headers, &X_FORWARDED_PROTO).last() {
-            Some(b"https") => "https",
+            // `wss` of a WebSocket, as some proxies call it.
+            Some(scheme) if scheme.eq_ignore_ascii_case(b"https") || scheme.eq_ignore_ascii_case(b"wss") => "https",
             Some(_) => "http",
             None => otherwise.scheme,
         };
@@ -95,7 +96,8 @@ impl Visitor {
 
 /// Whether the last who told of how a request came says that it was not over TLS.
 pub fn came_plain(headers: &HeaderMap) -> bool {
-    tokens(headers, &X_FORWARDED_PROTO).last().is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"http"))
+    let is_plain = |scheme: &[u8]| scheme.eq_ignore_ascii_case(b"http") || scheme.eq_ignore_ascii_case(b"ws");
+    tokens(headers, &X_FORWARDED_PROTO).last().is_some_and(is_plain)
 }
 
 impl Authority {

@@ -165,7 +165,11 @@ impl Host {
     }
 
     pub fn keep(&self, guard: Option<Arc<Guard>>) {
-        self.guard.store(guard);
+        let before = self.guard.load();
+        let is_like_it = before.as_ref().zip(guard.as_ref()).is_some_and(|(before, guard)| before.is_like(guard));
+        if !is_like_it {
+            self.guard.store(guard);
+        }
     }
 
     pub fn place(&self) -> arc_swap::Guard<Arc<Place>> {

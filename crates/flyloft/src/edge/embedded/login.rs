@@ -165,6 +165,8 @@ impl Origin {
 pub struct Login {
     sso: Arc<Sso>,
     is_get: bool,
+    /// Somebody goes there, and no page of somebody's has it asked.
+    goes: bool,
     path: String,
     query: String,
     cookies: Vec<Vec<u8>>,
@@ -179,6 +181,7 @@ impl Login {
         Self {
             sso: sso.clone(),
             is_get: *request.method() == Method::GET,
+            goes: request.headers().get("sec-fetch-mode").is_none_or(|mode| mode.as_bytes() == b"navigate"),
             path: request.uri().path().to_owned(),
             query: request.uri().query().unwrap_or_default().to_owned(),
             cookies: all(request.headers()).into_iter().map(<[u8]>::to_vec).collect(),
@@ -190,8 +193,8 @@ impl Login {
 
     pub async fn go_on(self: Box<Self>, client: &Client) -> Notice {
         let gone = match self.path.as_str() {
-            START if self.is_get => self.start(client).await,
-            CALLBACK if self.is_get => self.finish(client).await,
+            START if self.is_get && self.goes => self.start(client).await,
+            CALLBACK if self.is_get && self.goes => self.finish(client).await,
             _ => Err((Snag::NotHere, None)),
         };
         gone.unwrap_or_else(|(snag, again)| Notice::Snag { snag, again })

@@ -242,8 +242,11 @@ impl Worker {
     async fn receive(self: Arc<Self>, caller: Caller, guest: Guest, stay: Stay) {
         match caller {
             Caller::Client(mut stream, from) => {
+                let proxies = self.shared.proxies.clone();
                 let Some(client) = self.introduced(&mut stream, from, &guest, &stay).await else { return };
-                let visitor = if client.over_tls { Visitor::over_tls } else { Visitor::new };
+                // Where visitors come over TLS to what stands before, that need not say so.
+                let over_tls = client.over_tls || (proxies.tls_port.is_some() && proxies.trusts(from));
+                let visitor = if over_tls { Visitor::over_tls } else { Visitor::new };
                 let sender = self.sender(visitor(client.address));
                 self.serve(stream, sender, guest, stay).await;
             }

@@ -129,6 +129,36 @@ async fn an_app_sees_the_request_and_nothing_of_what_opened_the_gate() {
 }
 
 #[tokio::test]
+async fn a_page_of_another_host_does_not_get_in_with_its_visitors_cookie() {
+    let stage = gated("link").await;
+    let (cookie, link) = (sign(Purpose::Visit), sign(Purpose::Link));
+    let upgrade = "Connection: upgrade\nUpgrade: websocket\n";
+    for (method, headers, may) in [
+        ("GET", upgrade.to_owned() + "Origin: http://evil.test\n", false),
+        ("GET", upgrade.to_owned() + "Origin: null\n", false),
+        ("GET", upgrade.to_owned() + "Origin: http://shop.test.evil.test\n", false),
+        ("GET", upgrade.to_owned() + "Origin: http://SHOP.test:8080\n", true),
+        ("GET", upgrade.to_owned(), true),
+        ("GET", "Sec-Fetch-Site: same-site\nSec-Fetch-Mode: no-cors\n".to_owned(), false),
+        ("GET", "Sec-Fetch-Site: cross-site\nSec-Fetch-Mode: cors\nOrigin: http://evil.test\n".to_owned(), false),
+        ("GET", "Sec-Fetch-Site: same-site\nSec-Fetch-Mode: navigate\n".to_owned(), true),
+        ("POST", "Sec-Fetch-Site: same-site\nSec-Fetch-Mode: navigate\n".to_owned(), false),
+        ("POST", "Origin: http://evil.test\n".to_owned(), false),
+        ("POST", "Origin: http://shop.test\nSec-Fetch-Site: same-origin\n".to_owned(), true),
+        ("GET", "Sec-Fetch-Site: none\nSec-Fetch-Mode: navigate\n".to_owned(), true),
+    ] {
+        let body = if method == "POST" { "Content-Length: 0\n" } else { "" };
+        let request = format!("{method} / HTTP/1.1\nHost: shop.test\n{headers}{body}Cookie: flyloft-gate={cookie}\n\n");
+        let answer = stage.ask(&request).await;
+        assert_eq!(answer.starts_with("HTTP/1.1 200 "), may, "{request}{answer}");
+        assert_eq!(answer.starts_with("HTTP/1.1 403 "), !may, "{request}{answer}");
+    }
+    // A link is said, not sent along.
+    let said = format!("GET /?flyloft-link={link} HTTP/1.1\nHost: shop.test\n{upgrade}Origin: http://evil.test\n\n");
+    assert!(stage.ask(&said).await.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
 async fn an_address_of_the_list_may_look_and_another_may_not() {
     let request = "GET / HTTP/1.1\nHost: shop.test\nX-Forwarded-For: 203.0.113.7\n\n";
     let answer = gated("ip:127.0.0.0/8").await.ask(request).await;
@@ -161,11 +191,17 @@ async fn who_stays_has_to_go_when_the_gate_is_shut_and_not_before() {
     };
     let open = "GET / HTTP/1.1\r\nHost: shop.test\r\nCOOKIE\r\n";
     let upgrade = "GET / HTTP/1.1\r\nHost: shop.test\r\nConnection: upgrade\r\nUpgrade: x\r\nCOOKIE\r\n";
-    let stages = [staying(events, open).await, staying(socket, upgrade).await];
+    let endless = |mut peer: Peer| async move {
+        peer.read_head().await;
+        peer.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nwelcome\n\r\n").await;
+        peer.read_to_end().await;
+    };
+    let stages = [staying(events, open).await, staying(socket, upgrade).await, staying(endless, open).await];
     for (stage, says) in stages {
         let mut client = stage.connect().await;
         client.say(&says).await;
         client.read_until("welcome\n").await;
+        // A route that is set anew, as by a wake, changes nothing.
         for gate in ["public", "ip:127.0.0.1", "link"] {
             stage.edge.guard("shop.test", guard(gate)).await.unwrap();
             let still = tokio::time::timeout(Duration::from_millis(100), client.read_to_end()).await;

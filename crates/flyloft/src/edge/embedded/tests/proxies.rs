@@ -70,6 +70,7 @@ async fn where_a_proxy_takes_tls_who_came_to_it_without_is_led_there() {
     assert!(led.starts_with("HTTP/1.1 308 ") && led.contains("\nlocation: https://shop.test:8443/a?b\n"), "{led}");
     for (target, host, told, expected) in [
         ("/", "shop.test", "X-Forwarded-Proto: http, https\n", "200"),
+        ("/", "shop.test", "X-Forwarded-Proto: WSS\n", "200"),
         ("/", "shop.test", "", "200"),
         ("/.well-known/acme-challenge/x", "shop.test", "X-Forwarded-Proto: http\n", "200"),
         ("/", "elsewhere.test", "X-Forwarded-Proto: http\n", "404"),
@@ -77,6 +78,9 @@ async fn where_a_proxy_takes_tls_who_came_to_it_without_is_led_there() {
         let answer = ask(target, host, told).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {expected} ")), "{target} {host} {told}: {answer}");
     }
+    // One that does not say is taken to be asked over TLS.
+    let seen = ask("/", "shop.test", "").await;
+    assert!(seen.contains("\nx-forwarded-proto: https\n"), "{seen}");
     // Nobody else's word counts.
     let stage = Stage::with(|config| {
         config.proxies = Proxies { tls_port: Some(443), ..Proxies::default() };
