@@ -25,6 +25,8 @@ pub struct Tls {
     pub shown: Vec<Shown>,
     /// Nobody else of the site's listens there, who would speak HTTP/2 because of us.
     pub alone: bool,
+    /// nginx takes none of our servers for it beside those of the site.
+    pub off: bool,
 }
 
 /// A certificate that nginx shows.
@@ -86,8 +88,11 @@ impl Secure<'_> {
 
     fn speak(&self, ours: &str, tls: &Tls) -> String {
         let entry = listen(self.listen, if tls.alone { " ssl http2" } else { " ssl" });
+        // An old process of nginx's lets who comes over HTTP/2 go on for as long as this, past a gate that is shut
+        // meanwhile. It is less than an address is left alone for that had an app.
+        let soon = if tls.alone { "    keepalive_time 60s;\n    keepalive_timeout 15s;\n" } else { "" };
         format!(
-            "{entry}    ssl_protocols TLSv1.2 TLSv1.3;\n    ssl_ciphers {CIPHERS};\n    \
+            "{entry}{soon}    ssl_protocols TLSv1.2 TLSv1.3;\n    ssl_ciphers {CIPHERS};\n    \
              ssl_prefer_server_ciphers off;\n    ssl_session_cache shared:{ours}_tls:1m;\n    \
              ssl_session_timeout 12h;\n"
         )

@@ -108,9 +108,10 @@ impl Site<'_> {
     fn servers(&self, ours: &str, told: &Told) -> String {
         let Told { apart, tls, .. } = told;
         let plain = listen(self.listen, "");
-        let secure = self.secure.iter().flat_map(|secure| tls.shown.iter().map(|shown| secure.entry(ours, tls, shown)));
+        let place = self.secure.filter(|_| !tls.off);
+        let secure = place.iter().flat_map(|secure| tls.shown.iter().map(|shown| secure.entry(ours, tls, shown)));
         let secure: Vec<String> = secure.collect();
-        let mut text = self.secure.map(|secure| secure.refusing(ours, tls)).unwrap_or_default();
+        let mut text = place.map(|secure| secure.refusing(ours, tls)).unwrap_or_default();
         if !apart.is_empty() {
             // The first of them is for whoever asks for no name of ours.
             text.push_str(&self.serve(&plain, "flyloft.invalid"));
@@ -146,10 +147,26 @@ impl Site<'_> {
                 let entry = shown.map_or(plain, |at| secure[at].as_str());
                 // A snippet is to be right before it is needed, so nobody need ask for any of its names.
                 let nobody = if shown.is_none() { format!("    server_name {app}.invalid;\n") } else { String::new() };
-                text.push_str(&self.apart(entry, ours, app, &(nobody + &server_names(&hosts))));
+                let names = nobody + &server_names(&hosts);
+                text.push_str(&self.apart(entry, ours, app, &names));
+                if shown.is_some() {
+                    text.push_str(&self.lead_apart(plain, ours, &names));
+                }
             }
         }
         text
+    }
+
+    /// The same of an app that has a snippet, which nobody passes by who comes over plain HTTP: nginx leads to TLS itself.
+    fn lead_apart(&self, entry: &str, ours: &str, names: &str) -> String {
+        let port = self.secure.and_then(|secure| secure.listen.first()).map_or(443, SocketAddr::port);
+        let port = if port == 443 { String::new() } else { format!(":{port}") };
+        let dir = self.dir;
+        format!(
+            "server {{\n{entry}{names}    access_log off;\n    include {dir}/proxy.conf;\n    \
+             location / {{ return 308 https://$host{port}$request_uri; }}\n    \
+             location /.well-known/acme-challenge/ {{ include {dir}/headers.conf; proxy_pass http://{ours}; }}\n}}\n"
+        )
     }
 
     /// Who comes over plain HTTP is flyloft's, which leads to TLS where there is a certificate for the name.
@@ -336,9 +353,9 @@ mod tests {
             let names = Names::new([name.to_owned()]);
             Shown::new(file.to_owned(), &names, &domain).unwrap()
         };
-        told.tls = Tls { shown: vec![shown("star.pem", "*.staging.example.org")], alone: true };
+        told.tls = Tls { shown: vec![shown("star.pem", "*.staging.example.org")], alone: true, off: false };
         insta::assert_snapshot!("a_certificate_for_all_host_names", servers(secure, &told));
-        told.tls = Tls { shown: vec![shown("one.pem", "shop-main.staging.example.org")], alone: false };
+        told.tls = Tls { shown: vec![shown("one.pem", "shop-main.staging.example.org")], ..Tls::default() };
         let hosts = ["shop-main.staging.example.org", "shop-pr-42.staging.example.org"].map(host_name);
         told.apart.insert(AppName::parse("shop").unwrap(), Apart { snippet: 1, hosts: hosts.into() });
         insta::assert_snapshot!("a_certificate_for_one_host_name_of_an_app_with_a_snippet", servers(secure, &told));

@@ -209,7 +209,7 @@ async fn withdraw(config: &Config) {
     let dir = files::dir(&config.state_dir);
     let said = std::fs::read_to_string(dir.join(files::HTTP)).unwrap_or_default();
     if said.is_empty() || said == Site::nothing() {
-        return;
+        return remove_certificates(config);
     }
     for file in files::ALL.into_iter().rev() {
         if let Err(error) = files::write(&dir, file, Site::nothing()) {
@@ -221,6 +221,11 @@ async fn withdraw(config: &Config) {
         Err(Trouble::NotRunning(_)) => {}
         Err(trouble) => return tracing::warn!(%trouble, "nginx may still have the edge's ports"),
     }
+    remove_certificates(config);
+}
+
+/// Copies that nobody reads any more.
+fn remove_certificates(config: &Config) {
     let keys = files::certificates(&config.state_dir);
     if let Err(error) = std::fs::remove_dir_all(&keys)
         && error.kind() != ErrorKind::NotFound

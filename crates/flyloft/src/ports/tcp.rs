@@ -47,7 +47,9 @@ pub(super) async fn serve(listener: TcpListener, port: Port, door: Arc<Door>, op
                 Ok((client, from)) => {
                     let whose = of_one(from.ip());
                     let others = clients.get(&whose).copied().unwrap_or_default();
-                    match door.place(port, &opening.room).filter(|_| others < MOST_OF_CLIENT) {
+                    // Nobody makes way for who has enough.
+                    let may_stay = others < MOST_OF_CLIENT;
+                    match may_stay.then(|| door.place(port, &opening.room)).flatten() {
                         Some(place) => {
                             clients.insert(whose, others + 1);
                             let carry = carry(client, from, port, door.clone(), opening.engine.clone(), place);

@@ -90,7 +90,11 @@ pub(super) async fn serve(socket: UdpSocket, port: Port, door: Arc<Door>, openin
                 Err(mpsc::error::TrySendError::Closed(content)) => content,
             },
         };
-        let Some(place) = door.place(port, &opening.room) else { continue };
+        let Some(place) = door.place(port, &opening.room) else {
+            // It wakes what it is for all the same, and the client sends again.
+            door.note(&called(port, client.at), false);
+            continue;
+        };
         let (queue, waiting) = mpsc::channel(QUEUE);
         let _ = queue.try_send(content);
         clients.insert(client, queue);
@@ -101,6 +105,10 @@ pub(super) async fn serve(socket: UdpSocket, port: Port, door: Arc<Door>, openin
             client
         });
     }
+}
+
+fn called(port: Port, from: SocketAddr) -> String {
+    format!("a datagram to port {} from {}", port.port, from.ip().to_canonical())
 }
 
 /// What goes on between one client and the container.
@@ -124,7 +132,7 @@ struct App {
 
 impl Session {
     async fn carry(&self, mut waiting: mpsc::Receiver<Waiting>, place: Place) {
-        let by = format!("a datagram to port {} from {}", self.port.port, self.client.at.ip().to_canonical());
+        let by = called(self.port, self.client.at);
         let mut app = None;
         let mut answer = vec![0; LARGEST];
         loop {

@@ -76,7 +76,7 @@ impl Certificates {
         self.shown.load_full()
     }
 
-    fn show(&self, pair: &Pair) -> Shown {
+    pub fn show(&self, pair: &Pair) -> Shown {
         let versions = ServerConfig::builder_with_provider(pair::provider()).with_safe_default_protocol_versions();
         let builder = versions.expect("ring has what these versions need").with_no_client_auth();
         let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair.certified.clone())));

@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use flyloft_core::host::Domain;
 use flyloft_core::nginx::{self, Secure, Told, others_listen};
@@ -21,7 +22,15 @@ use super::files;
 use super::keeper::Place;
 use super::master::Trouble;
 use super::snippets::Snippets;
-use crate::tls::{Certificates, Shown};
+use crate::config::CertificateFiles;
+use crate::tls::pair::Pair;
+use crate::tls::{self, Certificates, Shown};
+
+/// What nginx was told to show last, a file a line.
+const TAKEN: &str = "taken";
+
+/// What was refused may have been refused for a reason of the moment, and is judged again after this time.
+const AGAIN: Duration = Duration::from_secs(120);
 
 /// Where nginx speaks TLS for us.
 pub struct SecurePlace {
@@ -39,9 +48,12 @@ type All = Vec<Arc<Shown>>;
 /// What nginx is offered to show.
 #[derive(Default)]
 pub struct Offer {
-    /// What was judged last.
-    judged: Option<Arc<All>>,
+    /// What was judged last, and when that is due again.
+    judged: Option<(Arc<All>, Option<Instant>)>,
     taken: All,
+    refused: Option<Trouble>,
+    /// nginx would not even take our servers for TLS beside those of the site.
+    off: bool,
     /// Nobody else of the site's speaks TLS there.
     alone: bool,
 }
@@ -76,27 +88,55 @@ impl SecurePlace {
         for entry in entries {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if !kept.iter().any(|file| name.trim_end_matches(".key") == file) {
+            if name != TAKEN && !kept.iter().any(|file| name.trim_end_matches(".key") == file) {
                 fs::remove_file(entry.path())?;
             }
         }
         Ok(())
     }
+
+    /// Keeps in mind what nginx shows.
+    fn remember(&self, all: &All) -> io::Result<()> {
+        if all.is_empty() && !self.dir.exists() {
+            return Ok(());
+        }
+        files::write(&self.dir, TAKEN, &all.iter().map(|shown| file(shown) + "\n").collect::<String>())?;
+        self.keep_only(all)
+    }
+
+    /// What nginx shows since a daemon before this one. It need not be what is wanted now.
+    fn remembered(&self) -> All {
+        let wanted = self.wanted.all();
+        let again = |name: &str| {
+            if let Some(shown) = wanted.iter().find(|shown| file(shown) == name) {
+                return Some(shown.clone());
+            }
+            let (certificate, key) = (self.dir.join(name), self.dir.join(format!("{name}.key")));
+            let pair = Pair::load(&CertificateFiles { certificate, key }, tls::now());
+            pair.ok().map(|pair| Arc::new(self.wanted.show(&pair)))
+        };
+        let taken = fs::read_to_string(self.dir.join(TAKEN)).unwrap_or_default();
+        taken.lines().filter_map(again).collect()
+    }
 }
 
 impl Offer {
-    /// What a daemon before this one has left there nginx has taken.
+    /// What a daemon before this one has told nginx.
     pub fn new(place: &Place) -> Self {
         let Some(secure) = &place.secure else { return Self::default() };
-        let taken: All =
-            secure.wanted.all().iter().filter(|shown| secure.dir.join(file(shown)).exists()).cloned().collect();
+        let taken = secure.remembered();
         secure.shown.put(taken.clone());
         Self { taken, ..Self::default() }
     }
 
     /// What nginx is to be told.
     pub fn tls(&self, place: &Place) -> nginx::Tls {
-        tls(&self.taken, self.alone, &place.domain)
+        tls(&self.taken, self.alone, self.off, &place.domain)
+    }
+
+    /// What of it nginx does not take.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.refused.clone()
     }
 
     /// `dump` is the whole of the site's configuration.
@@ -108,10 +148,11 @@ impl Offer {
 
     /// Whether nothing has changed since the last look.
     pub fn is_judged(&self, place: &Place) -> bool {
-        place
-            .secure
-            .as_ref()
-            .is_none_or(|secure| self.judged.as_ref().is_some_and(|judged| Arc::ptr_eq(judged, &secure.wanted.all())))
+        let Some(secure) = &place.secure else { return true };
+        let is_so = |(judged, again): &(Arc<All>, Option<Instant>)| {
+            Arc::ptr_eq(judged, &secure.wanted.all()) && again.is_none_or(|at| Instant::now() < at)
+        };
+        self.judged.as_ref().is_some_and(is_so)
     }
 
     /// Has nginx judge what is to be shown now. While it refuses its configuration without that, nothing is judged.
@@ -120,57 +161,124 @@ impl Offer {
         let all = secure.wanted.all();
         let is_ours = |shown: &&Arc<Shown>| offered(shown, &place.domain).is_some();
         let wanted: All = all.iter().filter(is_ours).cloned().collect();
-        if wanted.iter().map(|shown| file(shown)).ne(self.taken.iter().map(|shown| file(shown))) {
-            for shown in &wanted {
-                secure.write(shown).map_err(|error| Trouble::Unwritable(secure.dir.clone(), error.to_string()))?;
-            }
-            let alone = self.alone;
-            if would_take(place, told, snippets, &wanted, alone).await.is_ok() {
-                self.taken = wanted;
-            } else {
-                // Others may be to blame.
-                would_take(place, told, snippets, &self.taken, alone).await?;
-                self.taken = self.one_by_one(place, told, snippets, wanted).await;
-            }
-        } else {
-            self.taken = wanted;
+        let before = self.taken.clone();
+        let judged = self.judge(place, told, snippets, wanted).await;
+        // What was refused is nowhere that a later one would find it.
+        let kept = before.into_iter().chain(self.taken.iter().cloned()).collect();
+        if let Err(error) = secure.keep_only(&kept) {
+            tracing::warn!(%error, "failed to remove certificates that nginx does not show");
         }
-        self.judged = Some(all);
+        judged?;
+        self.judged = Some((all, self.refused.is_some().then(|| Instant::now() + AGAIN)));
         Ok(())
     }
 
-    /// Of these what nginx would take, or what it has taken for the same names before.
-    async fn one_by_one(&self, place: &Place, told: &Told, snippets: &Snippets, wanted: All) -> All {
-        let mut taken = All::new();
+    async fn judge(&mut self, place: &Place, told: &Told, snippets: &Snippets, wanted: All) -> Result<(), Trouble> {
+        let Some(secure) = &place.secure else { return Ok(()) };
+        let is_first = self.judged.is_none();
+        if (is_first || self.off) && !self.has_room(place, told, snippets).await {
+            return Ok(());
+        }
+        if wanted.iter().map(|shown| file(shown)).eq(self.taken.iter().map(|shown| file(shown))) {
+            (self.taken, self.refused) = (wanted, None);
+            return Ok(());
+        }
+        for shown in &wanted {
+            secure.write(shown).map_err(|error| Trouble::Unwritable(secure.dir.clone(), error.to_string()))?;
+        }
+        if self.would_take(place, told, snippets, &wanted).await.is_ok() {
+            (self.taken, self.refused) = (wanted, None);
+            return Ok(());
+        }
+        // Others may be to blame.
+        self.would_take(place, told, snippets, &self.taken).await?;
+        (self.taken, self.refused) = self.one_by_one(place, told, snippets, wanted).await;
+        Ok(())
+    }
+
+    /// Whether nginx takes servers of ours for TLS beside those of the site.
+    async fn has_room(&mut self, place: &Place, told: &Told, snippets: &Snippets) -> bool {
+        let nothing = nginx::Tls { alone: self.alone, ..nginx::Tls::default() };
+        let refused = match snippets.would_go_on(place, &Told { tls: nothing.clone(), ..told.clone() }).await {
+            Ok(()) => None,
+            Err(trouble) => {
+                let without = Told { tls: nginx::Tls { off: true, ..nothing }, ..told.clone() };
+                snippets.would_go_on(place, &without).await.is_ok().then_some(trouble)
+            }
+        };
+        self.off = refused.is_some();
+        if let Some(trouble) = refused {
+            self.taken.clear();
+            self.refused = Some(Trouble::NoTls(trouble.why()));
+        }
+        !self.off
+    }
+
+    /// Of these what nginx would take, with what it has taken before where none of them is for a name of that; and what it
+    /// would not take.
+    async fn one_by_one(&self, place: &Place, told: &Told, snippets: &Snippets, wanted: All) -> (All, Option<Trouble>) {
+        let (mut taken, mut refused) = (All::new(), None);
         for shown in wanted {
             let names = shown.names.clone();
             taken.push(shown);
-            if let Err(trouble) = would_take(place, told, snippets, &taken, self.alone).await {
-                tracing::error!(%names, why = trouble.why(), "nginx does not take a certificate");
+            if let Err(trouble) = self.would_take(place, told, snippets, &taken).await {
+                let why = trouble.why();
+                tracing::error!(%names, why, "nginx does not take a certificate");
+                refused.get_or_insert(Trouble::Certificate(names.to_string(), why));
                 taken.pop();
-                taken.extend(self.taken.iter().find(|before| before.names == names).cloned());
             }
         }
-        taken
+        for before in &self.taken {
+            let has = |name: &str| taken.iter().any(|shown| shown.names.iter().any(|other| other == name));
+            if !before.names.iter().all(has) {
+                taken.push(before.clone());
+                if self.would_take(place, told, snippets, &taken).await.is_err() {
+                    taken.pop();
+                }
+            }
+        }
+        (taken, refused)
+    }
+
+    /// nginx refuses its configuration. Says whether that was for something of this, which it is not told any more.
+    pub async fn suspect(&mut self, place: &Place, told: &Told, snippets: &Snippets) -> bool {
+        let Some(secure) = &place.secure else { return false };
+        // Somebody may have removed files.
+        let gone: All = self.taken.iter().filter(|shown| !secure.dir.join(file(shown)).exists()).cloned().collect();
+        for shown in &gone {
+            if let Err(error) = secure.write(shown) {
+                tracing::warn!(%error, "failed to write a certificate for nginx");
+            }
+        }
+        if self.off || self.would_take(place, told, snippets, &self.taken).await.is_ok() {
+            return !gone.is_empty();
+        }
+        if self.would_take(place, told, snippets, &All::new()).await.is_err() {
+            return !self.has_room(place, told, snippets).await;
+        }
+        let suspects = std::mem::take(&mut self.taken);
+        (self.taken, self.refused) = self.one_by_one(place, told, snippets, suspects).await;
+        self.judged = Some((secure.wanted.all(), Some(Instant::now() + AGAIN)));
+        true
     }
 
     /// nginx goes by what was offered, and by nothing else.
     pub fn is_told(&self, place: &Place) {
         let Some(secure) = &place.secure else { return };
         secure.shown.put(self.taken.clone());
-        if let Err(error) = secure.keep_only(&self.taken) {
-            tracing::warn!(%error, "failed to remove certificates that nginx does not show any more");
+        if let Err(error) = secure.remember(&self.taken) {
+            tracing::warn!(%error, "failed to note which certificates nginx shows");
         }
+    }
+
+    async fn would_take(&self, place: &Place, told: &Told, snippets: &Snippets, offer: &All) -> Result<(), Trouble> {
+        let tls = tls(offer, self.alone, false, &place.domain);
+        snippets.would_go_on(place, &Told { tls, ..told.clone() }).await
     }
 }
 
-async fn would_take(place: &Place, told: &Told, snippets: &Snippets, offer: &All, alone: bool) -> Result<(), Trouble> {
-    let told = Told { tls: tls(offer, alone, &place.domain), ..told.clone() };
-    snippets.would_go_on(place, &told).await
-}
-
-fn tls(all: &All, alone: bool, domain: &Domain) -> nginx::Tls {
-    nginx::Tls { shown: all.iter().filter_map(|shown| offered(shown, domain)).collect(), alone }
+fn tls(all: &All, alone: bool, off: bool, domain: &Domain) -> nginx::Tls {
+    nginx::Tls { shown: all.iter().filter_map(|shown| offered(shown, domain)).collect(), alone, off }
 }
 
 /// None where it is for no environment.

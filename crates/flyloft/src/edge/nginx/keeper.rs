@@ -206,7 +206,7 @@ impl Keeper {
             Ok(()) | Err(_) => {}
         }
         let stuck = told.as_ref().is_err_and(Trouble::keeps_the_old);
-        self.desk.round.send_replace(told.err());
+        self.desk.round.send_replace(told.err().or_else(|| self.offer.trouble()));
         // Whoever wants something meanwhile is told at once that it does not work.
         if !stuck {
             return;
@@ -234,7 +234,7 @@ impl Keeper {
         }
     }
 
-    /// Whether it was a snippet that nginx refuses, which it is not asked to take any more.
+    /// Whether it was a snippet or a certificate that nginx refuses, which it is not asked to take any more.
     async fn without_suspects(&mut self) -> bool {
         let wanted = self.desk.lock().wanted().clone();
         let found = self.snippets.suspect(&self.place, &wanted).await.unwrap_or_else(|trouble| {
@@ -243,7 +243,10 @@ impl Keeper {
         });
         if found {
             self.desk.lock().have_snippets(&self.snippets.taken());
+            return true;
         }
+        let found = self.offer.suspect(&self.place, &wanted, &self.snippets).await;
+        self.desk.with(|plan| plan.speak(self.offer.tls(&self.place)));
         found
     }
 
@@ -274,6 +277,8 @@ impl Keeper {
             if let Err(trouble) = self.offer.look(&self.place, &wanted, &self.snippets).await {
                 self.judges_certificates = Instant::now() + PATIENCE;
                 tracing::warn!(%trouble, "certificates are not judged");
+            } else if let Some(trouble) = self.offer.trouble() {
+                self.desk.round.send_if_modified(|before| before.is_none().then(|| *before = Some(trouble)).is_some());
             }
         }
         self.desk.with(|plan| plan.speak(self.offer.tls(&self.place)));

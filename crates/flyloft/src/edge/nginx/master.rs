@@ -47,13 +47,17 @@ pub enum Trouble {
     Unreadable(PathBuf, String),
     #[error("failed to write `{}`: {}", .0.display(), .1)]
     Unwritable(PathBuf, String),
+    #[error("nginx does not take the certificate for {0}: {1}")]
+    Certificate(String, String),
+    #[error("nginx does not take TLS for flyloft beside what its site has there: {0}")]
+    NoTls(String),
 }
 
 impl Trouble {
     /// What nginx itself says, where it says something.
     pub fn why(&self) -> String {
         match self {
-            Trouble::Refused(why) => why.clone(),
+            Trouble::Refused(why) | Trouble::Certificate(_, why) | Trouble::NoTls(why) => why.clone(),
             other => other.to_string(),
         }
     }
@@ -63,6 +67,7 @@ impl Trouble {
         match self {
             Trouble::Refused(_) | Trouble::Slow | Trouble::Unwritable(..) => true,
             Trouble::NotRunning(_) | Trouble::NotIncluded(_) | Trouble::Unreadable(..) => false,
+            Trouble::Certificate(..) | Trouble::NoTls(_) => false,
         }
     }
 }

@@ -7,6 +7,8 @@ use rustls::{AlertDescription, ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use flyloft_core::certificate::Names;
+
 use super::certificates::Offer;
 use super::*;
 use crate::config::CertificateFiles;
@@ -117,6 +119,18 @@ impl Lock {
     }
 }
 
+/// As the next daemon would have it.
+fn place(lock: &Lock, wanted: &Arc<Certificates>) -> Place {
+    Place {
+        dir: lock.stage.site.path("flyloft"),
+        instance: "abc123".to_owned(),
+        domain: Domain::parse(DOMAIN).unwrap(),
+        listen: Vec::new(),
+        master: Master { pid_file: lock.stage.site.pid(), conf: lock.stage.site.conf() },
+        secure: Some(secure(&lock.stage.site, lock.port, wanted)),
+    }
+}
+
 fn secure(site: &NginxSite, port: u16, wanted: &Arc<Certificates>) -> SecurePlace {
     SecurePlace {
         listen: vec![SocketAddr::from(([127, 0, 0, 1], port))],
@@ -185,23 +199,17 @@ async fn new_certificates_are_shown_and_nobody_else_reads_their_keys() {
     lock.show(&["*.staging.test"]).await;
     let dir = lock.stage.site.path("flyloft-tls");
     let files = || std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap()).collect::<Vec<_>>();
-    eventually("the one before goes", || files().len() == 2).await;
+    // And the list of them.
+    eventually("the one before goes", || files().len() == 3).await;
     for file in files() {
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
     }
-    // A daemon that starts anew goes on with what nginx shows.
-    let secure = secure(&lock.stage.site, lock.port, &lock.certificates);
-    let (shown, domain) = (secure.shown.clone(), Domain::parse(DOMAIN).unwrap());
-    let place = Place {
-        dir: lock.stage.site.path("flyloft"),
-        instance: "abc123".to_owned(),
-        domain,
-        listen: Vec::new(),
-        master: Master { pid_file: lock.stage.site.pid(), conf: lock.stage.site.conf() },
-        secure: Some(secure),
-    };
-    assert_eq!(Offer::new(&place).tls(&place).shown.len(), 1);
-    assert!(shown.cover(HOST));
+    // A daemon that starts anew goes on with what nginx shows, also where that is not what is wanted any more.
+    for wanted in [lock.certificates.clone(), Certificates::new().unwrap()] {
+        let place = place(&lock, &wanted);
+        assert_eq!(Offer::new(&place).tls(&place).shown.len(), 1);
+        assert!(place.secure.unwrap().shown.cover(HOST));
+    }
     lock.certificates.set([]);
     let begun = Instant::now();
     while lock.connect(HOST).await.is_ok() {
@@ -310,11 +318,21 @@ async fn a_certificate_that_nginx_does_not_take_keeps_it_from_nothing() {
     std::fs::set_permissions(lock.stage.site.path("bad"), PermissionsExt::from_mode(0o600)).unwrap();
     let texts = Arc::new(Texts::read(&files("bad")).unwrap());
     let bad = Arc::new(Shown { names: good.names.clone(), config: good.config.clone(), texts });
-    lock.certificates.put(vec![bad]);
+    // With one name more than the one that nginx shows.
+    let names = Names::new(["*.staging.test", "staging.test"].map(str::to_owned));
+    let bad = Arc::new(Shown { names, ..Arc::into_inner(bad).unwrap() });
+    lock.certificates.put(vec![bad.clone()]);
     // nginx judges it before it is told.
     lock.stage.route(HOST, &new).await;
     assert_eq!(lock.shown().await, Some(first.pair().certified.cert.clone()));
     assert!(lock.curl("/", &["--http2"]).await.ends_with("\n\nnew"));
+    let said = || matches!(&*lock.stage.edge.troubles().borrow(), Some(Trouble::Certificate(..)));
+    eventually("it is told of", said).await;
+    // Nothing of it is left that the next daemon would take for what nginx shows.
+    let place = place(&lock, &lock.certificates);
+    let all: Vec<_> = Offer::new(&place).tls(&place).shown.iter().map(|shown| shown.file.clone()).collect();
+    assert_eq!(all, [format!("{}.pem", first.pair().texts.mark())]);
+    assert!(!place.secure.as_ref().unwrap().dir.join(format!("{}.pem", bad.texts.mark())).exists());
     // Others keep nginx from its configuration meanwhile.
     let second = lock.authority.issue(&["*.staging.test"]);
     let dir = lock.stage.site.path("flyloft");
@@ -324,6 +342,37 @@ async fn a_certificate_that_nginx_does_not_take_keeps_it_from_nothing() {
     assert_eq!(lock.shown().await, Some(first.pair().certified.cert.clone()));
     lock.stage.site.configure(&format!("include {}/flyloft.conf;", dir.display()));
     lock.shows(&second).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_somebody_has_removed_or_nginx_does_not_take_any_more_keeps_it_from_nothing_for_long() {
+    let (lock, old, new) = (Lock::new().await, App::start(echo_head).await, named("new").await);
+    lock.stage.route(HOST, &old).await;
+    let first = lock.show(&["*.staging.test"]).await;
+    let file = lock.stage.site.path("flyloft-tls").join(format!("{}.pem", first.pair().texts.mark()));
+    std::fs::remove_file(&file).unwrap();
+    lock.stage.route(HOST, &new).await;
+    assert!(file.exists() && lock.curl("/", &["--http2"]).await.ends_with("\n\nnew"));
+    std::fs::write(&file, "-----BEGIN NOTHING-----").unwrap();
+    lock.stage.route(HOST, &old).await;
+    assert!(lock.stage.ask(&get(HOST)).await.starts_with("HTTP/1.1 200 "), "it goes on without");
+    let second = lock.authority.issue(&["*.staging.test"]);
+    lock.certificates.set([&second.pair()]);
+    lock.shows(&second).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_site_leaves_no_room_for_tls_there_is_none_and_nothing_else_is_missing() {
+    // A port where the site speaks plain HTTP.
+    let lock =
+        Lock::beside(&format!("server {{ listen 127.0.0.1:PORT; location / {{ return 200 \"{OTHER}\"; }} }}")).await;
+    let app = App::start(echo_head).await;
+    let issued = lock.authority.issue(&["*.staging.test"]);
+    lock.certificates.set([&issued.pair()]);
+    lock.stage.route(HOST, &app).await;
+    assert!(lock.stage.ask(&get(HOST)).await.starts_with("HTTP/1.1 200 "));
+    let said = || matches!(&*lock.stage.edge.troubles().borrow(), Some(Trouble::NoTls(_)));
+    eventually("it is told of", said).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
