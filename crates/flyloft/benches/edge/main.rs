@@ -22,6 +22,7 @@ mod gate;
 mod nginx;
 mod tls;
 mod wake;
+#[allow(dead_code, reason = "another benchmark uses the rest")]
 mod wrk;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

@@ -77,5 +77,6 @@ pub async fn load(
     Ok(Load {
         requests: requests.and_then(|count| count.parse().ok()).with_context(|| format!("`h2load` said:\n{said}"))?,
         per_second: per_second.and_then(|rate| rate.parse().ok()).with_context(|| format!("`h2load` said:\n{said}"))?,
+        median: None,
     })
 }

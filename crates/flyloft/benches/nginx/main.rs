@@ -6,7 +6,7 @@
 //!
 //! Both nginx have two workers and the same upstream; `wrk` asks one and then the other, and what counts is the median of
 //! the rounds' ratios. Ours has 500 other environments beside the one that is asked for. Then routes change: one after
-//! the other, 50 at once, and under load.
+//! the other, 50 at once, and under load. What a gate costs is told by the medians of single requests.
 //!
 //! Needs the Debian packages `nginx-light` and `wrk`.
 
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use self::stage::{HOST, Stage};
+use self::stage::{GATED, HOST, Stage};
 
 /// One comparison: what is asked for.
 struct Case {
@@ -52,6 +52,8 @@ const RATIO: f64 = 0.98;
 /// Milliseconds until a changed route shows, and those that a wake takes longer than by the embedded edge.
 const VISIBLE: f64 = 100.0;
 const WAKE: f64 = 5.0;
+/// Milliseconds that a request takes longer which has to pass a gate.
+const GATE: f64 = 1.0;
 /// Changes at once, and how often nginx may be told of them.
 const AT_ONCE: usize = 50;
 const RELOADS: usize = 5;
@@ -76,6 +78,7 @@ async fn measure(effort: Effort, json: Option<PathBuf>) -> Result<()> {
     for case in &CASES {
         throughput(&stage, case, effort, &mut report).await?;
     }
+    gate(&stage, effort, &mut report).await?;
     changes(&stage, effort, &mut report).await?;
     at_once(&stage, &mut report).await?;
     wakes(&stage, effort, &mut report).await?;
@@ -109,6 +112,28 @@ async fn throughput(stage: &Stage, case: &Case, effort: Effort, report: &mut Vec
         "value": ratio,
         "promise": { "at_least": RATIO },
         "kept": ratio >= RATIO,
+    }));
+    Ok(())
+}
+
+/// What a gate costs a visitor who has a cookie and sends one request after the other.
+async fn gate(stage: &Stage, effort: Effort, report: &mut Vec<serde_json::Value>) -> Result<()> {
+    let (mut without, mut with) = (Vec::new(), Vec::new());
+    for _ in 0..effort.rounds {
+        for (host, medians) in [(HOST, &mut without), (GATED, &mut with)] {
+            let headers = [format!("Host: {host}"), format!("Cookie: {}", stage::cookie())];
+            let load = wrk::load_with(stage.ours, &headers, "/small", 1, effort.round).await?;
+            medians.push(load.median.context("`wrk` says no median")?);
+        }
+    }
+    let (without, with) = (median(without), median(with));
+    println!("a request takes {without:.3} ms, {with:.3} ms past a gate");
+    report.push(json!({
+        "name": "nginx, what a gate costs a request",
+        "unit": "milliseconds, at the median",
+        "value": with - without,
+        "promise": { "at_most": GATE },
+        "kept": with - without <= GATE,
     }));
     Ok(())
 }

@@ -11,6 +11,7 @@ use flyloft::edge::embedded::{EdgeConfig, Embedded};
 use flyloft::edge::nginx::{Master, Nginx, NginxConfig, Place, files};
 use flyloft::edge::{Edge, Route, Target};
 use flyloft::exec::Cmd;
+use flyloft_core::gate::{COOKIE, Gate, Guard, Key, NEVER, Purpose};
 use flyloft_core::host::Domain;
 use flyloft_core::name::EnvRef;
 use flyloft_core::nginx::Site;
@@ -23,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{by_hand, write};
 
 pub const HOST: &str = "shop.test";
+/// A host name of the same app that is opened by links.
+pub const GATED: &str = "gated.test";
 const WORKERS: usize = 2;
 /// Environments beside those that are asked for.
 const OTHERS: usize = 500;
@@ -89,6 +92,8 @@ impl Stage {
         let log = home.join("error.log");
         let stage = Self { by_hand, ours, embedded, edge, inner, apps, log, _nginx: nginx, _dir: dir };
         stage.route("changes.test", stage.apps[1]).await?;
+        let guard = Guard::new(Gate::Link, key(), None).map(Arc::new);
+        stage.edge.set(GATED, Route { guard, ..to(upstream)? }).await?;
         stage.settled().await?;
         Ok(stage)
     }
@@ -168,6 +173,15 @@ impl Stage {
         ensure!(answer.ends_with("one"), "{answer}");
         Ok(begun.elapsed())
     }
+}
+
+fn key() -> Key {
+    Key::new(&[7; 32], 1, GATED, 0)
+}
+
+/// What a visitor sends who has come by a link.
+pub fn cookie() -> String {
+    format!("{COOKIE}={}", key().sign(Purpose::Visit, NEVER))
 }
 
 fn configuration(home: &str) -> String {

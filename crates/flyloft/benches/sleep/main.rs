@@ -1,12 +1,13 @@
-//! How long it takes from a thaw to the answer, and what a container holds asleep.
+//! How long a visitor waits for what sleeps, and what a container holds asleep.
 //!
 //! ```text
 //! cargo bench -p flyloft --bench sleep -- [--quick] [--json FILE]
 //! ```
 //!
 //! Two apps: the example for Flask, and one that reads all of a heap of 64 MiB for each answer. They are pushed to a
-//! daemon, which then goes; the engine is asked directly, and the client is in this process and goes to the container's
-//! own address. States take turns, so that what else the machine does meets all of them.
+//! daemon. First it goes, the engine is asked directly, and the client is in this process and goes to the container's own
+//! address: from the thaw to the answer. Then the client goes to the daemon's edge: from its connection to the answer.
+//! States take turns, so that what else the machine does meets all of them.
 #![allow(clippy::disallowed_methods, reason = "benchmarks start the programs that people use")]
 
 #[allow(dead_code, reason = "it offers more than this needs")]
@@ -14,7 +15,7 @@
 mod harness;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use flyloft::config::Config;
@@ -48,8 +49,16 @@ enum Before {
     Deep,
 }
 
+/// What wakes, and whom the client asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Engine,
+    Edge,
+}
+
 struct Row {
     app: &'static str,
+    by: By,
     before: Before,
     times: Vec<f64>,
     held: Option<Held>,
@@ -75,22 +84,24 @@ fn main() {
     });
     flyloft.kill();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let rows = runtime.block_on(measure(&flyloft, &containers, rounds));
+    let mut rows = runtime.block_on(by_the_engine(&flyloft, &containers, rounds));
     flyloft.serve();
+    rows.extend(by_the_edge(&flyloft, rounds));
     for app in [FLASK, HEAP] {
         flyloft.ok(&["destroy", app, "--yes"]);
     }
     print(&rows);
     if let Some(file) = file {
         let rows = rows.iter().map(|row| {
-            let (app, state, held) = (row.app, format!("{:?}", row.before), row.held);
-            json!({"app": app, "state": state, "p50": row.at(0.5), "p99": row.at(0.99), "held": held, "kept": row.kept()})
+            let (app, by, state) = (row.app, format!("{:?}", row.by), format!("{:?}", row.before));
+            let held = row.held;
+            json!({"app": app, "by": by, "state": state, "p50": row.at(0.5), "p99": row.at(0.99), "held": held, "kept": row.kept()})
         });
         std::fs::write(file, serde_json::to_string_pretty(&rows.collect::<Vec<_>>()).unwrap()).unwrap();
     }
 }
 
-async fn measure(flyloft: &Flyloft, containers: &[ContainerId; 2], rounds: usize) -> Vec<Row> {
+async fn by_the_engine(flyloft: &Flyloft, containers: &[ContainerId; 2], rounds: usize) -> Vec<Row> {
     let network = Config::default().network;
     let config = LxcConfig {
         state: flyloft.state.clone(),
@@ -106,16 +117,8 @@ async fn measure(flyloft: &Flyloft, containers: &[ContainerId; 2], rounds: usize
     let engine = LxcEngine::open(config).await.unwrap();
     let mut rows = Vec::new();
     for (app, id) in [FLASK, HEAP].into_iter().zip(containers) {
-        let promised = |before| match (app, before) {
-            (FLASK, Before::Frozen) => (3.0, f64::INFINITY),
-            (FLASK, Before::Asleep) => (12.0, 30.0),
-            (FLASK, Before::Deep) => (50.0, f64::INFINITY),
-            (HEAP, Before::Asleep) => (60.0, f64::INFINITY),
-            _ => (f64::INFINITY, f64::INFINITY),
-        };
-        let states = [Before::Awake, Before::Frozen, Before::Asleep, Before::Deep];
-        let row = |before| Row { app, before, times: Vec::new(), held: None, promised: promised(before) };
-        let mut of_app = states.map(row);
+        let row = |before| Row::new(app, By::Engine, before);
+        let mut of_app = [Before::Awake, Before::Frozen, Before::Asleep, Before::Deep].map(row);
         let address = engine.find(id).await.unwrap().unwrap().addresses.ipv4;
         // The first wake of its life has nothing to go by.
         let mut learning = row(Before::Asleep);
@@ -146,21 +149,59 @@ async fn once(engine: &LxcEngine, id: &ContainerId, address: SocketAddr, row: &m
     if row.before != Before::Awake {
         engine.thaw(id).await.unwrap();
     }
-    let answered = tokio::task::spawn_blocking(move || get(address));
+    let answered = tokio::task::spawn_blocking(move || get(address, "bench"));
     answered.await.unwrap();
     row.times.push(started.elapsed().as_secs_f64() * 1e3);
 }
 
-fn get(address: SocketAddr) {
+/// There is no command that freezes and leaves the memory where it is.
+fn by_the_edge(flyloft: &Flyloft, rounds: usize) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for app in [FLASK, HEAP] {
+        let (env, host) = (format!("{app}/main"), format!("{app}-main.localhost"));
+        let once = |row: &mut Row| {
+            match row.before {
+                Before::Awake | Before::Frozen => {}
+                Before::Asleep => drop(flyloft.ok(&["sleep", &env])),
+                Before::Deep => drop(flyloft.ok(&["sleep", &env, "--deep"])),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+            let started = Instant::now();
+            get((Ipv4Addr::LOCALHOST, flyloft.http).into(), &host);
+            row.times.push(started.elapsed().as_secs_f64() * 1e3);
+        };
+        let mut of_app = [Before::Awake, Before::Asleep, Before::Deep].map(|before| Row::new(app, By::Edge, before));
+        once(&mut Row::new(app, By::Edge, Before::Asleep));
+        std::thread::sleep(Duration::from_millis(1500));
+        for _ in 0..rounds {
+            of_app.iter_mut().for_each(once);
+        }
+        rows.extend(of_app);
+    }
+    rows
+}
+
+fn get(address: SocketAddr, host: &str) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_nodelay(true).unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n").unwrap();
+    stream.write_all(format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
 }
 
 impl Row {
+    fn new(app: &'static str, by: By, before: Before) -> Self {
+        let promised = match (app, by, before) {
+            (FLASK, By::Engine, Before::Frozen) => (3.0, f64::INFINITY),
+            (FLASK, By::Edge, Before::Asleep) => (12.0, 30.0),
+            (FLASK, By::Edge, Before::Deep) => (50.0, f64::INFINITY),
+            (HEAP, By::Edge, Before::Asleep) => (60.0, f64::INFINITY),
+            _ => (f64::INFINITY, f64::INFINITY),
+        };
+        Self { app, by, before, times: Vec::new(), held: None, promised }
+    }
+
     fn at(&self, part: f64) -> f64 {
         let mut sorted = self.times.clone();
         sorted.sort_by(f64::total_cmp);
@@ -173,7 +214,10 @@ impl Row {
 }
 
 fn print(rows: &[Row]) {
-    println!("{:<12} {:<8} {:>9} {:>9}   {:<22} {:<5} held", "app", "state", "p50", "p99", "promised", "kept");
+    println!(
+        "{:<12} {:<7} {:<8} {:>9} {:>9}   {:<22} {:<5} held",
+        "app", "by", "state", "p50", "p99", "promised", "kept"
+    );
     for row in rows {
         let promised = match row.promised {
             (f64::INFINITY, _) => String::new(),
@@ -193,7 +237,7 @@ fn print(rows: &[Row]) {
             format!("{resident:.1} MiB + {pool:.1} for {compressed:.1} compressed, {disk:.1} on disk{why}")
         });
         let (p50, p99) = (row.at(0.5), row.at(0.99));
-        let before = format!("{:?}", row.before).to_lowercase();
-        println!("{:<12} {before:<8} {p50:>6.1} ms {p99:>6.1} ms   {promised:<22} {kept:<5} {held}", row.app);
+        let (by, before) = (format!("{:?}", row.by).to_lowercase(), format!("{:?}", row.before).to_lowercase());
+        println!("{:<12} {by:<7} {before:<8} {p50:>6.1} ms {p99:>6.1} ms   {promised:<22} {kept:<5} {held}", row.app);
     }
 }

@@ -50,6 +50,8 @@ fn what_was_backed_up_is_there_after_a_restore_and_off() {
     flyloft.repository("it-backup", &borrowed(&app("hello"))).pushed(&["main"]);
     flyloft.ok(&["config", "set", "it-backup", "SECRET=hidden"]);
     flyloft.ok(&["set", "it-backup/main", "idle=7m"]);
+    flyloft.ok(&["ports", "add", "it-backup/main", "5432"]);
+    let ports = flyloft.ok(&["ports", "ls", "it-backup/main", "--json"]);
     let work = tempfile::tempdir().unwrap();
     let file = work.path().join("flyloft.backup");
     let said = flyloft.ok(&["backup", file.to_str().unwrap()]);
@@ -86,6 +88,7 @@ fn what_was_backed_up_is_there_after_a_restore_and_off() {
     assert_eq!(fs::read(restored.join("ssh_host_key")).unwrap(), host_key);
     assert_eq!(flyloft.ok(&["config", "get", "it-backup", "SECRET"]).trim(), "hidden");
     assert!(flyloft.ok(&["set", "it-backup/main"]).contains("7m"));
+    assert_eq!(flyloft.ok(&["ports", "ls", "it-backup/main", "--json"]), ports);
     assert!(flyloft.ok(&["show", "it-backup/main"]).contains("off v"), "{}", flyloft.ok(&["show", "it-backup/main"]));
     // Its repository belongs to the user that git runs as here.
     let apps = restored.join("repos/apps");

@@ -284,6 +284,13 @@ fn published_ports_outlive_the_daemon_and_connections_that_go_straight_do_not_no
     assert_eq!(caller.says("it was asleep").unwrap(), "it was asleep");
     was_woken_by(&flyloft, env, "a message over a connection to a published port");
 
+    // The doors that a newer version takes over stay open; what the daemon itself relayed ends.
+    goes(&flyloft, "sleep", env);
+    flyloft.ok(&["upgrade"]);
+    assert_eq!(state(&flyloft, env), "asleep");
+    assert_eq!(Caller::connect("127.0.0.1", port).unwrap().says("to a newer one").unwrap(), "to a newer one");
+    assert_eq!(caller.says("with a newer one").unwrap(), "with a newer one");
+
     // A firewall whose table somebody has removed.
     let instance = std::fs::read_to_string(flyloft.state.join("instance")).unwrap();
     run(Command::new("nft").args(["delete", "table", "inet", &format!("flyloft_{}", instance.trim())]));
