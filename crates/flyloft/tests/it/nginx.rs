@@ -77,7 +77,7 @@ impl Behind {
 
     /// Waits until nginx has been told that this goes straight, or that it does not.
     fn straight(&self, env: &str, wanted: bool) {
-        let line = format!("    {} ", env.replace('/', "-"));
+        let line = format!("    {}.localhost ", env.replace('/', "-"));
         let is_straight = || std::fs::read_to_string(self.file()).unwrap().contains(&line);
         wait_for("nginx to be told", || (is_straight() == wanted).then_some(()));
     }
