@@ -2,32 +2,21 @@
 
 use std::error::Error;
 use std::io;
-use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{CertificateError, ClientConfig, RootCertStore};
 
 use super::{Fault, Server, ServiceError};
+use crate::tls::trust;
 
 pub fn config(server: &Server) -> Result<ClientConfig, ServiceError> {
+    let Some(pem) = &server.ca else { return Ok(trust::client(trust::machine())) };
     let mut roots = RootCertStore::empty();
-    match &server.ca {
-        Some(pem) => {
-            for certificate in
-                certificates(pem).map_err(|said| ServiceError::new(server, Fault::UnknownCa).said(said))?
-            {
-                roots.add(certificate).map_err(|error| ServiceError::new(server, Fault::UnknownCa).said(error))?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
+    for certificate in certificates(pem).map_err(|said| ServiceError::new(server, Fault::UnknownCa).said(said))? {
+        roots.add(certificate).map_err(|error| ServiceError::new(server, Fault::UnknownCa).said(error))?;
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = versions.expect("ring has what these versions need");
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    Ok(trust::client(roots))
 }
 
 /// The certificates in a text of PEM, of which there is at least one.

@@ -11,13 +11,15 @@ use hyper::client::conn::http1::handshake;
 use hyper::header::{ACCEPT, HOST, HeaderValue, USER_AGENT};
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
+
+use crate::tls::trust;
 
 /// No answer that is asked for here is as large.
 const ANSWER: usize = 512 << 10;
@@ -46,16 +48,11 @@ pub enum FetchError {
 impl Fetch {
     /// Believes whom this machine believes.
     pub fn new(limit: Duration) -> Self {
-        Self::trusting(rustls_native_certs::load_native_certs().certs, limit)
+        Self::trusting(trust::machine(), limit)
     }
 
-    fn trusting(certificates: Vec<CertificateDer<'static>>, limit: Duration) -> Self {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(certificates);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let builder = versions.expect("ring has what these versions need");
-        Self { tls: Arc::new(builder.with_root_certificates(roots).with_no_client_auth()), limit }
+    fn trusting(roots: RootCertStore, limit: Duration) -> Self {
+        Self { tls: Arc::new(trust::client(roots)), limit }
     }
 
     /// The request's target is the whole URL.
@@ -158,20 +155,20 @@ mod tests {
     async fn a_server_is_asked_over_tls_if_its_certificate_is_issued_for_it_by_somebody_who_is_believed() {
         let authority = Authority::root("Root");
         let port = server("HTTP/1.1 200 OK\r\nHEAD", Some(&authority)).await;
-        let fetch = Fetch::trusting(vec![authority.root.clone()], LIMIT);
+        let fetch = Fetch::trusting(authority.roots(), LIMIT);
         let (status, asked) = ask(&fetch, &format!("https://localhost:{port}/a?b=c")).await.unwrap();
         assert!(status == 200 && asked.starts_with("GET /a?b=c HTTP/1.1\r\n"), "{asked}");
         assert!(asked.contains(&format!("\r\nhost: localhost:{port}\r\n")), "{asked}");
         let error = ask(&fetch, &format!("https://127.0.0.1:{port}/")).await.unwrap_err().to_string();
         assert!(error.contains("not valid for name"), "{error}");
-        let strangers = Fetch::trusting(vec![Authority::root("Another").root], LIMIT);
+        let strangers = Fetch::trusting(Authority::root("Another").roots(), LIMIT);
         let error = ask(&strangers, &format!("https://localhost:{port}/")).await.unwrap_err().to_string();
         assert!(error.contains("UnknownIssuer"), "{error}");
     }
 
     #[tokio::test]
     async fn an_answer_is_taken_as_it_is_and_bounded() {
-        let fetch = Fetch::trusting(Vec::new(), LIMIT);
+        let fetch = Fetch::trusting(RootCertStore::empty(), LIMIT);
         let elsewhere = "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nHEAD";
         let url = |port: u16| format!("http://127.0.0.1:{port}/");
         assert_eq!(ask(&fetch, &url(server(elsewhere, None).await)).await.unwrap().0, 302);
@@ -186,7 +183,7 @@ mod tests {
             assert!(error.contains(expected), "{expected}: {error}");
         }
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let hasty = Fetch::trusting(Vec::new(), Duration::from_millis(50));
+        let hasty = Fetch::trusting(RootCertStore::empty(), Duration::from_millis(50));
         let error = ask(&hasty, &url(silent.local_addr().unwrap().port())).await.unwrap_err();
         assert!(matches!(error, FetchError::Late(_)), "{error}");
     }

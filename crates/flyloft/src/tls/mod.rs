@@ -14,6 +14,7 @@ pub mod local;
 pub mod pair;
 #[cfg(test)]
 pub mod trial;
+pub mod trust;
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use time::{Duration, OffsetDateTime};
 
@@ -32,6 +33,13 @@ impl Authority {
         let (params, key) = authority(name);
         let root = params.self_signed(&key).unwrap();
         Self { issuer: Issuer::new(params, key), chain: String::new(), root: root.der().clone(), root_pem: root.pem() }
+    }
+
+    /// Nobody but this one.
+    pub fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.root.clone()).unwrap();
+        roots
     }
 
     /// Another one, which this one vouches for.

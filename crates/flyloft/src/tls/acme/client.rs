@@ -16,7 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::error::AcmeError;
-use crate::tls::pair;
+use crate::tls::trust;
 
 /// Bytes of an answer.
 const ANSWER: usize = 1 << 20;
@@ -112,9 +112,7 @@ fn trusting(roots: &Path) -> Result<ClientConfig, String> {
     if store.is_empty() {
         return Err("there is none in it".to_owned());
     }
-    let builder = ClientConfig::builder_with_provider(pair::provider()).with_safe_default_protocol_versions();
-    let builder = builder.expect("ring has what these versions need");
-    Ok(builder.with_root_certificates(store).with_no_client_auth())
+    Ok(trust::client(store))
 }
 
 #[cfg(test)]

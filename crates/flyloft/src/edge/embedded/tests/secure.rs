@@ -12,7 +12,7 @@ use super::*;
 use crate::edge::embedded::SecureConfig;
 use crate::exec::Cmd;
 use crate::tls::trial::Authority;
-use crate::tls::{Certificates, Pair, pair};
+use crate::tls::{Certificates, Pair, pair, trust};
 
 /// An edge with TLS, and who has issued what it shows.
 pub(super) struct Lock {
@@ -78,10 +78,7 @@ fn secure(certificates: &Arc<Certificates>) -> SecureConfig {
 }
 
 fn client(authority: &Authority) -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.root.clone()).unwrap();
-    let builder = ClientConfig::builder_with_provider(pair::provider()).with_safe_default_protocol_versions().unwrap();
-    builder.with_root_certificates(roots).with_no_client_auth()
+    trust::client(authority.roots())
 }
 
 pub(super) async fn connect(

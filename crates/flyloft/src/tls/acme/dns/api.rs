@@ -2,16 +2,14 @@
 
 use std::error::Error;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
 use reqwest::{Method, StatusCode};
-use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 
 use super::secret;
-use crate::tls::pair;
+use crate::tls::trust;
 
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -115,12 +113,8 @@ fn words(said: &Value) -> &str {
 
 /// One that believes whom this machine trusts.
 fn client() -> Result<reqwest::Client, reqwest::Error> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let builder = ClientConfig::builder_with_provider(pair::provider()).with_safe_default_protocol_versions();
-    let config = builder.expect("ring has what these versions need").with_root_certificates(Arc::new(roots));
     reqwest::Client::builder()
-        .tls_backend_preconfigured(config.with_no_client_auth())
+        .tls_backend_preconfigured(trust::client(trust::machine()))
         .user_agent(concat!("flyloft/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .timeout(LIMIT)
