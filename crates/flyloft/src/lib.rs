@@ -30,6 +30,7 @@ pub mod machine;
 pub mod managed;
 pub mod memory;
 pub mod metrics;
+pub mod outgoing;
 #[cfg(test)]
 #[path = "../tests/it/own_server.rs"]
 pub mod own_server;

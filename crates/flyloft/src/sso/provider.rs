@@ -6,14 +6,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use base64ct::{Base64, Encoding};
 use bytes::Bytes;
 use flyloft_core::sso::{self, Claims, Disbelief, Discovery, Expected, PublicKey, Rules};
 use form_urlencoded::Serializer;
-use http_body_util::Full;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
-use hyper::http::request::Builder;
-use hyper::{Request, StatusCode};
+use hyper::StatusCode;
+use hyper::header::CONTENT_TYPE;
+use reqwest::RequestBuilder;
 use serde::Deserialize;
 use thiserror::Error;
 use tokio::sync::{Mutex, Semaphore};
@@ -167,10 +165,10 @@ impl Provider {
 
     async fn ask_about(&self) -> Result<About, Trouble> {
         let url = Discovery::at(&self.identity.issuer);
-        let document = self.get(&url, Request::get(&url)).await?;
+        let document = self.get(&url, self.fetch.get(&url)).await?;
         let discovery = Discovery::read(&document, &self.identity.issuer);
         let discovery = discovery.map_err(|why| Trouble::Disbelieved { url, why })?;
-        let keys = self.get(&discovery.keys, Request::get(&discovery.keys)).await?;
+        let keys = self.get(&discovery.keys, self.fetch.get(&discovery.keys)).await?;
         let keys = sso::keys(&keys).map_err(|why| Trouble::Disbelieved { url: discovery.keys.clone(), why })?;
         Ok(About { discovery: Arc::new(discovery), keys: Arc::new(keys), at: Instant::now() })
     }
@@ -212,8 +210,7 @@ impl Provider {
         let tokens = self.tokens(&about.discovery, exchange).await?;
         let mut claims = self.read(&about, &tokens.id_token, exchange).await?;
         if let Some(url) = about.discovery.userinfo.as_ref().filter(|_| rules.need_more(&claims)) {
-            let request = Request::get(url).header(AUTHORIZATION, format!("Bearer {}", tokens.access_token));
-            let told = self.get(url, request).await?;
+            let told = self.get(url, self.fetch.get(url).bearer_auth(&tokens.access_token)).await?;
             claims.complete(&told).map_err(|why| Trouble::Disbelieved { url: url.clone(), why })?;
         }
         Ok(claims)
@@ -238,7 +235,7 @@ impl Provider {
     /// The tokens for a code.
     async fn tokens(&self, discovery: &Discovery, exchange: &Exchange<'_>) -> Result<Tokens, Trouble> {
         let url = &discovery.token;
-        let (status, body) = self.ask(url, self.question(discovery, exchange)?).await?;
+        let (status, body) = self.ask(url, self.question(discovery, exchange)).await?;
         if status == StatusCode::OK {
             let malformed = |_| Disbelief::Malformed("it answers a code with no id token");
             let tokens = serde_json::from_slice(&body).map_err(malformed);
@@ -254,36 +251,33 @@ impl Provider {
     }
 
     /// What a code is exchanged with (OpenID Connect Core 1.0 section 3.1.3, RFC 7636 section 4.5).
-    fn question(&self, discovery: &Discovery, exchange: &Exchange<'_>) -> Result<Request<Full<Bytes>>, Trouble> {
-        let url = &discovery.token;
+    fn question(&self, discovery: &Discovery, exchange: &Exchange<'_>) -> RequestBuilder {
         let Identity { client, secret, .. } = &self.identity;
         let mut form = Serializer::new(String::new());
         form.append_pair("grant_type", "authorization_code")
             .append_pair("code", exchange.code)
             .append_pair("redirect_uri", exchange.redirect)
             .append_pair("code_verifier", exchange.verifier);
-        let mut request = Request::post(url).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+        let mut question = self.fetch.post(&discovery.token);
         if discovery.basic {
             // Each is encoded as in a form (RFC 6749 section 2.3.1).
             let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
-            let who = Base64::encode_string(format!("{}:{}", encoded(client), encoded(secret)).as_bytes());
-            request = request.header(AUTHORIZATION, format!("Basic {who}"));
+            question = question.basic_auth(encoded(client), Some(encoded(secret)));
         } else {
             form.append_pair("client_id", client).append_pair("client_secret", secret);
         }
-        request.body(Full::new(Bytes::from(form.finish()))).map_err(|_| unasked(url))
+        question.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.finish())
     }
 
-    async fn get(&self, url: &str, request: Builder) -> Result<Bytes, Trouble> {
-        let request = request.body(Full::default()).map_err(|_| unasked(url))?;
-        match self.ask(url, request).await? {
+    async fn get(&self, url: &str, question: RequestBuilder) -> Result<Bytes, Trouble> {
+        match self.ask(url, question).await? {
             (StatusCode::OK, body) => Ok(body),
             (status, _) => Err(Trouble::Status { url: url.to_owned(), status: status.as_u16(), what: String::new() }),
         }
     }
 
-    async fn ask(&self, url: &str, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Trouble> {
-        self.fetch.ask(request).await.map_err(|error| {
+    async fn ask(&self, url: &str, question: RequestBuilder) -> Result<(StatusCode, Bytes), Trouble> {
+        self.fetch.ask(question).await.map_err(|error| {
             let (url, why) = (url.to_owned(), error.to_string());
             match error {
                 FetchError::Late(_) => Trouble::Late { url, why },
@@ -291,10 +285,6 @@ impl Provider {
             }
         })
     }
-}
-
-fn unasked(url: &str) -> Trouble {
-    Trouble::Unreachable { url: url.to_owned(), why: "that is no URL to ask".to_owned() }
 }
 
 impl Patience {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::header::{DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Request, Response, StatusCode};
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
@@ -16,6 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::error::AcmeError;
+use crate::outgoing;
 use crate::tls::trust;
 
 /// Bytes of an answer.
@@ -45,12 +46,8 @@ impl Client {
     pub fn new(roots: &Path, limit: Duration, clock: fn() -> i64) -> Result<Self, AcmeError> {
         let failed = |why: String| AcmeError::Roots { path: PathBuf::from(roots), why };
         let config = trusting(roots).map_err(failed)?;
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(config)
-            .https_only(true)
-            .timeout(limit)
-            .build()
-            .map_err(|error| failed(error.to_string()))?;
+        let http = outgoing::client(config, limit).https_only(true).build();
+        let http = http.map_err(|error| failed(error.to_string()))?;
         Ok(Self { http, clock, heard: Arc::default() })
     }
 
@@ -66,12 +63,10 @@ impl Client {
         let body = body.collect().await?.to_bytes();
         head.headers.insert(USER_AGENT, HeaderValue::from_static(concat!("flyloft/", env!("CARGO_PKG_VERSION"))));
         let request = reqwest::Request::try_from(Request::from_parts(head, body))?;
-        let answer = Response::<reqwest::Body>::from(self.http.execute(request).await?);
-        let (head, body) = answer.into_parts();
-        let heard = Heard::of(&head.headers, head.status, (self.clock)());
+        let answer = self.http.execute(request).await?;
+        let heard = Heard::of(answer.headers(), answer.status(), (self.clock)());
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = heard;
-        let body = Limited::new(body, ANSWER).collect().await?.to_bytes();
-        Ok(Response::from_parts(head, Full::new(body)))
+        Ok(outgoing::whole(answer, ANSWER).await?.map(Full::new))
     }
 }
 

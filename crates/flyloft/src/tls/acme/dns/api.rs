@@ -1,14 +1,13 @@
 //! The way to providers that publish records by HTTP and JSON, with a token out of a file.
 
-use std::error::Error;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Limited};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
 use super::secret;
+use crate::outgoing::{self, root};
 use crate::tls::trust;
 
 /// How long an answer may take.
@@ -47,18 +46,16 @@ impl Api {
     /// What the provider answers. None: there is no such thing.
     pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Option<Value>, String> {
         let unreached = |error| format!("failed to reach {} at `{}`: {}", self.name, self.base, root(&error));
-        let http = client().map_err(unreached)?;
+        let http = outgoing::client(trust::client(trust::machine()), LIMIT).build().map_err(unreached)?;
         let request = http.request(method, format!("{}{path}", self.base)).bearer_auth(secret(&self.token)?);
         let request = match &body {
             Some(body) => request.json(body),
             None => request,
         };
-        let answer = hyper::Response::<reqwest::Body>::from(request.send().await.map_err(unreached)?);
-        let status = answer.status();
-        let bytes = Limited::new(answer.into_body(), ANSWER).collect().await;
-        let bytes = bytes.map_err(|error| format!("the answer of {} broke off: {error}", self.name))?.to_bytes();
-        let said = serde_json::from_slice(&bytes);
-        match status {
+        let answer = outgoing::whole(request.send().await.map_err(unreached)?, ANSWER).await;
+        let answer = answer.map_err(|error| format!("the answer of {} broke off: {error}", self.name))?;
+        let said = serde_json::from_slice(answer.body());
+        match answer.status() {
             StatusCode::NOT_FOUND => Ok(None),
             StatusCode::NO_CONTENT => Ok(Some(Value::Null)),
             status if status.is_success() => {
@@ -96,27 +93,8 @@ pub fn within<'a>(record: &'a str, zone: &str) -> &'a str {
     record.strip_suffix(zone).and_then(|name| name.strip_suffix('.')).unwrap_or(record)
 }
 
-/// What is at the bottom of an error.
-fn root(error: &reqwest::Error) -> String {
-    let mut error: &dyn Error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
-}
-
 /// Why a provider has refused, in its own words.
 fn words(said: &Value) -> &str {
     let places = [&said["message"], &said["error"]["message"], &said["errors"][0]["message"]];
     places.into_iter().find_map(Value::as_str).unwrap_or("it does not say why")
-}
-
-/// One that believes whom this machine trusts.
-fn client() -> Result<reqwest::Client, reqwest::Error> {
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(trust::client(trust::machine()))
-        .user_agent(concat!("flyloft/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .timeout(LIMIT)
-        .build()
 }
