@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use self::course::Course;
 pub use self::dns::Publish;
-use self::dns::{Api, Cloudflare, DigitalOcean, Eyes, Hetzner, Hook, Update};
+use self::dns::{Api, Eyes, Hook, Provider, Update};
 pub use self::error::AcmeError;
 use self::order::{Desk, Patience, Way};
 use crate::config::{self, Config, Proof};
@@ -55,9 +55,9 @@ impl Asked {
             }
             Proof::Hook => Arc::new(Hook { argv: config.acme.hook.clone() }),
             Proof::Rfc2136 => Arc::new(Update { zone: zone(config), config: config.rfc2136.clone() }),
-            Proof::Digitalocean => Arc::new(DigitalOcean(api(config, "DigitalOcean", DigitalOcean::BASE))),
-            Proof::Hetzner => Arc::new(Hetzner(api(config, "Hetzner", Hetzner::BASE))),
-            Proof::Cloudflare => Arc::new(Cloudflare(api(config, "Cloudflare", Cloudflare::BASE))),
+            Proof::Digitalocean => Arc::new(api(config, Provider::DigitalOcean)),
+            Proof::Hetzner => Arc::new(api(config, Provider::Hetzner)),
+            Proof::Cloudflare => Arc::new(api(config, Provider::Cloudflare)),
         };
         Self::suiting(config, Some(publish))
     }
@@ -117,6 +117,7 @@ fn zone(config: &Config) -> String {
 }
 
 /// The way to a provider.
-fn api(config: &Config, name: &'static str, base: &str) -> Api {
-    Api { name, base: base.to_owned(), token: config.acme.token.clone(), zone: config.acme.zone.clone() }
+fn api(config: &Config, provider: Provider) -> Api {
+    let config::Acme { token, zone, .. } = config.acme.clone();
+    Api { provider, base: provider.base().to_owned(), token, zone }
 }

@@ -18,10 +18,7 @@ use std::path::Path;
 
 use async_trait::async_trait;
 
-pub use self::api::Api;
-pub use self::cloudflare::Cloudflare;
-pub use self::digitalocean::DigitalOcean;
-pub use self::hetzner::Hetzner;
+pub use self::api::{Api, Provider};
 pub use self::hook::Hook;
 pub use self::look::Eyes;
 #[cfg(test)]

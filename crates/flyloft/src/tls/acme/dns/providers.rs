@@ -15,28 +15,27 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::api::Api;
-use super::{Cloudflare, DigitalOcean, Hetzner, Publish};
+use super::{Api, Provider, Publish};
 
 const RECORD: &str = "_acme-challenge.staging.example.org";
 
 /// What a provider answers to a method and a path, with a body.
 type Says = dyn Fn(&str, &Value) -> (u16, Value) + Send + Sync;
 
-struct Provider {
+struct Model {
     base: String,
     dir: tempfile::TempDir,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
-impl Provider {
+impl Model {
     async fn start(says: impl Fn(&str, &Value) -> (u16, Value) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}/v", listener.local_addr().unwrap());
         let dir = tempfile::tempdir().unwrap();
-        let provider = Self { base, dir, asked: Arc::default() };
-        provider.write_token("a-token\n", 0o600);
-        let (asked, says): (Arc<Mutex<Vec<String>>>, Arc<Says>) = (provider.asked.clone(), Arc::new(says));
+        let model = Self { base, dir, asked: Arc::default() };
+        model.write_token("a-token\n", 0o600);
+        let (asked, says): (Arc<Mutex<Vec<String>>>, Arc<Says>) = (model.asked.clone(), Arc::new(says));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (asked, says) = (asked.clone(), says.clone());
@@ -44,7 +43,7 @@ impl Provider {
                 tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
             }
         });
-        provider
+        model
     }
 
     fn token(&self) -> PathBuf {
@@ -56,8 +55,8 @@ impl Provider {
         std::fs::set_permissions(self.token(), PermissionsExt::from_mode(mode)).unwrap();
     }
 
-    fn api(&self) -> Api {
-        Api { name: "the provider", base: self.base.clone(), token: self.token(), zone: String::new() }
+    fn api(&self, provider: Provider) -> Api {
+        Api { provider, base: self.base.clone(), token: self.token(), zone: String::new() }
     }
 
     /// What it was asked since the last time.
@@ -86,7 +85,7 @@ async fn answer(
 async fn digitalocean_is_asked_for_a_record_in_the_zone_that_it_has_and_to_take_it_away() {
     let there = Arc::new(Mutex::new(false));
     let known = there.clone();
-    let provider = Provider::start(move |what, body| {
+    let model = Model::start(move |what, body| {
         let record = json!({ "id": 42, "name": "_acme-challenge.staging", "data": "a-value" });
         match what {
             "GET /v/domains/example.org" => (200, json!({ "domain": { "name": "example.org" } })),
@@ -107,29 +106,29 @@ async fn digitalocean_is_asked_for_a_record_in_the_zone_that_it_has_and_to_take_
         }
     })
     .await;
-    let client = DigitalOcean(provider.api());
+    let client = model.api(Provider::DigitalOcean);
     client.publish(RECORD, "a-value").await.unwrap();
-    insta::assert_snapshot!(provider.asked(), @r#"
+    insta::assert_snapshot!(model.asked(), @r#"
     GET /v/domains/staging.example.org as Bearer a-token
     GET /v/domains/example.org as Bearer a-token
     GET /v/domains/example.org/records?type=TXT&name=_acme-challenge.staging.example.org&per_page=200 as Bearer a-token
     POST /v/domains/example.org/records as Bearer a-token {"type":"TXT","name":"_acme-challenge.staging","data":"a-value","ttl":60}
     "#);
     client.publish(RECORD, "a-value").await.unwrap();
-    assert!(!provider.asked().contains("POST"), "the same is published twice");
+    assert!(!model.asked().contains("POST"), "the same is published twice");
     client.withdraw(RECORD, "a-value").await.unwrap();
-    let asked = provider.asked();
+    let asked = model.asked();
     assert!(asked.ends_with("\nDELETE /v/domains/example.org/records/42 as Bearer a-token"), "{asked}");
     assert!(!*there.lock().unwrap());
     client.withdraw(RECORD, "a-value").await.unwrap();
-    assert!(!provider.asked().contains("DELETE"), "what is another's is taken away");
+    assert!(!model.asked().contains("DELETE"), "what is another's is taken away");
 }
 
 #[tokio::test]
 async fn cloudflare_is_asked_for_a_record_in_the_zone_that_it_has_and_to_take_it_away() {
     let there = Arc::new(Mutex::new(false));
     let known = there.clone();
-    let provider = Provider::start(move |what, body| match what {
+    let model = Model::start(move |what, body| match what {
         "GET /v/zones?name=example.org" => (200, json!({ "success": true, "result": [{ "id": "z1" }] })),
         what if what.starts_with("GET /v/zones?") => (200, json!({ "success": true, "result": [] })),
         what if what.starts_with("GET /v/zones/z1/dns_records?") => {
@@ -150,29 +149,29 @@ async fn cloudflare_is_asked_for_a_record_in_the_zone_that_it_has_and_to_take_it
         _ => (400, json!({ "success": false, "errors": [{ "code": 7003, "message": "no such route" }] })),
     })
     .await;
-    let client = Cloudflare(provider.api());
+    let client = model.api(Provider::Cloudflare);
     client.publish(RECORD, "a-value").await.unwrap();
-    insta::assert_snapshot!(provider.asked(), @r#"
+    insta::assert_snapshot!(model.asked(), @r#"
     GET /v/zones?name=staging.example.org as Bearer a-token
     GET /v/zones?name=example.org as Bearer a-token
     GET /v/zones/z1/dns_records?type=TXT&name=_acme-challenge.staging.example.org&per_page=100 as Bearer a-token
     POST /v/zones/z1/dns_records as Bearer a-token {"type":"TXT","name":"_acme-challenge.staging.example.org","content":"\"a-value\"","ttl":60}
     "#);
     client.publish(RECORD, "a-value").await.unwrap();
-    assert!(!provider.asked().contains("POST"), "the same is published twice");
+    assert!(!model.asked().contains("POST"), "the same is published twice");
     client.withdraw(RECORD, "a-value").await.unwrap();
-    let asked = provider.asked();
+    let asked = model.asked();
     assert!(asked.ends_with("\nDELETE /v/zones/z1/dns_records/r1 as Bearer a-token"), "{asked}");
     assert!(!*there.lock().unwrap());
     client.withdraw(RECORD, "a-value").await.unwrap();
-    assert!(!provider.asked().contains("DELETE"), "what is another's is taken away");
+    assert!(!model.asked().contains("DELETE"), "what is another's is taken away");
 }
 
 #[tokio::test]
 async fn hetzner_is_asked_for_a_record_in_a_set_that_is_made_or_is_there_and_to_take_it_away() {
     let set = Arc::new(Mutex::new(Vec::<Value>::new()));
     let known = set.clone();
-    let provider = Provider::start(move |what, body| {
+    let model = Model::start(move |what, body| {
         let mut records = known.lock().unwrap();
         let given = || body["records"].as_array().cloned().unwrap_or_default();
         match what {
@@ -196,25 +195,25 @@ async fn hetzner_is_asked_for_a_record_in_a_set_that_is_made_or_is_there_and_to_
         }
     })
     .await;
-    let client = Hetzner(provider.api());
+    let client = model.api(Provider::Hetzner);
     client.publish(RECORD, "a-value").await.unwrap();
-    insta::assert_snapshot!(provider.asked(), @r#"
+    insta::assert_snapshot!(model.asked(), @r#"
     GET /v/zones/staging.example.org as Bearer a-token
     GET /v/zones/example.org as Bearer a-token
     GET /v/zones/example.org/rrsets/_acme-challenge.staging/TXT as Bearer a-token
     POST /v/zones/example.org/rrsets as Bearer a-token {"name":"_acme-challenge.staging","type":"TXT","ttl":60,"records":[{"value":"\"a-value\""}]}
     "#);
     client.publish(RECORD, "a-value").await.unwrap();
-    assert!(!provider.asked().contains("POST"), "the same is published twice");
+    assert!(!model.asked().contains("POST"), "the same is published twice");
     client.publish(RECORD, "other").await.unwrap();
     assert_eq!(*set.lock().unwrap(), [json!({ "value": "\"a-value\"" }), json!({ "value": "\"other\"" })]);
-    provider.asked();
+    model.asked();
     client.withdraw(RECORD, "a-value").await.unwrap();
-    let asked = provider.asked();
+    let asked = model.asked();
     assert!(asked.ends_with(r#"/TXT/actions/remove_records as Bearer a-token {"records":[{"value":"\"a-value\""}]}"#));
     assert_eq!(*set.lock().unwrap(), [json!({ "value": "\"other\"" })]);
     client.withdraw(RECORD, "a-value").await.unwrap();
-    assert!(!provider.asked().contains("POST"), "what is gone is taken away once more");
+    assert!(!model.asked().contains("POST"), "what is gone is taken away once more");
 }
 
 #[tokio::test]
@@ -224,29 +223,29 @@ async fn a_provider_that_refuses_is_quoted_and_its_token_is_not() {
         json!({ "error": { "code": "unauthorized", "message": "who are you" } }),
         json!({ "success": false, "errors": [{ "code": 10000, "message": "who are you" }] }),
     ] {
-        let provider = Provider::start(move |_, _| (401, said.clone())).await;
-        let refused = DigitalOcean(provider.api()).publish(RECORD, "a-value").await.unwrap_err();
-        assert_eq!(refused, "the provider answered 401: who are you");
+        let model = Model::start(move |_, _| (401, said.clone())).await;
+        let refused = model.api(Provider::DigitalOcean).publish(RECORD, "a-value").await.unwrap_err();
+        assert_eq!(refused, "DigitalOcean answered 401: who are you");
     }
-    let provider = Provider::start(|_, _| (404, json!({}))).await;
-    let nothing = Hetzner(provider.api()).publish(RECORD, "a-value").await.unwrap_err();
-    assert_eq!(nothing, "the provider has no zone `staging.example.org` or `example.org`, or the token is not for it");
-    let named = Hetzner(Api { zone: "example.net".to_owned(), ..provider.api() });
+    let model = Model::start(|_, _| (404, json!({}))).await;
+    let nothing = model.api(Provider::Hetzner).publish(RECORD, "a-value").await.unwrap_err();
+    assert_eq!(nothing, "Hetzner has no zone `staging.example.org` or `example.org`, or the token is not for it");
+    let named = Api { zone: "example.net".to_owned(), ..model.api(Provider::Hetzner) };
     let nothing = named.publish(RECORD, "a-value").await.unwrap_err();
-    assert_eq!(nothing, "the provider has no zone `example.net`, or the token is not for it");
-    let provider = Provider::start(|_, _| (500, Value::Null)).await;
-    let broken = Cloudflare(provider.api()).withdraw(RECORD, "a-value").await.unwrap_err();
-    assert_eq!(broken, "the provider answered 500: it does not say why");
+    assert_eq!(nothing, "Hetzner has no zone `example.net`, or the token is not for it");
+    let model = Model::start(|_, _| (500, Value::Null)).await;
+    let broken = model.api(Provider::Cloudflare).withdraw(RECORD, "a-value").await.unwrap_err();
+    assert_eq!(broken, "Cloudflare answered 500: it does not say why");
 
-    provider.write_token("a-token", 0o644);
-    let open = Cloudflare(provider.api()).publish(RECORD, "a-value").await.unwrap_err();
-    assert_eq!(open, format!("others on this machine may read `{}`: chmod 600 it", provider.token().display()));
-    provider.write_token(" \n", 0o600);
-    let empty = Cloudflare(provider.api()).publish(RECORD, "a-value").await.unwrap_err();
-    assert_eq!(empty, format!("there is nothing in `{}`", provider.token().display()));
-    provider.write_token("a-token", 0o600);
-    let nobody = Api { base: "http://127.0.0.1:1".to_owned(), ..provider.api() };
-    let nobody = DigitalOcean(nobody).publish(RECORD, "a-value").await.unwrap_err();
-    assert!(nobody.starts_with("failed to reach the provider at `http://127.0.0.1:1`: "), "{nobody}");
+    model.write_token("a-token", 0o644);
+    let open = model.api(Provider::Cloudflare).publish(RECORD, "a-value").await.unwrap_err();
+    assert_eq!(open, format!("others on this machine may read `{}`: chmod 600 it", model.token().display()));
+    model.write_token(" \n", 0o600);
+    let empty = model.api(Provider::Cloudflare).publish(RECORD, "a-value").await.unwrap_err();
+    assert_eq!(empty, format!("there is nothing in `{}`", model.token().display()));
+    model.write_token("a-token", 0o600);
+    let nobody = Api { base: "http://127.0.0.1:1".to_owned(), ..model.api(Provider::DigitalOcean) };
+    let nobody = nobody.publish(RECORD, "a-value").await.unwrap_err();
+    assert!(nobody.starts_with("failed to reach DigitalOcean at `http://127.0.0.1:1`: "), "{nobody}");
     assert!(!nobody.contains("a-token"), "{nobody}");
 }
