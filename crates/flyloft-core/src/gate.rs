@@ -30,7 +30,7 @@ use std::net::IpAddr;
 use base64ct::{Base64, Encoding};
 use thiserror::Error;
 
-pub use self::attempts::Attempts;
+pub use self::attempts::{Attempts, source};
 use self::login::Logins;
 pub use self::login::{ARRIVAL, Arrival, Bound, Departure};
 pub use self::password::Hashed;

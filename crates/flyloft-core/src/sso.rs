@@ -7,6 +7,7 @@
 mod claims;
 mod keys;
 mod rules;
+mod spent;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -15,6 +16,7 @@ use thiserror::Error;
 pub use self::claims::{Claims, Expected};
 pub use self::keys::{Algorithm, Material, PublicKey, Signed, keys};
 pub use self::rules::{NotAllowed, Rules, RulesError};
+pub use self::spent::Spent;
 
 /// Why something that a provider has said is not believed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -65,8 +65,8 @@ impl Attempts {
     }
 }
 
-/// Who has an address of IPv6 has a whole subnet of 64 bits as a rule (RFC 6177).
-fn source(from: IpAddr) -> IpAddr {
+/// Whose attempts these are. Who has an address of IPv6 has a whole subnet of 64 bits as a rule (RFC 6177).
+pub fn source(from: IpAddr) -> IpAddr {
     match from.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
         address => address,

@@ -14,7 +14,7 @@ use hyper::header::CONTENT_TYPE;
 use reqwest::RequestBuilder;
 use serde::Deserialize;
 use thiserror::Error;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 
 use super::fetch::{Fetch, FetchError};
 use super::signature;
@@ -24,9 +24,6 @@ const FRESH: Duration = Duration::from_secs(3600);
 
 /// How long nobody asks after a failure, at most.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
-
-/// So many codes are exchanged at a time.
-const AT_A_TIME: usize = 16;
 
 /// All that the end of a login asks takes as long as so many questions may at most.
 const QUESTIONS: u32 = 3;
@@ -62,7 +59,6 @@ pub struct Provider {
     patience: Patience,
     fetch: Fetch,
     known: Mutex<Known>,
-    turns: Semaphore,
 }
 
 #[derive(Default)]
@@ -93,8 +89,6 @@ pub enum Trouble {
     /// What somebody came with is no code, or not any more.
     #[error("it does not take the code: {0}")]
     Code(String),
-    #[error("as many log in as may at a time")]
-    Busy,
 }
 
 fn said(what: &str) -> String {
@@ -129,7 +123,7 @@ struct Refused {
 impl Provider {
     pub fn new(identity: Identity, patience: Patience) -> Self {
         let fetch = Fetch::new(patience.answer);
-        Self { identity, patience, fetch, known: Mutex::default(), turns: Semaphore::new(AT_A_TIME) }
+        Self { identity, patience, fetch, known: Mutex::default() }
     }
 
     /// What is known of it, which is asked for where it is not, or not any more. Who comes meanwhile waits for that.
@@ -196,7 +190,6 @@ impl Provider {
 
     /// Who has logged in, for a code that somebody has brought, and what `rules` have to know of them.
     pub async fn exchange(&self, exchange: &Exchange<'_>, rules: &Rules) -> Result<Claims, Trouble> {
-        let _turn = self.turns.try_acquire().map_err(|_| Trouble::Busy)?;
         let limit = self.patience.answer * QUESTIONS;
         let exchanged = tokio::time::timeout(limit, self.exchange_in_time(exchange, rules)).await;
         exchanged.unwrap_or_else(|_| {

@@ -1,13 +1,15 @@
 //! Logs people in: sends them off from an environment, to the provider and back, and lets them in. `crate::sso` has the
 //! whole way.
 //!
-//! What must hold: nobody is led to another host than one that is routed here and asks for a login, and a login that
-//! somebody else has begun ends nowhere.
+//! What must hold: nobody is led to another host than one that is routed here and asks for a login; a login that somebody
+//! else has begun ends nowhere, and none ends twice; and whoever brings what is no login keeps nobody from theirs.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use flyloft_core::gate::{ARRIVAL, Arrival, Attempts, Bound, Guard, cookie, local, values, without_ours};
+use flyloft_core::sso::Spent;
 use form_urlencoded::{Serializer, parse};
 use hyper::header::{COOKIE, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
@@ -19,6 +21,7 @@ use super::headers::{self, Authority};
 use super::page::{Form, Notice};
 use super::seldom::Seldom;
 use super::snag::Snag;
+use super::turns::{Turn, Turns};
 use crate::sso::{CALLBACK, Exchange, PENDING, Pending, Sso, Trouble};
 
 /// Where a login begins.
@@ -31,35 +34,54 @@ const PATH_MAX: usize = 512;
 /// them together.
 const SLOTS: u8 = 4;
 
-/// Of each address the provider is asked so often at once, for a login that begins or one that ends, and once more after
-/// each of these spans, in milliseconds. Those that come to a good end do not count: behind one address may be a whole
-/// office.
-const AT_ONCE: u64 = 60;
-const EVERY: u64 = 1_000;
+/// The provider is asked about so many codes at a time, so many of each address, and for so long others wait.
+const AT_A_TIME: usize = 16;
+const OF_EACH: usize = 4;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Of each address the provider is asked so often at once about a code that is none, and once more after each of these
+/// spans, in milliseconds. One by which it knows somebody does not count, nor one that it says nothing of: behind one
+/// address may be a whole office.
+const AT_ONCE: u64 = 20;
+const EVERY: u64 = 3_000;
 
 /// Who logs in, for all threads of the edge together.
 pub struct Logins {
     attempts: Mutex<Attempts>,
+    spent: Mutex<Spent>,
+    turns: Turns,
     troubled: Seldom,
 }
 
 impl Default for Logins {
     fn default() -> Self {
-        Self { attempts: Mutex::new(Attempts::of(AT_ONCE, EVERY)), troubled: Seldom::default() }
+        Self {
+            attempts: Mutex::new(Attempts::of(AT_ONCE, EVERY)),
+            spent: Mutex::default(),
+            turns: Turns::new(AT_A_TIME, OF_EACH),
+            troubled: Seldom::default(),
+        }
     }
 }
 
 impl Logins {
-    fn begin(&self, from: IpAddr) -> Result<(), Snag> {
-        let begun = self.attempts.lock().unwrap_or_else(PoisonError::into_inner).begin(from, clock::now());
-        begun.map_err(|wait| Snag::TooMany { seconds: wait.as_secs() as u32 + 1 })
+    /// A login that was begun here comes to its end, if it has not before. It counts as a bad one until it was good, also
+    /// where its client goes away meanwhile.
+    async fn end(&self, from: IpAddr, state: &str, until: u64) -> Result<Turn, Snag> {
+        let turn = tokio::time::timeout(PATIENCE, self.turns.take(from)).await.map_err(|_| Snag::Busy)?;
+        let begun = self.attempts().begin(from, clock::now());
+        begun.map_err(|wait| Snag::TooMany { seconds: wait.as_secs() as u32 + 1 })?;
+        let is_first = self.spent.lock().unwrap_or_else(PoisonError::into_inner).spend(state, until, now());
+        if !is_first {
+            // The provider is not asked.
+            self.attempts().succeeded(from);
+            return Err(Snag::Stale);
+        }
+        Ok(turn)
     }
 
-    /// A login has come to a good end, for which the provider was asked twice.
-    fn ended(&self, from: IpAddr) {
-        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
-        attempts.succeeded(from);
-        attempts.succeeded(from);
+    fn attempts(&self) -> std::sync::MutexGuard<'_, Attempts> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -203,7 +225,6 @@ impl Login {
     /// Sends somebody to the provider.
     async fn start(&self, client: &Client) -> Result<Notice, (Snag, Option<String>)> {
         let shared = &client.worker.shared;
-        shared.logins.begin(self.from).map_err(|snag| (snag, None))?;
         let [to, bound, path] = asked(&self.query, ["to", "bound", "path"]);
         let (to, path) = (to.to_ascii_lowercase(), local(&path));
         if !shared.routes.guard(&to).is_some_and(|guard| guard.asks_for_a_login()) {
@@ -224,7 +245,7 @@ impl Login {
         let shared = &client.worker.shared;
         let [code, state, error, issuer] = asked(&self.query, ["code", "state", "error", "iss"]);
         let begun = (0..SLOTS).find_map(|slot| Some((slot, self.pending(slot, |pending| pending.state == state)?)));
-        let Some((slot, Pending { to, path, bound, nonce, verifier, .. })) = begun else {
+        let Some((slot, Pending { to, path, bound, state, nonce, verifier, until })) = begun else {
             return Err((Snag::Stale, None));
         };
         let back = self.origin.of(&to);
@@ -237,11 +258,15 @@ impl Login {
         if !error.is_empty() || code.is_empty() {
             return Err((Snag::Declined, Some(again)));
         }
-        // The same login may be ended with one code after the other, and the provider is asked for each.
-        shared.logins.begin(self.from).map_err(|snag| (snag, Some(again.clone())))?;
+        let turn = shared.logins.end(self.from, &state, until).await.map_err(|snag| (snag, Some(again.clone())))?;
         let (redirect, code) = (self.redirect(), code.as_str());
         let exchange = Exchange { code, verifier: &verifier, nonce: &nonce, redirect: &redirect, now: now() };
         let claims = self.sso.exchange(&exchange).await;
+        drop(turn);
+        if matches!(claims, Ok(_) | Err(Trouble::Unreachable { .. } | Trouble::Late { .. })) {
+            // Or else it is the provider that is not as it should be.
+            shared.logins.attempts().succeeded(self.from);
+        }
         let claims = claims.map_err(|trouble| self.troubled(client, &trouble, again.clone()))?;
         let who = self.sso.admit(&claims).map_err(|why| {
             tracing::info!(who = claims.who(), ?why, "somebody has logged in who may not look");
@@ -250,7 +275,6 @@ impl Login {
         let guard = shared.routes.guard(&to);
         let ticket = guard.zip(Bound::parse(&bound)).and_then(|(guard, bound)| guard.ticket(&bound, &who, now()));
         let ticket = ticket.ok_or((Snag::NoSuchPlace, None))?;
-        shared.logins.ended(self.from);
         let mut query = Serializer::new(String::new());
         query.append_pair("ticket", &ticket).append_pair("to", &path);
         let spent = cookie(&self.slot(slot), "", self.secure, 0);

@@ -45,6 +45,7 @@ mod stream;
 mod switch;
 #[cfg(test)]
 pub(in crate::edge) mod tests;
+mod turns;
 mod upload;
 mod upstream;
 mod usage;

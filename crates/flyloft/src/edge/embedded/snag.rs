@@ -17,7 +17,7 @@ pub enum Snag {
     NotHere,
     /// There is no such environment, or it asks for no login.
     NoSuchPlace,
-    /// It was begun too long ago, or by another browser, or too often at a time.
+    /// It was begun too long ago, or by another browser, or too often at a time, or it has ended.
     Stale,
     /// It was not begun by this browser, or ended too long ago.
     Ticket,
@@ -42,7 +42,6 @@ impl From<&Trouble> for Snag {
             Trouble::Late { .. } => Snag::Late,
             Trouble::Status { .. } | Trouble::Disbelieved { .. } => Snag::Nonsense,
             Trouble::Code(_) => Snag::Stale,
-            Trouble::Busy => Snag::Busy,
         }
     }
 }
@@ -80,7 +79,10 @@ impl Snag {
             ),
             Snag::NotHere => "People log in at this host name, and nothing else is here.".to_owned(),
             Snag::NoSuchPlace => "No environment has that host name, or it asks for no login.".to_owned(),
-            Snag::Stale => "It was begun too long ago, or by another browser, or in many tabs at a time.".to_owned(),
+            Snag::Stale => {
+                "It was begun too long ago, by another browser or in many tabs at a time, or it has come to an end already."
+                    .to_owned()
+            },
             Snag::Ticket => "It was begun by another browser, or this one keeps no cookies.".to_owned(),
             Snag::Unreachable => "The provider that people log in with cannot be reached.".to_owned(),
             Snag::Late => "The provider that people log in with did not answer in time.".to_owned(),

@@ -27,7 +27,7 @@ pub struct Script {
     pub userinfo: Option<Value>,
     /// What it answers at a path instead, as a status and a body.
     pub answers: Option<(&'static str, u16, &'static str)>,
-    /// Where it says nothing at all.
+    /// It says nothing at all to a request that has this in it.
     pub silent: Option<&'static str>,
     /// Each request, with its head.
     pub asked: Vec<String>,
@@ -82,9 +82,11 @@ async fn answer(mut peer: Peer, script: Arc<Mutex<Script>>) {
     let body = peer.read_exact(length).await;
     let said = {
         let mut script = script.lock().unwrap();
-        script.asked.push(format!("{head}{body}"));
+        let asked = format!("{head}{body}");
+        let is_silent = script.silent.is_some_and(|silent| asked.contains(silent));
+        script.asked.push(asked);
         match script.answers {
-            _ if script.silent == Some(path.as_str()) => None,
+            _ if is_silent => None,
             Some((at, status, body)) if at == path => Some((status, body.to_owned())),
             _ => Some((200, script.right(&path, &issuer))),
         }
