@@ -9,7 +9,7 @@ const LEEWAY: f64 = 60.0;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Claims {
-    issuer: String,
+    pub(super) issuer: String,
     subject: String,
     audience: Vec<String>,
     /// The one of the audience to whom it was given.
@@ -20,16 +20,18 @@ pub struct Claims {
     not_before: Option<f64>,
     nonce: String,
     pub(super) email: Option<String>,
-    /// The provider knows that it is theirs.
-    pub(super) verified: bool,
-    pub(super) groups: Vec<String>,
+    /// Whether the provider knows that it is theirs, if it says anything of that.
+    pub(super) verified: Option<bool>,
+    pub(super) groups: Option<Vec<String>>,
+    /// The domain of the organisation that has the account, as Google says it.
+    pub(super) hosted: Option<String>,
 }
 
 /// What is said of somebody.
 struct About {
     email: Option<String>,
-    verified: bool,
-    groups: Vec<String>,
+    verified: Option<bool>,
+    groups: Option<Vec<String>>,
 }
 
 impl About {
@@ -39,8 +41,10 @@ impl About {
             email => Some(email.as_str()?.to_owned()),
         };
         // Some providers write it as a text.
-        let verified = value["email_verified"] == true || value["email_verified"] == "true";
-        Some(Self { email, verified, groups: texts(&value["groups"]).unwrap_or_default() })
+        let said = |name: &str| Some(&value[name]).filter(|said| !said.is_null());
+        let verified = said("email_verified").map(|said| *said == true || *said == "true");
+        let groups = said("groups").map(|said| texts(said).unwrap_or_default());
+        Some(Self { email, verified, groups })
     }
 }
 
@@ -82,6 +86,7 @@ impl Claims {
             email,
             verified,
             groups,
+            hosted: text("hd"),
         })
     }
 
@@ -94,10 +99,11 @@ impl Claims {
             return Err(Disbelief::Subject);
         }
         let About { email, verified, groups } = About::parse(&value).ok_or_else(malformed)?;
-        if self.email.is_none() {
+        // An address, and whether it is theirs, belong together.
+        if email.is_some() && (self.email.is_none() || self.verified.is_none()) {
             (self.email, self.verified) = (email, verified);
         }
-        if self.groups.is_empty() {
+        if self.groups.is_none() {
             self.groups = groups;
         }
         Ok(())
@@ -128,11 +134,16 @@ impl Claims {
         Ok(())
     }
 
+    /// The address that the provider knows to be theirs.
+    pub(super) fn address(&self) -> Option<&String> {
+        self.email.as_ref().filter(|_| self.verified == Some(true))
+    }
+
     /// By what people know whoever it is: the address that the provider knows to be theirs, or what it calls them.
     pub fn who(&self) -> String {
         let is_fit =
             |text: &&String| text.len() <= 254 && !text.contains(|c: char| c.is_control() || c.is_whitespace());
-        let email = self.email.as_ref().filter(|_| self.verified).filter(is_fit);
+        let email = self.address().filter(is_fit);
         email.or(Some(&self.subject).filter(is_fit)).cloned().unwrap_or_else(|| "somebody".to_owned())
     }
 }

@@ -29,12 +29,20 @@ pub enum RulesError {
     Group,
 }
 
+/// An account at Google can be made with any address of mail, which is verified once and may be somebody else's later. Who
+/// is of an organisation is said by `hd` (Google's "OpenID Connect API reference"); and Google has the addresses of this
+/// domain itself.
+const GOOGLE: &str = "https://accounts.google.com";
+const GMAIL: &str = "gmail.com";
+
 /// Why somebody may not look who has logged in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotAllowed {
     /// The provider does not say that an address is theirs.
     Unverified,
     Domain,
+    /// Google does not say that their account is the domain's.
+    Hosted,
     Group,
 }
 
@@ -60,22 +68,30 @@ impl Rules {
         json!([issuer, client, self.domains, self.groups]).to_string()
     }
 
-    /// Whether more has to be known of somebody, if more is told anywhere.
+    /// Whether they go by what is not said of somebody, neither one way nor the other. It may be told elsewhere.
     pub fn need_more(&self, claims: &Claims) -> bool {
-        claims.email.is_none() || (!self.groups.is_empty() && claims.groups.is_empty())
+        let has_address = claims.email.is_some() && claims.verified.is_some();
+        (!self.domains.is_empty() && !has_address) || (!self.groups.is_empty() && claims.groups.is_none())
     }
 
     pub fn admit(&self, claims: &Claims) -> Result<(), NotAllowed> {
         if !self.domains.is_empty() {
-            let email = claims.email.as_ref().filter(|_| claims.verified).ok_or(NotAllowed::Unverified)?;
-            let domain = email.rsplit_once('@').map(|(_, domain)| domain.to_lowercase());
-            if domain.is_none_or(|domain| !self.domains.contains(&domain)) {
+            let (_, domain) = claims.address().ok_or(NotAllowed::Unverified)?.rsplit_once('@').unwrap_or_default();
+            if !self.name(domain) {
                 return Err(NotAllowed::Domain);
             }
+            let has_to_be_hosted = claims.issuer == GOOGLE && !domain.eq_ignore_ascii_case(GMAIL);
+            if has_to_be_hosted && claims.hosted.as_ref().is_none_or(|hosted| !self.name(hosted)) {
+                return Err(NotAllowed::Hosted);
+            }
         }
-        match self.groups.is_empty() || claims.groups.iter().any(|group| self.groups.contains(group)) {
+        match self.groups.is_empty() || claims.groups.iter().flatten().any(|group| self.groups.contains(group)) {
             true => Ok(()),
             false => Err(NotAllowed::Group),
         }
+    }
+
+    fn name(&self, domain: &str) -> bool {
+        self.domains.contains(&domain.to_lowercase())
     }
 }

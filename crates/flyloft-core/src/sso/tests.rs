@@ -131,25 +131,72 @@ fn what_a_token_does_not_say_is_taken_from_what_is_told_elsewhere_of_the_same_pe
     };
     let bo = json!({ "sub": "u-17", "email": "bo@example.org", "email_verified": true, "groups": ["ops"] });
     let nothing = json!({ "email": null, "email_verified": null, "groups": null });
-    let ops = vec!["ops".to_owned()];
-    assert_eq!(told(nothing.clone(), bo.clone()), Ok((Some("bo@example.org".to_owned()), true, ops)));
-    let unverified = json!({ "email_verified": false });
-    let web = vec!["staff".to_owned(), "web".to_owned()];
-    assert_eq!(
-        told(unverified, bo),
-        Ok((Some("Ann@Example.org".to_owned()), false, web)),
-        "the token's address is its own"
-    );
+    let (of_ann, of_bo) = (Some("Ann@Example.org".to_owned()), Some("bo@example.org".to_owned()));
+    let ops = Some(vec!["ops".to_owned()]);
+    assert_eq!(told(nothing.clone(), bo.clone()), Ok((of_bo.clone(), Some(true), ops)));
+    let web = Some(vec!["staff".to_owned(), "web".to_owned()]);
+    let denied = json!({ "email_verified": false });
+    assert_eq!(told(denied, bo.clone()), Ok((of_ann.clone(), Some(false), web.clone())), "the token has said it");
+    let unsaid = json!({ "email_verified": null });
+    assert_eq!(told(unsaid.clone(), bo.clone()), Ok((of_bo.clone(), Some(true), web.clone())), "both are of one place");
+    assert_eq!(told(unsaid, json!({ "sub": "u-17" })), Ok((of_ann, None, web)));
+    let halves = json!({ "email": null, "email_verified": true, "groups": [] });
+    let half = json!({ "sub": "u-17", "email": "bo@example.org", "groups": ["ops"] });
+    assert_eq!(told(halves, half), Ok((of_bo, None, Some(Vec::new()))), "that was said of another address");
     for (said, why) in
         [(json!({ "sub": "u-18" }), true), (json!({}), true), (json!({ "sub": "u-17", "email": 1 }), false)]
     {
         assert_eq!(told(nothing.clone(), said.clone()) == Err(Disbelief::Subject), why, "{said}");
         assert!(told(nothing.clone(), said).is_err());
     }
+}
+
+#[test]
+fn more_is_asked_for_where_a_rule_goes_by_it_and_the_token_says_nothing_of_it() {
     let (mail, group) = (rules(&["example.org"], &[]), rules(&[], &["web"]));
-    let lacks = |rules: &Rules, change: Value| rules.need_more(&claims(change).unwrap());
-    assert!(lacks(&mail, json!({ "email": null })) && !lacks(&mail, json!({ "groups": null })));
-    assert!(lacks(&group, json!({ "groups": null })) && !lacks(&group, json!({})));
+    let anyone = Rules::new(&[], &[], true).unwrap();
+    for (change, by_mail, by_group) in [
+        (json!({}), false, false),
+        (json!({ "email": null }), true, false),
+        (json!({ "email_verified": null }), true, false),
+        (json!({ "email_verified": false }), false, false),
+        (json!({ "email": "ann@example.net" }), false, false),
+        (json!({ "groups": null }), false, true),
+        (json!({ "groups": [] }), false, false),
+    ] {
+        let claims = claims(change.clone()).unwrap();
+        let asked = [&mail, &group, &anyone].map(|rules| rules.need_more(&claims));
+        assert_eq!(asked, [by_mail, by_group, false], "{change}");
+    }
+}
+
+#[test]
+fn who_is_of_a_domain_at_google_is_said_by_the_organisation_that_has_the_account() {
+    let at_google = |change: Value| {
+        let mut all = json!({ "iss": "https://accounts.google.com" });
+        all.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        claims(all).unwrap()
+    };
+    let domains = rules(&["example.org", "example.com"], &[]);
+    for (change, verdict) in [
+        (json!({ "hd": "example.org" }), Ok(())),
+        (json!({ "hd": "Example.com" }), Ok(())),
+        (json!({}), Err(NotAllowed::Hosted)),
+        (json!({ "hd": "example.net" }), Err(NotAllowed::Hosted)),
+        (json!({ "hd": true }), Err(NotAllowed::Hosted)),
+        (json!({ "hd": "example.org", "email": "ann@example.net" }), Err(NotAllowed::Domain)),
+        (json!({ "hd": "example.org", "email_verified": false }), Err(NotAllowed::Unverified)),
+        (json!({ "email": "ann@gmail.com" }), Err(NotAllowed::Domain)),
+    ] {
+        assert_eq!(domains.admit(&at_google(change.clone())), verdict, "{change}");
+    }
+    assert_eq!(domains.admit(&claims(json!({})).unwrap()), Ok(()), "another provider has no such claim");
+    let gmail = rules(&["gmail.com"], &[]);
+    assert_eq!(gmail.admit(&at_google(json!({ "email": "Ann@Gmail.com" }))), Ok(()));
+    assert_eq!(
+        gmail.admit(&at_google(json!({ "email": "ann@gmail.com", "email_verified": false }))),
+        Err(NotAllowed::Unverified)
+    );
 }
 
 #[test]

@@ -100,6 +100,11 @@ impl Snag {
                  first."
                     .to_owned()
             }
+            Snag::NotAllowed(NotAllowed::Hosted) => {
+                "Google does not say that your account is one of an organisation that may. With another account, log out \
+                 there first."
+                    .to_owned()
+            }
             Snag::NotAllowed(NotAllowed::Group) => {
                 "You are in none of the groups that may. With another account, log out at the provider first.".to_owned()
             }

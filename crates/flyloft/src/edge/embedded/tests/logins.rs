@@ -442,6 +442,20 @@ async fn what_the_token_does_not_say_is_asked_for() {
 }
 
 #[tokio::test]
+async fn what_no_rule_goes_by_is_not_asked_for() {
+    let mut house = House::new().await;
+    house.provider.script().claims = json!({ "email": null, "groups": null });
+    house.provider.script().userinfo =
+        Some(json!({ "sub": "u-17", "email": "bo@example.org", "email_verified": true }));
+    let mut browser = house.browser();
+    let back = browser.logs_in("http://shop.test/").await;
+    browser.visit(&back).await;
+    drop(browser);
+    assert_eq!(house.provider.times("/me"), 0);
+    assert_eq!(in_time(house.arrived.recv()).await.unwrap().who, "u-17");
+}
+
+#[tokio::test]
 async fn a_program_is_told_what_to_say_and_nothing_is_woken() {
     let (visits, mut visited) = mpsc::unbounded_channel();
     let provider = Provider::start().await;
