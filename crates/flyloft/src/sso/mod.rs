@@ -17,6 +17,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64ct::{Base64UrlUnpadded, Encoding};
 use flyloft_core::gate::Guard;
@@ -52,7 +53,7 @@ const SECRET_MAX: usize = 4 << 10;
 pub struct Sso {
     /// Where people log in.
     pub host: String,
-    pub provider: Provider,
+    pub provider: Arc<Provider>,
     rules: Rules,
     vault: Vault,
     arrivals: mpsc::Sender<Arrived>,

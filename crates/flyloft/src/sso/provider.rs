@@ -1,9 +1,10 @@
 //! Whom people log in with: what is known of it, and what it is asked.
 //!
-//! Nothing is asked before somebody logs in. What it says of itself, and its keys, are kept for an hour; where it does not
-//! answer, nobody asks it again for a while that grows with each failure, and what was known before holds.
+//! Nothing is asked before somebody logs in. What it says of itself, and its keys, are kept. When they are an hour old
+//! they are asked for again, by one for all, and nobody waits for that who can be served with what is known. Where it does
+//! not answer, nobody asks it again for a while that grows with each failure.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,13 +15,10 @@ use hyper::header::CONTENT_TYPE;
 use reqwest::RequestBuilder;
 use serde::Deserialize;
 use thiserror::Error;
-use tokio::sync::Mutex;
+use tokio::sync::watch;
 
 use super::fetch::{Fetch, FetchError};
 use super::signature;
-
-/// How long what a provider has said of itself is good, and its keys are.
-const FRESH: Duration = Duration::from_secs(3600);
 
 /// How long nobody asks after a failure, at most.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -37,12 +35,22 @@ pub struct Patience {
     pub pause: Duration,
     /// Between two looks at its keys, where a token is signed by none that is known.
     pub keys: Duration,
+    /// How old what it says of itself may be before it is asked again.
+    pub fresh: Duration,
+    /// How old that may be before nobody goes by it any more.
+    pub good: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { answer: seconds(8), pause: seconds(1), keys: seconds(60) }
+        Self {
+            answer: seconds(8),
+            pause: seconds(1),
+            keys: seconds(60),
+            fresh: seconds(3600),
+            good: seconds(24 * 3600),
+        }
     }
 }
 
@@ -66,7 +74,12 @@ struct Known {
     about: Option<About>,
     /// Since when it has not answered, how often that was, and how it failed last.
     failed: Option<(Instant, u32, Trouble)>,
+    /// It is asked just now.
+    asking: Option<Asking>,
 }
+
+/// Where its answer comes.
+type Asking = watch::Receiver<Option<Result<About, Trouble>>>;
 
 #[derive(Clone)]
 pub struct About {
@@ -121,40 +134,74 @@ struct Refused {
 }
 
 impl Provider {
-    pub fn new(identity: Identity, patience: Patience) -> Self {
+    pub fn new(identity: Identity, patience: Patience) -> Arc<Self> {
         let fetch = Fetch::new(patience.answer);
-        Self { identity, patience, fetch, known: Mutex::default() }
+        Arc::new(Self { identity, patience, fetch, known: Mutex::default() })
     }
 
-    /// What is known of it, which is asked for where it is not, or not any more. Who comes meanwhile waits for that.
-    pub async fn about(&self) -> Result<About, Trouble> {
-        let mut known = self.known.lock().await;
-        if let Some(about) = known.about.as_ref().filter(|about| about.at.elapsed() < FRESH) {
-            return Ok(about.clone());
-        }
-        let learnt = match &known.failed {
-            Some((at, times, trouble)) if at.elapsed() < self.patience.after(*times) => Err(trouble.clone()),
-            _ => self.learn(&mut known).await,
-        };
-        match (learnt, &known.about) {
-            (Err(_), Some(before)) => Ok(before.clone()),
-            (learnt, _) => learnt,
-        }
-    }
-
-    async fn learn(&self, known: &mut Known) -> Result<About, Trouble> {
-        match self.ask_about().await {
-            Ok(about) => {
-                *known = Known { about: Some(about.clone()), failed: None };
-                Ok(about)
+    /// What is known of it. This waits for its answer only where nothing is that is good.
+    pub async fn about(self: &Arc<Self>) -> Result<About, Trouble> {
+        let asking = {
+            let mut known = self.known();
+            match known.about.clone() {
+                Some(about) if about.at.elapsed() < self.patience.fresh => return Ok(about),
+                Some(about) if about.at.elapsed() < self.patience.good => {
+                    // It is there for the next one, or the next but one.
+                    let _ = self.learn(&mut known);
+                    return Ok(about);
+                }
+                _ => self.learn(&mut known)?,
             }
+        };
+        self.learnt(asking).await
+    }
+
+    /// Asks what it says of itself, unless that is under way, or has failed a moment ago. It goes on when whoever has had
+    /// it asked goes away.
+    fn learn(self: &Arc<Self>, known: &mut Known) -> Result<Asking, Trouble> {
+        // What went with the thread that asked has been closed.
+        if let Some(asking) = known.asking.as_ref().filter(|asking| asking.has_changed().is_ok()) {
+            return Ok(asking.clone());
+        }
+        if let Some((at, times, trouble)) = &known.failed
+            && at.elapsed() < self.patience.after(*times)
+        {
+            return Err(trouble.clone());
+        }
+        let (answer, asking) = watch::channel(None);
+        known.asking = Some(asking.clone());
+        let provider = self.clone();
+        tokio::spawn(async move {
+            let learnt = provider.ask_about().await;
+            provider.keep(&learnt);
+            answer.send_replace(Some(learnt));
+        });
+        Ok(asking)
+    }
+
+    fn keep(&self, learnt: &Result<About, Trouble>) {
+        let mut known = self.known();
+        known.asking = None;
+        match learnt {
+            Ok(about) => (known.about, known.failed) = (Some(about.clone()), None),
             Err(trouble) => {
                 let times = known.failed.as_ref().map_or(0, |(_, times, _)| *times);
-                tracing::warn!(issuer = self.identity.issuer, %trouble, "nobody can log in");
+                tracing::warn!(issuer = self.identity.issuer, %trouble, "the provider of logins does not answer");
                 known.failed = Some((Instant::now(), times.saturating_add(1), trouble.clone()));
-                Err(trouble)
             }
         }
+    }
+
+    async fn learnt(&self, mut asking: Asking) -> Result<About, Trouble> {
+        let learnt = asking.wait_for(Option::is_some).await.ok().and_then(|learnt| learnt.clone());
+        learnt.unwrap_or_else(|| {
+            let why = "nobody asks it any more, since the daemon ends".to_owned();
+            Err(Trouble::Unreachable { url: self.identity.issuer.clone(), why })
+        })
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn ask_about(&self) -> Result<About, Trouble> {
@@ -168,13 +215,16 @@ impl Provider {
     }
 
     /// What is known of it after the keys that were known have turned out not to be all.
-    async fn about_anew(&self, before: &About) -> Result<Option<About>, Trouble> {
-        let mut known = self.known.lock().await;
-        match &known.about {
-            Some(about) if about.at > before.at => Ok(Some(about.clone())),
-            Some(about) if about.at.elapsed() < self.patience.keys => Ok(None),
-            _ => self.learn(&mut known).await.map(Some),
-        }
+    async fn about_anew(self: &Arc<Self>, before: &About) -> Result<Option<About>, Trouble> {
+        let asking = {
+            let mut known = self.known();
+            match &known.about {
+                Some(about) if about.at > before.at => return Ok(Some(about.clone())),
+                Some(about) if about.at.elapsed() < self.patience.keys => return Ok(None),
+                _ => self.learn(&mut known)?,
+            }
+        };
+        self.learnt(asking).await.map(Some)
     }
 
     /// Where a browser is sent to log in.
@@ -189,7 +239,7 @@ impl Provider {
     }
 
     /// Who has logged in, for a code that somebody has brought, and what `rules` have to know of them.
-    pub async fn exchange(&self, exchange: &Exchange<'_>, rules: &Rules) -> Result<Claims, Trouble> {
+    pub async fn exchange(self: &Arc<Self>, exchange: &Exchange<'_>, rules: &Rules) -> Result<Claims, Trouble> {
         let limit = self.patience.answer * QUESTIONS;
         let exchanged = tokio::time::timeout(limit, self.exchange_in_time(exchange, rules)).await;
         exchanged.unwrap_or_else(|_| {
@@ -198,7 +248,7 @@ impl Provider {
         })
     }
 
-    async fn exchange_in_time(&self, exchange: &Exchange<'_>, rules: &Rules) -> Result<Claims, Trouble> {
+    async fn exchange_in_time(self: &Arc<Self>, exchange: &Exchange<'_>, rules: &Rules) -> Result<Claims, Trouble> {
         let about = self.about().await?;
         let tokens = self.tokens(&about.discovery, exchange).await?;
         let mut claims = self.read(&about, &tokens.id_token, exchange).await?;
@@ -210,7 +260,7 @@ impl Provider {
     }
 
     /// What an id token says that is to be believed.
-    async fn read(&self, about: &About, token: &str, exchange: &Exchange<'_>) -> Result<Claims, Trouble> {
+    async fn read(self: &Arc<Self>, about: &About, token: &str, exchange: &Exchange<'_>) -> Result<Claims, Trouble> {
         let mut claims = signature::read(token, &about.keys);
         if let Err(Disbelief::NoKey | Disbelief::Signature) = claims
             && let Some(about) = self.about_anew(about).await?

@@ -30,8 +30,13 @@ fn guard(host: &str, generation: u32) -> Option<Arc<Guard>> {
     Some(Arc::new(guard.with_logins(b"rules", 3600)))
 }
 
-const PATIENCE: Patience =
-    Patience { answer: Duration::from_secs(20), pause: Duration::from_secs(60), keys: Duration::ZERO };
+const PATIENCE: Patience = Patience {
+    answer: Duration::from_secs(20),
+    pause: Duration::from_secs(60),
+    keys: Duration::ZERO,
+    fresh: Duration::from_secs(600),
+    good: Duration::from_secs(600),
+};
 
 /// An edge at whose gates people log in, behind a proxy that is believed.
 struct House {

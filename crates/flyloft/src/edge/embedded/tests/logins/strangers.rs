@@ -52,3 +52,45 @@ async fn whoever_logs_in_gets_through_while_strangers_hold_all_that_they_may() {
     in_time(house.browser_at("203.0.113.7").logs_in("http://shop.test/")).await;
     assert_eq!(house.provider.times("/token"), 13);
 }
+
+const WHAT_IT_IS: &str = "/.well-known/openid-configuration";
+
+#[tokio::test]
+async fn what_is_known_of_a_provider_holds_while_it_is_asked_again_and_does_not_answer() {
+    let house = House::with(&[], &[], Patience { fresh: Duration::ZERO, ..PATIENCE }).await;
+    house.browser().logs_in("http://shop.test/").await;
+    eventually("it is asked again", || house.provider.times("/keys") == 2).await;
+    house.provider.script().silent = Some(WHAT_IT_IS);
+    let before = house.provider.times(WHAT_IT_IS);
+    let begun = std::time::Instant::now();
+    for _ in 0..5 {
+        house.browser().logs_in("http://shop.test/").await;
+    }
+    assert!(begun.elapsed() < PATIENCE.answer, "somebody has waited for it");
+    assert_eq!(house.provider.times(WHAT_IT_IS), before + 1, "one asks for all");
+}
+
+#[tokio::test]
+async fn where_nothing_is_known_all_wait_for_the_same_answer() {
+    let patience = Patience { answer: Duration::from_secs(1), ..PATIENCE };
+    let house = House::with(&[], &[], patience).await;
+    house.provider.script().silent = Some(WHAT_IT_IS);
+    let visit = async || {
+        let mut browser = house.browser();
+        let sent = browser.visit("http://shop.test/").await;
+        browser.visit(header(&sent, "location")).await
+    };
+    let answers = tokio::join!(visit(), visit(), visit());
+    for answer in [answers.0, answers.1, answers.2] {
+        assert_eq!(status(&answer), "504");
+    }
+    assert_eq!(house.provider.times(WHAT_IT_IS), 1);
+
+    // What was known is too old by now.
+    let old = House::with(&[], &[], Patience { fresh: Duration::ZERO, good: Duration::ZERO, ..patience }).await;
+    old.browser().logs_in("http://shop.test/").await;
+    old.provider.script().silent = Some(WHAT_IT_IS);
+    let mut browser = old.browser();
+    let sent = browser.visit("http://shop.test/").await;
+    assert_eq!(status(&browser.visit(header(&sent, "location")).await), "504");
+}
