@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!                        ┌─ a bypass token ──────────────────────────► pass
+//!                        │         a browser says it in its query ───► enter: a cookie, and the address without it
 //!   request ─► guard ────┼─ link:  its cookie ───────────────────────► pass
 //!                        │         a link ───────────────────────────► enter: a cookie, and the address without the link
 //!                        │         neither ──────────────────────────► refused
@@ -122,8 +123,8 @@ pub const BYPASS_HEADER: &str = "x-flyloft-bypass";
 /// Where a browser sends the password that somebody has typed.
 pub const FORM: &str = "/.flyloft/gate";
 
-/// How long a browser may look for which somebody has typed the password, in seconds. It knows better than the cookie,
-/// so that this is a matter of how long a lost laptop may.
+/// How long a browser may look for which somebody has typed the password, or that has come with a bypass token, in
+/// seconds. It knows better than the cookie, so that this is a matter of how long a lost laptop may.
 const TYPED: u64 = 7 * 86_400;
 
 /// Of cookies with our name so many are looked at. More than one come from a sibling host that has set it for all.
@@ -147,6 +148,8 @@ pub struct Request<'a> {
     pub secure: bool,
     /// It only reads, and whoever sent it would follow to another address.
     pub follows: bool,
+    /// A browser shows it to somebody, and would follow with a cookie.
+    pub navigates: bool,
     /// Path and query.
     pub target: &'a str,
     /// The value of [`BYPASS_HEADER`].
@@ -157,7 +160,7 @@ pub struct Request<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Pass,
-    /// It comes with a link. Its answer is to set this cookie, and to send it to the same address without the link.
+    /// It comes with a link or a token. Its answer is to set this cookie, and to send it to the same address without that.
     Enter {
         cookie: String,
         to: String,
@@ -220,57 +223,79 @@ impl Guard {
     /// What a browser gets for which somebody has typed the password.
     pub fn enter_by_password(&self, secure: bool, to: &str, now: u64) -> Option<Verdict> {
         let own = self.password.as_ref()?;
-        Some(entered(&own.key, secure, to, now + TYPED, now))
+        Some(entered(&own.key, cookie_of(secure).1, (secure, to), now + TYPED, now))
     }
 
     /// `cookies` are the values of the request's `Cookie` headers, `now` is in seconds since the Unix epoch.
     pub fn judge<'a>(&self, request: &Request<'_>, cookies: impl IntoIterator<Item = &'a [u8]>, now: u64) -> Verdict {
-        let bypass = request.bypass.or_else(|| value_of(request.target, BYPASS).map(str::as_bytes));
-        if bypass.is_some_and(|token| self.key.is_good(Purpose::Bypass, token, now)) {
-            return Verdict::Pass;
+        let asked = value_of(request.target, BYPASS).map(str::as_bytes);
+        if let Some(Check::Good { until }) =
+            request.bypass.or(asked).map(|token| self.key.check(Purpose::Bypass, token, now))
+        {
+            // Where a browser shows it, what it says in its query would be told to whoever the page leads to.
+            return match asked.is_some() && request.navigates {
+                true => {
+                    let passed = passed(request.secure);
+                    entered(&self.key, passed, (request.secure, request.target), until.min(now + TYPED), now)
+                }
+                false => Verdict::Pass,
+            };
         }
-        let (name, purpose) = cookie_of(request.secure);
-        let has_cookie = |key: &Key| values(cookies, name).any(|token| key.is_good(purpose, token, now));
+        let ((name, purpose), passed) = (cookie_of(request.secure), passed(request.secure));
+        let has_cookie = |key: Option<&Key>| {
+            let is_good = |token: &[u8]| {
+                key.is_some_and(|key| key.is_good(purpose, token, now)) || self.key.is_good(passed, token, now)
+            };
+            values(cookies, name).any(is_good)
+        };
         match &self.gate {
             Gate::Public => Verdict::Pass,
             Gate::Link => self.judge_link(request, has_cookie, now),
             Gate::Password => self.judge_password(request, has_cookie),
             Gate::Sso => self.judge_login(has_cookie),
-            Gate::Ip(prefixes) if prefixes.iter().any(|prefix| prefix.contains(request.address)) => Verdict::Pass,
-            Gate::Ip(_) => Verdict::Refused(Refusal::Address),
+            Gate::Ip(prefixes) => {
+                match prefixes.iter().any(|prefix| prefix.contains(request.address)) || has_cookie(None) {
+                    true => Verdict::Pass,
+                    false => Verdict::Refused(Refusal::Address),
+                }
+            }
         }
     }
 
-    fn judge_link(&self, request: &Request<'_>, has_cookie: impl FnOnce(&Key) -> bool, now: u64) -> Verdict {
+    fn judge_link(&self, request: &Request<'_>, has_cookie: impl FnOnce(Option<&Key>) -> bool, now: u64) -> Verdict {
         let link = value_of(request.target, LINK).map(|link| self.key.check(Purpose::Link, link.as_bytes(), now));
         match link {
             Some(Check::Good { until }) if request.follows => {
-                entered(&self.key, request.secure, request.target, until, now)
+                entered(&self.key, cookie_of(request.secure).1, (request.secure, request.target), until, now)
             }
             Some(Check::Good { .. }) => Verdict::Pass,
-            _ if has_cookie(&self.key) => Verdict::Pass,
+            _ if has_cookie(Some(&self.key)) => Verdict::Pass,
             Some(Check::Expired) => Verdict::Refused(Refusal::Expired),
             Some(Check::Wrong) | None => Verdict::Refused(Refusal::NoLink),
         }
     }
 
-    fn judge_password(&self, request: &Request<'_>, has_cookie: impl FnOnce(&Key) -> bool) -> Verdict {
-        let Some(own) = &self.password else { return Verdict::Refused(Refusal::NoneSet) };
-        if has_cookie(&own.key) {
+    fn judge_password(&self, request: &Request<'_>, has_cookie: impl FnOnce(Option<&Key>) -> bool) -> Verdict {
+        if has_cookie(self.password.as_ref().map(|own| &own.key)) {
             return Verdict::Pass;
+        }
+        if self.password.is_none() {
+            return Verdict::Refused(Refusal::NoneSet);
         }
         let said = request.authorization.and_then(basic);
         said.map_or(Verdict::Refused(Refusal::NoPassword), Verdict::Password)
     }
 
-    fn judge_login(&self, has_cookie: impl FnOnce(&Key) -> bool) -> Verdict {
-        let Some(logins) = &self.logins else { return Verdict::Refused(Refusal::NoProvider) };
-        if has_cookie(&logins.key) { Verdict::Pass } else { Verdict::Refused(Refusal::NoLogin) }
+    fn judge_login(&self, has_cookie: impl FnOnce(Option<&Key>) -> bool) -> Verdict {
+        if has_cookie(self.logins.as_ref().map(|logins| &logins.key)) {
+            return Verdict::Pass;
+        }
+        Verdict::Refused(if self.logins.is_some() { Refusal::NoLogin } else { Refusal::NoProvider })
     }
 }
 
-fn entered(key: &Key, secure: bool, target: &str, until: u64, now: u64) -> Verdict {
-    let (name, purpose) = cookie_of(secure);
+fn entered(key: &Key, purpose: Purpose, (secure, target): (bool, &str), until: u64, now: u64) -> Verdict {
+    let name = cookie_of(secure).0;
     let cookie = cookie(name, &key.sign(purpose, until), secure, until.saturating_sub(now));
     Verdict::Enter { cookie, to: local(&without_ours(target)) }
 }
@@ -292,6 +317,11 @@ fn basic(authorization: &[u8]) -> Option<Vec<u8>> {
 
 fn cookie_of(secure: bool) -> (&'static str, Purpose) {
     if secure { (SECURE_COOKIE, Purpose::SecureVisit) } else { (COOKIE, Purpose::Visit) }
+}
+
+/// Of the cookie of a browser that has come with a bypass token. It is called as the others are.
+fn passed(secure: bool) -> Purpose {
+    if secure { Purpose::SecurePassed } else { Purpose::Passed }
 }
 
 /// The pairs of a `Cookie` header.

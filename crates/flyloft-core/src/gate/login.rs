@@ -184,6 +184,7 @@ mod tests {
             address: "203.0.113.7".parse().unwrap(),
             secure: true,
             follows: true,
+            navigates: true,
             target: "/",
             bypass: None,
             authorization: None,

@@ -18,6 +18,7 @@ fn get(target: &str) -> Request<'_> {
         address: "203.0.113.7".parse().unwrap(),
         secure: true,
         follows: true,
+        navigates: false,
         target,
         bypass: None,
         authorization: None,
@@ -164,6 +165,37 @@ fn an_automated_test_passes_every_gate_by_a_header_or_its_query() {
 }
 
 #[test]
+fn a_browser_that_says_a_token_in_its_query_goes_on_without_it_and_passes_every_gate_by_a_cookie() {
+    let (until, logins) = (NOW + 60, Guard::new(Gate::Sso, key(), None).unwrap().with_logins(b"rules", 3_600));
+    let token = key().sign(Purpose::Bypass, until);
+    let target = format!("/a?b=1&flyloft-bypass={token}&c");
+    let browser = Request { navigates: true, ..get(&target) };
+    let next = Guard::new(Gate::Link, Key::new(&SECRET, 3, "shop-main.example.org", 1), None).unwrap();
+    for guard in
+        [guard("link"), guard("ip:192.0.2.1"), guard("password"), locked("correct horse"), guard("sso"), logins]
+    {
+        let Verdict::Enter { cookie, to } = judge(&guard, &browser, &[]) else { panic!("{guard:?}") };
+        assert_eq!(to, "/a?b=1&c");
+        assert!(cookie.ends_with("; Max-Age=60; HttpOnly; Secure; SameSite=Lax"), "{cookie}");
+        let pair = cookie.split(';').next().unwrap();
+        assert_eq!(judge(&guard, &get("/"), &[pair]), Verdict::Pass, "{guard:?}");
+        let later = guard.judge(&get("/"), [pair.as_bytes()], until);
+        assert!(matches!(later, Verdict::Refused(_)), "{guard:?}: its time is over");
+        assert_eq!(judge(&next, &get("/"), &[pair]), NO_LINK, "after `share --revoke`");
+        let as_cookie = format!("{SECURE_COOKIE}={token}");
+        assert!(matches!(judge(&guard, &get("/"), &[&as_cookie]), Verdict::Refused(_)), "a token is no cookie");
+        let header = Request { navigates: true, bypass: Some(token.as_bytes()), ..get("/a") };
+        assert_eq!(judge(&guard, &header, &[]), Verdict::Pass, "there is nothing to hide");
+    }
+    let target = format!("/?flyloft-bypass={}", key().sign(Purpose::Bypass, token::NEVER));
+    let browser = Request { navigates: true, ..get(&target) };
+    let Verdict::Enter { cookie, .. } = judge(&guard("link"), &browser, &[]) else { panic!("not let in") };
+    assert!(cookie.contains("; Max-Age=604800; "), "{cookie}");
+    let bad = Request { navigates: true, ..get("/?flyloft-bypass=AAAA") };
+    assert_eq!(judge(&guard("link"), &bad, &[]), NO_LINK);
+}
+
+#[test]
 fn an_address_of_the_list_passes_and_a_link_is_none() {
     let target = format!("/?{}", link(NOW + 60));
     assert_eq!(judge(&guard("ip:203.0.113.0/24"), &get("/"), &[]), Verdict::Pass);
@@ -254,7 +286,7 @@ proptest! {
         bypass in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..40)),
         secure in any::<bool>(), follows in any::<bool>())
     {
-        let request = Request { secure, follows, bypass: bypass.as_deref(), ..get(&target) };
+        let request = Request { secure, follows, navigates: follows, bypass: bypass.as_deref(), ..get(&target) };
         let verdict = guard("link").judge(&request, cookies.iter().map(|cookies| cookies.as_bytes()), NOW);
         prop_assert_eq!(verdict, NO_LINK);
     }

@@ -35,6 +35,9 @@ pub enum Purpose {
     SecureVisit,
     /// An automated test says it.
     Bypass,
+    /// It is the cookie of a browser that has said such a one in its query, and the same over TLS.
+    Passed,
+    SecurePassed,
     /// It is the cookie of somebody who was sent to log in, and the same over TLS.
     Departure,
     SecureDeparture,
@@ -151,6 +154,8 @@ impl Purpose {
             Purpose::Visit => b'v',
             Purpose::SecureVisit => b's',
             Purpose::Bypass => b'b',
+            Purpose::Passed => b'p',
+            Purpose::SecurePassed => b'q',
             Purpose::Departure => b'd',
             Purpose::SecureDeparture => b'e',
             Purpose::Ticket => b't',

@@ -45,6 +45,7 @@ pub struct GatePassword {
   flyloft gate token shop/pr-42 --for 90d
 
 A test says it in the header `X-Flyloft-Bypass`, or with `flyloft-bypass=TOKEN` in the query.
+A browser that does so is led to the same address without it, and goes on with a cookie.
 `flyloft share shop/pr-42 --revoke` ends it.")]
 pub struct GateToken {
     /// APP/ENV.

@@ -22,7 +22,8 @@ impl Desk {
 /// What a guard says to somebody who comes with this target.
 fn verdict(guard: &Guard, target: &str) -> Verdict {
     let address = "203.0.113.7".parse().unwrap();
-    let request = Request { address, secure: false, follows: true, target, bypass: None, authorization: None };
+    let request =
+        Request { address, secure: false, follows: true, navigates: false, target, bypass: None, authorization: None };
     guard.judge(&request, [], (store::now() / 1000) as u64)
 }
 

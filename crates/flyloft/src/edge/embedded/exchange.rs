@@ -233,7 +233,8 @@ async fn relay(
         most: if stream.is_some() { STREAM_READ_MAX } else { READ_MAX },
     };
     let asked = ask(&client.worker, line, upstream, &mut question, repeatable).await;
-    let (response, mut line) = asked.map_err(|error| dead(&pass, &error))?;
+    let (mut response, mut line) = asked.map_err(|error| dead(&pass, &error))?;
+    headers::forbid_referring(response.headers_mut(), &head.uri);
     witness.iter().for_each(Witness::answered);
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return match switch {

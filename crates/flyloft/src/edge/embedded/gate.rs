@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use flyloft_core::gate::{self, ARRIVAL, BYPASS_HEADER, FORM, Guard, Refusal, Verdict};
+use flyloft_core::gate::{self, ARRIVAL, BYPASS, BYPASS_HEADER, FORM, Guard, Refusal, Verdict};
 use hyper::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
@@ -48,12 +48,15 @@ pub fn ask<B>(client: &Client, request: &mut Request<B>, authority: &Authority, 
     let Some(guard) = client.worker.shared.routes.guard(host) else { return Ok(()) };
     let headers = request.headers();
     let caller = Caller::new(client, headers, host);
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     let asked = gate::Request {
         address: caller.from,
         secure: caller.secure,
         // What asks for another protocol does not follow to another address.
         follows: matches!(*request.method(), Method::GET | Method::HEAD) && headers::upgrade(headers).is_none(),
-        target: request.uri().path_and_query().map_or("/", |target| target.as_str()),
+        // It matters where there is a token alone.
+        navigates: target.contains(BYPASS) && login::navigates(request),
+        target,
         bypass: headers.get(BYPASS_HEADER).map(HeaderValue::as_bytes),
         authorization: headers.get(AUTHORIZATION).map(HeaderValue::as_bytes),
     };

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 
 use flyloft_core::gate;
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, REFERER,
+    REFERRER_POLICY, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Uri};
@@ -190,7 +190,14 @@ pub fn to_upstream(
     write(&mut head, "host", authority.value.as_bytes());
     let named = named_by_connection(headers);
     for (name, value) in headers {
-        if !is_for_the_edge(name) && !is_about_one_connection(name) && !is_a_claim(name) && !named.contains(name) {
+        if is_for_the_edge(name) || is_about_one_connection(name) || is_a_claim(name) || named.contains(name) {
+            continue;
+        }
+        if *name == REFERER
+            && let Ok(address) = value.to_str()
+        {
+            write(&mut head, name, gate::without_ours(address).as_bytes());
+        } else {
             write(&mut head, name, value.as_bytes());
         }
     }
@@ -256,6 +263,14 @@ pub fn trailers(headers: &HeaderMap) -> Vec<HeaderName> {
 pub fn is_event_stream(headers: &HeaderMap) -> bool {
     let essence = headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().split(|byte| *byte == b';').next());
     essence.is_some_and(|essence| essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
+}
+
+/// An address that opens the gate is nobody else's to know: a page at it tells it neither to its app nor elsewhere.
+pub fn forbid_referring(headers: &mut HeaderMap, uri: &Uri) {
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    if gate::without_ours(target).len() < target.len() {
+        headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    }
 }
 
 /// Staging is not for search engines, whatever the app says of itself.

@@ -137,7 +137,7 @@ pub fn arrive<B>(caller: &Caller<'_>, guard: &Guard, request: &Request<B>) -> No
 }
 
 /// Whether somebody looks at this in a window of a browser, which would show where it is led.
-fn navigates<B>(request: &Request<B>) -> bool {
+pub fn navigates<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
     let is = |name: &str, value: &str| headers.get(name).is_none_or(|said| said.as_bytes() == value.as_bytes());
     *request.method() == Method::GET

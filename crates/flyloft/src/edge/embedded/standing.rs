@@ -75,6 +75,7 @@ impl Standing {
             address: self.from,
             secure: self.secure,
             follows: false,
+            navigates: false,
             target: &self.target,
             bypass: value(BYPASS_HEADER),
             authorization: value(AUTHORIZATION.as_str()),

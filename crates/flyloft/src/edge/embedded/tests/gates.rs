@@ -129,6 +129,38 @@ async fn an_app_sees_the_request_and_nothing_of_what_opened_the_gate() {
 }
 
 #[tokio::test]
+async fn a_browser_goes_on_without_the_token_of_its_address_and_no_page_tells_of_one() {
+    let stage = gated("ip:192.0.2.1").await;
+    let token = sign(Purpose::Bypass);
+    let target = format!("/a?flyloft-bypass={token}&b=1");
+    let ask = async |target: &str, headers: &str| {
+        stage.ask(&format!("GET {target} HTTP/1.1\nHost: shop.test\n{headers}\n")).await
+    };
+    for headers in ["Accept: text/html\n", "Accept: text/html\nSec-Fetch-Mode: navigate\nSec-Fetch-Dest: document\n"] {
+        let entered = ask(&target, headers).await;
+        assert!(entered.starts_with("HTTP/1.1 303 "), "{entered}");
+        assert_eq!((header(&entered, "location"), header(&entered, "referrer-policy")), ("/a?b=1", "no-referrer"));
+        let cookie = header(&entered, "set-cookie").split(';').next().unwrap();
+        let answer = ask("/a?b=1", &format!("{headers}Cookie: {cookie}\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("flyloft"), "{answer}");
+        assert!(header(&answer, "referrer-policy").is_empty(), "{answer}");
+    }
+    // Who would not follow, or not with a cookie.
+    for headers in [
+        "",
+        "Accept: text/html\nSec-Fetch-Mode: navigate\nSec-Fetch-Dest: iframe\n",
+        "Accept: text/html\nSec-Fetch-Mode: cors\nSec-Fetch-Dest: empty\n",
+    ] {
+        let answer = ask(&target, headers).await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("flyloft"), "{answer}");
+        assert_eq!(header(&answer, "referrer-policy"), "no-referrer", "{answer}");
+    }
+    let said = format!("X-Flyloft-Bypass: {token}\nReferer: http://shop.test{target}\n");
+    let answer = ask("/style", &said).await;
+    assert!(answer.contains("\nreferer: http://shop.test/a?b=1\n") && !answer.contains("flyloft"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_page_of_another_host_does_not_get_in_with_its_visitors_cookie() {
     let stage = gated("link").await;
     let (cookie, link) = (sign(Purpose::Visit), sign(Purpose::Link));
