@@ -67,9 +67,8 @@ impl Visitor {
     pub fn told_by(headers: &HeaderMap, proxies: &Proxies, otherwise: &Visitor) -> Self {
         let told: Vec<&[u8]> = tokens(headers, &X_FORWARDED_FOR).collect();
         let visitor = proxies.client(told.into_iter()).map_or_else(|| otherwise.clone(), Self::new);
-        let scheme = match tokens(headers, &X_FORWARDED_PROTO).last() {
-            // `wss` of a WebSocket, as some proxies call it.
-            Some(scheme) if scheme.eq_ignore_ascii_case(b"https") || scheme.eq_ignore_ascii_case(b"wss") => "https",
+        let scheme = match how_it_came(headers, proxies) {
+            Some(word) if is_secure(word) => "https",
             Some(_) => "http",
             None => otherwise.scheme,
         };
@@ -94,10 +93,25 @@ impl Visitor {
     }
 }
 
-/// Whether the last who told of how a request came says that it was not over TLS.
-pub fn came_plain(headers: &HeaderMap) -> bool {
-    let is_plain = |scheme: &[u8]| scheme.eq_ignore_ascii_case(b"http") || scheme.eq_ignore_ascii_case(b"ws");
-    tokens(headers, &X_FORWARDED_PROTO).last().is_some_and(is_plain)
+/// How a request came from its client, as it is told by who knows. That is a proxy that has seen the client itself: what
+/// stands in `X-Forwarded-For` last is no other proxy of ours. One behind others knows how those came to it, so of what it
+/// passes on `https` alone counts, whoever has said that. Nobody is led to TLS then, who may have come that way.
+fn how_it_came<'a>(headers: &'a HeaderMap, proxies: &Proxies) -> Option<&'a [u8]> {
+    let name = X_FORWARDED_PROTO;
+    let mut words = tokens(headers, &name);
+    let is_behind_others = tokens(headers, &X_FORWARDED_FOR).last().is_some_and(|told| proxies.name(told));
+    if is_behind_others { words.find(|word| is_secure(word)) } else { words.last() }
+}
+
+/// `wss` of a WebSocket, as some proxies call it.
+fn is_secure(word: &[u8]) -> bool {
+    word.eq_ignore_ascii_case(b"https") || word.eq_ignore_ascii_case(b"wss")
+}
+
+/// Whether it is told of a request that it did not come over TLS.
+pub fn came_plain(headers: &HeaderMap, proxies: &Proxies) -> bool {
+    let is_plain = |word: &[u8]| word.eq_ignore_ascii_case(b"http") || word.eq_ignore_ascii_case(b"ws");
+    how_it_came(headers, proxies).is_some_and(is_plain)
 }
 
 impl Authority {

@@ -34,6 +34,11 @@ impl Proxies {
         self.trusted.iter().any(|range| range.contains(address))
     }
 
+    /// Whether an address as it stands in `X-Forwarded-For` is that of one of them.
+    pub fn name(&self, told: &[u8]) -> bool {
+        std::str::from_utf8(told).ok().and_then(parse).is_some_and(|address| self.trusts(address))
+    }
+
     /// The client, out of what stands in `X-Forwarded-For`: whoever the last of them has seen that is no proxy of ours.
     /// What stands before that a client may have made up.
     pub fn client<'a>(&self, told: impl DoubleEndedIterator<Item = &'a [u8]>) -> Option<IpAddr> {

@@ -77,8 +77,8 @@ pub fn ask<B>(client: &Client, request: &Request<B>, host: &str) -> Result<(), N
     match &client.shown {
         // Whoever came to one name is not answered for another that its certificate is not for.
         Some(shown) if !shown.names.cover(host) => Err(Notice::Misdirected { host: host.to_owned() }),
-        Some(_) => Ok(()),
-        None => {
+        // Also over TLS: a proxy that speaks it with the edge says how its clients came.
+        _ => {
             let led = match &client.sender {
                 Sender::Client(from) if from.is_secure() => None,
                 Sender::Client(_) => shared.secure.as_ref().and_then(|secure| secure.lead(host, request.uri())),
@@ -92,7 +92,7 @@ pub fn ask<B>(client: &Client, request: &Request<B>, host: &str) -> Result<(), N
 
 /// What speaks TLS in the edge's place, or ends it before this server, says that it has not for this one.
 fn led_by_proxy<B>(shared: &Shared, request: &Request<B>, host: &str) -> Option<String> {
-    if !headers::came_plain(request.headers()) {
+    if !headers::came_plain(request.headers(), &shared.proxies) {
         return None;
     }
     if let Some(secure) = &shared.proxy_speaks {

@@ -92,6 +92,58 @@ async fn where_a_proxy_takes_tls_who_came_to_it_without_is_led_there() {
 }
 
 #[tokio::test]
+async fn nobody_is_led_to_tls_by_a_proxy_that_has_not_seen_who_came() {
+    // 127.0.0.9 is a proxy as well, before the one that asks.
+    let ask = async |tls_port: Option<u16>, told: &str| {
+        let stage = Stage::with(|config| {
+            let trusted = vec![Prefix::parse("127.0.0.0/8").unwrap()];
+            config.proxies = Proxies { trusted, introduce: false, tls_port };
+        })
+        .app(echo_head)
+        .await;
+        stage.ask(&format!("GET / HTTP/1.1\nHost: shop.test\n{told}\n")).await
+    };
+    let behind = "X-Forwarded-For: 203.0.113.7, 127.0.0.9\n";
+    for (words, external, otherwise) in [
+        ("X-Forwarded-Proto: http\n", "https", "http"),
+        ("X-Forwarded-Proto: https, http\n", "https", "https"),
+        ("X-Forwarded-Proto: https\nX-Forwarded-Proto: http\n", "https", "https"),
+        ("X-Forwarded-Proto: http, http\n", "https", "http"),
+        ("", "https", "http"),
+    ] {
+        for (tls_port, scheme) in [(Some(443), external), (None, otherwise)] {
+            let seen = ask(tls_port, &format!("{behind}{words}")).await;
+            assert!(seen.contains(&format!("\nx-forwarded-proto: {scheme}\n")), "{words}{tls_port:?}: {seen}");
+            assert!(seen.contains("\nx-forwarded-for: 203.0.113.7\n"), "{words}: {seen}");
+        }
+    }
+    // The inner one has made up its own list, in which the outer one is the client.
+    let seen = ask(Some(443), "X-Forwarded-For: 127.0.0.9\nX-Forwarded-Proto: http\n").await;
+    assert!(seen.contains("\nx-forwarded-proto: https\n"), "{seen}");
+    // One that has seen who came says the last word, whatever was claimed before.
+    let led = ask(Some(443), "X-Forwarded-For: 127.0.0.9, 203.0.113.7\nX-Forwarded-Proto: https, http\n").await;
+    assert!(led.starts_with("HTTP/1.1 308 "), "{led}");
+}
+
+#[tokio::test]
+async fn a_proxy_that_speaks_tls_with_the_edge_has_those_led_that_came_to_it_without() {
+    let lock = secure::Lock::with(&["shop.test"], |config| {
+        let trusted = vec![Prefix::parse("127.0.0.1").unwrap()];
+        config.proxies = Proxies { trusted, introduce: false, tls_port: Some(8443) };
+    })
+    .app(echo_head)
+    .await;
+    let ask =
+        async |told: &str| lock.curl("/a?b", &["--header", "X-Forwarded-For: 203.0.113.7", "--header", told]).await;
+    let led = ask("X-Forwarded-Proto: http").await;
+    assert!(led.starts_with("HTTP/2 308 ") && led.contains("\nlocation: https://shop.test:8443/a?b\n"), "{led}");
+    for told in ["X-Forwarded-Proto: https", "X-Other: http"] {
+        let seen = ask(told).await;
+        assert!(seen.starts_with("HTTP/2 200 ") && seen.contains("\nx-forwarded-proto: https\n"), "{told}: {seen}");
+    }
+}
+
+#[tokio::test]
 async fn who_is_not_trusted_introduces_nobody() {
     let stage = behind("10.0.0.0/8", true).app(echo_head).await;
     let seen = stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;
