@@ -113,6 +113,9 @@ impl fmt::Display for Gate {
 pub const COOKIE: &str = "flyloft-gate";
 pub const SECURE_COOKIE: &str = "__Host-flyloft";
 
+/// How names begin that are ours, and over TLS with [`SECURE_COOKIE`].
+const OURS: &str = "flyloft-";
+
 /// What a link has in its query, and what a test may have there instead of the header.
 pub const LINK: &str = "flyloft-link";
 pub const BYPASS: &str = "flyloft-bypass";
@@ -341,6 +344,14 @@ pub fn values<'a>(cookies: impl IntoIterator<Item = &'a [u8]>, name: &str) -> im
 /// Whether a pair of a `Cookie` header is for the gate alone.
 pub fn is_ours(pair: &[u8]) -> bool {
     [COOKIE, SECURE_COOKIE, login::COOKIE, login::SECURE_COOKIE].iter().any(|name| named(pair, name).is_some())
+}
+
+/// Whether a `Set-Cookie` header sets a cookie with a name of ours, which is no app's to set. A browser sends one without a
+/// name as if its value were the whole pair.
+pub fn sets_ours(cookie: &[u8]) -> bool {
+    let pair = cookie.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    let named = pair.strip_prefix(b"=").map_or(pair, <[u8]>::trim_ascii_start);
+    [OURS, SECURE_COOKIE].iter().any(|name| named.starts_with(name.as_bytes()))
 }
 
 /// What the query of a target says for a name.

@@ -291,3 +291,22 @@ proptest! {
         prop_assert_eq!(verdict, NO_LINK);
     }
 }
+
+#[test]
+fn an_app_sets_no_cookie_that_is_for_the_gate() {
+    for ours in [
+        "flyloft-gate=x",
+        " flyloft-gate = x; Path=/",
+        "__Host-flyloft=x; Secure; Path=/",
+        "__Host-flyloft-login=x",
+        "flyloft-login=",
+        "flyloft-pending-0=x; Domain=staging.example.org",
+        "=flyloft-gate=x",
+        "= __Host-flyloft=x",
+    ] {
+        assert!(sets_ours(ours.as_bytes()), "{ours}");
+    }
+    for other in ["", "=", "session=flyloft-gate=x", "my-flyloft-gate=x", "flyloft=x", "a=b; flyloft-gate=x"] {
+        assert!(!sets_ours(other.as_bytes()), "{other}");
+    }
+}

@@ -3,8 +3,11 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Buf, Bytes, BytesMut};
+use flyloft_core::gate;
 use hyper::ext::ReasonPhrase;
-use hyper::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use hyper::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, SET_COOKIE, TRANSFER_ENCODING, UPGRADE,
+};
 use hyper::{Method, Response, StatusCode};
 
 use super::framing::{Framing, Malformed};
@@ -130,6 +133,7 @@ impl Notes {
             }
             TRANSFER_ENCODING => self.chunked = true,
             UPGRADE => self.upgrade = HeaderValue::from_bytes(value).ok(),
+            SET_COOKIE => return Ok(!gate::sets_ours(value)),
             _ => return Ok(!headers::is_about_one_connection(name) && *name != headers::X_ROBOTS_TAG),
         }
         Ok(false)
@@ -182,6 +186,18 @@ mod tests {
             let answered = take(&mut buffer, 0, &method).unwrap().unwrap();
             assert!(!answered.response.headers().contains_key(CONTENT_LENGTH), "{method}");
         }
+    }
+
+    #[test]
+    fn an_app_sets_its_own_cookies_and_none_of_the_edge_s() {
+        let mut head = String::from("HTTP/1.1 200 OK\r\n");
+        for cookie in ["a=1; Path=/", "__Host-flyloft-login=planted; Secure; Path=/", "flyloft-gate=planted", "b=2"] {
+            head += &format!("Set-Cookie: {cookie}\r\n");
+        }
+        let mut buffer = BytesMut::from(format!("{head}Content-Length: 0\r\n\r\n").as_str());
+        let answered = take(&mut buffer, 0, &Method::GET).unwrap().unwrap();
+        let cookies: Vec<_> = answered.response.headers().get_all(SET_COOKIE).iter().collect();
+        assert_eq!(cookies, ["a=1; Path=/", "b=2"]);
     }
 
     #[test]
