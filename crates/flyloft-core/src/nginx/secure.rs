@@ -102,31 +102,58 @@ impl Secure<'_> {
 /// Whether a configuration, as `nginx -T` prints it, has somebody listen at one of these ports, beside what is in a file of
 /// ours.
 pub fn others_listen(dump: &str, ours: &str, ports: &[u16]) -> bool {
-    let mut is_ours = false;
-    for line in dump.lines() {
-        if let Some(file) = line.strip_prefix("# configuration file ") {
-            is_ours = file.trim_end_matches(':') == ours;
-            continue;
-        }
-        let directives = line.split('#').next().unwrap_or_default().split([';', '{', '}']);
-        let mut listens = directives.filter_map(|directive| directive.trim().strip_prefix("listen"));
-        if !is_ours && listens.any(|rest| rest.starts_with(char::is_whitespace) && ports.contains(&port(rest))) {
-            return true;
-        }
-    }
-    false
+    let is_there = |words: &[&str]| match words {
+        ["listen", place, ..] => ports.iter().any(|port| is_at(place.trim_matches(['"', '\'']), *port)),
+        _ => false,
+    };
+    files(dump).iter().any(|(file, text)| *file != ours && directives(text).any(|words| is_there(&words)))
 }
 
-/// Of what follows `listen`: `443 ssl`, `[::]:443`, `192.0.2.1`, which is 80, or `unix:/run/a.sock`, which is none.
-fn port(rest: &str) -> u16 {
-    let place = rest.split_whitespace().next().unwrap_or_default();
+/// Whether a configuration, as `nginx -T` prints it, has a server of the site's own that speaks TLS for our host names: it
+/// includes the file `server` of ours. `ours` does so as well.
+pub fn others_speak(dump: &str, ours: &str, server: &str) -> bool {
+    let includes = |words: &[&str]| matches!(words, ["include", file] if file.trim_matches(['"', '\'']) == server);
+    let speaks = |words: &[&str]| matches!(words, ["listen", _, options @ ..] if options.contains(&"ssl"));
+    files(dump).iter().any(|(file, text)| {
+        let has = |is_it: &dyn Fn(&[&str]) -> bool| directives(text).any(|words| is_it(&words));
+        *file != ours && has(&includes) && has(&speaks)
+    })
+}
+
+/// The files of a configuration, as `nginx -T` prints it, without comments.
+fn files(dump: &str) -> Vec<(&str, String)> {
+    let mut files: Vec<(&str, String)> = Vec::new();
+    for line in dump.lines() {
+        match (line.strip_prefix("# configuration file "), files.last_mut()) {
+            (Some(file), _) => files.push((file.trim_end_matches(':'), String::new())),
+            (None, Some((_, text))) => *text += &format!("{}\n", line.split('#').next().unwrap_or_default()),
+            (None, None) => {}
+        }
+    }
+    files
+}
+
+/// Each directive's words.
+fn directives(text: &str) -> impl Iterator<Item = Vec<&str>> {
+    text.split([';', '{', '}']).map(|directive| directive.split_whitespace().collect())
+}
+
+/// Whether somebody who listens here may do so at a port: `443`, `[::]:443`, `192.0.2.1`, which is 80, `*:8440-8450`, or
+/// `unix:/run/a.sock`, which is at none. What cannot be read is taken to be.
+fn is_at(place: &str, port: u16) -> bool {
     if place.starts_with("unix:") {
-        return 0;
+        return false;
     }
     let behind = place.rsplit_once(']').map_or(place, |(_, behind)| behind);
-    match behind.rsplit_once(':') {
-        Some((_, port)) => port.parse().unwrap_or(0),
-        None => behind.parse().unwrap_or(80),
+    let named = behind.rsplit_once(':').map(|(_, ports)| ports);
+    let ports = named.unwrap_or(behind);
+    let (first, last) = ports.split_once('-').unwrap_or((ports, ""));
+    match (first.parse::<u16>(), last.parse::<u16>()) {
+        (Ok(first), Ok(last)) => (first..=last).contains(&port),
+        (Ok(only), Err(_)) if last.is_empty() => only == port,
+        // An address or a name alone.
+        _ if named.is_none() => port == 80,
+        _ => true,
     }
 }
 
@@ -149,13 +176,43 @@ mod tests {
             "server { listen 192.0.2.1:443; }",
             "    listen   [::]:443 default_server;",
             "server{listen\t443;}",
+            "listen 440-450 ssl;",
+            "listen *:443-443;",
+            "listen [::]:400-500 ssl;",
+            "listen\n    443 # TLS\n    ssl;",
+            "listen \"443\";",
+            "listen 192.0.2.1:$port;",
         ] {
             assert!(beside(text), "{text}");
         }
-        for text in ["", "listen 80;", "# listen 443;", "listen [::1];", "listen unix:/run/443;", "listener 443;"] {
+        for text in [
+            "",
+            "listen 80;",
+            "# listen 443;",
+            "listen [::1];",
+            "listen unix:/run/443;",
+            "listener 443;",
+            "listen 444-450;",
+            "listen 192.0.2.1:8000-8010;",
+        ] {
             assert!(!beside(text), "{text}");
         }
-        assert!(others_listen("# configuration file /a:\nlisten [::1];", ours, &[80]));
+        for text in ["[::1]", "192.0.2.1", "localhost", "example-host.org"] {
+            assert!(others_listen(&format!("# configuration file /a:\nlisten {text};"), ours, &[80]), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_server_of_the_site_s_that_speaks_tls_for_us_is_found() {
+        let (ours, server) = ("/var/lib/flyloft/nginx/flyloft.conf", "/var/lib/flyloft/nginx/server.conf");
+        let its = |file: &str, listen: &str| {
+            format!("# configuration file {file}:\nserver {{\n    listen {listen};\n    include {server};\n}}\n")
+        };
+        assert!(others_speak(&its("/etc/nginx/sites-enabled/staging", "443 ssl http2"), ours, server));
+        assert!(!others_speak(&its("/etc/nginx/sites-enabled/staging", "80"), ours, server));
+        assert!(!others_speak(&its(ours, "443 ssl"), ours, server));
+        let apart = "# configuration file /etc/nginx/sites-enabled/other:\nserver { listen 443 ssl; }\n";
+        assert!(!others_speak(&(apart.to_owned() + &its(ours, "443 ssl")), ours, server));
     }
 
     #[test]

@@ -96,3 +96,25 @@ async fn a_host_that_is_none_and_a_head_that_is_too_large_are_refused() {
     let seen = client.read_answer().await;
     assert!(seen.starts_with("HTTP/1.1 200 ") && !seen.contains("/hidden"), "{seen}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_for_a_name_of_nobody_where_the_site_has_no_default_reaches_no_environment() {
+    let (stage, app) = (Stage::new().await, named("its answer").await);
+    stage.route("shop-main.test", &app).await;
+    eventually("it is told", || stage.edge.desk.with(|plan| plan.is_so())).await;
+    // With servers of its own for an app there are patterns instead of a wildcard.
+    for has_snippet in [false, true] {
+        if has_snippet {
+            stage.snippet("shop", "add_header X-Shop yes always;\n");
+            stage.until_told("shop-main.test", "X-Shop: yes").await;
+        }
+        let names = ["example.org", "test", "*.test", "127.0.0.1", "flyloft.invalid", "shop.invalid"];
+        let more = ["shop-main.test.example.org", "a.shop-main.test", "xshop-main.test", "[::1]"];
+        for name in names.into_iter().chain(more) {
+            let answer = stage.ask(&get(name)).await;
+            assert!(answer.starts_with("HTTP/1.1 404 ") && !answer.contains("its answer"), "{name}: {answer}");
+        }
+        let answer = stage.ask("GET / HTTP/1.0\n\n").await;
+        assert!(answer.starts_with("HTTP/1.1 404 ") && !answer.contains("its answer"), "{answer}");
+    }
+}
