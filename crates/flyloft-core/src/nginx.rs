@@ -14,6 +14,7 @@ mod plan;
 mod report;
 mod secure;
 mod site;
+mod ways;
 
 pub use pace::{Haste, Pace};
 pub use plan::{Apart, Plan, Straight, Told};

@@ -27,6 +27,8 @@ pub struct Tls {
     pub alone: bool,
     /// nginx takes none of our servers for it beside those of the site.
     pub off: bool,
+    /// A server of the site's own speaks it for our host names.
+    pub elsewhere: bool,
 }
 
 /// A certificate that nginx shows.

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::{Secure, Straight, Told};
+use crate::gate::Prefix;
 use crate::host::{Domain, HostName};
 use crate::name::AppName;
 
@@ -58,6 +59,10 @@ pub struct Site<'a> {
     /// The directory of these files and of the sockets `edge.sock` and `log.sock`.
     pub dir: &'a str,
     pub secure: Option<Secure<'a>>,
+    /// Proxies before nginx, which are believed in who their clients are, and how those came.
+    pub trusted: &'a [Prefix],
+    /// At which port visitors come over TLS, if they are to, to such a proxy or to a server of the site's own.
+    pub external: Option<u16>,
 }
 
 impl Site<'_> {
@@ -85,6 +90,7 @@ impl Site<'_> {
         }
         text.push_str(&self.awake(&ours, straight));
         text.push_str(&self.rest(&ours));
+        text.push_str(&self.ways(&ours, &told.tls));
         text + &self.servers(&ours, told)
     }
 
@@ -114,10 +120,10 @@ impl Site<'_> {
     /// of them.
     fn servers(&self, ours: &str, told: &Told) -> String {
         let Told { apart, tls, .. } = told;
-        let plain = listen(self.listen, "");
+        let (plain, believes) = (listen(self.listen, "") + &self.believes(), self.believes());
         let place = self.secure.filter(|_| !tls.off);
         let secure = place.iter().flat_map(|secure| tls.shown.iter().map(|shown| secure.entry(ours, tls, shown)));
-        let secure: Vec<String> = secure.collect();
+        let secure: Vec<String> = secure.map(|entry| entry + &believes).collect();
         let mut text = place.map(|secure| secure.refusing(ours, tls)).unwrap_or_default();
         if !apart.is_empty() {
             // The first of them is for whoever asks for no name of ours.
@@ -155,25 +161,13 @@ impl Site<'_> {
                 // A snippet is to be right before it is needed, so nobody need ask for any of its names.
                 let nobody = if shown.is_none() { format!("    server_name {app}.invalid;\n") } else { String::new() };
                 let names = nobody + &server_names(&hosts);
-                text.push_str(&self.apart(entry, ours, app, &names));
+                text.push_str(&self.apart(&(entry.to_owned() + &names + &self.lead_out(ours)), ours, app));
                 if shown.is_some() {
-                    text.push_str(&self.lead_apart(plain, ours, &names));
+                    text.push_str(&self.apart(&(plain.to_owned() + &names + &self.lead_in(ours)), ours, app));
                 }
             }
         }
         text
-    }
-
-    /// The same of an app that has a snippet, which nobody passes by who comes over plain HTTP: nginx leads to TLS itself.
-    fn lead_apart(&self, entry: &str, ours: &str, names: &str) -> String {
-        let port = self.secure.and_then(|secure| secure.listen.first()).map_or(443, SocketAddr::port);
-        let port = if port == 443 { String::new() } else { format!(":{port}") };
-        let dir = self.dir;
-        format!(
-            "server {{\n{entry}{names}    access_log off;\n    include {dir}/proxy.conf;\n    \
-             location / {{ return 308 https://$host{port}$request_uri; }}\n    \
-             location /.well-known/acme-challenge/ {{ include {dir}/headers.conf; proxy_pass http://{ours}; }}\n}}\n"
-        )
     }
 
     /// Who comes over plain HTTP is flyloft's, which leads to TLS where there is a certificate for the name.
@@ -194,6 +188,7 @@ impl Site<'_> {
              map $http_upgrade ${ours}_connection {{ default upgrade; \"\" \"\"; }}\n\
              map $http_host ${ours}_port {{ default \"\"; \"~:([0-9]{{1,5}})$\" :$1; }}\n\
              map ${ours}_to ${ours}_straight {{ default $host; {ours} \"\"; }}\n\
+             map $upstream_addr ${ours}_passed {{ default ${ours}_straight; \"\" \"\"; }}\n\
              limit_req_zone ${ours}_straight zone={ours}:1m rate={TOLD_PER_SECOND}r/s;\n\
              map $request_time ${ours}_slow {{ hostnames; default 1; 0.* 0; }}\n\
              map $limit_req_status ${ours}_told {{ default 1; \"\" 0; REJECTED_DRY_RUN ${ours}_slow; }}\n\
@@ -206,13 +201,14 @@ impl Site<'_> {
     }
 
     /// Host names of an app that has a snippet. What it says of logs and limits is its own.
-    fn apart(&self, entry: &str, ours: &str, app: &AppName, names: &str) -> String {
+    fn apart(&self, entry: &str, ours: &str, app: &AppName) -> String {
         let Self { dir, .. } = self;
-        let (log, ask) = (self.log(ours, "straight"), self.ask(ours));
+        // Whom a snippet answers itself, or nginx leads to TLS, is no visitor.
+        let (log, ask) = (self.log(ours, "passed"), self.ask(ours));
         // What a snippet keeps people from is not to be had by such a path.
-        let token = format!("^{}[A-Za-z0-9_-]+$", CHALLENGES.replace('.', "\\."));
+        let token = token();
         format!(
-            "server {{\n{entry}{names}    {log}    include {dir}/proxy.conf;\n    \
+            "server {{\n{entry}    {log}    include {dir}/proxy.conf;\n    \
              location / {{ include {dir}/snippets/{app}.conf; include {dir}/pass.conf; }}\n    \
              location = /robots.txt {{ {ask} }}\n    \
              location {CHALLENGES} {{ location ~ {token} {{ {ask} }} return 404; }}\n}}\n"
@@ -231,9 +227,10 @@ impl Site<'_> {
     pub fn server(&self) -> String {
         let Self { instance, dir, .. } = self;
         let ours = format!("flyloft_{instance}");
-        let (log, ask) = (self.log(&ours, "told"), self.ask(&ours));
+        let (log, ask, lead) = (self.log(&ours, "told"), self.ask(&ours), self.lead_out(&ours));
+        let lead = lead.trim_start();
         format!(
-            "{MADE}{log}\
+            "{MADE}{log}{lead}\
              limit_req zone={ours} burst={TOLD_AT_ONCE} nodelay;\n\
              limit_req_dry_run on;\n\
              limit_req_log_level info;\n\
@@ -259,14 +256,16 @@ impl Site<'_> {
     /// takes none of a wider block over where there is one in this, and a client would have a say in the rest.
     pub fn headers(&self) -> String {
         let ours = format!("flyloft_{}", self.instance);
+        let scheme = self.scheme(&ours);
+        let port = if self.trusted.is_empty() { "$server_port".to_owned() } else { format!("${ours}_port_told") };
         let mut text = format!(
             "{MADE}proxy_set_header Host $host${ours}_port;\n\
              proxy_set_header Connection ${ours}_connection;\n\
              proxy_set_header Upgrade $http_upgrade;\n\
              proxy_set_header X-Forwarded-For $remote_addr;\n\
              proxy_set_header X-Forwarded-Host $host${ours}_port;\n\
-             proxy_set_header X-Forwarded-Port $server_port;\n\
-             proxy_set_header X-Forwarded-Proto $scheme;\n"
+             proxy_set_header X-Forwarded-Port {port};\n\
+             proxy_set_header X-Forwarded-Proto {scheme};\n"
         );
         for claim in CLAIMS {
             let _ = writeln!(text, "proxy_set_header {claim} \"\";");
@@ -301,6 +300,11 @@ impl Site<'_> {
 }
 
 const MADE: &str = "# Made by flyloft, and made anew with each change: what is written here is lost.\n";
+
+/// A path that somebody asks for who checks that a name is ours: a token, and nothing else.
+pub(super) fn token() -> String {
+    format!("^{}[A-Za-z0-9_-]+$", CHALLENGES.replace('.', "\\."))
+}
 
 /// `[::]` is both families to us, and one of them to nginx.
 pub fn listen(addresses: &[SocketAddr], options: &str) -> String {
@@ -341,7 +345,8 @@ mod tests {
     use crate::certificate::Names;
 
     fn site<'a>(domain: &'a Domain, listen: &'a [SocketAddr]) -> Site<'a> {
-        Site { instance: "ab12cd", domain, listen, dir: "/var/lib/flyloft/nginx", secure: None }
+        let dir = "/var/lib/flyloft/nginx";
+        Site { instance: "ab12cd", domain, listen, dir, secure: None, trusted: &[], external: None }
     }
 
     #[test]
@@ -361,7 +366,7 @@ mod tests {
             let names = Names::new([name.to_owned()]);
             Shown::new(file.to_owned(), &names, &domain).unwrap()
         };
-        told.tls = Tls { shown: vec![shown("star.pem", "*.staging.example.org")], alone: true, off: false };
+        told.tls = Tls { shown: vec![shown("star.pem", "*.staging.example.org")], alone: true, ..Tls::default() };
         insta::assert_snapshot!("a_certificate_for_all_host_names", servers(secure, &told));
         told.tls = Tls { shown: vec![shown("one.pem", "shop-main.staging.example.org")], ..Tls::default() };
         let hosts = ["shop-main.staging.example.org", "shop-pr-42.staging.example.org"].map(host_name);

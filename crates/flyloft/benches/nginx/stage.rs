@@ -71,6 +71,8 @@ impl Stage {
             listen: vec![ours],
             master: Master { pid_file: home.join("pid"), conf: conf.clone() },
             secure: None,
+            trusted: Vec::new(),
+            external: None,
         };
         let log = files::hear(&home, own, None)?;
         let mut routes = vec![(HOST.to_owned(), to(upstream)?)];

@@ -108,7 +108,10 @@ impl Front {
         let to_open = EdgeConfig { proxy: Some(proxy), proxy_speaks, ..to_open(Vec::new()) };
         let embedded = Embedded::open(to_open).or_failed(failed)?;
         let _ = answering.set(embedded.clone());
+        let Proxies { trusted, tls_port, .. } = proxies(config)?;
         let place = Place {
+            trusted,
+            external: tls_port,
             dir,
             instance: instance.to_owned(),
             domain: domain.clone(),
@@ -167,9 +170,12 @@ pub fn check_nginx(config: &Config) -> Result<Uid> {
         return Err(Error::failed("`nginx` is not installed, and the configuration says that it is the edge")
             .hint("apt-get install --no-install-recommends nginx-light"));
     }
-    if !config.http.trusted_proxies.is_empty() || config.http.proxy_protocol {
-        return Err(Error::usage("with nginx as the edge, whom to believe is nginx's to know: Flyloft believes nginx alone")
-            .hint("take `trusted_proxies` and `proxy_protocol` out of `[http]` of the configuration, and tell nginx with `set_real_ip_from`"));
+    proxies(config)?;
+    if config.http.proxy_protocol {
+        // `proxy_protocol` of a `listen` is for all servers of the site at that address, and for all clients.
+        return Err(Error::usage("with nginx as the edge nobody introduces clients by the PROXY protocol").hint(
+            "take `proxy_protocol` out of `[http]` of the configuration; proxies in `trusted_proxies` are believed in `X-Forwarded-For`",
+        ));
     }
     if let Some(address) =
         config.http_addresses().iter().chain(&config.https.listen).find(|address| address.port() == 0)
@@ -349,5 +355,12 @@ mod tests {
         assert_eq!(refused.what, "there is no user `nobody-at-all`, whom nginx's workers are to run as");
         config.nginx.user = "root".to_owned();
         assert!(check_nginx(&config).unwrap().is_root());
+        config.http.trusted_proxies = vec![Prefix::parse("192.0.2.5").unwrap()];
+        assert!(check_nginx(&config).unwrap().is_root());
+        config.http.proxy_protocol = true;
+        assert!(check_nginx(&config).unwrap_err().what.contains("PROXY protocol"));
+        config.http.proxy_protocol = false;
+        config.http.trusted_proxies = vec![Prefix::parse("10.0.0.0/8").unwrap()];
+        assert!(check_nginx(&config).unwrap_err().what.contains("has addresses of containers in it"));
     }
 }

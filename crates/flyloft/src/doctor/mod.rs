@@ -19,6 +19,7 @@ mod nginx;
 mod servers;
 mod sso;
 mod tls;
+mod visitors;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct DoctorArgs {
@@ -82,6 +83,7 @@ pub fn judge(machine: &Machine, config: &Config) -> Vec<Check> {
     let mut checks = Vec::new();
     checks.extend(host::judge(machine, config));
     checks.extend(nginx::judge(machine.nginx.as_ref()));
+    checks.extend(visitors::judge(config, machine.nginx.as_ref()));
     checks.extend(tls::judge(machine.tls.as_ref(), config));
     checks.extend(sso::judge(machine.sso.as_ref()));
     checks.extend(containers::judge(machine));

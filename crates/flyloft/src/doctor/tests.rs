@@ -337,6 +337,7 @@ fn nginx() -> Nginx {
         runs: true,
         refuses: None,
         includes_ours: true,
+        site_speaks_tls: false,
         cuts_after: None,
         workers: Some(("www-data".to_owned(), true)),
         snippets: "/etc/flyloft/nginx".into(),

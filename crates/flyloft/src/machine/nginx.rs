@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use flyloft_core::nginx::others_speak;
 use nix::unistd::{Uid, User};
 
 use super::tools;
@@ -19,6 +20,8 @@ pub struct Nginx {
     /// What is wrong with the site's configuration, as nginx says it.
     pub refuses: Option<String>,
     pub includes_ours: bool,
+    /// A server of the site's own speaks TLS for host names of ours.
+    pub site_speaks_tls: bool,
     /// `worker_shutdown_timeout` of the site, if it has one.
     pub cuts_after: Option<String>,
     /// Whom its workers run as, and whether that is whom the configuration names. None where there are none.
@@ -34,8 +37,8 @@ impl Nginx {
         if config.edge.kind != EdgeKind::Nginx {
             return None;
         }
-        let master = Master::of(&config.nginx);
-        let file = files::dir(&config.state_dir).join(files::HTTP);
+        let (master, dir) = (Master::of(&config.nginx), files::dir(&config.state_dir));
+        let file = dir.join(files::HTTP);
         let installed = tools::in_path("nginx");
         let (dump, refuses) = match installed {
             false => (String::new(), None),
@@ -53,6 +56,7 @@ impl Nginx {
             runs: master.find().is_some(),
             refuses,
             includes_ours: includes(&dump, &file),
+            site_speaks_tls: others_speak(&dump, &text(&file), &text(&dir.join(files::SERVER))),
             cuts_after: cuts_after(&dump, &file),
             workers,
             snippets: config.nginx.snippets.clone(),
@@ -65,6 +69,10 @@ impl Nginx {
     pub fn line(&self) -> String {
         format!("include {};", self.file.display())
     }
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 fn called(uid: u32) -> String {

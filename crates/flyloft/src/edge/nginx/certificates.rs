@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flyloft_core::host::Domain;
-use flyloft_core::nginx::{self, Secure, Told, others_listen};
+use flyloft_core::nginx::{self, Secure, Told, others_listen, others_speak};
 
 use super::files;
 use super::keeper::Place;
@@ -56,6 +56,8 @@ pub struct Offer {
     off: bool,
     /// Nobody else of the site's speaks TLS there.
     alone: bool,
+    /// Somebody else of the site's speaks it for our host names.
+    elsewhere: bool,
 }
 
 impl SecurePlace {
@@ -131,7 +133,7 @@ impl Offer {
 
     /// What nginx is to be told.
     pub fn tls(&self, place: &Place) -> nginx::Tls {
-        tls(&self.taken, self.alone, self.off, &place.domain)
+        self.with(&self.taken, self.off, place)
     }
 
     /// What of it nginx does not take.
@@ -139,11 +141,13 @@ impl Offer {
         self.refused.clone()
     }
 
-    /// `dump` is the whole of the site's configuration.
+    /// What others have their nginx do, out of the whole of its configuration.
     pub fn look_around(&mut self, place: &Place, dump: &str) {
+        let file = |name: &str| place.dir.join(name).to_string_lossy().into_owned();
+        self.elsewhere = place.external.is_some() && others_speak(dump, &file(files::HTTP), &file(files::SERVER));
         let Some(secure) = &place.secure else { return };
         let ports: Vec<u16> = secure.listen.iter().map(SocketAddr::port).collect();
-        self.alone = !others_listen(dump, &place.dir.join(files::HTTP).to_string_lossy(), &ports);
+        self.alone = !others_listen(dump, &file(files::HTTP), &ports);
     }
 
     /// Whether nothing has changed since the last look.
@@ -198,7 +202,7 @@ impl Offer {
 
     /// Whether nginx takes servers of ours for TLS beside those of the site.
     async fn has_room(&mut self, place: &Place, told: &Told, snippets: &Snippets) -> bool {
-        let nothing = nginx::Tls { alone: self.alone, ..nginx::Tls::default() };
+        let nothing = self.with(&All::new(), false, place);
         let refused = match snippets.would_go_on(place, &Told { tls: nothing.clone(), ..told.clone() }).await {
             Ok(()) => None,
             Err(trouble) => {
@@ -272,13 +276,15 @@ impl Offer {
     }
 
     async fn would_take(&self, place: &Place, told: &Told, snippets: &Snippets, offer: &All) -> Result<(), Trouble> {
-        let tls = tls(offer, self.alone, false, &place.domain);
+        let tls = self.with(offer, false, place);
         snippets.would_go_on(place, &Told { tls, ..told.clone() }).await
     }
-}
 
-fn tls(all: &All, alone: bool, off: bool, domain: &Domain) -> nginx::Tls {
-    nginx::Tls { shown: all.iter().filter_map(|shown| offered(shown, domain)).collect(), alone, off }
+    /// What nginx would be told if it were to show these.
+    fn with(&self, all: &All, off: bool, place: &Place) -> nginx::Tls {
+        let shown = all.iter().filter_map(|shown| offered(shown, &place.domain)).collect();
+        nginx::Tls { shown, alone: self.alone, off, elsewhere: self.elsewhere }
+    }
 }
 
 /// None where it is for no environment.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use flyloft_core::gate::Prefix;
 use flyloft_core::host::Domain;
 use flyloft_core::nginx::{Haste, Pace, Plan, Site};
 use tokio::sync::{Notify, watch};
@@ -35,6 +36,10 @@ pub struct Place {
     pub listen: Vec<std::net::SocketAddr>,
     pub master: Master,
     pub secure: Option<SecurePlace>,
+    /// Proxies before nginx that are believed.
+    pub trusted: Vec<Prefix>,
+    /// Where visitors come over TLS, if they are to, and that is not here.
+    pub external: Option<u16>,
 }
 
 impl Place {
@@ -44,7 +49,8 @@ impl Place {
 
     pub fn site<'a>(&'a self, dir: &'a str) -> Site<'a> {
         let secure = self.secure.as_ref().map(SecurePlace::site);
-        Site { instance: &self.instance, domain: &self.domain, listen: &self.listen, dir, secure }
+        let Self { instance, domain, listen, trusted, external, .. } = self;
+        Site { instance, domain, listen, dir, secure, trusted, external: *external }
     }
 }
 
@@ -163,7 +169,7 @@ impl Keeper {
     /// Has nginx do what is wanted now.
     async fn tell(&mut self) -> Result<(), Trouble> {
         if !self.is_included
-            && self.place.secure.is_some()
+            && (self.place.secure.is_some() || self.place.external.is_some())
             && let Ok(dump) = self.place.master.dump().await
         {
             self.offer.look_around(&self.place, &dump);
@@ -293,7 +299,10 @@ impl Keeper {
         if now != self.running {
             return match now {
                 // It has read what was there, which may have been something else a moment later.
-                Some(_) => self.desk.lock().lost(),
+                Some(_) => {
+                    self.is_included = false;
+                    self.desk.lock().lost();
+                }
                 None => {
                     self.running = None;
                     self.desk.lock().down();

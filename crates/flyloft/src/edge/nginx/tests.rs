@@ -23,6 +23,7 @@ mod gates;
 #[allow(dead_code, reason = "user stories use the rest")]
 #[path = "../../../tests/it/nginx_site.rs"]
 mod nginx_site;
+mod proxies;
 mod secure;
 
 /// Nothing here takes this long unless it never happens.
@@ -63,35 +64,38 @@ impl Stage {
     }
 
     async fn without_nginx() -> Self {
-        Self::at(NginxSite::new("root"), "test", None, "")
+        Self::at(NginxSite::new("root"), "test", "", |_| {})
     }
 
     /// nginx does not run yet. Its site has these lines, too.
-    fn at(site: NginxSite, domain: &str, secure: Option<SecurePlace>, lines: &str) -> Self {
+    fn at(site: NginxSite, domain: &str, lines: &str, change: impl FnOnce(&mut Place)) -> Self {
         let dir = site.path("flyloft");
         files::prepare(&dir, flyloft_core::nginx::Site::nothing()).unwrap();
         site.configure(&format!("include {}/flyloft.conf;\n{lines}", dir.display()));
         let own = nix::unistd::geteuid();
         let (told, visits) = mpsc::unbounded_channel();
-        let speaks = |of: &SecurePlace| Secure { certificates: of.shown.clone(), port: of.listen[0].port() };
-        let answers = Arc::<Answers>::default();
-        let inner = EdgeConfig {
-            answers: answers.clone(),
-            proxy: Some(files::listen(&dir, own, None).unwrap()),
-            proxy_speaks: secure.as_ref().map(speaks),
-            visits: Some(told.clone()),
-            threads: 1,
-            ..EdgeConfig::new([])
-        };
-        let inner = Embedded::open(inner).unwrap();
-        let place = Place {
+        let mut place = Place {
             instance: "abc123".to_owned(),
             domain: Domain::parse(domain).unwrap(),
             listen: vec![SocketAddr::from(([127, 0, 0, 1], site.port))],
             master: Master { pid_file: site.pid(), conf: site.conf() },
             dir: dir.clone(),
-            secure,
+            secure: None,
+            trusted: Vec::new(),
+            external: None,
         };
+        change(&mut place);
+        let speaks = |of: &SecurePlace| Secure { certificates: of.shown.clone(), port: of.listen[0].port() };
+        let answers = Arc::<Answers>::default();
+        let inner = EdgeConfig {
+            answers: answers.clone(),
+            proxy: Some(files::listen(&dir, own, None).unwrap()),
+            proxy_speaks: place.secure.as_ref().map(speaks),
+            visits: Some(told.clone()),
+            threads: 1,
+            ..EdgeConfig::new([])
+        };
+        let inner = Embedded::open(inner).unwrap();
         let log = files::hear(&dir, own, None).unwrap();
         let snippets = site.path("apps");
         std::fs::create_dir(&snippets).unwrap();

@@ -41,7 +41,8 @@ impl Lock {
         let (site, port, certificates) = (NginxSite::new("root"), free_port(), Certificates::new().unwrap());
         let secure = secure(&site, port, &certificates);
         let taken = secure.shown.clone();
-        let mut stage = Stage::at(site, DOMAIN, Some(secure), &lines.replace("PORT", &port.to_string()));
+        let lines = lines.replace("PORT", &port.to_string());
+        let mut stage = Stage::at(site, DOMAIN, &lines, |place| place.secure = Some(secure));
         stage.site.start();
         stage.told().await;
         Self { stage, certificates, taken, authority: Authority::root("Root"), port }
@@ -128,6 +129,8 @@ fn place(lock: &Lock, wanted: &Arc<Certificates>) -> Place {
         listen: Vec::new(),
         master: Master { pid_file: lock.stage.site.pid(), conf: lock.stage.site.conf() },
         secure: Some(secure(&lock.stage.site, lock.port, wanted)),
+        trusted: Vec::new(),
+        external: None,
     }
 }
 

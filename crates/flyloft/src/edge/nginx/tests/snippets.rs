@@ -67,6 +67,21 @@ async fn a_snippet_holds_for_the_environments_of_its_app_and_for_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_kept_out_by_a_snippet_is_no_visitor() {
+    let (stage, app) = (Stage::new().await, App::start(echo_head).await);
+    stage.route("shop-main.test", &app).await;
+    stage.snippet("shop", "add_header X-Shop yes always;\nlocation /admin { deny all; }\n");
+    stage.until_told("shop-main.test", "X-Shop: yes").await;
+    stage.straight("shop-main.test").await;
+    let admin = get("shop-main.test").replace("GET /", "GET /admin");
+    assert!(stage.ask(&admin).await.starts_with("HTTP/1.1 403 "));
+    let before = stage.edge.answers("shop-main.test")[1];
+    stage.ask(&get("shop-main.test")).await;
+    eventually("the log has told", || stage.edge.answers("shop-main.test")[1] > before).await;
+    assert_eq!(stage.edge.answers("shop-main.test")[3], 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snippet_that_nginx_would_not_take_is_named_and_keeps_nobody_from_anything() {
     let (stage, app) = (Stage::new().await, App::start(echo_head).await);
     stage.route("shop-main.test", &app).await;
