@@ -284,7 +284,7 @@ async fn tell_of_troubles(store: &Store, mut troubles: watch::Receiver<Option<Tr
         let text = match &trouble {
             Some(trouble) => {
                 tracing::error!(%trouble, "nginx is not what it should be");
-                format!("{trouble}; `flyloft doctor` says more")
+                said(trouble)
             }
             None => "nginx does what it is to do".to_owned(),
         };
@@ -298,6 +298,11 @@ async fn tell_of_troubles(store: &Store, mut troubles: watch::Receiver<Option<Tr
         }
         next.await;
     }
+}
+
+fn said(trouble: &Trouble) -> String {
+    let more = if trouble.is_seen_by_doctor() { "; `flyloft doctor` says what to do" } else { "" };
+    format!("{trouble}{more}")
 }
 
 /// Comes back when it is something else.
@@ -325,6 +330,13 @@ mod tests {
         for path in ["/var/lib/a;b", "/var/lib/{a", "/var/lib/$host", "/var/lib/a\"b", "/var/lib/a#b"] {
             assert!(must_be_plain(Path::new(path)).is_err(), "{path}");
         }
+    }
+
+    #[test]
+    fn people_are_sent_to_doctor_for_what_that_finds() {
+        let certificate = Trouble::Certificate("`*.example.org`".to_owned(), "it has expired".to_owned());
+        assert!(said(&certificate).contains("`flyloft doctor`"));
+        assert!(!said(&Trouble::Slow).contains("doctor"));
     }
 
     #[test]

@@ -342,6 +342,7 @@ fn nginx() -> Nginx {
         workers: Some(("www-data".to_owned(), true)),
         snippets: "/etc/flyloft/nginx".into(),
         refused: Default::default(),
+        refused_tls: None,
     }
 }
 
@@ -376,6 +377,9 @@ fn whatever_keeps_nginx_from_being_the_edge_is_said() {
         with(|nginx| {
             let why = "unknown directive \"alow\" in /var/lib/flyloft/nginx/snippets/shop.conf:1";
             nginx.refused.insert(AppName::parse("shop").unwrap(), why.to_owned());
+        }),
+        with(|nginx| {
+            nginx.refused_tls = Some("nginx does not take the certificate for `*.example.org`: no".to_owned())
         }),
     ];
     insta::assert_snapshot!(all.join("\n"));

@@ -29,6 +29,8 @@ pub struct Nginx {
     /// Where the administrator's snippets are, and those that it does not follow, with why.
     pub snippets: PathBuf,
     pub refused: Refusals,
+    /// What of TLS it does not take.
+    pub refused_tls: Option<String>,
 }
 
 impl Nginx {
@@ -60,7 +62,8 @@ impl Nginx {
             cuts_after: cuts_after(&dump, &file),
             workers,
             snippets: config.nginx.snippets.clone(),
-            refused: files::texts(&files::dir(&config.state_dir).join(files::REFUSED), ""),
+            refused: files::texts(&dir.join(files::REFUSED), ""),
+            refused_tls: std::fs::read_to_string(dir.join(files::REFUSED_TLS)).ok(),
             file,
         })
     }

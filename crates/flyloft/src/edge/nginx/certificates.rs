@@ -52,6 +52,8 @@ pub struct Offer {
     judged: Option<(Arc<All>, Option<Instant>)>,
     taken: All,
     refused: Option<Trouble>,
+    /// What `flyloft doctor` reads of that.
+    noted: Option<Option<Trouble>>,
     /// nginx would not even take our servers for TLS beside those of the site.
     off: bool,
     /// Nobody else of the site's speaks TLS there.
@@ -264,6 +266,21 @@ impl Offer {
         (self.taken, self.refused) = self.one_by_one(place, told, snippets, suspects).await;
         self.judged = Some((secure.wanted.all(), Some(Instant::now() + AGAIN)));
         true
+    }
+
+    /// Leaves word of what nginx does not take.
+    pub fn note(&mut self, place: &Place) {
+        if self.noted.as_ref() == Some(&self.refused) {
+            return;
+        }
+        let noted = match &self.refused {
+            Some(trouble) => files::write(&place.dir, files::REFUSED_TLS, &trouble.to_string()),
+            None => files::clear(&place.dir.join(files::REFUSED_TLS)),
+        };
+        match noted {
+            Ok(()) => self.noted = Some(self.refused.clone()),
+            Err(error) => tracing::warn!(%error, "failed to note what nginx does not take"),
+        }
     }
 
     /// nginx goes by what was offered, and by nothing else.

@@ -30,6 +30,8 @@ pub const ALL: [&str; 5] = [HEADERS, PASS, PROXY, SERVER, HTTP];
 pub const SNIPPETS: &str = "snippets";
 /// A directory: why those of an app are not used.
 pub const REFUSED: &str = "refused";
+/// What of TLS nginx does not take, and why, if there is anything.
+pub const REFUSED_TLS: &str = "refused-tls";
 /// For a `server` block: ours, and one of the site's that serves the same names.
 pub const SERVER: &str = "server.conf";
 /// Where requests come in that do not go straight.
@@ -148,8 +150,8 @@ pub fn hear(dir: &Path, user: Uid, inherited: Option<OwnedFd>) -> io::Result<Uni
     Ok(socket)
 }
 
-/// A socket that nobody has any more is in the way of the next one.
-fn clear(path: &Path) -> io::Result<()> {
+/// Removes what may be there: a socket that nobody has any more would be in the way of the next one.
+pub fn clear(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

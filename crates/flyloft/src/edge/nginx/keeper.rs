@@ -252,6 +252,7 @@ impl Keeper {
             return true;
         }
         let found = self.offer.suspect(&self.place, &wanted, &self.snippets).await;
+        self.offer.note(&self.place);
         self.desk.with(|plan| plan.speak(self.offer.tls(&self.place)));
         found
     }
@@ -280,13 +281,16 @@ impl Keeper {
     async fn look_for_certificates(&mut self) {
         if Instant::now() >= self.judges_certificates && !self.offer.is_judged(&self.place) {
             let wanted = self.desk.lock().wanted().clone();
-            if let Err(trouble) = self.offer.look(&self.place, &wanted, &self.snippets).await {
+            let judged = self.offer.look(&self.place, &wanted, &self.snippets).await;
+            self.offer.note(&self.place);
+            if let Err(trouble) = judged {
                 self.judges_certificates = Instant::now() + PATIENCE;
                 tracing::warn!(%trouble, "certificates are not judged");
             } else if let Some(trouble) = self.offer.trouble() {
                 self.desk.round.send_if_modified(|before| before.is_none().then(|| *before = Some(trouble)).is_some());
             }
         }
+        self.offer.note(&self.place);
         self.desk.with(|plan| plan.speak(self.offer.tls(&self.place)));
     }
 

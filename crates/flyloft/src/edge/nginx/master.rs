@@ -62,6 +62,15 @@ impl Trouble {
         }
     }
 
+    /// Whether `flyloft doctor` finds it, and what to do about it.
+    pub fn is_seen_by_doctor(&self) -> bool {
+        match self {
+            Trouble::NotRunning(_) | Trouble::Refused(_) | Trouble::NotIncluded(_) => true,
+            Trouble::Certificate(..) | Trouble::NoTls(_) => true,
+            Trouble::Slow | Trouble::Unreadable(..) | Trouble::Unwritable(..) => false,
+        }
+    }
+
     /// nginx runs, and goes on as it was told before.
     pub fn keeps_the_old(&self) -> bool {
         match self {

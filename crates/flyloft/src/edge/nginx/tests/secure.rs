@@ -331,6 +331,8 @@ async fn a_certificate_that_nginx_does_not_take_keeps_it_from_nothing() {
     assert!(lock.curl("/", &["--http2"]).await.ends_with("\n\nnew"));
     let said = || matches!(&*lock.stage.edge.troubles().borrow(), Some(Trouble::Certificate(..)));
     eventually("it is told of", said).await;
+    let noted = || std::fs::read_to_string(lock.stage.site.path("flyloft").join(files::REFUSED_TLS));
+    assert!(noted().unwrap().starts_with("nginx does not take the certificate for "));
     // Nothing of it is left that the next daemon would take for what nginx shows.
     let place = place(&lock, &lock.certificates);
     let all: Vec<_> = Offer::new(&place).tls(&place).shown.iter().map(|shown| shown.file.clone()).collect();
@@ -345,6 +347,7 @@ async fn a_certificate_that_nginx_does_not_take_keeps_it_from_nothing() {
     assert_eq!(lock.shown().await, Some(first.pair().certified.cert.clone()));
     lock.stage.site.configure(&format!("include {}/flyloft.conf;", dir.display()));
     lock.shows(&second).await;
+    assert!(noted().is_err(), "nothing is refused any more");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
