@@ -84,7 +84,8 @@ impl Stage {
             inner.set(host, route.clone()).await?;
         }
         let snippets = dir.path().join("snippets");
-        let config = NginxConfig { place, log, quiet_agents: Vec::new(), snippets, routes, visits: told };
+        let (quiet_agents, leftover) = (Vec::new(), None);
+        let config = NginxConfig { place, log, quiet_agents, snippets, leftover, routes, visits: told };
         let edge = Nginx::open(inner.clone(), config)?;
         let serve = Cmd::new("nginx").arg("-e").arg(home.join("error.log")).arg("-c").arg(&conf);
         nginx.push(serve.spawn(Stdio::null(), Stdio::null(), Stdio::inherit())?);

@@ -1,6 +1,5 @@
 //! What takes HTTP from the world, as the configuration says.
 
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
@@ -125,7 +124,9 @@ impl Front {
             }),
         };
         let (snippets, routes) = (config.nginx.snippets.clone(), routes.clone());
-        let nginx = NginxConfig { place, log, quiet_agents: quiet_agents.clone(), snippets, routes, visits };
+        let quiet_agents = quiet_agents.clone();
+        let leftover = port.is_none().then(|| files::certificates(&config.state_dir));
+        let nginx = NginxConfig { place, log, quiet_agents, snippets, leftover, routes, visits };
         let nginx = Nginx::open(embedded.clone(), nginx).or_failed(failed)?;
         let told_of_nginx = Some(ToldOfNginx { troubles: nginx.troubles(), refusals: nginx.refusals() });
         let (addresses, secure) = (config.http_addresses(), config.https.listen.clone());
@@ -212,10 +213,10 @@ pub fn is_for_us(config: &Config, holder: &Holder) -> bool {
 
 /// Takes back what was said to an nginx while it was the edge, so that it lets go of the ports.
 async fn withdraw(config: &Config) {
-    let dir = files::dir(&config.state_dir);
+    let (dir, keys) = (files::dir(&config.state_dir), files::certificates(&config.state_dir));
     let said = std::fs::read_to_string(dir.join(files::HTTP)).unwrap_or_default();
     if said.is_empty() || said == Site::nothing() {
-        return remove_certificates(config);
+        return files::remove_certificates(&keys);
     }
     for file in files::ALL.into_iter().rev() {
         if let Err(error) = files::write(&dir, file, Site::nothing()) {
@@ -227,17 +228,7 @@ async fn withdraw(config: &Config) {
         Err(Trouble::NotRunning(_)) => {}
         Err(trouble) => return tracing::warn!(%trouble, "nginx may still have the edge's ports"),
     }
-    remove_certificates(config);
-}
-
-/// Copies that nobody reads any more.
-fn remove_certificates(config: &Config) {
-    let keys = files::certificates(&config.state_dir);
-    if let Err(error) = std::fs::remove_dir_all(&keys)
-        && error.kind() != ErrorKind::NotFound
-    {
-        tracing::warn!(%error, "failed to remove the copies of certificates that nginx had");
-    }
+    files::remove_certificates(&keys);
 }
 
 /// Tells people what becomes of nginx, for ever.

@@ -50,6 +50,15 @@ pub fn certificates(state_dir: &Path) -> PathBuf {
     state_dir.join("nginx-tls")
 }
 
+/// Removes copies of certificates that nginx reads no more.
+pub fn remove_certificates(dir: &Path) {
+    if let Err(error) = fs::remove_dir_all(dir)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, "failed to remove the copies of certificates that nginx had");
+    }
+}
+
 /// Where a socket of ours is, if this configuration has one.
 pub fn expected(config: &Config, socket: &str) -> Option<PathBuf> {
     (config.edge.kind == EdgeKind::Nginx).then(|| dir(&config.state_dir).join(socket))

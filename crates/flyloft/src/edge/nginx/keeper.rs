@@ -103,6 +103,8 @@ pub struct Keeper {
     place: Arc<Place>,
     snippets: Snippets,
     offer: Offer,
+    /// Keys of a time in which nginx spoke TLS for us. They go once it reads none of them any more.
+    leftover: Option<PathBuf>,
     running: Option<Running>,
     /// nginx reads our file.
     is_included: bool,
@@ -117,7 +119,7 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    pub fn new(desk: Arc<Desk>, place: Arc<Place>, snippets: Snippets) -> Self {
+    pub fn new(desk: Arc<Desk>, place: Arc<Place>, snippets: Snippets, leftover: Option<PathBuf>) -> Self {
         let pace = Pace::default();
         let now = Instant::now();
         desk.with(|plan| plan.have_snippets(&snippets.taken()));
@@ -126,6 +128,7 @@ impl Keeper {
             desk,
             place,
             snippets,
+            leftover,
             running: None,
             is_included: false,
             looked: now,
@@ -182,6 +185,9 @@ impl Keeper {
         let running = master.reload().await?;
         self.offer.is_told(&self.place);
         self.desk.lock().told(told);
+        if let Some(keys) = self.leftover.take() {
+            files::remove_certificates(&keys);
+        }
         self.snippets.tidy(&self.place).map_err(failed)?;
         if self.running.replace(running) != Some(running) || !self.is_included {
             self.is_included = false;

@@ -67,6 +67,8 @@ pub struct NginxConfig {
     pub quiet_agents: Vec<String>,
     /// Where the administrator has lines for single apps, `APP.conf`.
     pub snippets: PathBuf,
+    /// Where certificates may be that nginx is to read no more.
+    pub leftover: Option<PathBuf>,
     /// What is routed already in the edge that takes what does not go straight.
     pub routes: Vec<(String, Route)>,
     /// Who is told of those that slip through.
@@ -113,7 +115,7 @@ impl Apps {
 impl Nginx {
     /// Begins to keep nginx at what is wanted, whether it runs or not. Must be called in a runtime.
     pub fn open(inner: SharedEdge, config: NginxConfig) -> std::io::Result<Arc<Self>> {
-        let NginxConfig { place, log, quiet_agents, snippets, routes, visits } = config;
+        let NginxConfig { place, log, quiet_agents, snippets, leftover, routes, visits } = config;
         let mut apps = Apps::default();
         let (mut straight, mut gated, mut hosts) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         for (host, Route { env, target, guard }) in routes {
@@ -140,7 +142,7 @@ impl Nginx {
         let is_straight =
             move |host: &str| HostName::parse(host).is_ok_and(|host| asked.with(|plan| plan.may_go_straight(&host)));
         let tasks = vec![
-            tokio::spawn(Keeper::new(desk.clone(), place.clone(), snippets).run()),
+            tokio::spawn(Keeper::new(desk.clone(), place.clone(), snippets, leftover).run()),
             tokio::spawn(uses.clone().listen(log, is_straight)),
             tokio::spawn(watch_those_at_rest(apps.clone(), place, visits)),
         ];

@@ -99,7 +99,9 @@ impl Stage {
         let log = files::hear(&dir, own, None).unwrap();
         let snippets = site.path("apps");
         std::fs::create_dir(&snippets).unwrap();
-        let config = NginxConfig { place, log, quiet_agents: Vec::new(), snippets, routes: Vec::new(), visits: told };
+        let (quiet_agents, routes) = (Vec::new(), Vec::new());
+        let leftover = place.secure.is_none().then(|| site.path("flyloft-tls"));
+        let config = NginxConfig { place, log, quiet_agents, snippets, leftover, routes, visits: told };
         Self { edge: Nginx::open(inner, config).unwrap(), site, visits, answers }
     }
 

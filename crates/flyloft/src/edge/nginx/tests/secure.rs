@@ -226,6 +226,20 @@ async fn new_certificates_are_shown_and_nobody_else_reads_their_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_nginx_had_go_once_it_is_to_speak_tls_no_more() {
+    let site = NginxSite::new("root");
+    let keys = site.path("flyloft-tls");
+    std::fs::create_dir(&keys).unwrap();
+    std::fs::write(keys.join("star.pem.key"), "-----BEGIN PRIVATE KEY-----").unwrap();
+    let mut stage = Stage::at(site, DOMAIN, "", |_| {});
+    eventually("nginx is missed", || stage.edge.troubles().borrow().is_some()).await;
+    assert!(keys.exists(), "an nginx that is started may go by what was there before");
+    stage.site.start();
+    stage.told().await;
+    eventually("they go", || !keys.exists()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nginx_leads_plain_http_to_tls_and_wakes_nothing() {
     let mut lock = Lock::new().await;
     lock.stage.edge.set(HOST, held()).await.unwrap();
