@@ -165,6 +165,11 @@ impl Plan {
         self.unknown || self.may.iter().any(|told| told.straight.get(host).is_some_and(|other| *other != to))
     }
 
+    /// Where `host` may still go straight to, as far as that is known.
+    pub fn ways(&self, host: &HostName) -> impl Iterator<Item = SocketAddr> {
+        self.may.iter().filter_map(|told| told.straight.get(host).copied())
+    }
+
     /// Whether `host` may still go straight to anywhere.
     pub fn may_go_straight(&self, host: &HostName) -> bool {
         self.unknown || self.may.iter().any(|told| told.straight.contains_key(host))
@@ -263,6 +268,7 @@ mod tests {
         plan.come_here(&host("a.test"));
         plan.begin();
         assert!(plan.may_reach(at(1)) && plan.may_reach(at(2)) && plan.may_go_straight(&host("a.test")));
+        assert_eq!(plan.ways(&host("a.test")).collect::<Vec<_>>(), [at(1), at(2)]);
         plan.down();
         assert!(!plan.may_reach(at(1)) && !plan.may_reach(at(2)));
         plan.lost();

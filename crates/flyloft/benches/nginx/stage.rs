@@ -85,7 +85,7 @@ impl Stage {
         }
         let snippets = dir.path().join("snippets");
         let (quiet_agents, leftover) = (Vec::new(), None);
-        let config = NginxConfig { place, log, quiet_agents, snippets, leftover, routes, visits: told };
+        let config = NginxConfig { place, workers: own, log, quiet_agents, snippets, leftover, routes, visits: told };
         let edge = Nginx::open(inner.clone(), config)?;
         let serve = Cmd::new("nginx").arg("-e").arg(home.join("error.log")).arg("-c").arg(&conf);
         nginx.push(serve.spawn(Stdio::null(), Stdio::null(), Stdio::inherit())?);

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::config::{Config, EdgeKind};
 use crate::edge::embedded::{EdgeConfig, Embedded, Proxies, Secure, SecureConfig};
-use crate::edge::nginx::{Master, Nginx, NginxConfig, Place, Refusals, SecurePlace, Trouble, files};
+use crate::edge::nginx::{Barrier, Master, Nginx, NginxConfig, Place, Refusals, SecurePlace, Trouble, files};
 use crate::edge::{Route, SharedEdge, Visits};
 use crate::error::{Error, OrFailed, Result};
 use crate::machine::ports::Holder;
@@ -80,7 +80,7 @@ impl Front {
             ..EdgeConfig::new(listen)
         };
         if config.edge.kind == EdgeKind::Embedded {
-            withdraw(config).await;
+            withdraw(config, instance).await;
             let listen = config.https.listen.clone();
             let secure = SecureConfig { listen, inherited: inherited.take(Use::Https), certificates };
             let to_open = EdgeConfig {
@@ -126,7 +126,7 @@ impl Front {
         let (snippets, routes) = (config.nginx.snippets.clone(), routes.clone());
         let quiet_agents = quiet_agents.clone();
         let leftover = port.is_none().then(|| files::certificates(&config.state_dir));
-        let nginx = NginxConfig { place, log, quiet_agents, snippets, leftover, routes, visits };
+        let nginx = NginxConfig { place, workers: user, log, quiet_agents, snippets, leftover, routes, visits };
         let nginx = Nginx::open(embedded.clone(), nginx).or_failed(failed)?;
         let told_of_nginx = Some(ToldOfNginx { troubles: nginx.troubles(), refusals: nginx.refusals() });
         let (addresses, secure) = (config.http_addresses(), config.https.listen.clone());
@@ -212,7 +212,7 @@ pub fn is_for_us(config: &Config, holder: &Holder) -> bool {
 }
 
 /// Takes back what was said to an nginx while it was the edge, so that it lets go of the ports.
-async fn withdraw(config: &Config) {
+async fn withdraw(config: &Config, instance: &str) {
     let (dir, keys) = (files::dir(&config.state_dir), files::certificates(&config.state_dir));
     let said = std::fs::read_to_string(dir.join(files::HTTP)).unwrap_or_default();
     if said.is_empty() || said == Site::nothing() {
@@ -227,6 +227,9 @@ async fn withdraw(config: &Config) {
         Ok(_) => tokio::time::sleep(LETS_GO).await,
         Err(Trouble::NotRunning(_)) => {}
         Err(trouble) => return tracing::warn!(%trouble, "nginx may still have the edge's ports"),
+    }
+    if let Err(error) = Barrier::new(instance, Uid::current()).lift().await {
+        tracing::warn!(%error, "failed to take back what nginx was kept from");
     }
     files::remove_certificates(&keys);
 }

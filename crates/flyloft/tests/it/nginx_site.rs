@@ -16,7 +16,8 @@ pub struct NginxSite {
     /// Where clients of ours come in, and where those of the other site do.
     pub port: u16,
     pub other: u16,
-    user: &'static str,
+    /// Whom its workers run as.
+    pub user: &'static str,
 }
 
 impl NginxSite {

@@ -92,6 +92,11 @@ impl Desk {
         self.round.subscribe()
     }
 
+    /// Whether nginx goes on as it was told before.
+    pub fn is_stuck(&self) -> bool {
+        self.round.borrow().as_ref().is_some_and(Trouble::keeps_the_old)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Plan> {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -14,6 +14,7 @@
 //! sends it nobody any more, and whoever slips through all the same, on a connection that one of nginx's old processes
 //! had open before, is found and wakes it: a frozen app's kernel accepts connections, so nobody is lost.
 
+mod barrier;
 mod certificates;
 pub mod files;
 mod keeper;
@@ -25,7 +26,7 @@ mod tests;
 mod trial;
 mod uses;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -37,9 +38,11 @@ use flyloft_core::gate::Guard;
 use flyloft_core::host::HostName;
 use flyloft_core::name::EnvRef;
 use flyloft_core::nginx::{Haste, KEPT, Plan};
+use nix::unistd::Uid;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
+pub use self::barrier::Barrier;
 pub use self::certificates::SecurePlace;
 pub use self::keeper::Place;
 use self::keeper::{Desk, Keeper};
@@ -62,6 +65,8 @@ const SURELY_BUSY: Duration = Duration::from_secs(KEPT.as_secs() + 2);
 /// How to open an [`Nginx`].
 pub struct NginxConfig {
     pub place: Place,
+    /// Whom nginx's workers run as.
+    pub workers: Uid,
     /// Where nginx logs, in the directory of the place.
     pub log: UnixDatagram,
     pub quiet_agents: Vec<String>,
@@ -82,6 +87,7 @@ pub struct Nginx {
     uses: Arc<Uses>,
     sockets: Sockets,
     apps: Arc<Mutex<Apps>>,
+    barrier: Arc<Barrier>,
     refusals: watch::Receiver<Refusals>,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
@@ -115,7 +121,7 @@ impl Apps {
 impl Nginx {
     /// Begins to keep nginx at what is wanted, whether it runs or not. Must be called in a runtime.
     pub fn open(inner: SharedEdge, config: NginxConfig) -> std::io::Result<Arc<Self>> {
-        let NginxConfig { place, log, quiet_agents, snippets, leftover, routes, visits } = config;
+        let NginxConfig { place, workers, log, quiet_agents, snippets, leftover, routes, visits } = config;
         let mut apps = Apps::default();
         let (mut straight, mut gated, mut hosts) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         for (host, Route { env, target, guard }) in routes {
@@ -132,7 +138,9 @@ impl Nginx {
         for (host, app) in hosts {
             plan.belongs(&host, &app);
         }
-        let (desk, place, apps) = (Arc::new(Desk::new(plan)), Arc::new(place), Arc::new(Mutex::new(apps)));
+        let (desk, apps) = (Arc::new(Desk::new(plan)), Arc::new(Mutex::new(apps)));
+        let barrier = Arc::new(Barrier::new(&place.instance, workers));
+        let (place, troubles) = (Arc::new(place), desk.troubles());
         let snippets = Snippets::new(snippets, &place.dir);
         let refusals = snippets.refusals();
         log.set_nonblocking(true)?;
@@ -145,9 +153,11 @@ impl Nginx {
             tokio::spawn(Keeper::new(desk.clone(), place.clone(), snippets, leftover).run()),
             tokio::spawn(uses.clone().listen(log, is_straight)),
             tokio::spawn(watch_those_at_rest(apps.clone(), place, visits)),
+            tokio::spawn(keep_to_gates(troubles, desk.clone(), apps.clone(), barrier.clone())),
         ];
         let tasks = tasks.into_iter().map(AbortOnDropHandle::new).collect();
-        Ok(Arc::new(Self { inner, desk, uses, sockets: Sockets::default(), apps, refusals, _tasks: tasks }))
+        let sockets = Sockets::default();
+        Ok(Arc::new(Self { inner, desk, uses, sockets, apps, barrier, refusals, _tasks: tasks }))
     }
 
     /// What is wrong with nginx, each time that this changes.
@@ -169,6 +179,20 @@ impl Nginx {
             }
         });
         Ok(self.desk.until(|plan| !plan.may_go_straight(name) && !plan.may_miss_snippet(name)).await?)
+    }
+
+    /// The same of one that has a gate. An nginx that goes on as it was told before is kept from what has one.
+    async fn ask_at_gate(&self, name: &HostName) -> Result<(), EdgeError> {
+        let asked = self.ask_here(name).await;
+        if !self.desk.is_stuck() {
+            return asked;
+        }
+        if let Err(error) = self.barrier.bar(past_gates(&self.desk, &self.apps)).await {
+            tracing::error!(%error, "failed to keep nginx from what has a gate");
+            return asked;
+        }
+        let is_kept = self.apps().gated.contains_key(name) && !self.desk.with(|plan| plan.may_miss_snippet(name));
+        if is_kept { Ok(()) } else { asked }
     }
 
     fn apps(&self) -> MutexGuard<'_, Apps> {
@@ -200,7 +224,7 @@ impl Edge for Nginx {
         self.desk.with(|plan| plan.belongs(&name, &app));
         if has_gate {
             self.apps().gated.insert(name.clone(), address);
-            return self.ask_here(&name).await;
+            return self.ask_at_gate(&name).await;
         }
         self.desk.with(|plan| plan.go_straight(name.clone(), address));
         let is_so = |plan: &Plan| !plan.may_mislead(&name, address) && !plan.may_miss_snippet(&name);
@@ -232,7 +256,7 @@ impl Edge for Nginx {
             }
         }
         match has_gate {
-            true => self.ask_here(&name).await,
+            true => self.ask_at_gate(&name).await,
             false => Ok(()),
         }
     }
@@ -301,6 +325,36 @@ impl Edge for Nginx {
             self.apps().rests(upstream);
         }
         drained
+    }
+}
+
+/// Where nginx may send people past a gate.
+fn past_gates(desk: &Desk, apps: &Mutex<Apps>) -> BTreeSet<SocketAddr> {
+    let apps = apps.lock().unwrap_or_else(PoisonError::into_inner);
+    desk.with(|plan| {
+        let plan = &*plan;
+        // By its own host name, or by another one that had its address before.
+        let gated = apps.gated.iter();
+        let ways = gated.flat_map(|(host, to)| plan.ways(host).chain(plan.may_reach(*to).then_some(*to)));
+        ways.collect()
+    })
+}
+
+/// Keeps nginx from what has a gate for as long as it goes on as it was told before, which may have been by another daemon.
+async fn keep_to_gates(
+    mut troubles: watch::Receiver<Option<Trouble>>,
+    desk: Arc<Desk>,
+    apps: Arc<Mutex<Apps>>,
+    barrier: Arc<Barrier>,
+) {
+    while troubles.changed().await.is_ok() {
+        let kept = match desk.is_stuck() {
+            true => barrier.bar(past_gates(&desk, &apps)).await,
+            false => barrier.lift().await,
+        };
+        if let Err(error) = kept {
+            tracing::error!(%error, "failed to keep nginx to gates");
+        }
     }
 }
 

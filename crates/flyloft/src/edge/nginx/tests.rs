@@ -72,7 +72,7 @@ impl Stage {
         let dir = site.path("flyloft");
         files::prepare(&dir, flyloft_core::nginx::Site::nothing()).unwrap();
         site.configure(&format!("include {}/flyloft.conf;\n{lines}", dir.display()));
-        let own = nix::unistd::geteuid();
+        let own = nix::unistd::User::from_name(site.user).unwrap().unwrap().uid;
         let (told, visits) = mpsc::unbounded_channel();
         let mut place = Place {
             instance: "abc123".to_owned(),
@@ -101,7 +101,7 @@ impl Stage {
         std::fs::create_dir(&snippets).unwrap();
         let (quiet_agents, routes) = (Vec::new(), Vec::new());
         let leftover = place.secure.is_none().then(|| site.path("flyloft-tls"));
-        let config = NginxConfig { place, log, quiet_agents, snippets, leftover, routes, visits: told };
+        let config = NginxConfig { place, workers: own, log, quiet_agents, snippets, leftover, routes, visits: told };
         Self { edge: Nginx::open(inner, config).unwrap(), site, visits, answers }
     }
 

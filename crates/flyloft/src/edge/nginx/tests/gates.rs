@@ -56,3 +56,39 @@ async fn what_comes_with_a_gate_never_goes_straight() {
     assert!(stage.ask(&get("shop-main.test")).await.starts_with("HTTP/1.1 403 "));
     assert!(stage.ask(&with_cookie("shop-main.test")).await.starts_with("HTTP/1.1 200 "));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gate_that_is_shut_holds_while_nginx_refuses_its_configuration() {
+    let instance = format!("t{}", std::process::id());
+    let mut stage = Stage::at(NginxSite::new("www-data"), "test", "", |place| place.instance = instance.clone());
+    stage.site.start();
+    stage.told().await;
+    let (app, other) = (App::start(echo_head).await, named("other").await);
+    stage.route("shop-main.test", &app).await;
+    stage.route("shop-other.test", &other).await;
+    stage.straight("shop-main.test").await;
+    eventually("it is told", || stage.edge.desk.with(|plan| plan.is_so())).await;
+    stage.site.configure("lisen 80;");
+    stage.edge.guard("shop-main.test", guard()).await.unwrap();
+    for _ in 0..10 {
+        let answer = stage.ask(&get("shop-main.test")).await;
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    }
+    let answer = stage.ask(&with_cookie("shop-main.test")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\ncookie: a=b\n"), "{answer}");
+    assert!(stage.ask(&get("shop-other.test")).await.ends_with("other"), "what has no gate is left alone");
+    // Once nginx knows of it, nothing is barred any more.
+    let dir = stage.site.path("flyloft");
+    stage.site.configure(&format!("include {}/flyloft.conf;", dir.display()));
+    eventually("nothing is wrong", || stage.edge.troubles().borrow().is_none()).await;
+    assert!(stage.ask(&get("shop-main.test")).await.starts_with("HTTP/1.1 403 "));
+    let table = format!("flyloft_{instance}_nginx");
+    let begun = Instant::now();
+    while crate::exec::Cmd::new("nft").args(["list", "table", "inet", &table]).run().await.is_ok() {
+        assert!(begun.elapsed() < DEADLINE, "it is barred without end");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    stage.edge.guard("shop-main.test", None).await.unwrap();
+    stage.edge.desk.with(|plan| plan.hurry(Haste::Now));
+    stage.straight("shop-main.test").await;
+}
