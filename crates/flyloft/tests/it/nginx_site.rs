@@ -61,7 +61,9 @@ impl NginxSite {
              map $http_upgrade $connection_upgrade {{ default upgrade; \"\" close; }}\n    {lines}\n    \
              server {{ listen 127.0.0.1:{other}; location / {{ return 200 \"{OTHER}\"; }} }}\n}}\n"
         );
-        self.own.write("nginx.conf", &text);
+        // Whoever asks nginx about it meanwhile sees the old or the new.
+        self.own.write("nginx.conf.new", &text);
+        fs::rename(self.path("nginx.conf.new"), self.conf()).unwrap();
     }
 
     pub fn start(&mut self) {
