@@ -232,6 +232,7 @@ fn sleep(mut live: Live, depth: Depth, now: Timestamp) -> Result<Answer, Refusal
         }
         Runs::Awake { release, .. } => {
             live.runs = Runs::Asleep { release, since: now, depth };
+            live.stayed_awake = None;
             done(live, put_to_sleep(release, depth))
         }
     }
@@ -245,12 +246,13 @@ fn deepen(live: Live, now: Timestamp) -> Result<Answer, Refusal> {
     }
 }
 
-/// It runs on, and is let alone for as long as if somebody had used it.
+/// It runs on, and is let alone for as long as if somebody had used it. Nobody has: what never sleeps is turned off and
+/// destroyed in its time.
 fn sleep_failed(mut live: Live, release: ReleaseNumber, now: Timestamp) -> Result<Answer, Refusal> {
     match live.runs {
         Runs::Asleep { release: ours, .. } if ours == release => {
             live.runs = Runs::Awake { release, since: now };
-            live.last_used = live.last_used.max(now);
+            live.stayed_awake = Some(now);
             done(live, [Effect::Route { release }])
         }
         _ => Ok(Answer::AlreadySo),
@@ -352,7 +354,8 @@ fn rungs(live: &Live, policy: &Policy) -> impl Iterator<Item = (Timestamp, Rung)
     let quiet = live.deploying == Deploying::No;
     let unused = |limit: Option<Duration>| limit.map(|limit| live.last_used.plus(limit));
 
-    let asleep = unused(policy.idle).filter(|_| matches!(live.runs, Runs::Awake { .. }));
+    let idle = policy.idle.map(|limit| live.idle_since().plus(limit));
+    let asleep = idle.filter(|_| matches!(live.runs, Runs::Awake { .. }));
     let deep = match live.runs {
         Runs::Asleep { since, depth: Depth::Shallow, .. } => Some(since.plus(DEEP_AFTER)),
         _ => None,

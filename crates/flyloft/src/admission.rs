@@ -249,7 +249,9 @@ impl Admission {
         if known.conductor.commands() > 0 || live.deploying != Deploying::No {
             return None;
         }
-        let last_used = known.conductor.last_command().map_or(live.last_used, |last| live.last_used.max(last));
+        // Whoever could not fall asleep a moment ago cannot make room, either.
+        let idle_since = live.idle_since();
+        let last_used = known.conductor.last_command().map_or(idle_since, |last| idle_since.max(last));
         match self.edge.unused_for(&known.host) {
             Some(Duration::ZERO) => None,
             Some(unused) => Some(last_used.max(self.clock.now().minus(unused))),

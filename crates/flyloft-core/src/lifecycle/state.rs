@@ -38,6 +38,10 @@ pub struct Live {
     /// Time neither turns it off nor destroys it.
     pub pinned: bool,
     pub last_used: Timestamp,
+    /// When it was last to fall asleep and could not, since it last did. That is no use of it: it is tried again as if
+    /// somebody had used it then, and time goes on towards everything else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stayed_awake: Option<Timestamp>,
     /// As if pinned, until then.
     pub kept_until: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -150,6 +154,7 @@ impl State {
             deploying: Deploying::No,
             pinned: false,
             last_used: now,
+            stayed_awake: None,
             kept_until: None,
             deaths: None,
         })
@@ -167,6 +172,11 @@ impl State {
 }
 
 impl Live {
+    /// Since when it could be asleep: nobody has used it, and it has not refused to.
+    pub fn idle_since(&self) -> Timestamp {
+        self.last_used.max(self.stayed_awake.unwrap_or(self.last_used))
+    }
+
     /// The highest release that it knows of.
     pub fn newest(&self) -> Option<ReleaseNumber> {
         let deploying = match self.deploying {

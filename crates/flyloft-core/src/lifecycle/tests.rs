@@ -1,5 +1,6 @@
 mod deaths;
 mod kept;
+mod restless;
 
 use proptest::prelude::*;
 
@@ -15,7 +16,8 @@ fn v(number: u32) -> ReleaseNumber {
 }
 
 fn live(runs: Runs, deploying: Deploying) -> Live {
-    Live { runs, deploying, pinned: false, last_used: Timestamp(0), kept_until: None, deaths: None }
+    let (last_used, stayed_awake, kept_until, deaths) = (Timestamp(0), None, None, None);
+    Live { runs, deploying, pinned: false, last_used, stayed_awake, kept_until, deaths }
 }
 
 fn awake(release: u32) -> State {
@@ -136,7 +138,10 @@ fn every_state_answers_every_event_as_the_table_says() {
 
 #[test]
 fn the_stored_form_is_fixed() {
-    let states: Vec<String> = all_states().iter().map(|state| serde_json::to_string(state).unwrap()).collect();
+    let runs = Runs::Awake { release: v(1), since: Timestamp(0) };
+    let restless = Live { stayed_awake: Some(Timestamp(0)), ..live(runs, Deploying::No) };
+    let states = all_states().into_iter().chain([State::Live(restless)]);
+    let states: Vec<String> = states.map(|state| serde_json::to_string(&state).unwrap()).collect();
     insta::assert_snapshot!("stored_form", states.join("\n"));
 }
 
