@@ -80,6 +80,7 @@ pub fn step(state: &State, event: &Event, now: Timestamp, policy: &Policy) -> Re
         Event::Woke { release } => woke(live, release, now),
         Event::WakeFailed { release } => wake_failed(live, release, now),
         Event::BuildFailed { release } => build_failed(live, release, now),
+        Event::NoRoom { release } => death::no_room(live, release, now),
         Event::Sleep { depth } => sleep(live, depth, now),
         Event::Deepen => deepen(live, now),
         Event::SleepFailed { release } => sleep_failed(live, release, now),
@@ -269,6 +270,11 @@ fn off(mut live: Live, why: WhyOff, now: Timestamp) -> Result<Answer, Refusal> {
         return match live.runs {
             Runs::None => Err(Refusal::NothingDeployed),
             Runs::Waking { .. } => Err(Refusal::Waking),
+            // Time would start it again.
+            Runs::Off { release, cleared, .. } if live.tried_again_at().is_some() => {
+                live.runs = Runs::Off { release, since: now, why, cleared };
+                done(live, [Effect::Hold])
+            }
             _ => Ok(Answer::AlreadySo),
         };
     };
@@ -328,6 +334,7 @@ fn after_the_end(ending: Option<ReleaseNumber>, event: &Event) -> Result<Answer,
         | Event::Woke { .. }
         | Event::WakeFailed { .. }
         | Event::BuildFailed { .. }
+        | Event::NoRoom { .. }
         | Event::SleepFailed { .. }
         | Event::Deepen
         | Event::Used { .. }

@@ -216,6 +216,11 @@ impl Admission {
         }
     }
 
+    /// Counts somebody who is let in whatever there is.
+    pub fn count(&self, need: u64) -> Place {
+        self.place(need)
+    }
+
     fn place(&self, bytes: u64) -> Place {
         self.promised.fetch_add(bytes, Ordering::SeqCst);
         Place { bytes, promised: self.promised.clone() }

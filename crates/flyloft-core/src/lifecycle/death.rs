@@ -1,7 +1,8 @@
 //! What becomes of an environment whose container ends by itself, or does not come up.
 //!
 //! The first time it is started again at once. What ends again soon after that would do so for ever: it is off until
-//! somebody comes or, if it is pinned, until a pause is over that doubles each time.
+//! somebody comes or, if it is pinned, until a pause is over that doubles each time. What has no memory to start in is
+//! off in the same way, and has a pause that stays the same.
 
 use std::time::Duration;
 
@@ -17,6 +18,9 @@ const IN_A_ROW: Duration = Duration::from_secs(15 * 60);
 
 /// How long the first pause is, and the longest: shorter than a row is broken off by.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10 * 60));
+
+/// How long the pause is where there was no memory. Before each attempt others are asked to make room, for some seconds.
+const NO_ROOM_PAUSE: Duration = Duration::from_secs(60);
 
 /// How often in a row it has ended by itself or not come up, and when it last did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,10 +50,11 @@ impl Live {
         self.pinned.then(|| self.deaths.map_or(PAUSE.0, Deaths::pause))
     }
 
-    /// When what is off, since it ended, is started again by itself.
+    /// When what is off, since it ended or had no room, is started again by itself.
     pub(super) fn tried_again_at(&self) -> Option<Timestamp> {
         match self.runs {
             Runs::Off { since, why: WhyOff::Crashed, .. } => self.pause().map(|pause| since.plus(pause)),
+            Runs::Off { why: WhyOff::NoRoom { until }, .. } => Some(until).filter(|_| self.pinned),
             _ => None,
         }
     }
@@ -67,4 +72,13 @@ pub(super) fn ended(mut live: Live, release: ReleaseNumber, now: Timestamp) -> R
     live.runs = off_for(release, WhyOff::Crashed, now);
     let again = live.pause();
     done(live, [Effect::Hold, Effect::ReportEnd { release, again }])
+}
+
+/// What was to be started by itself could not be let in. It does not run, so there is nothing to stop.
+pub(super) fn no_room(mut live: Live, release: ReleaseNumber, now: Timestamp) -> Result<Answer, Refusal> {
+    if !live.runs.is_waking(release) {
+        return Ok(Answer::AlreadySo);
+    }
+    live.runs = off_for(release, WhyOff::NoRoom { until: now.plus(NO_ROOM_PAUSE) }, now);
+    done(live, [Effect::Hold])
 }

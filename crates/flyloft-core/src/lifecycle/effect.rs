@@ -46,7 +46,8 @@ pub enum Effect {
     /// Thaw the container and wait until it answers. Ends as `Woke` or `WakeFailed`.
     Thaw { release: ReleaseNumber },
     /// Start the container, whatever state it is in and made anew if it is gone, its image too, and wait until it
-    /// answers. Ends as `Woke`, `WakeFailed` or `BuildFailed`.
+    /// answers. Where nobody has been promised memory for it, there must be some. Ends as `Woke`, `WakeFailed`,
+    /// `BuildFailed` or `NoRoom`.
     Start { release: ReleaseNumber },
     /// Stop the container and keep its disk, when no request is under way to it any more.
     Stop { release: ReleaseNumber },

@@ -29,6 +29,8 @@ pub enum Event {
     WakeFailed { release: ReleaseNumber },
     /// What was to be started had to be built anew before, and could not be.
     BuildFailed { release: ReleaseNumber },
+    /// What was to be started without anybody who waits for it has no memory to run in, and does not.
+    NoRoom { release: ReleaseNumber },
     /// `flyloft sleep [--deep]`, or room is needed for another.
     Sleep { depth: Depth },
     /// Compressed memory is short of room.
@@ -99,6 +101,7 @@ impl Event {
             | Event::Woke { .. }
             | Event::WakeFailed { .. }
             | Event::BuildFailed { .. }
+            | Event::NoRoom { .. }
             | Event::Sleep { .. }
             | Event::Deepen
             | Event::SleepFailed { .. }
@@ -119,6 +122,7 @@ impl fmt::Display for Event {
             Event::Woke { release } => write!(f, "{release} woke"),
             Event::WakeFailed { release } => write!(f, "{release} failed to wake"),
             Event::BuildFailed { release } => write!(f, "build of {release} failed"),
+            Event::NoRoom { release } => write!(f, "no room for {release}"),
             Event::Sleep { depth: Depth::Shallow } => f.write_str("sleep"),
             Event::Sleep { depth: Depth::Deep } => f.write_str("sleep deep"),
             Event::SleepFailed { release } => write!(f, "{release} failed to sleep"),

@@ -103,6 +103,10 @@ pub enum WhyOff {
     Unbuilt {
         until: Timestamp,
     },
+    /// There was no memory for it when it was to start by itself. What is pinned is tried again then.
+    NoRoom {
+        until: Timestamp,
+    },
     /// The engine stopped it. It would only be stopped again, so that nothing wakes it: it needs a fresh disk.
     Over(Excess),
 }
@@ -270,6 +274,7 @@ impl fmt::Display for Runs {
             Runs::Off { release, why: WhyOff::Unbuilt { .. }, .. } => {
                 write!(f, "off {release} (could not be built anew)")
             }
+            Runs::Off { release, why: WhyOff::NoRoom { .. }, .. } => write!(f, "off {release} (no memory for it)"),
             Runs::Off { release, why: WhyOff::Over(Excess::Disk), .. } => {
                 write!(f, "off {release} (over its disk limit)")
             }

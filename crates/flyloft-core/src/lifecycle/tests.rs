@@ -52,6 +52,7 @@ fn all_runs() -> Vec<Runs> {
         Runs::Off { release, since, why: WhyOff::Asked, cleared: true },
         Runs::Off { release, since, why: WhyOff::Crashed, cleared: false },
         Runs::Off { release, since, why: WhyOff::Unbuilt { until: Timestamp(2 * MINUTE) }, cleared: false },
+        Runs::Off { release, since, why: WhyOff::NoRoom { until: Timestamp(2 * MINUTE) }, cleared: false },
         Runs::Off { release, since, why: WhyOff::Over(Excess::Disk), cleared: false },
         Runs::Waking { release, since },
     ]
@@ -86,6 +87,7 @@ fn all_events() -> Vec<(String, u64, Event)> {
         Event::Woke { release: v(1) },
         Event::WakeFailed { release: v(1) },
         Event::BuildFailed { release: v(1) },
+        Event::NoRoom { release: v(1) },
         Event::Sleep { depth: Depth::Shallow },
         Event::Sleep { depth: Depth::Deep },
         Event::Deepen,
@@ -297,6 +299,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => release.clone().prop_map(|release| Event::Woke { release }),
         1 => release.clone().prop_map(|release| Event::WakeFailed { release }),
         1 => release.clone().prop_map(|release| Event::BuildFailed { release }),
+        1 => release.clone().prop_map(|release| Event::NoRoom { release }),
         1 => release.prop_map(|release| Event::SleepFailed { release }),
         2 => prop::sample::select(vec![Event::Visit, Event::Wake]),
         1 => prop::sample::select(vec![Event::Clear, Event::Deepen]),

@@ -195,6 +195,11 @@ impl Seen {
                      once, and `flyloft events {name}` says why"
                 );
             }
+            WhyOff::NoRoom { until } if self.is_pinned() => {
+                let left = age(self.now.0 as i64, until.0 as i64);
+                return format!("there was no memory for it to start; that is tried again in {left}, and by a visit");
+            }
+            WhyOff::NoRoom { .. } => return "there was no memory for it to start; a visit tries again".to_owned(),
             WhyOff::Over(excess) => {
                 return match &self.remedy {
                     Some(remedy) => format!("{excess}; {remedy}"),
@@ -206,6 +211,10 @@ impl Seen {
             false => format!("{what}; a visit starts it"),
             true => format!("{what}; its disk was given up to make room, and a visit builds it anew"),
         }
+    }
+
+    fn is_pinned(&self) -> bool {
+        matches!(&self.state, State::Live(live) if live.pinned)
     }
 
     fn uses(&self, live: &Live) -> Vec<String> {

@@ -10,13 +10,13 @@ use flyloft_core::lifecycle::{Cause, Effect, Live, Runs, State, WhyOff};
 use flyloft_core::name::{EnvRef, Origin, ReleaseNumber};
 use flyloft_core::policy::{Excess, Size, Span};
 use futures_util::FutureExt;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::passage;
 use super::rest::Rest;
 use super::wake::{self, Call, Woken};
-use super::{Accepted, End, Message, Outcome, Running, Task, cancelled};
+use super::{Accepted, Caller, End, Message, Outcome, Running, Task, cancelled};
 use crate::deploy::{self, Deployed, Job, spec};
 use crate::edge::{Route, Target};
 use crate::engine::{ContainerId, EngineError};
@@ -199,12 +199,20 @@ impl Task {
     fn wake(&mut self, release: ReleaseNumber, frozen: bool) {
         let (Some(live), Some(myself)) = (self.env.live.clone(), self.myself.upgrade()) else { return };
         let (parts, env) = (self.parts.clone(), self.env.clone());
-        let call = self.call.take().unwrap_or_else(|| Call::new("flyloft", Runs::None, Duration::ZERO));
-        let mut place = self.place.take();
+        let (call, mut place, need) = (self.call.take(), self.place.take(), self.memory.bytes());
+        let by_itself = Caller::from("flyloft");
         let given_up = CancellationToken::new();
         self.given_up = given_up.clone();
-        crate::fault::point(if frozen { "thaw.begun" } else { "start.begun" });
         self.hands.give(async move {
+            // What is to be thawed is awake already, as far as its memory goes.
+            if !frozen && place.is_none() {
+                match wake::room(&parts, &env, &live.container, need, &given_up).await {
+                    Ok(room) => place = Some(room),
+                    Err(error) => return ended(&myself, release, Outcome::NoRoom(error.brief())).await,
+                }
+            }
+            crate::fault::point(if frozen { "thaw.begun" } else { "start.begun" });
+            let call = call.unwrap_or_else(|| Call::new(by_itself, Runs::None, Duration::ZERO));
             let room = (&mut place, &given_up);
             let woken = AssertUnwindSafe(wake::wake(&parts, &env, live, frozen, call, room)).catch_unwind().await;
             let (outcome, wake) = match woken {
@@ -218,8 +226,7 @@ impl Task {
             if let (Outcome::Dead, Some(why)) = (&outcome, wake.as_ref().and_then(|(wake, _)| wake.failure.as_ref())) {
                 tell(&parts, &env.name, EventKind::WakeFailed, &format!("{release}: {why}")).await;
             }
-            let end = End::Woke { release, outcome };
-            let _ = myself.send(Box::new(Message::JobEnded { end, heard: oneshot::channel().0 })).await;
+            ended(&myself, release, outcome).await;
             // By then the kernel sees what it has taken.
             tokio::spawn(async move {
                 tokio::time::sleep(SETTLED).await;
@@ -300,6 +307,12 @@ impl Task {
     }
 }
 
+/// Lets a conductor know what became of a wake.
+async fn ended(conductor: &mpsc::Sender<Box<Message>>, release: ReleaseNumber, outcome: Outcome) {
+    let end = End::Woke { release, outcome };
+    let _ = conductor.send(Box::new(Message::JobEnded { end, heard: oneshot::channel().0 })).await;
+}
+
 /// Lets its people know what became of an environment.
 pub(super) async fn tell(parts: &Parts, env: &EnvRef, kind: EventKind, text: &str) {
     if let Err(error) = parts.store.tell(&env.app, Some(&env.env), kind, "flyloft", text, store::now()).await {
@@ -322,6 +335,10 @@ pub fn closed(state: &State) -> Target {
             Target::Held { failure: Some(why.to_owned()) }
         }
         Runs::Off { why: WhyOff::Unbuilt { .. }, .. } => Target::Held { failure: Some(format!("{UNBUILT}.")) },
+        Runs::Off { why: WhyOff::NoRoom { .. }, .. } => {
+            let why = "This machine had no memory for it to start. The next visit tries again.";
+            Target::Held { failure: Some(why.to_owned()) }
+        }
         Runs::Awake { .. } | Runs::Asleep { .. } | Runs::Off { .. } | Runs::Waking { .. } => {
             Target::Held { failure: None }
         }

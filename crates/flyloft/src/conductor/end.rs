@@ -1,6 +1,6 @@
 //! The ends of what a conductor has begun, and what is made of them.
 
-use flyloft_core::lifecycle::{Deploying, Event, Runs, State};
+use flyloft_core::lifecycle::{self, Deploying, Event, Rung, Runs, State};
 use flyloft_core::name::ReleaseNumber;
 
 use super::{Restless, Task, Told, effect};
@@ -23,6 +23,8 @@ pub enum Outcome {
     Dead,
     /// It had to be built anew before, and could not be.
     Unbuilt,
+    /// There was no memory for it to start, in the words of who is asked for that.
+    NoRoom(String),
 }
 
 impl Task {
@@ -50,8 +52,26 @@ impl Task {
             Outcome::Awake(live) => (Event::Woke { release }, Some(live)),
             Outcome::Dead => (Event::WakeFailed { release }, None),
             Outcome::Unbuilt => (Event::BuildFailed { release }, None),
+            Outcome::NoRoom(_) => (Event::NoRoom { release }, None),
         };
-        self.step(&event, live).await.map(drop)
+        let told = self.step(&event, live).await?;
+        match outcome {
+            Outcome::NoRoom(why) if told == Ok(Told::Done) => self.has_no_room(release, why).await,
+            _ => self.lacks_room = false,
+        }
+        Ok(())
+    }
+
+    /// Its people are told once, however often it is tried again.
+    async fn has_no_room(&mut self, release: ReleaseNumber, why: &str) {
+        if std::mem::replace(&mut self.lacks_room, true) {
+            return;
+        }
+        let next = match lifecycle::next_rung(&self.state, &self.policy()) {
+            Some((_, Rung::Again)) => "it is tried again by itself until there is some, and by a visit",
+            _ => "a visit tries again",
+        };
+        effect::tell(&self.parts, &self.env.name, EventKind::WakeFailed, &format!("{release}: {why}; {next}")).await;
     }
 
     async fn restless(&mut self, release: ReleaseNumber, why: &Restless) -> Result<()> {

@@ -98,6 +98,7 @@ impl Conductor {
             disturb: CancellationToken::new(),
             look: None,
             restless: None,
+            lacks_room: false,
             call: None,
             given_up: CancellationToken::new(),
             place: None,
@@ -145,6 +146,8 @@ struct Task {
     look: Option<Look>,
     /// What kept it from its last rest.
     restless: Option<Restless>,
+    /// There was no memory for it to start by itself, which its people know.
+    lacks_room: bool,
     /// Who woke it, until that has begun, and the memory that it was promised.
     call: Option<Call>,
     place: Option<Place>,

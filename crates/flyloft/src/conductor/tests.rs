@@ -16,8 +16,10 @@ use crate::loft::stage::{Stage, content};
 use crate::parts::Settings;
 use crate::store::{EnvRow, EventKind, SeenRow, WakeRow};
 
+mod again;
 mod memory;
 mod ports;
+mod restless;
 mod waking;
 
 const HELD: Target = Target::Held { failure: None };

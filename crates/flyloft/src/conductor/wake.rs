@@ -18,7 +18,7 @@ use crate::admission::Place;
 use crate::build::Hold;
 use crate::deploy::{image, probe, spec};
 use crate::edge::{Passage, Visit};
-use crate::engine::{EngineError, Thawed};
+use crate::engine::{ContainerId, ContainerState, EngineError, Thawed};
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
 use crate::provision;
@@ -178,6 +178,30 @@ pub async fn wake(
     let seen = SeenRow::default();
     let wake = WakeRow { at, by, was, admitted, queued, started, ready, seen, total, failure, slept };
     Woken { outcome, wake, waited }
+}
+
+/// Room for what starts though nobody asks for it: after a reboot, after a pause, or since its daemon died over it. What
+/// runs or sleeps still was let in by that daemon, and is counted only.
+pub async fn room(
+    parts: &Parts,
+    env: &EnvRow,
+    container: &ContainerId,
+    need: u64,
+    given_up: &CancellationToken,
+) -> Result<Place> {
+    let admission = &parts.admission;
+    if let Some(place) = admission.enter_now(env.id, need) {
+        return Ok(place);
+    }
+    let found = parts.engine.find(container).await.or_failed(|| format!("failed to look at `{container}`"))?;
+    if found.is_some_and(|found| found.state != ContainerState::Stopped) {
+        return Ok(admission.count(need));
+    }
+    tokio::select! {
+        biased;
+        () = given_up.cancelled() => Err(Error::conflict(format!("`{}` is not to start any more", env.name))),
+        place = admission.enter(env.id, need) => place,
+    }
 }
 
 /// Why something does not wake.

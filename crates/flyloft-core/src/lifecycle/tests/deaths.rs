@@ -63,3 +63,24 @@ fn what_is_pinned_is_tried_again_by_itself_after_pauses_that_double() {
     }
     assert_eq!(pauses, [60, 120, 240, 480, 600, 600]);
 }
+
+#[test]
+fn after_a_reboot_what_is_pinned_and_has_no_room_is_tried_again_by_itself_until_somebody_turns_it_off() {
+    let (pinned, _) = done(&awake(1), Event::Pin, 0);
+    let (waking, effects) = done(&pinned, Event::DaemonStarted { rebooted: true }, 0);
+    assert_eq!(waking.to_string(), "waking v1, pinned");
+    assert_eq!(effects, [Effect::Hold, Effect::Start { release: v(1) }]);
+    let (off, effects) = done(&waking, Event::NoRoom { release: v(1) }, 1000);
+    assert_eq!((off.to_string().as_str(), effects), ("off v1 (no memory for it), pinned", vec![Effect::Hold]));
+    assert_eq!(next_rung(&off, &Policy::default()), Some((Timestamp(MINUTE + 1000), Rung::Again)));
+    let (again, effects) = done(&off, Event::Clock, MINUTE + 1000);
+    assert_eq!((again.to_string().as_str(), effects), ("waking v1, pinned", vec![Effect::Start { release: v(1) }]));
+    let (awake, _) = done(&again, Event::Woke { release: v(1) }, MINUTE + 2000);
+    assert_eq!(awake.to_string(), "awake v1, pinned");
+
+    let (state, _) = done(&off, Event::Off, 2000);
+    assert_eq!((state.to_string().as_str(), next_rung(&state, &Policy::default())), ("off v1, pinned", None));
+    let (state, _) = done(&off, Event::Unpin, 2000);
+    assert!(next_rung(&state, &Policy::default()).is_some_and(|(_, rung)| rung == Rung::Destroyed));
+    assert_eq!(done(&state, Event::Visit, 3000).1, [Effect::Start { release: v(1) }]);
+}
