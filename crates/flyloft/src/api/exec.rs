@@ -13,23 +13,23 @@ use crate::error::{Error, OrFailed, Result};
 
 impl Api {
     pub(super) async fn run(&self, call: &mut Call<'_>, run: Run) -> Result<Ending> {
-        self.exec(call, run.env, run.argv).await
+        self.exec(call, run.env, "run", run.argv).await
     }
 
     pub(super) async fn shell(&self, call: &mut Call<'_>, env: EnvRef) -> Result<Ending> {
         // No login shell: it would set a search path of its own, without the app's tools.
         let shell = "command -v bash >/dev/null && exec bash || exec sh";
-        self.exec(call, env, ["sh", "-c", shell].map(str::to_owned).to_vec()).await
+        self.exec(call, env, "shell", ["sh", "-c", shell].map(str::to_owned).to_vec()).await
     }
 
-    async fn exec(&self, call: &mut Call<'_>, name: EnvRef, argv: Vec<String>) -> Result<Ending> {
+    async fn exec(&self, call: &mut Call<'_>, name: EnvRef, verb: &str, argv: Vec<String>) -> Result<Ending> {
         call.must_use(&name.app)?;
         let (row, conductor) = self.loft.find(&name).await?;
         let live = row
             .live
             .as_ref()
             .ok_or_else(|| Error::conflict(format!("nothing of `{name}` runs yet")).hint("push to it first"))?;
-        let _in_use = conductor.begin_use();
+        let _in_use = conductor.begin_use(&format!("`flyloft {verb}` by {}", call.by()));
         conductor.wake(call.by()).await?;
         super::life::awake(&name, &conductor).await?;
         let mut env = BTreeMap::from([("DYNO".to_owned(), "run.1".to_owned())]);

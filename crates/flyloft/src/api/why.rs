@@ -1,6 +1,7 @@
 //! `flyloft why`: what an environment is, why, what woke it last, what it holds, and what time will do to it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flyloft_core::lifecycle::{self, Deploying, Live, Rung, Runs, State, Timestamp, WhyOff};
@@ -13,10 +14,16 @@ use super::ports::PortItem;
 use super::reply::{Reply, age, as_time, as_time_if_any, size};
 use super::settings::{SettingItem, items};
 use super::{Api, Call, Ending};
-use crate::conductor;
+use crate::conductor::{self, Restless};
 use crate::engine::Stats;
 use crate::error::{OrFailed, Result};
 use crate::store::{self, MemoryRow, SeenRow, WakeRow};
+
+/// So many of the commands that run are named.
+const COMMANDS: usize = 3;
+
+/// A use and who it was are noted one after the other.
+const ABOUT: Duration = Duration::from_secs(1);
 
 /// All that is looked at, so that what is said of it can be told without a world.
 pub(super) struct Seen {
@@ -27,9 +34,15 @@ pub(super) struct Seen {
     pub wall: i64,
     /// How long nobody has sent anything; no time at all while a request is under way.
     pub unused_for: Option<Duration>,
-    /// Commands that run in it, and when there was one last.
-    pub commands: usize,
+    /// Who that was.
+    pub visitor: Option<Arc<str>>,
+    /// Commands that run in it, each by whom, and when there was one last.
+    pub commands: Vec<Arc<str>>,
     pub last_command: Option<Timestamp>,
+    /// Who or what else used it last, and when.
+    pub other: Option<(Timestamp, Arc<str>)>,
+    /// What kept it from its last sleep.
+    pub restless: Option<Restless>,
     pub levels: Levels,
     pub stats: Option<Stats>,
     pub memory: MemoryRow,
@@ -51,6 +64,8 @@ pub(super) struct Why {
     since: Option<i64>,
     #[serde(serialize_with = "as_time_if_any")]
     last_used: Option<i64>,
+    /// Who or what did, as far as this daemon knows.
+    last_user: Option<String>,
     /// What keeps it so, or what it waits for, a sentence each.
     because: Vec<String>,
     woken: Option<WakeItem>,
@@ -138,6 +153,7 @@ impl Seen {
             said: self.state.to_string(),
             since: live.and_then(|live| since(live.runs)).map(|at| self.on_the_wall(at)),
             last_used: live.map(|live| self.on_the_wall(live.last_used)),
+            last_user: live.and_then(|live| self.last_user(live)).map(|by| by.to_string()),
             because: live.map_or_else(|| vec!["it is being destroyed".to_owned()], |live| self.because(live)),
             woken: self.wake.as_ref().map(WakeItem::from),
             memory: self.memory(live),
@@ -220,21 +236,39 @@ impl Seen {
     fn uses(&self, live: &Live) -> Vec<String> {
         let mut uses = Vec::new();
         if self.unused_for.is_some_and(|unused| unused.is_zero()) {
-            uses.push("a request is under way".to_owned());
+            uses.push(match &self.visitor {
+                Some(visitor) => format!("a request is under way; the last that came is {visitor}"),
+                None => "a request is under way".to_owned(),
+            });
         }
-        match self.commands {
-            0 => {}
-            1 => uses.push("a command runs in it".to_owned()),
-            many => uses.push(format!("{many} commands run in it")),
+        let (named, others) = self.commands.split_at(self.commands.len().min(COMMANDS));
+        uses.extend(named.iter().map(|command| format!("{command} runs in it")));
+        if !others.is_empty() {
+            uses.push(format!("and so do {} more", others.len()));
         }
         if uses.is_empty() {
-            let (used, idle) = (age(live.last_used.0 as i64, self.now.0 as i64), self.levels.policy().idle);
-            uses.push(match idle {
-                Some(_) => format!("it was used {used} ago, and its `idle` is {}", Span(idle)),
-                None => format!("it was used {used} ago, and its `idle` is never"),
+            let used = age(live.last_used.0 as i64, self.now.0 as i64);
+            let by = self.last_user(live).map_or_else(String::new, |by| format!(" by {by}"));
+            uses.push(format!("it was used {used} ago{by}, and its `idle` is {}", Span(self.levels.policy().idle)));
+        }
+        if let Some(at) = live.stayed_awake {
+            let (tried, name) = (age(at.0 as i64, self.now.0 as i64), &self.name);
+            uses.push(match &self.restless {
+                Some(why) => format!("it was to fall asleep {tried} ago and stayed awake: {why}"),
+                None => format!("it was to fall asleep {tried} ago and could not; `flyloft events {name}` says why"),
             });
         }
         uses
+    }
+
+    /// Who or what used it last. The last daemon may have known who did before it ended.
+    fn last_user(&self, live: &Live) -> Option<Arc<str>> {
+        if let Some(command) = self.commands.last() {
+            return Some(command.clone());
+        }
+        let visit = self.unused_for.zip(self.visitor.clone()).map(|(unused, by)| (self.now.minus(unused), by));
+        let last = visit.into_iter().chain(self.other.clone()).max_by_key(|(at, _)| *at);
+        last.filter(|(at, _)| at.plus(ABOUT) >= live.last_used).map(|(_, by)| by)
     }
 
     fn memory(&self, live: Option<&Live>) -> MemoryItem {
@@ -438,9 +472,13 @@ impl Api {
         let parts = &self.loft.parts;
         let wakes = parts.store.wakes(row.id).await.or_failed(|| format!("failed to look at `{name}`"))?;
         let (state, ports) = (conductor.state(), self.ports_of(&row).await?);
-        let excess = match &state {
-            State::Live(live) => live.runs.excess(),
-            State::Destroyed { .. } => None,
+        let (excess, stayed_awake) = match &state {
+            State::Live(live) => (live.runs.excess(), live.stayed_awake),
+            State::Destroyed { .. } => (None, None),
+        };
+        let restless = match stayed_awake {
+            Some(_) => conductor.restless().await?,
+            None => None,
         };
         let seen = Seen {
             stats: parts.stats(&row).await,
@@ -451,8 +489,11 @@ impl Api {
             now: parts.clock.now(),
             wall: store::now(),
             unused_for: parts.edge.unused_for(&row.host),
-            commands: conductor.commands(),
+            visitor: parts.edge.last_user(&row.host),
+            commands: conductor.uses().commands(),
             last_command: conductor.last_command(),
+            other: conductor.uses().last_user(),
+            restless,
             memory: row.memory,
             ports,
             wake: wakes.into_iter().next(),

@@ -84,6 +84,11 @@ impl Conductor {
         let (answer, wait) = oneshot::channel();
         self.ask(Message::AtRest { answer }, wait).await?;
         // What came of it may be a message that is still to be read, before this one.
+        self.restless().await
+    }
+
+    /// What has kept it from its last rest, where something has.
+    pub async fn restless(&self) -> Result<Option<Restless>> {
         let (answer, wait) = oneshot::channel();
         self.ask(Message::Restless { answer }, wait).await
     }
@@ -112,14 +117,19 @@ impl Conductor {
         self.uses.now()
     }
 
+    /// What uses it, and who did so last.
+    pub fn uses(&self) -> &Uses {
+        &self.uses
+    }
+
     /// When a command last ran in it, if one has since the daemon was started.
     pub fn last_command(&self) -> Option<Timestamp> {
         self.uses.last()
     }
 
-    /// Keeps it from falling asleep.
-    pub fn begin_use(&self) -> InUse {
-        self.uses.begin()
+    /// Keeps it from falling asleep, for a command: `by` says which and whose, in words for people.
+    pub fn begin_use(&self, by: &str) -> InUse {
+        self.uses.begin(by)
     }
 
     /// What the newest deploy says, if this daemon has begun it.

@@ -70,6 +70,7 @@ impl Task {
     async fn wake_for(&mut self, caller: Caller, place: Option<Place>) {
         if let State::Live(Live { runs: runs @ (Runs::Asleep { .. } | Runs::Off { .. }), .. }) = self.state {
             let slept = self.slept(runs);
+            self.uses.by(&caller.by);
             self.call = Some(Call::new(caller, runs, slept));
             self.disturb.cancel();
         }

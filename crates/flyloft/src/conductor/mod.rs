@@ -286,7 +286,10 @@ impl Task {
             tracing::warn!(env = %self.env.name, %error, "failed to read what is set");
         }
         match self.env.live.as_ref() == Some(live) {
-            true => Ok(()),
+            true => {
+                self.uses.by(&format!("the deploy of {release}"));
+                Ok(())
+            }
             false => Err(self.unwanted(release)),
         }
     }

@@ -121,7 +121,7 @@ async fn who_uses_it_keeps_it_awake() {
         before = last_used(&conductor);
     }
     *stage.door.unused_for.lock().unwrap() = None;
-    let in_use = conductor.begin_use();
+    let in_use = conductor.begin_use("`flyloft run` by ada");
     let before = last_used(&conductor);
     stage.wait_until("a command is noticed", async || last_used(&conductor) > before).await;
     assert_eq!(conductor.state().to_string(), "awake v1");
@@ -204,7 +204,7 @@ async fn what_is_turned_off_goes_off_whoever_does_not_end() {
     let (stage, _, conductor) = deployed(Policy::default()).await;
     stage.door.busy.send_replace(true);
     *stage.door.patience.lock().unwrap() = Duration::from_millis(20);
-    let _in_use = conductor.begin_use();
+    let _in_use = conductor.begin_use("`flyloft run` by ada");
     conductor.tell(Event::Off).await.unwrap();
     conductor.at_rest().await.unwrap();
     assert!(stage.is(ContainerState::Stopped).await);
@@ -216,7 +216,7 @@ async fn where_a_command_runs_nothing_is_frozen_under_it() {
     stage.door.busy.send_replace(true);
     conductor.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
     // It begins while requests end.
-    let in_use = conductor.begin_use();
+    let in_use = conductor.begin_use("`flyloft run` by ada");
     stage.door.busy.send_replace(false);
     assert_eq!(conductor.at_rest().await.unwrap(), Some(Restless::Command));
     assert_eq!((conductor.state().to_string().as_str(), stage.calls("freeze")), ("awake v1", 0));
@@ -248,7 +248,7 @@ async fn whoever_is_in_use_makes_no_room_for_others() {
     *stage.door.unused_for.lock().unwrap() = Some(Duration::ZERO);
     assert!(!conductor.make_room().await);
     *stage.door.unused_for.lock().unwrap() = Some(Duration::from_secs(9));
-    let in_use = conductor.begin_use();
+    let in_use = conductor.begin_use("`flyloft run` by ada");
     assert!(!conductor.make_room().await);
     assert_eq!(conductor.state().to_string(), "awake v1");
     drop(in_use);
@@ -380,7 +380,7 @@ async fn no_room_but_for_who_is_written_out() -> (Stage, Conductor, Conductor, I
     sleeper.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
     let (_, waking) = another_asleep(&stage).await;
     stage.machine.lock().unwrap().pool = Some(Pool { taken: 64 << 20, most: 1 << 40 });
-    let in_use = busy.begin_use();
+    let in_use = busy.begin_use("`flyloft run` by ada");
     (stage, sleeper, waking, in_use)
 }
 
@@ -462,7 +462,7 @@ async fn where_nobody_can_make_room_visitors_are_told_so_and_it_sleeps_on() {
     let (stage, _, busy) = deployed(Policy::default()).await;
     let (next, waking) = another_asleep(&stage).await;
     stage.loft.parts.clock.advance(Duration::from_secs(10));
-    let _in_use = busy.begin_use();
+    let _in_use = busy.begin_use("`flyloft run` by ada");
     let error = waking.wake("alice").await.unwrap_err();
     assert!(error.what.starts_with("the machine has no 32 MiB of memory free"), "{}", error.what);
     assert_eq!((busy.state().to_string(), waking.state().to_string()), ("awake v1".into(), "asleep v1".into()));

@@ -60,6 +60,9 @@ pub trait Edge: Send + Sync {
     /// first routed.
     fn unused_for(&self, host: &str) -> Option<Duration>;
 
+    /// Who that was, in words for people, as far as it is known: `GET /cart from 203.0.113.7`. To a second.
+    fn last_user(&self, host: &str) -> Option<Arc<str>>;
+
     /// How many answers `host` has had since it was first routed, by the hundreds of their status.
     fn answers(&self, host: &str) -> [u64; 5];
 

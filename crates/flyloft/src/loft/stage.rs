@@ -57,6 +57,8 @@ pub struct Doorman {
     /// No route is removed for as long as this is so.
     pub clings: watch::Sender<bool>,
     pub unused_for: Mutex<Option<Duration>>,
+    /// Who that was.
+    pub last_user: Mutex<Option<Arc<str>>>,
     /// So long ago somebody used it who comes in the moment before it is held.
     pub last_moment: Mutex<Option<Duration>>,
     /// How long anybody waits for the end of requests.
@@ -107,6 +109,11 @@ impl Edge for Doorman {
         *self.unused_for.lock().unwrap()
     }
 
+    fn last_user(&self, host: &str) -> Option<Arc<str>> {
+        let _ = host;
+        self.last_user.lock().unwrap().clone()
+    }
+
     fn answers(&self, _host: &str) -> [u64; 5] {
         [0, 7, 0, 0, 0]
     }
@@ -124,6 +131,7 @@ impl Default for Doorman {
             busy: watch::Sender::new(false),
             clings: watch::Sender::new(false),
             unused_for: Mutex::default(),
+            last_user: Mutex::default(),
             last_moment: Mutex::default(),
             patience: Mutex::new(Duration::MAX),
             explained: Mutex::default(),

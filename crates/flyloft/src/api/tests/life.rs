@@ -37,7 +37,7 @@ async fn whoever_has_it_sleep_learns_what_keeps_it_awake() {
       hint: try again when it has ended
       hint: `flyloft off shop/main` ends it, half a minute after it was asked for
     ");
-    let _in_use = conductor.begin_use();
+    let _in_use = conductor.begin_use("`flyloft run` by ada");
     let (code, said) = desk.command(&["sleep", "shop/main"]).await;
     assert_ne!(code, 0);
     insta::assert_snapshot!(said, @r"

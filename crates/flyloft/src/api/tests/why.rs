@@ -40,23 +40,58 @@ async fn what_is_awake_says_who_uses_it_and_when_it_falls_asleep() {
     insta::assert_snapshot!(desk.command(&["why", "shop/main"]).await.1, @r"
     shop/main
       state      awake v1, for 3 min
-      why        it was used 3 min ago, and its `idle` is 15m
+      why        it was used 3 min ago by the deploy of v1, and its `idle` is 15m
       memory     32.0 MiB held
       next       asleep in 12 min, if nobody uses it
       settings   idle=15m (server) ttl=4h (server) expire=14d (server) memory=1GiB swap=1GiB pids=512 cpu_weight=100 disk=5GiB inodes=500000 services=none gate=public (server)
     ");
     *desk.stage.door.unused_for.lock().unwrap() = Some(Duration::ZERO);
-    let _in_use = conductor.begin_use();
+    *desk.stage.door.last_user.lock().unwrap() = Some("GET /cart from 203.0.113.7".into());
+    let _in_use = conductor.begin_use("`flyloft run` by ada");
     conductor.tell(Event::Pin).await.unwrap();
     insta::assert_snapshot!(desk.why().await, @r"
     shop/main
       state      awake v1, pinned, for 3 min
-      why        a request is under way
-                 a command runs in it
+      why        a request is under way; the last that came is GET /cart from 203.0.113.7
+                 `flyloft run` by ada runs in it
                  it is pinned: time neither turns it off nor destroys it
       memory     32.0 MiB held
       next       asleep in 15 min, if nobody uses it
     ");
+}
+
+#[tokio::test]
+async fn what_stays_awake_says_who_used_it_last_and_what_kept_it_from_its_sleep() {
+    let (desk, _) = Desk::deployed().await;
+    desk.stage.engine.set_unfreezable(true);
+    assert_ne!(desk.command(&["sleep", "shop/main"]).await.0, 0);
+    desk.pass(3 * MINUTE);
+    *desk.stage.door.unused_for.lock().unwrap() = Some(2 * MINUTE);
+    *desk.stage.door.last_user.lock().unwrap() = Some("GET /cart from 203.0.113.7".into());
+    let why = desk.why().await;
+    let told = "  why        it was used 2 min ago by GET /cart from 203.0.113.7, and its `idle` is 15m\n             it was to \
+                fall asleep 3 min ago and stayed awake: container `shop-main-1-1` cannot be frozen now";
+    assert!(why.contains(told) && why.contains("asleep in 13 min, if nobody uses it"), "{why}");
+    let json: serde_json::Value = serde_json::from_str(&desk.command(&["why", "--json", "shop/main"]).await.1).unwrap();
+    assert_eq!(json["last_user"], "GET /cart from 203.0.113.7");
+
+    // The next daemon knows when, and that is all.
+    *desk.stage.door.unused_for.lock().unwrap() = None;
+    let next = crate::loft::Loft::new(desk.stage.loft.parts.clone());
+    let desk = Desk { api: Api::new(next.into()), ..desk };
+    let why = desk.why().await;
+    let told = "  why        it was used 3 min ago, and its `idle` is 15m\n             it was to fall asleep 3 min ago and \
+                could not; `flyloft events shop/main` says why\n";
+    assert!(why.contains(told), "{why}");
+}
+
+#[tokio::test]
+async fn a_command_that_has_ended_is_who_used_it_last() {
+    let (desk, conductor) = Desk::deployed().await;
+    desk.pass(MINUTE);
+    drop(conductor.begin_use("`flyloft shell` by grace"));
+    desk.pass(3 * MINUTE);
+    assert!(desk.why().await.contains("why        it was used 3 min ago by `flyloft shell` by grace, and its"));
 }
 
 #[tokio::test]

@@ -98,7 +98,7 @@ async fn what_is_built_anew_keeps_no_memory_from_others_until_it_is_built() {
         others.push(other);
     }
     let [busy, next] = &others[..] else { unreachable!("there are two") };
-    let _in_use = busy.begin_use();
+    let _in_use = busy.begin_use("`flyloft run` by ada");
     next.tell(Event::Sleep { depth: Depth::Shallow }).await.unwrap();
     next.at_rest().await.unwrap();
     // Enough for one of the two that are to wake.

@@ -81,7 +81,7 @@ async fn all_of_a_burst_are_told_in_time_that_there_is_no_room_however_many_they
         waking.push(conductor);
     }
     stage.machine.lock().unwrap().available = 0;
-    let _in_use = busy.begin_use();
+    let _in_use = busy.begin_use("`flyloft run` by ada");
     let begun = std::time::Instant::now();
     let told = futures_util::future::join_all(waking.iter().map(|conductor| conductor.wake("alice"))).await;
     assert!(told.iter().all(|told| told.as_ref().is_err_and(|error| error.what.contains("MiB of memory free"))));

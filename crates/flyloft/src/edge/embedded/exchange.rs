@@ -18,7 +18,7 @@ use super::framing::{Encoder, Framing};
 use super::gate::{self, Stop};
 use super::half_closed::Asked;
 use super::headers::{self, Authority, Sender, Visitor};
-use super::hold::{Wish, hold};
+use super::hold::{Wish, hold, told};
 use super::host::{Host, Pass, Place};
 use super::line::{Line, LineError, Question, READ_MAX};
 use super::lines::Full;
@@ -140,7 +140,12 @@ fn find(client: &Client, request: &mut Request<Incoming>) -> Result<(Authority, 
     gate::ask(client, request, &authority, &host)?;
     let quiet = client.manner.is_quiet(request.uri().path(), request.headers(), &shared.quiet);
     let way = match shared.routes.admit(&host, quiet) {
-        Some(Admission::Entered(pass)) => Way::Open(pass),
+        Some(Admission::Entered(pass)) => {
+            if !quiet {
+                pass.place().note(|| told(client, request));
+            }
+            Way::Open(pass)
+        }
         Some(Admission::Held(_, place)) if quiet => {
             place.count(StatusCode::SERVICE_UNAVAILABLE.as_u16());
             return Err(Notice::Asleep { env: place.env.clone() }.into());
@@ -149,6 +154,7 @@ fn find(client: &Client, request: &mut Request<Incoming>) -> Result<(Authority, 
         Some(Admission::Refused(place)) => {
             if !quiet {
                 place.touch();
+                place.note(|| told(client, request));
             }
             return Err(place.refusal().into());
         }

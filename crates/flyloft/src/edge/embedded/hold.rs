@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   comes ─► the daemon is told, once ─► waits ─┬─ awake ─────► goes through
-//!                                               ├─ failed ────► 502, with why
+//!                                               ├─ failed ────► 503, with why
 //!                                               ├─ 1.5 s ─────► a browser gets a page that comes back by itself
 //!                                               ├─ 30 s ──────► 503 + Retry-After
 //!                                               └─ client gone, or the edge ends
@@ -103,6 +103,7 @@ pub async fn hold(
 ) -> Result<(Pass, Option<Witness>), Notice> {
     let shared = &client.worker.shared;
     let _use = place.begin();
+    place.note(|| wish.by.clone());
     let Some(_spots) = shared.crowd.spots(wish.spots) else {
         return Err(refused(&place, |env| Notice::Crowded { env, comes_back: wish.page }));
     };

@@ -198,6 +198,10 @@ impl Host {
     pub fn unused_for(&self) -> Option<Duration> {
         self.usage.unused_for()
     }
+
+    pub fn last_user(&self) -> Option<Arc<str>> {
+        self.usage.last_user()
+    }
 }
 
 impl Place {
@@ -208,6 +212,11 @@ impl Place {
     /// It is used this moment.
     pub fn touch(&self) {
         self.usage.touch();
+    }
+
+    /// In words for people, who uses it.
+    pub fn note(&self, by: impl FnOnce() -> String) {
+        self.usage.note(by);
     }
 
     /// What a request gets where nothing runs and nothing will.

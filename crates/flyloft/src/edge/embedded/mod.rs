@@ -326,6 +326,10 @@ impl Edge for Embedded {
         self.routes.unused_for(host)
     }
 
+    fn last_user(&self, host: &str) -> Option<Arc<str>> {
+        self.routes.last_user(host)
+    }
+
     fn answers(&self, host: &str) -> [u64; 5] {
         self.routes.usage(host).map_or([0; 5], |usage| usage.answers)
     }

@@ -135,6 +135,10 @@ impl Routes {
         self.of(host, Host::unused_for)?
     }
 
+    pub fn last_user(&self, host: &str) -> Option<Arc<str>> {
+        self.of(host, Host::last_user)?
+    }
+
     fn of<T>(&self, host: &str, what: impl Fn(&Host) -> T) -> Option<T> {
         self.table.load().get(host.to_ascii_lowercase().as_str()).map(|host| what(host))
     }

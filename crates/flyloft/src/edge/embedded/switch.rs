@@ -93,6 +93,7 @@ impl Said {
     fn something(&self) {
         let place = self.pass.place();
         place.touch();
+        place.note(|| self.by.clone());
         if let Some(now) = place.now()
             && let Aim::Held(sleep) = &now.aim
         {

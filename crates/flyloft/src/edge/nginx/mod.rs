@@ -295,6 +295,14 @@ impl Edge for Nginx {
         [inner, seen, is_busy.then_some(Duration::ZERO)].into_iter().flatten().min()
     }
 
+    fn last_user(&self, host: &str) -> Option<Arc<str>> {
+        // nginx's lines have no clients in them.
+        let straight = HostName::parse(host).ok().and_then(|name| self.uses.of(name.as_str()).visited);
+        let is_newer =
+            straight.is_some_and(|at| self.inner.unused_for(host).is_none_or(|unused| at.elapsed() < unused));
+        if is_newer { Some("a visitor by way of nginx".into()) } else { self.inner.last_user(host) }
+    }
+
     fn answers(&self, host: &str) -> [u64; 5] {
         let (inner, straight) = (self.inner.answers(host), self.uses.of(host).answers);
         std::array::from_fn(|class| inner[class] + straight[class])

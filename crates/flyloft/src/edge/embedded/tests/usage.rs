@@ -80,6 +80,15 @@ async fn a_request_is_use_from_its_beginning_to_its_end() {
 }
 
 #[tokio::test]
+async fn who_used_it_last_is_known_in_words_and_who_is_no_visitor_has_not() {
+    let stage = Stage::new().app(echo_head).await;
+    stage.ask("GET / HTTP/1.1\nHost: shop.test\nUser-Agent: Googlebot/2.1\n\n").await;
+    assert_eq!(stage.edge.last_user("shop.test"), None);
+    stage.ask("GET /cart?token=secret HTTP/1.1\nHost: shop.test\n\n").await;
+    assert_eq!(stage.edge.last_user("Shop.test").as_deref(), Some("GET /cart from 127.0.0.1"));
+}
+
+#[tokio::test]
 async fn a_change_of_route_is_not_the_end_of_a_count() {
     let stage = Stage::new().app(echo_head).await;
     stage.ask("GET / HTTP/1.1\nHost: shop.test\n\n").await;
