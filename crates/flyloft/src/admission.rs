@@ -42,6 +42,8 @@ pub struct Seen {
     pub pressed: bool,
     /// None where nothing leads from compressed memory to a disk.
     pub pool: Option<Pool>,
+    /// Bytes of swap.
+    pub swap_free: u64,
 }
 
 impl Seen {
@@ -51,6 +53,7 @@ impl Seen {
             available: load.available,
             pressed: load.pressure.is_some_and(|pressure| pressure.some > PRESSED),
             pool: (pool.most > 0 && load.zram == Default::default()).then_some(pool),
+            swap_free: load.swap_free,
         }
     }
 }
@@ -216,6 +219,11 @@ impl Admission {
         }
     }
 
+    /// Bytes of the machine's swap that nobody has.
+    pub fn swap_free(&self) -> u64 {
+        (self.look)().swap_free
+    }
+
     /// Counts somebody who is let in whatever there is.
     pub fn count(&self, need: u64) -> Place {
         self.place(need)
@@ -288,7 +296,7 @@ mod tests {
     fn machine(free: u64, patience: Duration) -> (Arc<Admission>, Arc<AtomicU64>, Place) {
         let available = Arc::new(AtomicU64::new((free << 20) + 1));
         let look = available.clone();
-        let look = move || Seen { available: look.load(Ordering::SeqCst), pressed: false, pool: None };
+        let look = move || Seen { available: look.load(Ordering::SeqCst), pressed: false, pool: None, swap_free: 0 };
         let admission =
             Admission::with(Clock::of_the_wall(), Arc::new(Doorman::default()), Box::new(look), 0, patience);
         // Or whoever comes is alone, and let in in any case.

@@ -1,7 +1,8 @@
 //! How much of a sleeper's memory is out of the way, as far as this daemon knows.
 //!
 //! The store has a note of it from the end of a move until the next one begins. So where there is none, a daemon died in
-//! between, and the reconciliation has it done again; and a start with a thousand sleepers looks at none of them.
+//! between, and the reconciliation has it done again; and a start with a thousand sleepers looks at none of them. What
+//! found swap full is moved again in its turn, once there is room.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,13 +20,15 @@ struct Facts {
     to: Option<Depth>,
     /// Why the last time not all of it was, which its people know.
     told: Option<Kept>,
+    /// Bytes that found no place in swap.
+    lacking: Option<u64>,
 }
 
 impl Moved {
     /// As the last daemon left it.
     pub fn taken_up(state: &State, held: Option<Held>) -> Self {
-        let told = held.and_then(|held| held.kept);
-        Self(Arc::new(Mutex::new(Facts { to: held.and(depth(state)), told })))
+        let (told, lacking) = (held.and_then(|held| held.kept), held.as_ref().and_then(lacking));
+        Self(Arc::new(Mutex::new(Facts { to: held.and(depth(state)), told, lacking })))
     }
 
     /// Nothing is known any more.
@@ -37,6 +40,7 @@ impl Moved {
     pub fn note(&self, to: Depth, held: &Held) -> Option<Kept> {
         let mut facts = self.lock();
         facts.to = Some(to);
+        facts.lacking = lacking(held);
         // That nothing leads from compressed memory to a disk is so for all, and `flyloft doctor` says it.
         let kept = held.kept.filter(|kept| *kept != Kept::NoDisk);
         let news = kept.filter(|kept| facts.told != Some(*kept));
@@ -44,14 +48,19 @@ impl Moved {
         news
     }
 
-    /// Whether there is nothing left to be moved of somebody in this state.
-    pub fn is_as_deep_as(&self, state: &State) -> bool {
-        self.lock().to >= depth(state)
+    /// Whether there is nothing left to be moved of somebody in this state, where so much of swap is free.
+    pub fn is_as_deep_as(&self, state: &State, free: impl FnOnce() -> u64) -> bool {
+        let facts = self.lock();
+        facts.to >= depth(state) && facts.lacking.is_none_or(|lacking| free() < lacking)
     }
 
     fn lock(&self) -> MutexGuard<'_, Facts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn lacking(held: &Held) -> Option<u64> {
+    (held.kept == Some(Kept::SwapFull)).then_some(held.resident)
 }
 
 /// How deeply it is to sleep.

@@ -77,10 +77,10 @@ impl Task {
             Some(Observed { excess: Some(excess), .. }) => Found::Over(*excess),
             Some(Observed { state: ContainerState::Stopped, .. }) => Found::Stopped,
             Some(Observed { state: ContainerState::Running, .. }) => Found::Running,
-            Some(Observed { state: ContainerState::Frozen, .. }) if !self.moved.is_as_deep_as(&self.state) => {
-                Found::Resident
+            Some(Observed { state: ContainerState::Frozen, .. }) => {
+                let is_moved = self.moved.is_as_deep_as(&self.state, || self.parts.admission.swap_free());
+                if is_moved { Found::Frozen } else { Found::Resident }
             }
-            Some(Observed { state: ContainerState::Frozen, .. }) => Found::Frozen,
         })
     }
 

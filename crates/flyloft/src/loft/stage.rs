@@ -197,7 +197,8 @@ impl Stage {
         let door = Arc::new(Doorman::default());
         let user = nix::unistd::geteuid().as_raw();
         let (clock, machine) =
-            (Clock::of_the_wall(), Arc::new(Mutex::new(Seen { available: 1 << 40, pressed: false, pool: None })));
+            (Clock::of_the_wall(), Seen { available: 1 << 40, pressed: false, pool: None, swap_free: 1 << 40 });
+        let machine = Arc::new(Mutex::new(machine));
         let look = machine.clone();
         let admission =
             Admission::with(clock.clone(), door.clone(), Box::new(move || *look.lock().unwrap()), 0, PATIENCE);

@@ -1,6 +1,7 @@
 //! Memory that is moved out of the way, and who waits for that.
 
 use super::*;
+use crate::engine::Kept;
 use crate::loft::stage::in_time;
 
 #[tokio::test]
@@ -62,8 +63,10 @@ async fn whoever_is_waking_itself_is_not_counted_on_to_make_room() {
     stage.engine.listen(vec![]);
     slow.wake("alice").await.unwrap();
     stage.loft.parts.clock.advance(Duration::from_secs(10));
-    *stage.machine.lock().unwrap() =
-        crate::admission::Seen { available: 0, pressed: false, pool: Some(Pool { taken: 64 << 20, most: 1 << 40 }) };
+    {
+        let mut machine = stage.machine.lock().unwrap();
+        (machine.available, machine.pool) = (0, Some(Pool { taken: 64 << 20, most: 1 << 40 }));
+    }
     waking.visit("GET /".to_owned()).await;
     stage.wait_until("room is made", async || sleeper.state().to_string() == "deep asleep v1").await;
     assert_eq!(slow.state().to_string(), "waking v1");
@@ -87,4 +90,35 @@ async fn all_of_a_burst_are_told_in_time_that_there_is_no_room_however_many_they
     assert!(told.iter().all(|told| told.as_ref().is_err_and(|error| error.what.contains("MiB of memory free"))));
     // Ten times the patience of one would be three seconds.
     assert!(begun.elapsed() < Duration::from_secs(2), "the last one waited for {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn who_found_swap_full_says_so_once_and_moves_its_memory_in_its_turn_when_there_is_room() {
+    let (stage, env, conductor) = deployed(Policy::default()).await;
+    stage.engine.keep(Some(Kept::SwapFull));
+    stage.machine.lock().unwrap().swap_free = 1 << 20;
+    conductor.tell(Event::Sleep { depth: Depth::Deep }).await.unwrap();
+    conductor.at_rest().await.unwrap();
+    let told = async || {
+        let events = stage.store().events(Some(&env.name.app), Some(&env.name.env), 0, 10).await.unwrap();
+        events.into_iter().filter(|event| event.kind == "memory-kept").map(|event| event.text).collect::<Vec<_>>()
+    };
+    assert_eq!(told().await, ["v1 sleeps and keeps 32 MiB of memory: the machine's swap is full"]);
+    let turn = async |loft: &Loft| {
+        loft.reconcile().await.unwrap();
+        let (_, conductor) = loft.find(&env.name).await.unwrap();
+        // What follows in the mailbox what it was handed, and what came of that.
+        conductor.at_rest().await.unwrap();
+        stage.calls("offload")
+    };
+    assert_eq!(turn(&stage.loft).await, 1, "it is as full as it was");
+    stage.machine.lock().unwrap().swap_free = 1 << 30;
+    assert_eq!(turn(&stage.loft).await, 2);
+    assert_eq!(told().await.len(), 1, "that is no news");
+
+    // The next daemon knows as much.
+    stage.engine.keep(None);
+    let next = Loft::new(stage.loft.parts.clone());
+    assert_eq!(turn(&next).await, 3);
+    assert_eq!(turn(&next).await, 3, "all of it has gone");
 }

@@ -32,6 +32,12 @@ use crate::machine::Memory;
 use crate::machine::load::Load;
 use crate::machine::memory::Zswap;
 
+/// Bytes that stay without anybody asking why.
+const SOME: u64 = 1 << 20;
+
+/// Bytes of swap that may be free while there is no room in it.
+const DREGS: u64 = 16 << 20;
+
 /// Rounds over all processes. The second finds nearly everything gone.
 const ROUNDS: usize = 4;
 
@@ -117,18 +123,27 @@ pub fn offload(groups: &Groups, depth: Depth, past: Past, wanted: &Wanted) -> io
 
 /// Why not everything went.
 fn kept(groups: &Groups, depth: Depth, left: u64, held: &Held) -> io::Result<Option<Kept>> {
-    let some = 1 << 20;
-    Ok(if left > some && Load::look().swap_free < some {
-        Some(Kept::SwapFull)
-    } else if left > some && groups.swap_left()?.is_some_and(|left| left < some) {
-        Some(Kept::SwapLimit)
-    } else if left > some {
-        Some(Kept::InCommon)
-    } else if depth == Depth::Deep && held.compressed > some {
+    Ok(if left > SOME {
+        Some(why_left(left, Load::look().swap_free, groups.swap_left()?))
+    } else if depth == Depth::Deep && held.compressed > SOME {
         Some(Kept::NoDisk)
     } else {
         None
     })
+}
+
+/// Why so many bytes are left, where so much of swap is free, and the container may have so much more of it. What would
+/// have fitted has gone: so where less is free than is left, swap is what it lacked. The last of it is no proof of room,
+/// since each processor sets places aside, and others fill and leave it meanwhile.
+fn why_left(left: u64, free: u64, limit: Option<u64>) -> Kept {
+    let is_used_up = |free: u64| free < left.min(DREGS);
+    if is_used_up(free) {
+        Kept::SwapFull
+    } else if limit.is_some_and(is_used_up) {
+        Kept::SwapLimit
+    } else {
+        Kept::InCommon
+    }
 }
 
 /// Brings what is in zswap to the disk. Everything in swap is read for it, since the kernel does not say what is where.
@@ -251,4 +266,26 @@ fn in_zram(groups: &Groups, machine: &Memory) -> io::Result<u64> {
         Ok(())
     })?;
     Ok(found.get())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn what_is_left_lacked_swap_where_there_is_less_of_it_than_is_left() {
+        for (left, free, limit, why) in [
+            (20 * MIB, 0, None, Kept::SwapFull),
+            (20 * MIB, MIB + 4096, None, Kept::SwapFull),
+            (3 * MIB, 2 * MIB, Some(MIB), Kept::SwapFull),
+            (3 * MIB, 4 * MIB, None, Kept::InCommon),
+            (200 * MIB, 100 * MIB, None, Kept::InCommon),
+            (20 * MIB, 1 << 30, Some(MIB + 4096), Kept::SwapLimit),
+            (20 * MIB, 1 << 30, Some(1 << 30), Kept::InCommon),
+        ] {
+            assert_eq!(why_left(left, free, limit), why, "{left} left, {free} free, {limit:?}");
+        }
+    }
 }
