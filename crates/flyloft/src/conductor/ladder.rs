@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::effect::tell;
-use super::wake::Call;
+use super::wake::{self, Call};
 use super::{Caller, Look, Message, Task, Told, rests};
 use crate::admission::Place;
 use crate::error::Result;
@@ -42,6 +42,7 @@ impl Task {
         }
         let Some(myself) = self.myself.upgrade() else { return };
         self.entering = true;
+        self.parts.edge.explain(&self.env.host, wake::MEMORY);
         let parts = self.parts.clone();
         tokio::spawn(async move {
             let place = parts.admission.enter(id, need).await;

@@ -37,6 +37,13 @@ const KNOCK: Duration = Duration::from_millis(250);
 /// What is left of something that has ended in its sleep has so long to end.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// What strangers at the door read of a wake: of each of its steps that may take its time.
+pub const MEMORY: &str = "It waits until this machine has memory for it.";
+const THAW: &str = "It was asleep, and its memory is being brought back.";
+const START: &str = "It is being started.";
+const TURN: &str = "It waits until others have started.";
+const PROBE: &str = "It has been started, and does not answer yet.";
+
 /// Who or what wants an environment awake.
 pub struct Caller {
     /// In words for people.
@@ -197,6 +204,7 @@ pub async fn room(
     if found.is_some_and(|found| found.state != ContainerState::Stopped) {
         return Ok(admission.count(need));
     }
+    parts.edge.explain(&env.host, MEMORY);
     tokio::select! {
         biased;
         () = given_up.cancelled() => Err(Error::conflict(format!("`{}` is not to start any more", env.name))),
@@ -251,6 +259,7 @@ async fn content(
             let before = Before { env, release: &release, content: &content };
             let built = rebuild::rebuild(parts, before, by, given_up).await.map_err(Failure::Unbuilt)?;
             if let Some(need) = promised {
+                parts.edge.explain(&env.host, MEMORY);
                 *place = Some(parts.admission.enter(env.id, need).await.map_err(Failure::Dead)?);
             }
             built
@@ -290,6 +299,7 @@ async fn accepts(upstream: Option<SocketAddr>) -> bool {
 
 /// Thaws it. Not so where it is not frozen any more, but gone: then it has to be started.
 async fn thawed(parts: &Parts, env: &EnvRow, live: &LiveRow, watch: &mut Watch) -> Option<Thawed> {
+    parts.edge.explain(&env.host, THAW);
     let thawed = parts.engine.thaw(&live.container).await;
     watch.started();
     match thawed {
@@ -305,7 +315,9 @@ async fn thawed(parts: &Parts, env: &EnvRow, live: &LiveRow, watch: &mut Watch) 
 /// Starts it, made anew if it is gone, and waits until it answers.
 async fn start(parts: &Parts, env: &EnvRow, live: LiveRow, whole: Whole, watch: &mut Watch) -> Result<LiveRow> {
     let failed = || format!("failed to wake `{}`", env.name);
+    let doing = |step| parts.edge.explain(&env.host, step);
     let Whole { release, content, .. } = &whole;
+    doing(START);
     let version = spec::Version { release: live.release, commit: release.commit.as_ref() };
     let asks = provision::asks(parts, env, &content.settings);
     let given = provision::given(parts, env, &asks).await?;
@@ -323,13 +335,16 @@ async fn start(parts: &Parts, env: &EnvRow, live: LiveRow, whole: Whole, watch: 
         Err(error) => return Err(Error::because(failed(), error)),
     }
     watch.started();
+    doing(TURN);
     let turn = STARTS.acquire().await.or_failed(failed)?;
     watch.queued();
+    doing(START);
     let at = OffsetDateTime::now_utc();
     // After a reboot it is stopped, asleep it is frozen; each verb leaves alone what the other is for.
     parts.engine.start(&live.container).await.or_failed(failed)?;
     parts.engine.thaw(&live.container).await.or_failed(failed)?;
     watch.started();
+    doing(PROBE);
     let started = probe::Started { env, content, container: &live.container, at };
     let upstream = probed(parts, started, turn).await?;
     Ok(LiveRow { upstream, ..live })

@@ -53,7 +53,8 @@ pub trait Edge: Send + Sync {
     /// begin.
     fn expect(&self, _host: &str, _change: bool) {}
 
-    /// Says to those who wait for `host` what takes so long, in a sentence. Until it is set anew.
+    /// Says to those who wait for `host` what takes so long, in a sentence. Until something else is said, or it is set
+    /// anew.
     fn explain(&self, host: &str, doing: &str);
 
     /// How long ago somebody last used `host`; no time at all while somebody does, and `None` if nobody has since it was

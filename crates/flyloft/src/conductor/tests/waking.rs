@@ -154,3 +154,29 @@ async fn an_app_that_was_killed_while_it_was_frozen_is_started_anew_though_it_st
     assert_eq!([stage.calls("start") - starts, stage.calls("stop") - stops], [1, 1]);
     assert!(stage.is(ContainerState::Running).await);
 }
+
+#[tokio::test]
+async fn who_waits_is_told_what_for_step_by_step() {
+    let (stage, _, busy) = deployed(Policy::default()).await;
+    let (_, waking) = another_asleep(&stage).await;
+    let _in_use = busy.begin_use("`flyloft run` by ada");
+    let told = async || std::mem::take(&mut *stage.door.explained.lock().unwrap());
+    waking.visit("GET /").await;
+    stage.wait_until("it waits for memory", async || !stage.door.explained.lock().unwrap().is_empty()).await;
+    assert_eq!(told().await, ["It waits until this machine has memory for it."]);
+    stage.machine.lock().unwrap().available = 1 << 40;
+    waking.wake("alice").await.unwrap();
+    assert_eq!(waking.settled().await.to_string(), "awake v1");
+    assert_eq!(told().await, ["It was asleep, and its memory is being brought back."]);
+
+    waking.tell(Event::Off).await.unwrap();
+    waking.at_rest().await.unwrap();
+    stage.engine.listen(vec![]);
+    waking.visit("GET /").await;
+    let is_started = async || stage.door.explained.lock().unwrap().len() == 4;
+    stage.wait_until("it has been started", is_started).await;
+    let (start, turn) = ("It is being started.", "It waits until others have started.");
+    assert_eq!(told().await, [start, turn, start, "It has been started, and does not answer yet."]);
+    stage.engine.listen(vec![web_server().await]);
+    assert_eq!(waking.settled().await.to_string(), "awake v1");
+}

@@ -4,7 +4,7 @@
 //! has missed it.
 
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -51,8 +51,8 @@ pub enum Aim {
 pub struct Sleep {
     failure: Option<Failure>,
     told: OnceLock<Told>,
-    /// What it takes so long for.
-    doing: OnceLock<Arc<str>>,
+    /// What it takes so long for, as was last said.
+    doing: Mutex<Option<Arc<str>>>,
     /// Browsers that show the page which says that it wakes, as far as is known.
     pages: AtomicUsize,
 }
@@ -102,13 +102,12 @@ impl Sleep {
         self.told.get()?.witness.clone()
     }
 
-    /// The first to say so is believed.
     pub fn explain(&self, doing: &str) {
-        let _ = self.doing.set(doing.into());
+        *self.doing.lock().unwrap_or_else(PoisonError::into_inner) = Some(doing.into());
     }
 
     pub fn doing(&self) -> Option<Arc<str>> {
-        self.doing.get().cloned()
+        self.doing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How long it has been waking.

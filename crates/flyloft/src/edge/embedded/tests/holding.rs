@@ -214,6 +214,8 @@ async fn what_a_wake_takes_so_long_for_is_said_on_the_page_and_to_other_clients(
     let page = stage.ask(BROWSE).await;
     let said = "It is being built anew from &lt;i&gt;commit&lt;/i&gt; 0123456. It has been waking for ";
     assert!(page.contains(said) && page.contains("This page comes back by itself."), "{page}");
+    stage.edge.explain("shop.test", "It is being started.");
+    assert!(stage.ask(BROWSE).await.contains("<p>It is being started. It has been waking for "), "it has gone on");
     stage.hold("shop.test", None).await;
     assert!(stage.ask(BROWSE).await.contains("Nobody had visited it for a while."), "that was another wake");
 }
