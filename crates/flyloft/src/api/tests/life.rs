@@ -73,3 +73,29 @@ async fn who_unpins_what_nobody_has_used_for_long_has_a_day_to_think_better_of_i
     desk.stage.loft.parts.clock.advance(Duration::from_secs(20 * 24 * 3600));
     assert_eq!(unpin().await, "`shop/main` is not pinned any more, and kept for 1d yet\n");
 }
+
+#[tokio::test]
+async fn what_is_extended_falls_asleep_and_goes_no_further_before_its_time() {
+    let desk = Desk::new().await;
+    desk.stage.deploy().await.unwrap();
+    let (_, conductor) = desk.stage.env().await;
+    for (words, answer) in [
+        (&["extend", "shop/main"][..], "`shop/main` is kept for 1d more\n"),
+        (&["extend", "shop/main", "2d"], "`shop/main` is kept for 2d more\n"),
+        (&["extend", "shop/main", "3h"], "`shop/main` is kept for longer than that already\n"),
+    ] {
+        assert_eq!(desk.command(words).await, (0, answer.to_owned()));
+    }
+    for span in ["0s", "never"] {
+        let (code, said) = desk.command(&["extend", "shop/main", span]).await;
+        assert!(code != 0 && said.contains("`flyloft pin shop/main` keeps it for good"), "{said}");
+    }
+    assert!(desk.command(&["why", "shop/main"]).await.1.contains("it is kept for 2 d more, as if it were pinned\n"));
+    for state in ["asleep v1", "off v1"] {
+        desk.stage.loft.parts.clock.advance(Duration::from_secs(24 * 3600 + 1));
+        // Upon any message it sees how late it is.
+        conductor.transcript().await.unwrap();
+        desk.stage.wait_for_state(state).await;
+        conductor.at_rest().await.unwrap();
+    }
+}
