@@ -1,5 +1,6 @@
 //! What goes wrong while environments sleep and wake: what the user sees of it, and that it ends well.
 
+mod notes;
 mod stuck;
 
 use std::fs;
