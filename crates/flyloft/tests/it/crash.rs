@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Flyloft, run, wait_for};
+use crate::harness::{Flyloft, available, run, wait_for};
 use crate::push::{app, borrowed};
 
 /// What the daemon has made on the machine, one line each.
@@ -58,23 +58,66 @@ fn a_killed_daemon_leaves_containers_running_and_the_next_one_finds_them() {
     flyloft.ok(&["destroy", "it-kill", "--yes"]);
 }
 
-#[test]
-fn what_was_awake_before_a_reboot_is_off_after_it_until_somebody_visits() {
-    let mut flyloft = Flyloft::start();
-    flyloft.repository("it-reboot", &borrowed(&app("hello"))).pushed(&["main"]);
+/// The daemon and its containers are killed, and it is started on a boot with this id.
+fn reboot(flyloft: &mut Flyloft, boot: &str) {
     flyloft.kill();
-    // What a reboot leaves: nothing runs, and the boot has another id.
     let instance = fs::read_to_string(flyloft.state.join("instance")).unwrap();
     let place = Path::new("/run/flyloft-lxc");
     for name in entries(place).filter(|name| name.contains(&instance)) {
         run(Command::new("lxc-stop").arg("--kill").arg("--lxcpath").arg(place).arg("--name").arg(name));
     }
-    fs::write(flyloft.state.join("boot-id"), "another boot").unwrap();
+    fs::write(flyloft.state.join("boot-id"), boot).unwrap();
     flyloft.serve();
+}
+
+#[test]
+fn what_was_awake_before_a_reboot_is_off_after_it_until_somebody_visits() {
+    let mut flyloft = Flyloft::start();
+    flyloft.repository("it-reboot", &borrowed(&app("hello"))).pushed(&["main"]);
+    reboot(&mut flyloft, "another boot");
     assert!(flyloft.ok(&["show", "it-reboot/main"]).contains("off v1"));
     assert_eq!(flyloft.get("it-reboot/main", "/").body, "hello");
     assert!(flyloft.ok(&["show", "it-reboot/main"]).contains("awake v1"));
     flyloft.ok(&["destroy", "it-reboot", "--yes"]);
+}
+
+#[test]
+fn what_is_pinned_starts_by_itself_after_a_reboot_as_far_as_there_is_memory() {
+    let mut flyloft = Flyloft::start();
+    let branches = ["main", "main:kept-1", "main:kept-2", "main:kept-3"];
+    flyloft.repository("it-pinned", &borrowed(&app("hello"))).pushed(&branches);
+    let kept = [1, 2, 3].map(|number| format!("it-pinned/kept-{number}"));
+    for env in &kept {
+        flyloft.ok(&["pin", env]);
+    }
+    let state = |flyloft: &Flyloft, env: &str| flyloft.why(env)["state"].as_str().unwrap().to_owned();
+    reboot(&mut flyloft, "another boot");
+    for env in &kept {
+        wait_for("it to be awake", || (state(&flyloft, env) == "awake").then_some(()));
+    }
+    assert_eq!(state(&flyloft, "it-pinned/main"), "off");
+    assert_eq!(flyloft.get("it-pinned/main", "/").body, "hello");
+
+    // There is no room for anybody but for one that is alone.
+    let told = |flyloft: &Flyloft, env: &str| flyloft.told(env, "wake-failed").len();
+    let earlier = kept.each_ref().map(|env| told(&flyloft, env));
+    flyloft.config = format!("[memory]\nreserve = \"{}B\"\n", available() + (1 << 30));
+    reboot(&mut flyloft, "a third boot");
+    let mut waiting = Vec::new();
+    for (env, earlier) in kept.iter().zip(earlier) {
+        let lacks_room = wait_for("it to be awake or told of", || match told(&flyloft, env) > earlier {
+            true => Some(true),
+            false => (state(&flyloft, env) == "awake").then_some(false),
+        });
+        waiting.extend(lacks_room.then_some(env));
+    }
+    assert!(waiting.len() >= 2, "{waiting:?} of {kept:?}");
+    for env in waiting {
+        assert_eq!(flyloft.why(env)["next"]["step"], "started again");
+        flyloft.ok(&["off", env]);
+        assert!(flyloft.why(env)["next"].is_null(), "{:#}", flyloft.why(env));
+    }
+    flyloft.ok(&["destroy", "it-pinned", "--yes"]);
 }
 
 #[test]
