@@ -1,5 +1,6 @@
 //! The daemon: puts everything together. The only place that names concrete drivers.
 
+mod change;
 mod check;
 mod ending;
 mod front;

@@ -9,9 +9,8 @@ use flyloft_core::host::Domain;
 use nix::unistd::{AccessFlags, access};
 use socket2::{Socket, Type};
 
-use super::front;
 use super::state::{INSTANCE, LOCK, must_be_restored};
-use super::{lxc_config, must_be_root, no_logins, not_started};
+use super::{change, front, lxc_config, must_be_root, no_logins, not_started};
 use crate::config::{Config, EdgeKind};
 use crate::door::ssh::host_key;
 use crate::engine::lxc::LxcEngine;
@@ -24,7 +23,8 @@ use crate::sso;
 use crate::store::{self, Store};
 use crate::tls::{self, Pair};
 
-/// Looks whether a daemon would start with this configuration, beside one that may be running. Nothing is changed.
+/// Looks whether a daemon would start with this configuration, beside one that may be running. Nothing is changed, but for
+/// files without content that an nginx is to include.
 ///
 /// What is not looked at is what only the start itself tells: whether the store can be made into a newer one, and what the
 /// kernel says to mounts and rules. For that there is a way back, see `handover.rs`.
@@ -42,7 +42,7 @@ pub async fn check(config: &Config) -> Result<()> {
     }
     let instance = read_to_string(dir.join(INSTANCE)).ok().map(|text| text.trim().to_owned());
     let instance = instance.filter(|text| !text.is_empty()).unwrap_or_else(|| "000000".to_owned());
-    LxcEngine::check(&lxc_config(config, dir, instance, &[])?).map_err(not_started)?;
+    LxcEngine::check(&lxc_config(config, dir, instance.clone(), &[])?).map_err(not_started)?;
     check_certificates(config)?;
     sso::identity(&config.sso).map_err(no_logins)?;
     front::proxies(config)?;
@@ -61,7 +61,7 @@ pub async fn check(config: &Config) -> Result<()> {
     ];
     let mut ports = doors.into_iter().flat_map(|(door, addresses)| ports::look(door, addresses, &lock));
     if config.edge.kind == EdgeKind::Nginx {
-        front::check_nginx(config)?;
+        change::check(config, &instance).await?;
     }
     ports.try_for_each(|port| match &port.holder {
         // It has them for itself, or for us and lets go of them.

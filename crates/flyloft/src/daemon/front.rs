@@ -18,7 +18,6 @@ use crate::edge::nginx::{Barrier, Master, Nginx, NginxConfig, Place, Refusals, S
 use crate::edge::{Route, SharedEdge, Visits};
 use crate::error::{Error, OrFailed, Result};
 use crate::machine::ports::Holder;
-use crate::machine::tools;
 use crate::sockets::{Sockets, Use};
 use crate::sso::Sso;
 use crate::store::{self, EventKind, Store};
@@ -107,22 +106,13 @@ impl Front {
         let to_open = EdgeConfig { proxy: Some(proxy), proxy_speaks, ..to_open(Vec::new()) };
         let embedded = Embedded::open(to_open).or_failed(failed)?;
         let _ = answering.set(embedded.clone());
-        let Proxies { trusted, tls_port, .. } = proxies(config)?;
-        let place = Place {
-            trusted,
-            external: tls_port,
-            dir,
-            instance: instance.to_owned(),
-            domain: domain.clone(),
-            listen: config.http_addresses(),
-            master: Master::of(&config.nginx),
-            secure: port.map(|_| SecurePlace {
-                listen: config.https.listen.clone(),
-                dir: files::certificates(&config.state_dir),
-                wanted: certificates,
-                shown,
-            }),
-        };
+        let speaks = port.map(|_| SecurePlace {
+            listen: config.https.listen.clone(),
+            dir: files::certificates(&config.state_dir),
+            wanted: certificates,
+            shown,
+        });
+        let place = place(config, instance, domain, speaks)?;
         let (snippets, routes) = (config.nginx.snippets.clone(), routes.clone());
         let quiet_agents = quiet_agents.clone();
         let leftover = port.is_none().then(|| files::certificates(&config.state_dir));
@@ -145,6 +135,21 @@ impl Front {
     }
 }
 
+/// What is to be so at nginx, where it is the edge.
+pub fn place(config: &Config, instance: &str, domain: &Domain, secure: Option<SecurePlace>) -> Result<Place> {
+    let Proxies { trusted, tls_port, .. } = proxies(config)?;
+    Ok(Place {
+        trusted,
+        external: tls_port,
+        dir: files::dir(&config.state_dir),
+        instance: instance.to_owned(),
+        domain: domain.clone(),
+        listen: config.http_addresses(),
+        master: Master::of(&config.nginx),
+        secure,
+    })
+}
+
 /// Who is believed in who their clients are. No container is: what strangers push runs there.
 pub fn proxies(config: &Config) -> Result<Proxies> {
     let containers = [config.network.ipv4.to_string(), config.network.ipv6.to_string()];
@@ -165,12 +170,8 @@ pub fn proxies(config: &Config) -> Result<Proxies> {
     })
 }
 
-/// Whether there could be an nginx as the configuration says, and whom its workers run as.
+/// Whether there could be an nginx as the configuration says, installed or not, and whom its workers run as.
 pub fn check_nginx(config: &Config) -> Result<Uid> {
-    if !tools::in_path("nginx") {
-        return Err(Error::failed("`nginx` is not installed, and the configuration says that it is the edge")
-            .hint("apt-get install --no-install-recommends nginx-light"));
-    }
     proxies(config)?;
     if config.http.proxy_protocol {
         // `proxy_protocol` of a `listen` is for all servers of the site at that address, and for all clients.
@@ -205,17 +206,14 @@ fn must_be_plain(dir: &Path) -> Result<()> {
 
 /// Whether the process that has a port is an nginx that has it for us, and would let go of it.
 pub fn is_for_us(config: &Config, holder: &Holder) -> bool {
-    let said = std::fs::read_to_string(files::dir(&config.state_dir).join(files::HTTP));
-    holder.name == "nginx"
-        && said.is_ok_and(|said| said != Site::nothing())
-        && Master::of(&config.nginx).find().is_some()
+    let is_told = files::says_something(&files::dir(&config.state_dir));
+    holder.name == "nginx" && is_told && Master::of(&config.nginx).find().is_some()
 }
 
 /// Takes back what was said to an nginx while it was the edge, so that it lets go of the ports.
 async fn withdraw(config: &Config, instance: &str) {
     let (dir, keys) = (files::dir(&config.state_dir), files::certificates(&config.state_dir));
-    let said = std::fs::read_to_string(dir.join(files::HTTP)).unwrap_or_default();
-    if said.is_empty() || said == Site::nothing() {
+    if !files::says_something(&dir) {
         return files::remove_certificates(&keys);
     }
     for file in files::ALL.into_iter().rev() {
@@ -225,7 +223,7 @@ async fn withdraw(config: &Config, instance: &str) {
     }
     match Master::of(&config.nginx).reload().await {
         Ok(_) => tokio::time::sleep(LETS_GO).await,
-        Err(Trouble::NotRunning(_)) => {}
+        Err(Trouble::NotRunning(_) | Trouble::NotInstalled) => {}
         Err(trouble) => return tracing::warn!(%trouble, "nginx may still have the edge's ports"),
     }
     if let Err(error) = Barrier::new(instance, Uid::current()).lift().await {

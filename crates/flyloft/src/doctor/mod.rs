@@ -15,7 +15,7 @@ use crate::machine::Machine;
 mod containers;
 mod host;
 mod network;
-mod nginx;
+pub mod nginx;
 mod servers;
 mod sso;
 mod tls;

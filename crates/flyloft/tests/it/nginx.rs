@@ -1,7 +1,9 @@
 //! nginx as the edge: everything that the embedded one does, by way of a real nginx.
 
+use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use crate::harness::{Flyloft, text, wait_for};
 use crate::nginx_site::{NginxSite, OTHER};
@@ -210,6 +212,95 @@ fn an_edge_takes_the_other_s_place_and_every_environment_stays_reachable() {
     other.read_to_string(&mut answer).unwrap();
     assert!(answer.ends_with(OTHER), "{answer}");
     flyloft.ok(&["destroy", "it-nginx-switch", "--yes"]);
+}
+
+#[test]
+fn an_nginx_that_would_bring_nobody_here_does_not_take_the_place_of_an_edge_that_serves() {
+    let mut flyloft = Flyloft::start();
+    flyloft.stop();
+    let (mut site, elsewhere) = (NginxSite::new("www-data"), free_port());
+    flyloft.listen = format!("[::]:{}", site.port);
+    flyloft.serve();
+    let line = format!("include {}/nginx/flyloft.conf;", flyloft.state.display());
+    let within = format!("server {{ listen 127.0.0.1:{elsewhere}; {line} }}");
+    site.configure(&line);
+    flyloft.configure(&site.edge());
+    let refused = |why: &str| {
+        let upgraded = flyloft.cli(&["upgrade"]);
+        let said = text(&upgraded);
+        let is_told = said.contains("nginx cannot take the place of the edge that serves now: ") && said.contains(why);
+        assert!(!upgraded.status.success() && is_told, "{why}: {said}");
+        let still = flyloft.get("it-nginx-nobody/main", "/");
+        assert!(still.status == 404 && !still.head.contains("Server: nginx"), "{why}: {}", still.head);
+    };
+    refused("it does not run: there is no process of it in ");
+    site.start();
+    for (lines, why) in [
+        ("lisen 80;", "unknown directive \"lisen\""),
+        ("", "its configuration does not include "),
+        // What says nothing so far is right anywhere.
+        (within.as_str(), "\"upstream\" directive is not allowed here"),
+    ] {
+        site.configure(lines);
+        refused(why);
+    }
+    site.configure(&line);
+    flyloft.configure(&site.edge().replace("user = \"www-data\"", "user = \"nobody\""));
+    refused("its workers run as `www-data`, who may not connect to flyloft");
+    flyloft.configure(&site.edge());
+    let upgraded = flyloft.cli(&["upgrade"]);
+    assert!(upgraded.status.success(), "{}\n{}", text(&upgraded), flyloft.log());
+    wait_for("nginx to serve", || {
+        TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).ok()?;
+        flyloft.get("it-nginx-nobody/main", "/").head.contains("Server: nginx").then_some(())
+    });
+    // Where it is the edge already, what has become of it keeps nobody from a newer version.
+    site.configure("lisen 80;");
+    let upgraded = flyloft.cli(&["upgrade"]);
+    assert!(upgraded.status.success(), "{}\n{}", text(&upgraded), flyloft.log());
+}
+
+/// A directory with all programs of this machine in it but for one.
+fn all_but(program: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    // Not all of them run as root.
+    std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    for from in ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"] {
+        for entry in std::fs::read_dir(from).into_iter().flatten().flatten() {
+            let link = dir.path().join(entry.file_name());
+            if entry.file_name() != program && link.symlink_metadata().is_err() {
+                symlink(entry.path(), link).unwrap();
+            }
+        }
+    }
+    dir
+}
+
+#[test]
+fn a_daemon_whose_nginx_is_not_installed_takes_pushes_and_has_it_serve_when_it_is_there() {
+    let mut flyloft = Flyloft::start();
+    let (app_name, env) = ("it-nginx-missing", "it-nginx-missing/main");
+    flyloft.ok(&["apps", "create", app_name]);
+    flyloft.stop();
+    let (mut site, programs) = (NginxSite::new("www-data"), all_but("nginx"));
+    flyloft.listen = format!("[::]:{}", site.port);
+    flyloft.config = site.edge();
+    flyloft.serve_with(|command| {
+        command.env("PATH", programs.path());
+    });
+    flyloft.repository(app_name, &borrowed(&app("one"))).pushed(&["main"]);
+    let told = wait_for("people to be told", || flyloft.told(app_name, "edge-failed").pop());
+    assert_eq!(told, "nginx does not run: it is not installed; `flyloft doctor` says what to do");
+    let upgraded = flyloft.cli(&["upgrade"]);
+    assert!(!upgraded.status.success() && text(&upgraded).contains("`nginx` is not installed"), "{}", text(&upgraded));
+
+    symlink("/usr/sbin/nginx", programs.path().join("nginx")).unwrap();
+    site.configure(&format!("include {}/nginx/flyloft.conf;", flyloft.state.display()));
+    site.start();
+    wait_for("people to be told", || flyloft.told(app_name, "edge-works").pop());
+    let answer = flyloft.get(env, "/");
+    assert!(answer.body == "one 127.0.0.1" && answer.head.contains("Server: nginx"), "{}", answer.head);
+    flyloft.ok(&["destroy", app_name, "--yes"]);
 }
 
 #[test]

@@ -76,6 +76,11 @@ pub fn prepare(dir: &Path, nothing: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether nginx is told something: it is the edge, or was it last.
+pub fn says_something(dir: &Path) -> bool {
+    fs::read_to_string(dir.join(HTTP)).is_ok_and(|said| !said.is_empty() && said != Site::nothing())
+}
+
 /// Whoever reads it meanwhile sees the old or the new. After a power cut it is written anew.
 pub fn write(dir: &Path, file: &str, text: &str) -> io::Result<()> {
     let mut new = tempfile::NamedTempFile::new_in(dir)?;
@@ -198,11 +203,14 @@ mod tests {
     fn files_that_are_there_stay_and_sockets_are_one_user_s() {
         let state = tempfile::tempdir().unwrap();
         let dir = dir(state.path());
-        prepare(&dir, "# nothing\n").unwrap();
+        assert!(!says_something(&dir));
+        prepare(&dir, Site::nothing()).unwrap();
+        assert!(!says_something(&dir));
         write(&dir, HTTP, "# something\n").unwrap();
-        prepare(&dir, "# nothing\n").unwrap();
+        assert!(says_something(&dir));
+        prepare(&dir, Site::nothing()).unwrap();
         assert_eq!(fs::read_to_string(dir.join(HTTP)).unwrap(), "# something\n");
-        assert_eq!(fs::read_to_string(dir.join(SERVER)).unwrap(), "# nothing\n");
+        assert_eq!(fs::read_to_string(dir.join(SERVER)).unwrap(), Site::nothing());
         let own = nix::unistd::geteuid();
         for _ in 0..2 {
             let _sockets = (listen(&dir, own, None).unwrap(), hear(&dir, own, None).unwrap());

@@ -215,7 +215,7 @@ impl Keeper {
             return self.desk.lock().hurry(Haste::Now);
         }
         match &told {
-            Err(Trouble::NotRunning(_)) => {
+            Err(Trouble::NotRunning(_) | Trouble::NotInstalled) => {
                 self.running = None;
                 self.desk.lock().down();
             }
@@ -321,7 +321,7 @@ impl Keeper {
                 None => {
                     self.running = None;
                     self.desk.lock().down();
-                    self.desk.round.send_replace(Some(Trouble::NotRunning(master.pid_file.clone())));
+                    self.desk.round.send_replace(Some(master.absent()));
                 }
             };
         }

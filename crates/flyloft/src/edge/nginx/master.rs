@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use crate::config;
 use crate::exec::Cmd;
+use crate::machine::tools;
 
 /// How often one looks whether nginx has taken up a change.
 const LOOK: Duration = Duration::from_millis(3);
@@ -37,6 +38,8 @@ pub struct Master {
 pub enum Trouble {
     #[error("nginx does not run: there is no process of it in `{}`", .0.display())]
     NotRunning(PathBuf),
+    #[error("nginx does not run: it is not installed")]
+    NotInstalled,
     #[error("nginx goes on with its old configuration, because it refuses the one that is there now: {0}")]
     Refused(String),
     #[error("nginx has not taken up its configuration within {} s", LIMIT.as_secs())]
@@ -65,7 +68,7 @@ impl Trouble {
     /// Whether `flyloft doctor` finds it, and what to do about it.
     pub fn is_seen_by_doctor(&self) -> bool {
         match self {
-            Trouble::NotRunning(_) | Trouble::Refused(_) | Trouble::NotIncluded(_) => true,
+            Trouble::NotRunning(_) | Trouble::NotInstalled | Trouble::Refused(_) | Trouble::NotIncluded(_) => true,
             Trouble::Certificate(..) | Trouble::NoTls(_) => true,
             Trouble::Slow | Trouble::Unreadable(..) | Trouble::Unwritable(..) => false,
         }
@@ -75,7 +78,8 @@ impl Trouble {
     pub fn keeps_the_old(&self) -> bool {
         match self {
             Trouble::Refused(_) | Trouble::Slow | Trouble::Unwritable(..) => true,
-            Trouble::NotRunning(_) | Trouble::NotIncluded(_) | Trouble::Unreadable(..) => false,
+            Trouble::NotRunning(_) | Trouble::NotInstalled => false,
+            Trouble::NotIncluded(_) | Trouble::Unreadable(..) => false,
             Trouble::Certificate(..) | Trouble::NoTls(_) => false,
         }
     }
@@ -103,9 +107,17 @@ impl Master {
         Some(Running { pid, since: fields.split(' ').nth(22 - 3)?.parse().ok()? })
     }
 
+    /// Why there is none.
+    pub fn absent(&self) -> Trouble {
+        match tools::in_path("nginx") {
+            true => Trouble::NotRunning(self.pid_file.clone()),
+            false => Trouble::NotInstalled,
+        }
+    }
+
     /// Has nginx read its configuration, and comes back when nobody who comes from then on is treated by the old one.
     pub async fn reload(&self) -> Result<Running, Trouble> {
-        let gone = || Trouble::NotRunning(self.pid_file.clone());
+        let gone = || self.absent();
         let running = self.find().ok_or_else(gone)?;
         let before = workers(running);
         kill(Pid::from_raw(running.pid), Signal::SIGHUP).map_err(|_| gone())?;

@@ -167,6 +167,11 @@ impl Snippets {
     }
 }
 
+/// Whether nginx would begin with this, beside all the rest of its site's configuration.
+pub async fn would_begin(place: &Place) -> Result<(), Trouble> {
+    would_take(place, &Told::default(), &Texts::new()).await
+}
+
 /// Whether nginx would take these snippets beside all the rest.
 async fn would_take(place: &Place, told: &Told, snippets: &Texts) -> Result<(), Trouble> {
     let failed = |error: io::Error| Trouble::Unwritable(place.dir.clone(), error.to_string());
