@@ -9,6 +9,7 @@
 //! What must hold: a host name that nginx is not told of is flyloft's to answer. So being late with what may go straight
 //! costs a hop and never a request, and only what may no longer go straight is urgent.
 
+mod bounds;
 mod pace;
 mod plan;
 mod report;
@@ -16,6 +17,7 @@ mod secure;
 mod site;
 mod ways;
 
+pub use bounds::Bounds;
 pub use pace::{Haste, Pace};
 pub use plan::{Apart, Plan, Straight, Told};
 pub use report::{Seen, is_leaving, is_worker};

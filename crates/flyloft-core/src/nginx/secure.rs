@@ -79,10 +79,10 @@ impl Secure<'_> {
     }
 
     /// For all names that no other server has, if no other is the default one. What a request names over a connection to
-    /// another name ends here as well.
-    pub fn refusing(&self, ours: &str, tls: &Tls) -> String {
+    /// another name ends here as well. How long nginx waits for a head is said by the default one.
+    pub fn refusing(&self, ours: &str, tls: &Tls, patience: &str) -> String {
         format!(
-            "server {{\n{}    ssl_reject_handshake on;\n    server_name flyloft.invalid;\n    access_log off;\n    \
+            "server {{\n{}{patience}    ssl_reject_handshake on;\n    server_name flyloft.invalid;\n    access_log off;\n    \
              return 421;\n}}\n",
             self.speak(ours, tls)
         )

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::{Secure, Straight, Told};
+use super::{Bounds, Secure, Straight, Told};
 use crate::gate::Prefix;
 use crate::host::{Domain, HostName};
 use crate::name::AppName;
@@ -63,6 +63,7 @@ pub struct Site<'a> {
     pub trusted: &'a [Prefix],
     /// At which port visitors come over TLS, if they are to, to such a proxy or to a server of the site's own.
     pub external: Option<u16>,
+    pub bounds: Bounds,
 }
 
 impl Site<'_> {
@@ -91,6 +92,7 @@ impl Site<'_> {
         text.push_str(&self.awake(&ours, straight));
         text.push_str(&self.rest(&ours));
         text.push_str(&self.ways(&ours, &told.tls));
+        text.push_str(&self.counted(&ours));
         text + &self.servers(&ours, told)
     }
 
@@ -120,11 +122,12 @@ impl Site<'_> {
     /// of them.
     fn servers(&self, ours: &str, told: &Told) -> String {
         let Told { apart, tls, .. } = told;
-        let (plain, believes) = (listen(self.listen, "") + &self.believes(), self.believes());
+        let manners = self.bounds.patience() + &self.believes();
+        let plain = listen(self.listen, "") + &manners;
         let place = self.secure.filter(|_| !tls.off);
         let secure = place.iter().flat_map(|secure| tls.shown.iter().map(|shown| secure.entry(ours, tls, shown)));
-        let secure: Vec<String> = secure.map(|entry| entry + &believes).collect();
-        let mut text = place.map(|secure| secure.refusing(ours, tls)).unwrap_or_default();
+        let secure: Vec<String> = secure.map(|entry| entry + &manners).collect();
+        let mut text = place.map(|secure| secure.refusing(ours, tls, &self.bounds.patience())).unwrap_or_default();
         if !apart.is_empty() {
             // The first of them is for whoever asks for no name of ours.
             text.push_str(&self.serve(&plain, "flyloft.invalid"));
@@ -172,10 +175,10 @@ impl Site<'_> {
 
     /// Who comes over plain HTTP is flyloft's, which leads to TLS where there is a certificate for the name.
     fn lead(&self, entry: &str, ours: &str, names: &str) -> String {
-        let (dir, ask) = (self.dir, self.ask(ours));
+        let (dir, ask, count) = (self.dir, self.ask(ours), self.count(ours));
         format!(
-            "server {{\n{entry}    server_name {names};\n    access_log off;\n    include {dir}/proxy.conf;\n    \
-             location / {{ {ask} }}\n}}\n"
+            "server {{\n{entry}    server_name {names};\n    access_log off;\n    {count}    \
+             include {dir}/proxy.conf;\n    location / {{ {ask} }}\n}}\n"
         )
     }
 
@@ -204,11 +207,11 @@ impl Site<'_> {
     fn apart(&self, entry: &str, ours: &str, app: &AppName) -> String {
         let Self { dir, .. } = self;
         // Whom a snippet answers itself, or nginx leads to TLS, is no visitor.
-        let (log, ask) = (self.log(ours, "passed"), self.ask(ours));
+        let (log, ask, count) = (self.log(ours, "passed"), self.ask(ours), self.count(ours));
         // What a snippet keeps people from is not to be had by such a path.
         let token = token();
         format!(
-            "server {{\n{entry}    {log}    include {dir}/proxy.conf;\n    \
+            "server {{\n{entry}    {log}    {count}    include {dir}/proxy.conf;\n    \
              location / {{ include {dir}/snippets/{app}.conf; include {dir}/pass.conf; }}\n    \
              location = /robots.txt {{ {ask} }}\n    \
              location {CHALLENGES} {{ location ~ {token} {{ {ask} }} return 404; }}\n}}\n"
@@ -228,12 +231,13 @@ impl Site<'_> {
         let Self { instance, dir, .. } = self;
         let ours = format!("flyloft_{instance}");
         let (log, ask, lead) = (self.log(&ours, "told"), self.ask(&ours), self.lead_out(&ours));
-        let lead = lead.trim_start();
+        let (lead, count) = (lead.trim_start(), self.count(&ours));
         format!(
             "{MADE}{log}{lead}\
              limit_req zone={ours} burst={TOLD_AT_ONCE} nodelay;\n\
              limit_req_dry_run on;\n\
              limit_req_log_level info;\n\
+             {count}\
              include {dir}/proxy.conf;\n\
              location / {{ include {dir}/pass.conf; }}\n\
              location = /robots.txt {{ {ask} }}\n\
@@ -340,13 +344,14 @@ fn group(instance: &str, address: SocketAddr) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::bounds::USUAL;
     use super::super::{Apart, Shown, Tls};
     use super::*;
     use crate::certificate::Names;
 
     fn site<'a>(domain: &'a Domain, listen: &'a [SocketAddr]) -> Site<'a> {
-        let dir = "/var/lib/flyloft/nginx";
-        Site { instance: "ab12cd", domain, listen, dir, secure: None, trusted: &[], external: None }
+        let (dir, secure, external, bounds) = ("/var/lib/flyloft/nginx", None, None, USUAL);
+        Site { instance: "ab12cd", domain, listen, dir, secure, trusted: &[], external, bounds }
     }
 
     #[test]

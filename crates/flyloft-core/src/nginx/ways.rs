@@ -89,6 +89,7 @@ fn over_tls(port: u16) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::bounds::USUAL;
     use super::*;
     use crate::gate::Prefix;
     use crate::host::Domain;
@@ -98,8 +99,9 @@ mod tests {
         let domain = Domain::parse("staging.example.org").unwrap();
         let trusted = ["192.0.2.5", "2001:db8::/32"].map(|range| Prefix::parse(range).unwrap());
         let dir = "/var/lib/flyloft/nginx";
+        let (secure, external, bounds) = (None, None, USUAL);
         let site =
-            Site { instance: "ab12cd", domain: &domain, listen: &[], dir, secure: None, trusted: &[], external: None };
+            Site { instance: "ab12cd", domain: &domain, listen: &[], dir, secure, trusted: &[], external, bounds };
         assert_eq!(site.ways("ours", &Tls::default()) + &site.believes() + &site.lead_out("ours"), "");
         let behind = Site { trusted: &trusted, external: Some(8443), ..site };
         let of = |site: Site<'_>, elsewhere| {

@@ -14,7 +14,7 @@ use flyloft::exec::Cmd;
 use flyloft_core::gate::{COOKIE, Gate, Guard, Key, NEVER, Purpose};
 use flyloft_core::host::Domain;
 use flyloft_core::name::EnvRef;
-use flyloft_core::nginx::Site;
+use flyloft_core::nginx::{Bounds, Site};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Child;
@@ -27,6 +27,8 @@ pub const HOST: &str = "shop.test";
 /// A host name of the same app that is opened by links.
 pub const GATED: &str = "gated.test";
 const WORKERS: usize = 2;
+/// For clients, all of which keep up.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Environments beside those that are asked for.
 const OTHERS: usize = 500;
 
@@ -73,6 +75,7 @@ impl Stage {
             secure: None,
             trusted: Vec::new(),
             external: None,
+            bounds: Bounds { requests: 4096, head: PATIENCE, send: PATIENCE, take: PATIENCE },
         };
         let log = files::hear(&home, own, None)?;
         let mut routes = vec![(HOST.to_owned(), to(upstream)?)];

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use flyloft_core::gate::Prefix;
 use flyloft_core::host::Domain;
-use flyloft_core::nginx::Site;
+use flyloft_core::nginx::{Bounds, Site};
 use nix::unistd::{Uid, User};
 use tokio::sync::watch;
 
 use crate::config::{Config, EdgeKind};
-use crate::edge::embedded::{EdgeConfig, Embedded, Proxies, Secure, SecureConfig};
+use crate::edge::embedded::{EdgeConfig, Embedded, Limits, Proxies, Room, Secure, SecureConfig};
 use crate::edge::nginx::{Barrier, Master, Nginx, NginxConfig, Place, Refusals, SecurePlace, Trouble, files};
 use crate::edge::{Route, SharedEdge, Visits};
 use crate::error::{Error, OrFailed, Result};
@@ -135,9 +135,10 @@ impl Front {
     }
 }
 
-/// What is to be so at nginx, where it is the edge.
+/// What is to be so at nginx, where it is the edge. Nobody may take more of it than of the edge in the daemon.
 pub fn place(config: &Config, instance: &str, domain: &Domain, secure: Option<SecurePlace>) -> Result<Place> {
     let Proxies { trusted, tls_port, .. } = proxies(config)?;
+    let Limits { head, send, take, .. } = Limits::default();
     Ok(Place {
         trusted,
         external: tls_port,
@@ -147,6 +148,7 @@ pub fn place(config: &Config, instance: &str, domain: &Domain, secure: Option<Se
         listen: config.http_addresses(),
         master: Master::of(&config.nginx),
         secure,
+        bounds: Bounds { requests: Room::here().of_one, head, send, take },
     })
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use flyloft_core::gate::Prefix;
 use flyloft_core::host::Domain;
-use flyloft_core::nginx::{Haste, Pace, Plan, Site};
+use flyloft_core::nginx::{Bounds, Haste, Pace, Plan, Site};
 use tokio::sync::{Notify, watch};
 
 use super::certificates::{Offer, SecurePlace};
@@ -40,6 +40,7 @@ pub struct Place {
     pub trusted: Vec<Prefix>,
     /// Where visitors come over TLS, if they are to, and that is not here.
     pub external: Option<u16>,
+    pub bounds: Bounds,
 }
 
 impl Place {
@@ -49,8 +50,8 @@ impl Place {
 
     pub fn site<'a>(&'a self, dir: &'a str) -> Site<'a> {
         let secure = self.secure.as_ref().map(SecurePlace::site);
-        let Self { instance, domain, listen, trusted, external, .. } = self;
-        Site { instance, domain, listen, dir, secure, trusted, external: *external }
+        let Self { instance, domain, listen, trusted, external, bounds, .. } = self;
+        Site { instance, domain, listen, dir, secure, trusted, external: *external, bounds: *bounds }
     }
 }
 

@@ -1,6 +1,8 @@
 //! nginx as the edge, with a real nginx: what clients and apps see of it, and what it is told when.
 
 mod abuse;
+mod crowds;
+mod slowness;
 mod snippets;
 
 use std::sync::Arc;
@@ -8,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use flyloft_core::host::{Domain, HostName};
 use flyloft_core::name::EnvRef;
+use flyloft_core::nginx::Bounds;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -83,6 +86,7 @@ impl Stage {
             secure: None,
             trusted: Vec::new(),
             external: None,
+            bounds: bounds(),
         };
         change(&mut place);
         let speaks = |of: &SecurePlace| Secure { certificates: of.shown.clone(), port: of.listen[0].port() };
@@ -137,6 +141,11 @@ impl Stage {
     async fn trouble(&self) -> Option<Trouble> {
         self.edge.troubles().borrow().clone()
     }
+}
+
+/// More than any test takes.
+fn bounds() -> Bounds {
+    Bounds { requests: 1000, head: DEADLINE, send: DEADLINE, take: DEADLINE }
 }
 
 fn route(target: Target) -> Route {

@@ -1,7 +1,5 @@
 //! More clients than there is room for.
 
-use std::net::Ipv4Addr;
-
 use super::super::Room;
 use super::doors::doors;
 use super::*;
@@ -17,13 +15,6 @@ fn room(connections: usize, of_one: usize, lines: usize) -> impl Fn(&mut EdgeCon
 
 fn with_room(connections: usize, of_one: usize, lines: usize) -> Stage {
     Stage::with(room(connections, of_one, lines))
-}
-
-/// A client at another address of this machine.
-async fn connect_from(last: u8, to: SocketAddr) -> Peer {
-    let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    socket.bind((Ipv4Addr::new(127, 0, 0, last), 0).into()).unwrap();
-    Peer { stream: socket.connect(to).await.unwrap(), unread: Vec::new() }
 }
 
 /// How many of them have had to go.
@@ -81,7 +72,7 @@ async fn one_address_does_not_take_the_room_of_another() {
         client.read_answer().await;
         let mut flood = Vec::new();
         for _ in 0..100 {
-            flood.push(connect_from(2, door.address()).await);
+            flood.push(Peer::connect_from(2, door.address()).await);
         }
         eventually("who has no room has gone", || gone(&flood) >= 96).await;
         // On the same connection, which was idle for longer than any other.

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use flyloft_core::name::EnvRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -175,12 +175,24 @@ impl Peer {
     pub(in crate::edge) async fn connect(address: SocketAddr) -> Self {
         Self { stream: TcpStream::connect(address).await.unwrap(), unread: Vec::new() }
     }
+
+    /// From another address of this machine, `127.0.0.last`.
+    pub(in crate::edge) async fn connect_from(last: u8, to: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, last], 0).into()).unwrap();
+        Self { stream: socket.connect(to).await.unwrap(), unread: Vec::new() }
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     pub(in crate::edge) async fn say(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).await.unwrap();
         self.stream.flush().await.unwrap();
+    }
+
+    /// Says this again and again, until nobody takes it any more.
+    pub(in crate::edge) async fn say_without_end(&mut self, text: &str) {
+        while self.stream.write_all(text.as_bytes()).await.is_ok() {}
     }
 
     /// Answers 200 with this body.

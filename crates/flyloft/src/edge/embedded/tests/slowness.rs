@@ -31,7 +31,7 @@ async fn endless(stage: Stage) -> (Stage, Arc<AtomicUsize>) {
                 return peer.reply("hello").await;
             }
             peer.say("HTTP/1.1 200 OK\r\n\r\n").await;
-            while peer.stream.write_all(&[b'x'; 1 << 16]).await.is_ok() {}
+            peer.say_without_end(&"x".repeat(1 << 16)).await;
             end.fetch_add(1, Ordering::SeqCst);
         }
     };

@@ -26,7 +26,7 @@ fn asks(path: &str, told: &str) -> String {
 }
 
 /// The answer to a request from this address.
-async fn ask_from(from: [u8; 4], stage: &Stage, request: &str) -> String {
+pub(super) async fn ask_from(from: [u8; 4], stage: &Stage, request: &str) -> String {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from((from, 0))).unwrap();
     let mut stream = socket.connect(SocketAddr::from(([127, 0, 0, 1], stage.site.port))).await.unwrap();

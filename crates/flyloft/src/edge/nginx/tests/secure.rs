@@ -131,6 +131,7 @@ fn place(lock: &Lock, wanted: &Arc<Certificates>) -> Place {
         secure: Some(secure(&lock.stage.site, lock.port, wanted)),
         trusted: Vec::new(),
         external: None,
+        bounds: bounds(),
     }
 }
 
