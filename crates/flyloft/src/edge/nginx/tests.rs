@@ -4,6 +4,7 @@ mod abuse;
 mod crowds;
 mod slowness;
 mod snippets;
+mod strangers;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
