@@ -20,6 +20,8 @@ pub struct Bounds {
     pub head: Duration,
     pub send: Duration,
     pub take: Duration,
+    /// The most bytes that the body of a request may have.
+    pub body: Option<u64>,
 }
 
 #[cfg(test)]
@@ -28,6 +30,7 @@ pub(super) const USUAL: Bounds = Bounds {
     head: Duration::from_secs(65),
     send: Duration::from_secs(30),
     take: Duration::from_secs(60),
+    body: None,
 };
 
 impl Bounds {

@@ -279,8 +279,10 @@ impl Site<'_> {
 
     /// What holds for every host name.
     pub fn proxy(&self) -> String {
+        // 0 is any number.
+        let body = self.bounds.body.unwrap_or_default();
         format!(
-            "{MADE}client_max_body_size 0;\n\
+            "{MADE}client_max_body_size {body};\n\
              proxy_http_version 1.1;\n\
              proxy_request_buffering off;\n\
              proxy_buffering off;\n\

@@ -75,7 +75,7 @@ impl Stage {
             secure: None,
             trusted: Vec::new(),
             external: None,
-            bounds: Bounds { requests: 4096, head: PATIENCE, send: PATIENCE, take: PATIENCE },
+            bounds: Bounds { requests: 4096, head: PATIENCE, send: PATIENCE, take: PATIENCE, body: None },
         };
         let log = files::hear(&home, own, None)?;
         let mut routes = vec![(HOST.to_owned(), to(upstream)?)];

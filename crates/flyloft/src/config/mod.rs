@@ -85,6 +85,9 @@ pub struct Http {
     /// How visitors come, where that is not how this server listens.
     #[serde(deserialize_with = "value::visitors_or_auto")]
     pub external: Option<Visitors>,
+    /// The most bytes that the body of a request may have.
+    #[serde(deserialize_with = "value::size_or_none")]
+    pub body_max: Option<u64>,
 }
 
 /// Where the edge speaks TLS. From then on plain HTTP leads there.

@@ -76,6 +76,7 @@ fn an_error_names_file_line_column_and_key() {
         "[http]\nlisten = []\n",
         "[http]\nlisten = [\"80\"]\n",
         "[http]\nexternal = \"ftp\"\n",
+        "[http]\nbody_max = \"0\"\n",
         "[http]\ntrusted_proxies = [\"10.0.0.1/8\"]\n",
         "[tls]\ncertificates = [{ certificate = \"cert.pem\", key = \"/etc/key.pem\" }]\n",
         "[tls]\ncertificates = [{ certificate = \"/etc/cert.pem\" }]\n",
@@ -101,6 +102,7 @@ fn an_error_names_file_line_column_and_key() {
     flyloft.toml:2:10: `http.listen`: at least one address is needed, such as "[::]:80"
     flyloft.toml:2:11: `http.listen`: invalid socket address syntax
     flyloft.toml:2:12: `http.external`: `ftp` is not `auto`, `http`, `https`, or one of these with a port such as `https:8443`
+    flyloft.toml:2:12: `http.body_max`: `0` is not a limit; or say `none`
     flyloft.toml:2:19: `http.trusted_proxies`: `10.0.0.1/8` has bits set after its length; the range is `10.0.0.0/8`
     flyloft.toml:2:33: `tls.certificates`: `cert.pem` is not an absolute path
     flyloft.toml:2:17: `tls.certificates`: missing field `key`

@@ -104,6 +104,18 @@ pub(super) fn size_or_auto<'de, D: Deserializer<'de>>(from: D) -> Result<Option<
     })
 }
 
+/// `None` for `none`.
+pub(super) fn size_or_none<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    judged(from, |text| match text {
+        "none" => Ok(None),
+        text => match Size::parse(text) {
+            Ok(size) if size.0 > 0 => Ok(Some(size.0)),
+            Ok(_) => Err(format!("`{text}` is not a limit; or say `none`")),
+            Err(error) => Err(format!("{error}; or say `none`")),
+        },
+    })
+}
+
 /// Parts of user agents. An empty one would be a part of every one.
 pub(super) fn agents<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     let agents = Vec::<String>::deserialize(from)?;

@@ -84,6 +84,7 @@ impl Front {
             let secure = SecureConfig { listen, inherited: inherited.take(Use::Https), certificates };
             let to_open = EdgeConfig {
                 inherited: inherited.take(Use::Http),
+                body_max: config.http.body_max,
                 proxies: proxies(config)?,
                 secure: (!secure.listen.is_empty()).then_some(secure),
                 ..to_open(config.http_addresses())
@@ -148,7 +149,7 @@ pub fn place(config: &Config, instance: &str, domain: &Domain, secure: Option<Se
         listen: config.http_addresses(),
         master: Master::of(&config.nginx),
         secure,
-        bounds: Bounds { requests: Room::here().of_one, head, send, take },
+        bounds: Bounds { requests: Room::here().of_one, head, send, take, body: config.http.body_max },
     })
 }
 

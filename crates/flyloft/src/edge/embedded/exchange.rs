@@ -138,6 +138,9 @@ fn find(client: &Client, request: &mut Request<Incoming>) -> Result<(Authority, 
         return Err(Notice::Robots.into());
     }
     gate::ask(client, request, &authority, &host)?;
+    if let Some(most) = shared.body_max.filter(|most| request.body().size_hint().lower() > *most) {
+        return Err(Notice::TooLarge { most }.into());
+    }
     let quiet = client.manner.is_quiet(request.uri().path(), request.headers(), &shared.quiet);
     let way = match shared.routes.admit(&host, quiet) {
         Some(Admission::Entered(pass)) => {
@@ -214,7 +217,7 @@ async fn relay(
             Ok(line) => line,
             Err(error) => {
                 discard(request).await;
-                return Err(dead(&pass, &error));
+                return Err(dead(&pass, &error, None));
             }
         },
     };
@@ -224,7 +227,8 @@ async fn relay(
     let switch = upgrade.as_ref().map(|protocol| Switch::of(client, &mut request, &authority.host(), protocol));
     let (head, body) = request.into_parts();
     let (framing, stream, address) = (framing(&body), stream::current(), upstream.address);
-    let upload = |encoder| Upload::new(body, encoder, client.worker.shared.crowd.paces.sender(address));
+    let (pace, most) = (client.worker.shared.crowd.paces.sender(address), client.worker.shared.body_max);
+    let upload = |encoder| Upload::new(body, encoder, pace, most);
     if stream.is_none() {
         client.busy.with(address);
     }
@@ -239,7 +243,7 @@ async fn relay(
         most: if stream.is_some() { STREAM_READ_MAX } else { READ_MAX },
     };
     let asked = ask(&client.worker, line, upstream, &mut question, repeatable).await;
-    let (mut response, mut line) = asked.map_err(|error| dead(&pass, &error))?;
+    let (mut response, mut line) = asked.map_err(|error| dead(&pass, &error, most))?;
     headers::forbid_referring(response.headers_mut(), &head.uri);
     witness.iter().for_each(Witness::answered);
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -249,7 +253,7 @@ async fn relay(
                 switch.go(line, pass, visit);
                 Ok(response.map(|()| Answer::Page(Default::default())))
             }
-            None => Err(dead(&pass, &LineError::Unasked)),
+            None => Err(dead(&pass, &LineError::Unasked, most)),
         };
     }
     pass.place().count(response.status().as_u16());
@@ -339,13 +343,17 @@ async fn discard(request: Request<Incoming>) {
 }
 
 /// Why there is no answer of the app. That a client did not end its request is not the app's doing.
-fn dead(pass: &Pass, error: &LineError) -> Notice {
+fn dead(pass: &Pass, error: &LineError, most: Option<u64>) -> Notice {
     let place = pass.place();
     let how = match error {
         LineError::TooMany => return Notice::Busy,
         LineError::Request(error) if error.kind() == io::ErrorKind::TimedOut => {
             place.count(StatusCode::REQUEST_TIMEOUT.as_u16());
             return Notice::Slow;
+        }
+        LineError::Request(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+            place.count(StatusCode::PAYLOAD_TOO_LARGE.as_u16());
+            return Notice::TooLarge { most: most.unwrap_or_default() };
         }
         LineError::Request(_) => {
             place.count(StatusCode::BAD_REQUEST.as_u16());

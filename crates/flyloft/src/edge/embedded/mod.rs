@@ -108,6 +108,8 @@ pub struct EdgeConfig {
     pub visits: Option<Visits>,
     /// Parts of the user agents of clients that are no visitors, beside those that are known.
     pub quiet_agents: Vec<String>,
+    /// The most bytes that the body of a request may have.
+    pub body_max: Option<u64>,
     pub limits: Limits,
     pub room: Room,
 }
@@ -137,6 +139,7 @@ impl EdgeConfig {
             routes: Vec::new(),
             visits: None,
             quiet_agents: Vec::new(),
+            body_max: None,
             limits: Limits::default(),
             room: Room::here(),
         }
@@ -196,6 +199,7 @@ impl Embedded {
             secure: certificates.zip(secure_port).map(|(certificates, port)| Secure { certificates, port }),
             answers: config.answers,
             proxy_speaks: config.proxy_speaks,
+            body_max: config.body_max,
             limits: config.limits,
             halt: edge.halt.clone(),
         };

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use flyloft_core::gate::{FORM, Refusal};
 use flyloft_core::name::EnvRef;
+use flyloft_core::policy::Size;
 use http_body_util::Full;
 use hyper::header::{
     ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, REFERRER_POLICY,
@@ -39,6 +40,10 @@ pub enum Notice {
     BadBody,
     /// The body of a request that takes too long to come.
     Slow,
+    /// The body of a request that has more bytes than it may.
+    TooLarge {
+        most: u64,
+    },
     /// There are too many requests at a time.
     Busy,
     /// A request that the edge does not serve at all.
@@ -150,6 +155,7 @@ impl Notice {
             Notice::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
             Notice::OverTls { .. } => StatusCode::PERMANENT_REDIRECT,
             Notice::Slow => StatusCode::REQUEST_TIMEOUT,
+            Notice::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Notice::NotServed { .. } => StatusCode::NOT_IMPLEMENTED,
             Notice::Busy
             | Notice::Unavailable { .. }
@@ -175,6 +181,7 @@ impl Notice {
             Notice::OverTls { .. } => "Served over HTTPS".to_owned(),
             Notice::BadBody => "Not a whole request".to_owned(),
             Notice::Slow => "Too slow".to_owned(),
+            Notice::TooLarge { .. } => "Too large".to_owned(),
             Notice::Busy => "Too much at a time".to_owned(),
             Notice::NotServed { .. } => "Not served here".to_owned(),
             Notice::Unavailable { env, .. } => format!("{env} is not available"),
@@ -205,6 +212,7 @@ impl Notice {
             Notice::OverTls { at } => format!("It is at {at}"),
             Notice::BadBody => "The request's body broke off, or it is not HTTP/1.1.".to_owned(),
             Notice::Slow => "The request's body has stopped coming, or all but stopped.".to_owned(),
+            Notice::TooLarge { most } => format!("The body of a request may have {} here.", Size(*most)),
             Notice::Busy => "As many requests are under way as this machine takes. Try again.".to_owned(),
             Notice::NotServed { what } => format!("{what}."),
             Notice::Unavailable { why, .. } => why.clone(),

@@ -26,6 +26,8 @@ pub struct Upload {
     progress: Progress,
     /// The client's, for as long as the app waits for the whole body.
     pace: Option<Pace>,
+    /// How many bytes more there may be of it, where that is bounded.
+    left: Option<u64>,
     /// The app has closed its end; what is written goes nowhere.
     deaf: bool,
 }
@@ -41,9 +43,10 @@ enum Progress {
 }
 
 impl Upload {
-    pub fn new(body: Incoming, encoder: Encoder, pace: Pace) -> Self {
+    /// Of `most` bytes at most.
+    pub fn new(body: Incoming, encoder: Encoder, pace: Pace, most: Option<u64>) -> Self {
         let (piece, progress) = (Piece::default(), Progress::Waiting);
-        Self { body: Some(body), encoder, piece, progress, pace: Some(pace), deaf: false }
+        Self { body: Some(body), encoder, piece, progress, pace: Some(pace), left: most, deaf: false }
     }
 
     pub fn is_over(&self) -> bool {
@@ -61,8 +64,8 @@ impl Upload {
         self.pace = None;
     }
 
-    /// Sends what can be sent now. Ready when all has been, or when the client has let go or is too slow, which is an
-    /// error of the kind `TimedOut`.
+    /// Sends what can be sent now. Ready when all has been, or when the client has let go, is too slow, or sends more than
+    /// it may: errors of the kinds `TimedOut` and `FileTooLarge`.
     pub fn poll_send(&mut self, to: &mut OwnedWriteHalf, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             while !self.deaf && self.piece.iter().any(Buf::has_remaining) {
@@ -93,6 +96,13 @@ impl Upload {
             }
             let piece = match ready!(next) {
                 Some(Ok(frame)) => {
+                    if let Some(left) = &mut self.left {
+                        let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, |data| data.len() as u64)) else {
+                            self.progress = Progress::Over;
+                            return Poll::Ready(Err(io::ErrorKind::FileTooLarge.into()));
+                        };
+                        *left = rest;
+                    }
                     if frame.is_trailers() {
                         self.progress = Progress::Taken;
                     }

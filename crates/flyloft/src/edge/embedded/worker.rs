@@ -108,6 +108,8 @@ pub struct Shared {
     /// With whom people log in, if with anybody.
     pub sso: Option<Arc<Sso>>,
     pub logins: Arc<Logins>,
+    /// The most bytes that the body of a request may have.
+    pub body_max: Option<u64>,
     pub limits: Limits,
     pub halt: Arc<Halt>,
 }

@@ -146,7 +146,7 @@ impl Stage {
 
 /// More than any test takes.
 fn bounds() -> Bounds {
-    Bounds { requests: 1000, head: DEADLINE, send: DEADLINE, take: DEADLINE }
+    Bounds { requests: 1000, head: DEADLINE, send: DEADLINE, take: DEADLINE, body: None }
 }
 
 fn route(target: Target) -> Route {

@@ -110,6 +110,30 @@ async fn a_head_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_larger_than_it_may_be_is_refused() {
+    for door in doors(|config| config.body_max = Some(1000), takes_a_body).await {
+        for (body, status) in
+            [(length(1000), "200"), (chunks(1000), "200"), (length(1001), "413"), (chunks(1001), "413")]
+        {
+            let answer = door.ask(&format!("POST / HTTP/1.1\nHost: shop.test\n{body}")).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{}: {answer}", door.name());
+            let is_told = answer.ends_with("Too large\nThe body of a request may have 1000B here.\n");
+            assert_eq!(is_told, status == "413", "{answer}");
+        }
+        // One that says its length does not come to the app, and the other one is none of the app's doing.
+        assert_eq!(door.stage.edge.usage("shop.test").unwrap().answers, [0, 2, 0, 1, 0], "{}", door.name());
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_says_that_it_is_too_large_wakes_nobody() {
+    let (stage, mut visits) = Stage::asleep(|config| config.body_max = Some(1000)).await;
+    let answer = stage.ask(&format!("POST / HTTP/1.1\nHost: shop.test\n{}", length(1001))).await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert!(visits.try_recv().is_err(), "it was woken");
+}
+
+#[tokio::test]
 async fn a_client_that_sends_no_head_is_dropped_in_time() {
     for door in doors(|config| config.limits.head = Duration::from_millis(300), echo_head).await {
         for beginning in ["", "PRI * HT", "GET / HTTP/1.1\r\nHost: sh"] {

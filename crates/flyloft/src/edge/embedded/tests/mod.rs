@@ -273,6 +273,38 @@ pub(in crate::edge) async fn eventually(what: &str, mut holds: impl FnMut() -> b
     }
 }
 
+/// The end of a request that has a body of so many bytes: by its length, and in two chunks.
+pub(in crate::edge) fn length(size: usize) -> String {
+    format!("Content-Length: {size}\n\n{}", "x".repeat(size))
+}
+
+pub(in crate::edge) fn chunks(size: usize) -> String {
+    let (first, second) = ("x".repeat(size / 2), "x".repeat(size - size / 2));
+    let parts = [first, second].map(|part| format!("{:x}\n{part}\n", part.len()));
+    format!("Transfer-Encoding: chunked\n\n{}0\n\n", parts.concat())
+}
+
+/// An app that answers a request once it has its body, as that is said by [`length`] and [`chunks`].
+pub(in crate::edge) async fn takes_a_body(mut peer: Peer) {
+    loop {
+        let head = peer.read_head().await;
+        let lower = head.to_ascii_lowercase();
+        let length = lower.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
+        match length {
+            _ if head.is_empty() => return,
+            Some(length) => drop(peer.read_exact(length).await),
+            None if lower.contains("transfer-encoding: chunked") => {
+                let body = peer.read_until("0\r\n\r\n").await;
+                if !body.ends_with("0\r\n\r\n") {
+                    return;
+                }
+            }
+            None => {}
+        }
+        peer.reply(&head).await;
+    }
+}
+
 /// An app that answers every request with the head it got.
 pub(in crate::edge) async fn echo_head(mut peer: Peer) {
     loop {

@@ -2,6 +2,10 @@
 //! way of flyloft.
 
 use super::*;
+use crate::edge::embedded::tests::{chunks, length, takes_a_body};
+
+/// How large a body may be where that is bounded.
+const BODY_MAX: usize = 1000;
 
 /// Requests that proxies have read differently from those behind them. Each has another one hidden in it.
 const SMUGGLED: [&str; 13] = [
@@ -95,6 +99,32 @@ async fn a_host_that_is_none_and_a_head_that_is_too_large_are_refused() {
     client.say(bare).await;
     let seen = client.read_answer().await;
     assert!(seen.starts_with("HTTP/1.1 200 ") && !seen.contains("/hidden"), "{seen}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_larger_than_it_may_be_is_refused_and_wakes_nobody() {
+    let mut stage = Stage::at(NginxSite::new("root"), "test", "", |place| place.bounds.body = Some(BODY_MAX as u64));
+    stage.site.start();
+    stage.told().await;
+    let app = App::start(takes_a_body).await;
+    stage.route("shop-main.test", &app).await;
+    stage.straight("shop-main.test").await;
+    // Straight, and by way of flyloft.
+    for accept in ["*/*", "text/event-stream"] {
+        for (size, status) in [(BODY_MAX, "200"), (BODY_MAX + 1, "413")] {
+            let head = format!("POST / HTTP/1.1\nHost: shop-main.test\nAccept: {accept}\nConnection: close\n");
+            for body in [length(size), chunks(size)] {
+                let answer = stage.ask(&format!("{head}{body}")).await;
+                assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{accept} {size}: {answer}");
+            }
+        }
+    }
+    stage.edge.set("shop-main.test", held()).await.unwrap();
+    assert!(stage.edge.drained(app.address, DEADLINE).await);
+    let head = "POST / HTTP/1.1\nHost: shop-main.test\nConnection: close\n";
+    let answer = stage.ask(&format!("{head}{}", length(BODY_MAX + 1))).await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert!(stage.visits.try_recv().is_err(), "it was woken");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
