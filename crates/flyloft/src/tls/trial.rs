@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PublicKeyData};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use time::{Duration, OffsetDateTime};
@@ -61,14 +61,18 @@ impl Authority {
 
     /// From and until so many days from now.
     pub fn issue_for(&self, names: &[&str], from: i64, until: i64) -> Issued {
+        let key = KeyPair::generate().unwrap();
+        Issued { chain: self.vouch(names, (from, until), &key), key: key.serialize_pem() }
+    }
+
+    /// The same for whoever has this key.
+    pub fn vouch(&self, names: &[&str], (from, until): (i64, i64), key: &impl PublicKeyData) -> String {
         let mut params =
             CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
         params.use_authority_key_identifier_extension = true;
         let now = OffsetDateTime::now_utc();
         (params.not_before, params.not_after) = (now + Duration::days(from), now + Duration::days(until));
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        Issued { chain: certificate.pem() + &self.chain, key: key.serialize_pem() }
+        params.signed_by(key, &self.issuer).unwrap().pem() + &self.chain
     }
 }
 

@@ -30,15 +30,14 @@ pub struct Client {
     heard: Arc<Mutex<Heard>>,
 }
 
-/// What the last answer said.
+/// What the last answer said. Nothing, where there is none to what was asked last.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Heard {
+    pub status: Option<StatusCode>,
     /// By how many seconds the server's clock is ahead of the machine's.
     pub ahead: Option<i64>,
     /// For how many seconds the server wants to be left alone.
     pub wait: Option<i64>,
-    /// There is no such thing.
-    pub is_missing: bool,
 }
 
 impl Client {
@@ -55,17 +54,21 @@ impl Client {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn hear(&self, heard: Heard) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = heard;
+    }
+
     async fn ask(
         &self,
         request: Request<BodyWrapper<Bytes>>,
     ) -> Result<Response<Full<Bytes>>, Box<dyn StdError + Send + Sync>> {
+        self.hear(Heard::default());
         let (mut head, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
         head.headers.insert(USER_AGENT, HeaderValue::from_static(concat!("flyloft/", env!("CARGO_PKG_VERSION"))));
         let request = reqwest::Request::try_from(Request::from_parts(head, body))?;
         let answer = self.http.execute(request).await?;
-        let heard = Heard::of(answer.headers(), answer.status(), (self.clock)());
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = heard;
+        self.hear(Heard::of(answer.headers(), answer.status(), (self.clock)()));
         Ok(outgoing::whole(answer, ANSWER).await?.map(Full::new))
     }
 }
@@ -87,14 +90,26 @@ impl Heard {
             let at = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
             Some(at.as_secs() as i64 - now)
         };
-        let is_asked_to_wait = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
         // RFC 9110 section 10.2.3: so many seconds, or a moment.
         let wait = text(RETRY_AFTER).and_then(|text| text.parse().ok().or_else(|| moment(text)));
-        Self {
-            ahead: text(DATE).and_then(moment),
-            wait: wait.filter(|_| is_asked_to_wait),
-            is_missing: status == StatusCode::NOT_FOUND,
-        }
+        let heard = Self { status: Some(status), ahead: text(DATE).and_then(moment), wait };
+        // Whoever answers a question may say as well when to ask the next one.
+        if heard.is_passing() { heard } else { Self { wait: None, ..heard } }
+    }
+
+    /// There is what was asked for.
+    pub fn is_well(&self) -> bool {
+        self.status.is_some_and(|status| status.is_success())
+    }
+
+    /// There is no such thing.
+    pub fn is_missing(&self) -> bool {
+        self.status == Some(StatusCode::NOT_FOUND)
+    }
+
+    /// The server has trouble of its own, or too much to do: it says nothing of what was asked for.
+    pub fn is_passing(&self) -> bool {
+        self.status.is_some_and(|status| status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS)
     }
 }
 
@@ -127,6 +142,7 @@ mod tests {
         assert_eq!(of(200, &[(DATE, "Mon, 07 Nov 1994 08:49:37 GMT"), (RETRY_AFTER, "3")]), (Some(86400), None));
         assert_eq!(of(429, &[(RETRY_AFTER, "120")]), (None, Some(120)));
         assert_eq!(of(503, &[(RETRY_AFTER, moment)]), (None, Some(0)));
+        assert_eq!(of(500, &[(RETRY_AFTER, "7")]), (None, Some(7)));
         assert_eq!(of(429, &[(RETRY_AFTER, "soon"), (DATE, "today")]), (None, None));
     }
 }

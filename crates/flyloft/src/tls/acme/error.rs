@@ -4,9 +4,11 @@ use std::error::Error as _;
 use std::path::PathBuf;
 
 use flyloft_core::acme::Failure;
+use hyper::StatusCode;
 use instant_acme::Problem;
 use thiserror::Error;
 
+use super::client::Heard;
 use crate::store::StoreError;
 use crate::tls::pair::date;
 use crate::tls::{LocalError, PairError};
@@ -20,8 +22,11 @@ pub enum AcmeError {
     #[error("it refuses: {}", words(.0))]
     Refused(Problem),
     /// `wait` is in how many seconds it wants to be asked again, if it says.
-    #[error("too much was asked of it: {}", words(.problem))]
-    RateLimited { problem: Problem, wait: Option<i64> },
+    #[error("too much was asked of it: {said}")]
+    RateLimited { said: String, wait: Option<i64> },
+    /// It has trouble of its own, and says nothing of what was asked for. `wait` as above.
+    #[error("it fails for now: {said}")]
+    Ailing { said: String, wait: Option<i64> },
     #[error("it does not believe that the domain is ours: {0}")]
     Unproven(String),
     #[error("it does not believe that the host name is ours: {0}")]
@@ -67,15 +72,26 @@ pub fn is(problem: &Problem, kind: &str) -> bool {
 }
 
 impl AcmeError {
-    /// With the seconds for which the server has asked to be left alone.
-    pub fn of(error: instant_acme::Error, wait: Option<i64>) -> Self {
+    /// With what the server has said beside it.
+    pub fn of(error: instant_acme::Error, heard: Heard) -> Self {
+        let Heard { status, wait, .. } = heard;
+        let is_limited = status == Some(StatusCode::TOO_MANY_REQUESTS);
         match error {
-            instant_acme::Error::Api(problem) if is(&problem, "rateLimited") || problem.status == Some(429) => {
-                Self::RateLimited { problem, wait }
+            instant_acme::Error::Api(problem) if is_limited || is(&problem, "rateLimited") => {
+                Self::RateLimited { said: words(&problem).to_owned(), wait }
+            }
+            // Of those that were signed with its nonces it has refused several in a row, and nothing else.
+            instant_acme::Error::Api(problem) if heard.is_passing() || is(&problem, "badNonce") => {
+                Self::Ailing { said: words(&problem).to_owned(), wait }
             }
             instant_acme::Error::Api(problem) => Self::Refused(problem),
             instant_acme::Error::Timeout(_) => Self::Slow,
-            error => Self::Server(error),
+            // Somebody before it may have answered in its place, in a language of their own.
+            error => match status.filter(|_| heard.is_passing()) {
+                Some(status) if is_limited => Self::RateLimited { said: status.to_string(), wait },
+                Some(status) => Self::Ailing { said: status.to_string(), wait },
+                None => Self::Server(error),
+            },
         }
     }
 
@@ -84,7 +100,7 @@ impl AcmeError {
             AcmeError::RateLimited { .. } => Failure::RateLimited,
             // There is another account the next time.
             AcmeError::Refused(problem) if is(problem, "accountDoesNotExist") => Failure::Passing,
-            AcmeError::Refused(problem) if is(problem, "serverInternal") || is(problem, "badNonce") => Failure::Passing,
+            AcmeError::Refused(problem) if is(problem, "serverInternal") => Failure::Passing,
             AcmeError::Refused(_) | AcmeError::Unproven(_) | AcmeError::Unreached(_) | AcmeError::NoProof(_) => {
                 Failure::Refused
             }
@@ -95,7 +111,7 @@ impl AcmeError {
     /// For how many seconds at least nothing is to be asked, if somebody has said so.
     pub fn told_to_wait(&self, now: i64) -> Option<i64> {
         match self {
-            AcmeError::RateLimited { wait, .. } => *wait,
+            AcmeError::RateLimited { wait, .. } | AcmeError::Ailing { wait, .. } => *wait,
             AcmeError::Many { until } => Some(until - now),
             _ => None,
         }
@@ -132,6 +148,7 @@ impl AcmeError {
                 "see whether this machine reaches the server that `directory` in `[acme]` names, and believes it"
             }
             AcmeError::Refused(_) => "the server's own words say what it wants",
+            AcmeError::Ailing { .. } => "it is for the server to mend; what was begun there is gone on with",
             AcmeError::RateLimited { .. } => "nothing is asked of it for as long as it says",
             AcmeError::Unproven(_) => {
                 "see whether others come to see the TXT record below `_acme-challenge`, and who else may issue \

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! What must hold: what is shown meanwhile is shown on, whatever fails; a server that refuses is asked less and less often;
-//! and nothing that fails on our side costs another order.
+//! and nothing that fails on our side, nor trouble of the server's own, costs another order.
 
 mod client;
 mod course;

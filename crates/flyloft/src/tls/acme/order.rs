@@ -111,7 +111,7 @@ impl Desk {
         let (store, vault, directory) = (&self.parts.store, &self.parts.vault, &self.config.directory);
         let client = Client::new(&self.config.roots, self.patience.answer, self.clock)?;
         let builder = Account::builder_with_http(Box::new(client.clone()));
-        let failed = |error| AcmeError::of(error, client.heard().wait);
+        let failed = |error| AcmeError::of(error, client.heard());
         // What was sealed with another key is as good as none.
         let sealed = store.acme_account(directory).await?;
         if let Some(text) = sealed.and_then(|sealed| vault.open_sealed(ACCOUNT, &sealed).ok()) {
@@ -165,7 +165,7 @@ impl Desk {
         before: Option<&Pair>,
     ) -> Result<(Order, KeyPair), AcmeError> {
         let (store, vault, directory) = (&self.parts.store, &self.parts.vault, &self.config.directory);
-        let failed = |error| AcmeError::of(error, client.heard().wait);
+        let failed = |error| AcmeError::of(error, client.heard());
         let known = store.acme_order(name).await?.filter(|known| known.directory == *directory);
         let key = known.as_ref().and_then(|known| vault.open_sealed(ORDER, &known.key).ok());
         if let (Some(known), Some(key)) = (known, key) {
@@ -176,9 +176,9 @@ impl Desk {
                     }
                 }
                 // It is forgotten, in whichever words.
-                Err(_) if client.heard().is_missing => {}
+                Err(_) if client.heard().is_missing() => {}
                 // Or another account's.
-                Err(instant_acme::Error::Api(problem)) if is_about_order(&problem) => {}
+                Err(instant_acme::Error::Api(problem)) if is_about_order(&problem) && !client.heard().is_passing() => {}
                 Err(error) => return Err(failed(error)),
             }
         }
@@ -187,7 +187,7 @@ impl Desk {
         if until > now {
             return Err(AcmeError::Many { until });
         }
-        let order = new_order(account, name, before.and_then(Pair::renewal_id)).await.map_err(failed)?;
+        let order = new_order(account, client, name, before.and_then(Pair::renewal_id)).await.map_err(failed)?;
         let key = KeyPair::generate()?;
         let row = OrderRow {
             name: name.to_owned(),
@@ -208,6 +208,7 @@ fn is_about_order(problem: &instant_acme::Problem) -> bool {
 /// What a new certificate `replaces` is told where the server listens: it may then count less (RFC 9773 section 5).
 async fn new_order(
     account: &Account,
+    client: &Client,
     name: &str,
     replaces: Option<CertificateIdentifier<'static>>,
 ) -> Result<Order, instant_acme::Error> {
@@ -217,7 +218,7 @@ async fn new_order(
             // It knows nothing of that.
             Err(instant_acme::Error::Unsupported(_)) => {}
             // Or not of this certificate, as after a change of the server.
-            Err(instant_acme::Error::Api(problem)) if !is(&problem, "rateLimited") => {
+            Err(instant_acme::Error::Api(problem)) if !is(&problem, "rateLimited") && !client.heard().is_passing() => {
                 tracing::debug!(%problem, "the certificate that is replaced is not told");
             }
             ended => return ended,
@@ -278,7 +279,10 @@ impl Errand<'_> {
         let why = match self.order.poll_ready(patience).await {
             Ok(OrderStatus::Ready) => return Ok(()),
             Ok(_) => None,
-            Err(instant_acme::Error::Api(problem)) if !is(&problem, "rateLimited") => problem.detail,
+            // It stands in the order, and is no answer in its place.
+            Err(instant_acme::Error::Api(problem)) if self.client.heard().is_well() && !is(&problem, "rateLimited") => {
+                problem.detail
+            }
             Err(error) => return Err(self.failed(error)),
         };
         // What the order says is less than what its parts say.
@@ -296,7 +300,7 @@ impl Errand<'_> {
             Way::Dns { .. } => (ChallengeType::Dns01, "DNS"),
             Way::Http(_) => (ChallengeType::Http01, "HTTP"),
         };
-        let failed = |error| AcmeError::of(error, self.client.heard().wait);
+        let failed = |error| AcmeError::of(error, self.client.heard());
         let mut authorizations = self.order.authorizations();
         while let Some(authorization) = authorizations.next().await {
             let mut authorization = authorization.map_err(failed)?;
@@ -326,7 +330,7 @@ impl Errand<'_> {
     }
 
     fn failed(&self, error: instant_acme::Error) -> AcmeError {
-        AcmeError::of(error, self.client.heard().wait)
+        AcmeError::of(error, self.client.heard())
     }
 }
 

@@ -6,7 +6,7 @@ use crate::tls::local;
 
 /// A desk at a model that says this.
 async fn desk_at(stage: &Stage, says: impl Fn(&str, &str) -> Option<Said> + Send + Sync + 'static) -> (Model, Desk) {
-    let model = Model::start(says).await;
+    let model = Model::start(move |base, path, _| says(base, path)).await;
     let config = config::Acme { directory: model.directory(), roots: model.roots(), ..config::Acme::default() };
     let eyes = Eyes { resolvers: vec![([127, 0, 0, 1], free_port()).into()] };
     let desk = desk(stage, config, Way::Dns { publish: Arc::new(Provider::default()), eyes });

@@ -1,5 +1,6 @@
 //! Certificates from a real ACME server, Pebble, with records in a real DNS server, knot.
 
+mod ailing;
 mod faults;
 mod http;
 mod model;

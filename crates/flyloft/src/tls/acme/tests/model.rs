@@ -29,8 +29,8 @@ pub struct Model {
 /// Status, headers, body.
 pub type Said = (u16, Vec<(&'static str, String)>, String);
 
-/// What is said to who asks for a path of the server at `base`. `None` keeps them waiting.
-pub type Says = dyn Fn(&str, &str) -> Option<Said> + Send + Sync;
+/// What is said to who asks for a path of the server at `base`, and what they have signed. `None` keeps them waiting.
+pub type Says = dyn Fn(&str, &str, &str) -> Option<Said> + Send + Sync;
 
 pub fn said(status: u16, body: &str) -> Option<Said> {
     Some((status, Vec::new(), body.to_owned()))
@@ -62,7 +62,7 @@ fn usual(base: &str, path: &str) -> Option<Said> {
 
 impl Model {
     /// One that says this, or what every one says where that answers 0.
-    pub async fn start(says: impl Fn(&str, &str) -> Option<Said> + Send + Sync + 'static) -> Self {
+    pub async fn start(says: impl Fn(&str, &str, &str) -> Option<Said> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("https://localhost:{}", listener.local_addr().unwrap().port());
         let (root, dir) = (Authority::root("Model"), tempfile::tempdir().unwrap());
@@ -121,7 +121,7 @@ async fn answer(
     let payload = Base64UrlUnpadded::decode_vec(signed["payload"].as_str().unwrap_or_default()).unwrap_or_default();
     let (path, payload) = (head.uri.path().to_owned(), String::from_utf8_lossy(&payload).into_owned());
     asked.lock().unwrap().push(format!("{} {path} {payload}", head.method).trim_end().to_owned());
-    let (status, headers, body) = match says(&base, &path) {
+    let (status, headers, body) = match says(&base, &path, &payload) {
         Some((0, ..)) => usual(&base, &path).unwrap(),
         Some(said) => said,
         None => std::future::pending().await,
