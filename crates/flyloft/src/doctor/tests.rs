@@ -393,6 +393,7 @@ fn certificate() -> Certificate {
         days_left: 60,
         until: "2027-01-29 12:00 UTC".to_owned(),
         trusted: true,
+        lacks: None,
         is_own: false,
     }
 }
@@ -434,6 +435,7 @@ fn whatever_keeps_clients_from_tls_is_said() {
         with(None),
         with(Some(Err(PairError::Open { path: "/etc/flyloft/tls/privkey.pem".into(), mode: 0o644 }))),
         with(Some(Ok(Certificate { trusted: false, ..certificate() }))),
+        with(Some(Ok(Certificate { trusted: false, lacks: Some("CN=Between".to_owned()), ..certificate() }))),
         with(Some(Ok(Certificate { standing: Standing::Soon { days: 1 }, days_left: 1, ..certificate() }))),
         with(Some(Ok(Certificate {
             standing: Standing::Soon { days: 9 },
@@ -455,6 +457,10 @@ fn whatever_keeps_clients_from_tls_is_said() {
 
     warning  tls: `/etc/flyloft/tls/fullchain.pem` for *.localhost was issued by nobody whom this machine trusts; it holds for 60 days
              → append the certificates of those that issued it; if that is an authority of your own, trust it
+    it works; 1 thing could be better
+
+    warning  tls: `/etc/flyloft/tls/fullchain.pem` for *.localhost was issued by `CN=Between`, whose certificate is not behind it, so most clients do not believe it
+             → append the certificates of those that issued it; if `CN=Between` is an authority of your own, have this machine trust it
     it works; 1 thing could be better
 
     warning  tls: `/etc/flyloft/tls/fullchain.pem` for *.localhost expires in 1 day, on 2027-01-29 12:00 UTC

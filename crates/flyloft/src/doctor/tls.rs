@@ -34,13 +34,24 @@ pub fn judge(tls: Option<&Tls>, config: &Config) -> Vec<Check> {
 }
 
 fn judge_one(certificate: &Certificate) -> Check {
-    let Certificate { file, names, standing, days_left, until, trusted, is_own } = certificate;
+    let Certificate { file, names, standing, days_left, until, trusted, lacks, is_own } = certificate;
     let (file, days) = (file.display(), if *days_left == 1 { "day" } else { "days" });
-    match standing {
-        Standing::Soon { .. } => Check::warning(
+    match (standing, lacks) {
+        (Standing::Soon { .. }, _) => Check::warning(
             "tls",
             format!("`{file}` for {names} expires in {days_left} {days}, on {until}"),
             if *is_own { "see why it is not renewed: flyloft tls check" } else { RENEW },
+        ),
+        (_, Some(issuer)) => Check::warning(
+            "tls",
+            format!(
+                "`{file}` for {names} was issued by `{issuer}`, whose certificate is not behind it, so most clients do not \
+                 believe it"
+            ),
+            format!(
+                "append the certificates of those that issued it; if `{issuer}` is an authority of your own, have this \
+                 machine trust it"
+            ),
         ),
         _ if !trusted => Check::warning(
             "tls",

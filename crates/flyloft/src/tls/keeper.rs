@@ -8,7 +8,7 @@ use std::time::Duration;
 use flyloft_core::certificate::{Names, Standing, Validity};
 
 use super::pair::{Mark, Texts, date};
-use super::{Answers, Certificates, Local, Pair, PairError};
+use super::{Answers, Certificates, Local, Pair, PairError, trust};
 use crate::config::CertificateFiles;
 use crate::store::{self, EventKind, Store};
 
@@ -43,6 +43,8 @@ struct Kept {
     good: Option<(Mark, Pair)>,
     /// What is wrong with the files as they are now.
     bad: Option<PairError>,
+    /// Who has issued what is shown, where they are neither in the file nor known to this machine.
+    lacks: Option<String>,
 }
 
 /// Where a certificate comes from.
@@ -228,7 +230,7 @@ impl Kind {
 
 impl Kept {
     fn new(files: CertificateFiles, kind: Kind) -> Self {
-        Self { files, kind, good: None, bad: None }
+        Self { files, kind, good: None, bad: None, lacks: None }
     }
 
     fn is_there(&self) -> bool {
@@ -237,6 +239,14 @@ impl Kept {
 
     /// Says whether something else is to be shown.
     fn look(&mut self, now: i64) -> bool {
+        let changed = self.take(now);
+        // The machine may come to know them. Whoever trusts this server's own authority has its certificate.
+        let good = self.good.as_ref().filter(|_| self.kind != Kind::Local);
+        self.lacks = good.and_then(|(_, pair)| pair.lacks(trust::certificates, now));
+        changed
+    }
+
+    fn take(&mut self, now: i64) -> bool {
         if self.kind != Kind::Named && !self.files.certificate.exists() {
             self.bad = None;
             return self.good.take().is_some();
@@ -280,21 +290,31 @@ impl Kept {
             file: self.files.certificate.clone(),
             shown: pair.map(|pair| (pair.names.clone(), pair.validity)),
             renewal: None,
-            trouble: bad.or_else(|| standing(pair?, now)),
+            trouble: bad.or_else(|| standing(pair?, self.lacks.as_deref(), now)),
         }
     }
 }
 
 /// What there is to say of what is shown.
-fn standing(pair: &Pair, now: i64) -> Option<(String, String)> {
+fn standing(pair: &Pair, lacks: Option<&str>, now: i64) -> Option<(String, String)> {
     let (file, until) = (pair.files.certificate.display(), date(pair.validity.until));
-    match pair.validity.standing(now) {
-        Standing::Good => None,
-        Standing::Soon { .. } => {
+    match (pair.validity.standing(now), lacks) {
+        (Standing::Expired | Standing::NotYet, _) => {
+            pair.holds(now).err().map(|error| (error.to_string(), error.hint()))
+        }
+        (_, Some(issuer)) => {
+            let hint = format!(
+                "append the certificates of those that issued it; if `{issuer}` is an authority of your own, have this machine \
+                 trust it"
+            );
+            let not_behind = "whose certificate is not behind it, so most clients do not believe it";
+            Some((format!("the certificate `{file}` was issued by `{issuer}`, {not_behind}"), hint))
+        }
+        (Standing::Soon { .. }, None) => {
             let hint = "renew it; the new files are taken within a minute";
             Some((format!("the certificate `{file}` expires on {until}"), hint.to_owned()))
         }
-        Standing::Expired | Standing::NotYet => pair.holds(now).err().map(|error| (error.to_string(), error.hint())),
+        (Standing::Good, None) => None,
     }
 }
 

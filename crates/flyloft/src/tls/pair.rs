@@ -232,6 +232,18 @@ impl Pair {
         Some(CertificateIdentifier::new(der(issuer.as_bytes()), der(number.as_bytes())))
     }
 
+    /// Who has issued it, where their certificate is not in the file and they are none of those that are `trusted`. What is
+    /// its own issuer lacks none.
+    pub fn lacks(&self, trusted: impl FnOnce() -> Vec<CertificateDer<'static>>, now: i64) -> Option<String> {
+        use CertificateError::{BadSignature, UnknownIssuer};
+        let [own] = &self.certified.cert[..] else { return None };
+        let own = Certificate::from_der(own).ok()?.tbs_certificate;
+        if own.issuer == own.subject {
+            return None;
+        }
+        matches!(self.leads_to(trusted(), now), Err(BadSignature | UnknownIssuer)).then(|| own.issuer.to_string())
+    }
+
     /// Whether a client that trusts these and nobody else would believe it.
     pub fn leads_to(
         &self,

@@ -1,5 +1,6 @@
 //! Whom the daemon believes where it asks others over TLS.
 
+use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::pair;
@@ -7,8 +8,13 @@ use super::pair;
 /// Those whom this machine believes.
 pub fn machine() -> RootCertStore {
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots.add_parsable_certificates(certificates());
     roots
+}
+
+/// The same, as its certificates.
+pub fn certificates() -> Vec<CertificateDer<'static>> {
+    rustls_native_certs::load_native_certs().certs
 }
 
 /// Asks those for whom one of these vouches.

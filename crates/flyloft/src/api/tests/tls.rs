@@ -63,6 +63,23 @@ async fn certificates_are_listed_and_looked_at_and_a_bad_one_is_an_error() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_lacks_who_issued_it_is_listed_with_that_and_an_error() {
+    let desk = desk().await;
+    let issued = crate::tls::trial::Authority::root("Root").issue(&["*.staging.example.org"]);
+    let files = desk.stage.loft.parts.keeper.local.asked();
+    crate::tls::local::write_pair(&files, &issued.chain, &issued.key).unwrap();
+    let (code, said) = desk.command(&["tls", "check"]).await;
+    let lacks = format!(
+        "the certificate `{}` was issued by `CN=Root`, whose certificate is not behind it, so most clients do not believe it\n",
+        files.certificate.display()
+    );
+    assert!(code == 1 && said.starts_with(&format!("error: {lacks}")), "{said}");
+    assert!(said.contains("hint: append the certificates of those that issued it; "), "{said}");
+    let (code, said) = desk.command(&["tls", "ls"]).await;
+    assert!(code == 0 && said.contains("364 d") && said.contains(&format!("\n! {lacks}")), "{said}");
+}
+
+#[tokio::test]
 async fn a_domain_that_no_client_believes_a_star_below_is_refused() {
     let desk = Desk::new().await;
     let (code, said) = desk.command(&["tls", "local-ca"]).await;

@@ -19,7 +19,7 @@ fn said(keeper: &Keeper, now: i64) -> Vec<String> {
 
 #[test]
 fn new_files_are_shown_and_bad_ones_change_nothing() {
-    let (root, dir) = (Authority::root("Root"), tempfile::tempdir().unwrap());
+    let (root, dir) = (Authority::root("Root").vouches_for("Between"), tempfile::tempdir().unwrap());
     let files = root.issue(&["a.test"]).files(dir.path(), "it");
     let keeper = keeper(dir.path(), std::slice::from_ref(&files));
     let certificates = &keeper.certificates;
@@ -48,7 +48,7 @@ fn new_files_are_shown_and_bad_ones_change_nothing() {
 #[test]
 fn the_end_of_a_certificate_is_told_before_it_comes_and_after() {
     let dir = tempfile::tempdir().unwrap();
-    let files = Authority::root("Root").issue_for(&["a.test"], -80, 20).files(dir.path(), "it");
+    let files = Authority::root("Root").vouches_for("Between").issue_for(&["a.test"], -80, 20).files(dir.path(), "it");
     let keeper = keeper(dir.path(), &[files]);
     assert!(said(&keeper, now()).is_empty());
     assert!(said(&keeper, now() + 10 * DAY)[0].contains("` expires on "));
@@ -58,13 +58,32 @@ fn the_end_of_a_certificate_is_told_before_it_comes_and_after() {
 
 #[test]
 fn one_bad_certificate_keeps_no_other_from_being_shown() {
-    let (root, dir) = (Authority::root("Root"), tempfile::tempdir().unwrap());
+    let (root, dir) = (Authority::root("Root").vouches_for("Between"), tempfile::tempdir().unwrap());
     let good = root.issue(&["a.test"]).files(dir.path(), "good");
     let expired = root.issue_for(&["b.test"], -10, -1).files(dir.path(), "expired");
     let keeper = keeper(dir.path(), &[expired, good]);
     let said = said(&keeper, now());
     assert!(said.len() == 1 && said[0].ends_with("there is no HTTPS for its names"), "{said:?}");
     assert!(keeper.certificates.cover("a.test") && !keeper.certificates.cover("b.test"));
+}
+
+#[test]
+fn one_that_lacks_who_issued_it_is_shown_and_told_of() {
+    let (root, dir) = (Authority::root("Root"), tempfile::tempdir().unwrap());
+    let files = root.issue_for(&["a.test"], -80, 20).files(dir.path(), "it");
+    let keeper = keeper(dir.path(), &[files]);
+    assert!(keeper.certificates.cover("a.test"));
+    let lacks = "` was issued by `CN=Root`, whose certificate is not behind it";
+    for later in [0, 10 * DAY] {
+        let told = said(&keeper, now() + later).join("\n");
+        assert!(told.starts_with("the certificate `") && told.contains(lacks), "{told}");
+    }
+    assert!(said(&keeper, now() + 21 * DAY)[0].contains("` expired on "));
+    root.vouches_for("Between").issue(&["a.test"]).files(dir.path(), "it");
+    assert!(said(&keeper, now()).is_empty());
+    // People trust the server's own authority itself.
+    keeper.local.make(now()).unwrap();
+    assert!(said(&keeper, now()).is_empty() && keeper.certificates.cover("any.staging.example.org"));
 }
 
 #[test]
@@ -87,7 +106,7 @@ fn what_the_server_s_own_authority_issues_is_shown_as_long_as_it_is_there_and_re
 #[test]
 fn people_are_told_of_what_is_so_at_two_looks() {
     let dir = tempfile::tempdir().unwrap();
-    let files = Authority::root("Root").issue(&["a.test"]).files(dir.path(), "it");
+    let files = Authority::root("Root").vouches_for("Between").issue(&["a.test"]).files(dir.path(), "it");
     fs::remove_file(&files.key).unwrap();
     let keeper = keeper(dir.path(), &[files]);
     let told = |_| keeper.round(now()).map(|said| said.len());
@@ -103,7 +122,7 @@ fn people_are_told_why_no_certificate_was_obtained_and_when_one_was() {
     let trouble = Some(("it does not answer".to_owned(), "see whether it is there".to_owned()));
     keeper.note(&files, Note { due: None, trouble });
     assert_eq!([1, 2].map(|_| keeper.round(now())), [None, Some(vec!["it does not answer".to_owned()])]);
-    let issued = Authority::root("Root").issue(&["*.staging.example.org"]);
+    let issued = Authority::root("Root").vouches_for("Between").issue(&["*.staging.example.org"]);
     crate::tls::local::write_pair(&files, &issued.chain, &issued.key).unwrap();
     keeper.note(&files, Note::default());
     assert_eq!([1, 2].map(|_| keeper.round(now())), [None, Some(Vec::new())]);

@@ -44,7 +44,24 @@ fn one_that_lacks_who_issued_it_is_not_believed() {
     let end = issued.chain.find("-----END CERTIFICATE-----").unwrap() + "-----END CERTIFICATE-----\n".len();
     let alone = Issued { chain: issued.chain[..end].to_owned(), ..issued }.pair();
     assert_eq!(alone.certified.cert.len(), 1);
-    assert_eq!(alone.leads_to([root.root], now()), Err(CertificateError::UnknownIssuer));
+    assert_eq!(alone.leads_to([root.root.clone()], now()), Err(CertificateError::UnknownIssuer));
+    assert_eq!(alone.lacks(|| vec![root.root.clone()], now()).as_deref(), Some("CN=Between"));
+}
+
+#[test]
+fn one_lacks_who_issued_it_where_they_are_neither_in_the_file_nor_known() {
+    let root = Authority::root("Root");
+    let known = || vec![root.root.clone()];
+    assert_eq!(root.issue(&["a.test"]).pair().lacks(known, now()), None);
+    let stranger = Authority::root("Stranger");
+    assert_eq!(stranger.issue(&["a.test"]).pair().lacks(known, now()).as_deref(), Some("CN=Stranger"));
+    // Of the same name, and another key.
+    assert_eq!(Authority::root("Root").issue(&["a.test"]).pair().lacks(known, now()).as_deref(), Some("CN=Root"));
+    assert_eq!(stranger.vouches_for("Between").issue(&["a.test"]).pair().lacks(known, now()), None);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let own = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let own = Issued { chain: own.pem(), key: key.serialize_pem() };
+    assert_eq!(own.pair().lacks(Vec::new, now()), None, "it is its own issuer");
 }
 
 #[test]
