@@ -33,6 +33,8 @@ struct Watched {
     notes: BTreeMap<PathBuf, Note>,
     /// What there was to say at the last look, and at how many in a row it was this.
     said: (Vec<String>, u32),
+    /// What people were told last.
+    told: Option<Vec<String>>,
 }
 
 /// The files of one certificate.
@@ -89,7 +91,7 @@ impl Keeper {
         let hosts = local.hosts().into_iter().map(|host| Kept::new(local.of_host(&host), Kind::Host(host)));
         let own = Kept::new(local.files(), Kind::Local);
         let files = named.chain([asked]).chain(hosts).chain([own]).collect();
-        let watched = Mutex::new(Watched { files, notes: BTreeMap::new(), said: Default::default() });
+        let watched = Mutex::new(Watched { files, notes: BTreeMap::new(), said: Default::default(), told: None });
         let keeper = Self { local, answers: Arc::default(), certificates, watched };
         keeper.look(now);
         keeper
@@ -188,8 +190,13 @@ impl Keeper {
             Err(error) => tracing::error!(%error, "failed to renew the certificate of this server's own authority"),
         }
         self.look(now);
-        let watched = self.lock();
-        (watched.said.1 == LOOKS).then(|| watched.said.0.clone())
+        let watched = &mut *self.lock();
+        let (said, looks) = &watched.said;
+        if *looks < LOOKS || watched.told.as_ref() == Some(said) {
+            return None;
+        }
+        watched.told = Some(said.clone());
+        watched.told.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Watched> {

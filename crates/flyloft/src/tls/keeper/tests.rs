@@ -107,10 +107,16 @@ fn what_the_server_s_own_authority_issues_is_shown_as_long_as_it_is_there_and_re
 fn people_are_told_of_what_is_so_at_two_looks() {
     let dir = tempfile::tempdir().unwrap();
     let files = Authority::root("Root").vouches_for("Between").issue(&["a.test"]).files(dir.path(), "it");
-    fs::remove_file(&files.key).unwrap();
+    let key = files.key.clone();
+    fs::remove_file(&key).unwrap();
     let keeper = keeper(dir.path(), &[files]);
     let told = |_| keeper.round(now()).map(|said| said.len());
     assert_eq!([1, 2, 3].map(told), [Some(1), None, None]);
+    // Whoever has it looked at in between keeps nobody else from being told.
+    fs::write(&key, "nothing").unwrap();
+    keeper.look(now());
+    keeper.look(now());
+    assert_eq!([1, 2].map(told), [Some(1), None]);
 }
 
 #[test]
