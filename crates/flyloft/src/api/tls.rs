@@ -1,6 +1,7 @@
 //! `flyloft tls`.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -9,6 +10,9 @@ use super::{Api, Call, Ending};
 use crate::command::{Tls, TlsLocalCa};
 use crate::error::{Error, OrFailed, Result};
 use crate::tls::{self, LocalError, Status};
+
+/// How long nginx, where it is the edge, may take to show what is new.
+const TAKES: Duration = Duration::from_secs(5);
 
 #[derive(Serialize)]
 struct CertificateList {
@@ -31,9 +35,9 @@ struct CertificateItem {
 }
 
 impl From<Status> for CertificateItem {
-    fn from(Status { file, shown, renewal, trouble }: Status) -> Self {
+    fn from(Status { file, shown, behind, renewal, trouble }: Status) -> Self {
         let (names, validity) = shown.unzip();
-        let (trouble, hint) = trouble.unzip();
+        let (trouble, hint) = trouble.or(behind).unzip();
         Self {
             file,
             names: names.iter().flat_map(|names| names.iter().map(str::to_owned)).collect(),
@@ -142,9 +146,14 @@ impl Api {
     /// All are looked at, and the first that is not well is what comes of it.
     async fn check_certificates(&self, call: &mut Call<'_>) -> Result<Ending> {
         let keeper = self.loft.parts.keeper.clone();
-        let all = tokio::task::spawn_blocking(move || keeper.look(tls::now())).await;
-        let certificates: Vec<CertificateItem> =
-            all.or_failed(|| "failed to look at certificates")?.into_iter().map(Into::into).collect();
+        let looked = tokio::task::spawn_blocking(move || keeper.look(tls::now())).await;
+        let mut all = looked.or_failed(|| "failed to look at certificates")?;
+        let begun = Instant::now();
+        while all.iter().any(|one| one.behind.is_some()) && begun.elapsed() < TAKES {
+            tokio::time::sleep(TAKES / 50).await;
+            all = self.loft.parts.keeper.status(tls::now());
+        }
+        let certificates: Vec<CertificateItem> = all.into_iter().map(Into::into).collect();
         let mut unwell = certificates.iter().filter_map(|one| Some((one.trouble.clone()?, one.hint.clone()?)));
         let Some((first, hint)) = unwell.next() else { return Ok(CertificateList { certificates }.into()) };
         let error = unwell.fold(Error::failed(first).hint(hint), |error, (other, hint)| {

@@ -103,6 +103,9 @@ impl Front {
         let kept = (proxy.try_clone().or_failed(at)?, log.try_clone().or_failed(at)?);
         let shown = Certificates::new().or_failed(|| "failed to prepare TLS")?;
         let port = config.https.listen.first().map(SocketAddr::port);
+        if port.is_some() {
+            certificates.are_shown_by(shown.clone());
+        }
         let proxy_speaks = port.map(|port| Secure { certificates: shown.clone(), port });
         let to_open = EdgeConfig { proxy: Some(proxy), proxy_speaks, ..to_open(Vec::new()) };
         let embedded = Embedded::open(to_open).or_failed(failed)?;

@@ -92,6 +92,14 @@ async fn days_left_of_certificates_are_told() {
     let name = format!("flyloft_certificate_left_days{{file=\"{}\"}}", keeper.local.files().certificate.display());
     let left = samples(&page(&stage.loft).await.unwrap())[&name];
     assert!((394.0..=396.0).contains(&left), "{left}");
+
+    // A proxy in the edge's place has not taken it yet.
+    let nginx = tls::Certificates::new().unwrap();
+    let before = tls::trial::Authority::root("Root").issue_for(&["*.staging.example.org"], -80, 10);
+    nginx.set([&before.pair()]);
+    keeper.certificates.are_shown_by(nginx);
+    let left = samples(&page(&stage.loft).await.unwrap())[&name];
+    assert!((9.0..=10.0).contains(&left), "{left}");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use flyloft_core::certificate::{Names, Standing, Validity};
 
 use super::pair::{Mark, Texts, date};
-use super::{Answers, Certificates, Local, Pair, PairError, trust};
+use super::{Answers, Certificates, Local, Pair, PairError, Shown, trust};
 use crate::config::CertificateFiles;
 use crate::store::{self, EventKind, Store};
 
@@ -23,7 +23,7 @@ pub struct Keeper {
     pub local: Local,
     /// What is answered to who checks that a host name is ours.
     pub answers: Arc<Answers>,
-    certificates: Arc<Certificates>,
+    pub certificates: Arc<Certificates>,
     watched: Mutex<Watched>,
 }
 
@@ -66,8 +66,10 @@ enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     pub file: PathBuf,
-    /// Of what is shown.
+    /// Of what clients are shown, which is another one where the edge is a proxy that does not take this.
     pub shown: Option<(Names, Validity)>,
+    /// What is shown in its place, if it is not shown itself, and what to do about that. It may be so for a moment.
+    pub behind: Option<(String, String)>,
     /// When another one is asked for, if that is known.
     pub renewal: Option<i64>,
     /// What is wrong with it, or will be before long, and what to do about that.
@@ -105,7 +107,7 @@ impl Keeper {
         if changed {
             self.show(&watched);
         }
-        let all = watched.status(now);
+        let all = watched.status(&self.certificates, now);
         let said: Vec<_> = all.iter().filter_map(|status| Some(status.trouble.as_ref()?.0.clone())).collect();
         match said == watched.said.0 {
             true => watched.said.1 += 1,
@@ -160,7 +162,7 @@ impl Keeper {
 
     /// How it was with each at the last look.
     pub fn status(&self, now: i64) -> Vec<Status> {
-        self.lock().status(now)
+        self.lock().status(&self.certificates, now)
     }
 
     /// Looks again and again, and tells people of every app what has been so for two looks.
@@ -205,9 +207,9 @@ impl Keeper {
 }
 
 impl Watched {
-    fn status(&self, now: i64) -> Vec<Status> {
+    fn status(&self, certificates: &Certificates, now: i64) -> Vec<Status> {
         let there = self.files.iter().filter(|kept| kept.is_there());
-        let mut all: Vec<Status> = there.map(|kept| kept.status(now)).collect();
+        let mut all: Vec<Status> = there.map(|kept| kept.status(certificates, now)).collect();
         for (file, note) in &self.notes {
             match all.iter_mut().find(|status| status.file == *file) {
                 Some(status) => {
@@ -217,7 +219,7 @@ impl Watched {
                 }
                 None if note.trouble.is_some() => {
                     let trouble = note.trouble.clone();
-                    all.push(Status { file: file.clone(), shown: None, renewal: None, trouble });
+                    all.push(Status { file: file.clone(), shown: None, behind: None, renewal: None, trouble });
                 }
                 None => {}
             }
@@ -287,19 +289,35 @@ impl Kept {
         Ok(Some((mark, pair)))
     }
 
-    fn status(&self, now: i64) -> Status {
+    fn status(&self, certificates: &Certificates, now: i64) -> Status {
         let pair = self.good.as_ref().map(|(_, pair)| pair);
+        let shown = pair.and_then(|pair| certificates.in_place_of(pair));
         let bad = self.bad.as_ref().map(|error| {
             let so = if pair.is_some() { "the one before is shown on" } else { "there is no HTTPS for its names" };
             (format!("{error}; {so}"), error.hint())
         });
         Status {
             file: self.files.certificate.clone(),
-            shown: pair.map(|pair| (pair.names.clone(), pair.validity)),
+            behind: pair.and_then(|pair| behind(pair, shown.as_deref())),
+            shown: shown.map(|shown| (shown.names.clone(), shown.validity)),
             renewal: None,
             trouble: bad.or_else(|| standing(pair?, self.lacks.as_deref(), now)),
         }
     }
+}
+
+/// What there is to say of one in whose place something else is shown.
+fn behind(pair: &Pair, shown: Option<&Shown>) -> Option<(String, String)> {
+    let instead = match shown {
+        Some(shown) if shown.texts == pair.texts => return None,
+        Some(shown) => format!("clients are shown one that is good until {}", date(shown.validity.until)),
+        None => "clients are shown none for its names".to_owned(),
+    };
+    let hint = "`flyloft doctor` says what nginx does not take; it shows what is for names below the domain alone";
+    Some((
+        format!("nginx does not show the certificate `{}`: {instead}", pair.files.certificate.display()),
+        hint.to_owned(),
+    ))
 }
 
 /// What there is to say of what is shown.

@@ -16,11 +16,11 @@ pub mod pair;
 pub mod trial;
 pub mod trust;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use flyloft_core::certificate::{self, Names};
+use flyloft_core::certificate::{self, Names, Validity};
 use rustls::ServerConfig;
 use rustls::crypto::ring::Ticketer;
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
@@ -38,6 +38,8 @@ const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 #[derive(Debug)]
 pub struct Certificates {
     shown: ArcSwap<Vec<Arc<Shown>>>,
+    /// What a proxy shows in the edge's place, which takes these over later, or not.
+    proxy: OnceLock<Arc<Certificates>>,
     /// By which clients come back without a whole handshake, whatever becomes of the certificates.
     tickets: Arc<dyn ProducesTickets>,
 }
@@ -51,6 +53,7 @@ pub fn now() -> i64 {
 #[derive(Debug)]
 pub struct Shown {
     pub names: Names,
+    pub validity: Validity,
     pub config: Arc<ServerConfig>,
     /// For a proxy that shows it in the edge's place.
     pub texts: Arc<Texts>,
@@ -59,7 +62,7 @@ pub struct Shown {
 impl Certificates {
     /// None at first.
     pub fn new() -> Result<Arc<Self>, rustls::Error> {
-        Ok(Arc::new(Self { shown: ArcSwap::default(), tickets: Ticketer::new()? }))
+        Ok(Arc::new(Self { shown: ArcSwap::default(), proxy: OnceLock::new(), tickets: Ticketer::new()? }))
     }
 
     /// Shows these from now on, and no others. Who is connected already stays so.
@@ -85,13 +88,30 @@ impl Certificates {
         config.ticketer = self.tickets.clone();
         // What a client brings along itself need not be kept here.
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        Shown { names: pair.names.clone(), config: Arc::new(config), texts: pair.texts.clone() }
+        let Pair { validity, texts, .. } = pair;
+        Shown { names: pair.names.clone(), validity: *validity, config: Arc::new(config), texts: texts.clone() }
     }
 
     /// What is shown to who asks for `host`, in lower case.
     pub fn choose(&self, host: &str) -> Option<Arc<Shown>> {
         let shown = self.shown.load();
         certificate::choose(shown.iter().map(|shown| &shown.names), host).map(|at| shown[at].clone())
+    }
+
+    /// Says that a proxy shows them, as `proxy` has it.
+    pub fn are_shown_by(&self, proxy: Arc<Certificates>) {
+        let _ = self.proxy.set(proxy);
+    }
+
+    /// What clients are shown where this one is wanted: itself, or what is there for its names, of several what expires
+    /// first.
+    pub fn in_place_of(&self, pair: &Pair) -> Option<Arc<Shown>> {
+        let front = self.proxy.get().map_or(self, |proxy| &**proxy);
+        if let Some(own) = front.shown.load().iter().find(|shown| shown.texts == pair.texts) {
+            return Some(own.clone());
+        }
+        let hosts = pair.names.iter().map(|name| name.replacen('*', "any", 1));
+        hosts.filter_map(|host| front.choose(&host)).min_by_key(|shown| shown.validity.until)
     }
 
     /// Whether there is one for `host`.

@@ -46,7 +46,7 @@ pub struct Pair {
 }
 
 /// The bytes of both files, to tell whether they have changed.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Texts {
     certificate: Vec<u8>,
     key: Vec<u8>,

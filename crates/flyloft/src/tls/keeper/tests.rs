@@ -87,6 +87,32 @@ fn one_that_lacks_who_issued_it_is_shown_and_told_of() {
 }
 
 #[test]
+fn what_is_told_is_what_a_proxy_shows_in_the_edge_s_place() {
+    let (root, dir) = (Authority::root("Root").vouches_for("Between"), tempfile::tempdir().unwrap());
+    let keeper = keeper(dir.path(), &[root.issue(&["*.a.test", "a.test"]).files(dir.path(), "it")]);
+    let days = || {
+        let Status { shown, behind, trouble, .. } = keeper.status(now()).remove(0);
+        assert_eq!(trouble, None);
+        (shown.map(|(_, validity)| (validity.until - now() + DAY / 2) / DAY), behind.map(|(what, _)| what))
+    };
+    assert_eq!(days(), (Some(365), None));
+    let nginx = Certificates::new().unwrap();
+    keeper.certificates.are_shown_by(nginx.clone());
+    let (left, behind) = days();
+    assert!(left.is_none() && behind.unwrap().ends_with("it.pem`: clients are shown none for its names"));
+    let (star, long) = (root.issue_for(&["*.a.test"], -80, 10), root.issue_for(&["a.test"], -10, 80));
+    nginx.set([&long.pair(), &star.pair()]);
+    let (left, behind) = days();
+    assert!(
+        left == Some(10) && behind.as_ref().unwrap().contains("clients are shown one that is good until "),
+        "{behind:?}"
+    );
+    // nginx takes it.
+    nginx.put(keeper.certificates.all().to_vec());
+    assert_eq!(days(), (Some(365), None));
+}
+
+#[test]
 fn what_the_server_s_own_authority_issues_is_shown_as_long_as_it_is_there_and_renewed() {
     let dir = tempfile::tempdir().unwrap();
     let keeper = keeper(dir.path(), &[]);

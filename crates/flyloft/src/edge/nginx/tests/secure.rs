@@ -335,7 +335,8 @@ async fn a_certificate_that_nginx_does_not_take_keeps_it_from_nothing() {
     std::fs::write(lock.stage.site.path("bad"), "-----BEGIN NOTHING-----").unwrap();
     std::fs::set_permissions(lock.stage.site.path("bad"), PermissionsExt::from_mode(0o600)).unwrap();
     let texts = Arc::new(Texts::read(&files("bad")).unwrap());
-    let bad = Arc::new(Shown { names: good.names.clone(), config: good.config.clone(), texts });
+    let bad =
+        Arc::new(Shown { names: good.names.clone(), validity: good.validity, config: good.config.clone(), texts });
     // With one name more than the one that nginx shows.
     let names = Names::new(["*.staging.test", "staging.test"].map(str::to_owned));
     let bad = Arc::new(Shown { names, ..Arc::into_inner(bad).unwrap() });
