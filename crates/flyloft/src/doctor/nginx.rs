@@ -44,7 +44,7 @@ pub fn judge(nginx: Option<&Nginx>) -> Vec<Check> {
     }
     if let Some(refused) = &nginx.refused_tls {
         let what = refused.strip_prefix("nginx ").map_or_else(|| refused.clone(), |what| format!("it {what}"));
-        checks.push(Check::warning("nginx", what, "mend that; it is tried again every two minutes"));
+        checks.push(Check::warning("nginx", what, "mend that; it is tried again within two minutes"));
     }
     if checks.is_empty() {
         checks.push(Check::ok("nginx", format!("it runs, and reads `{}`", nginx.file.display())));

@@ -32,6 +32,9 @@ const TAKEN: &str = "taken";
 /// What was refused may have been refused for a reason of the moment, and is judged again after this time.
 const AGAIN: Duration = Duration::from_secs(120);
 
+/// The same of what could not be written.
+const WRITTEN_AGAIN: Duration = Duration::from_secs(10);
+
 /// Where nginx speaks TLS for us.
 pub struct SecurePlace {
     pub listen: Vec<SocketAddr>,
@@ -175,7 +178,8 @@ impl Offer {
             tracing::warn!(%error, "failed to remove certificates that nginx does not show");
         }
         judged?;
-        self.judged = Some((all, self.refused.is_some().then(|| Instant::now() + AGAIN)));
+        let again = |trouble: &Trouble| if matches!(trouble, Trouble::Uncopied(..)) { WRITTEN_AGAIN } else { AGAIN };
+        self.judged = Some((all, self.refused.as_ref().map(|trouble| Instant::now() + again(trouble))));
         Ok(())
     }
 
@@ -189,8 +193,9 @@ impl Offer {
             (self.taken, self.refused) = (wanted, None);
             return Ok(());
         }
-        for shown in &wanted {
-            secure.write(shown).map_err(|error| Trouble::Unwritable(secure.dir.clone(), error.to_string()))?;
+        if let Err(error) = wanted.iter().try_for_each(|shown| secure.write(shown)) {
+            self.refused = Some(Trouble::Uncopied(secure.dir.clone(), error.to_string()));
+            return Ok(());
         }
         if self.would_take(place, told, snippets, &wanted).await.is_ok() {
             (self.taken, self.refused) = (wanted, None);

@@ -98,6 +98,17 @@ impl Desk {
         self.round.borrow().as_ref().is_some_and(Trouble::keeps_the_old)
     }
 
+    /// Lets everybody know what is wrong with certificates, if anything, where nothing else is.
+    fn tell_of_certificates(&self, trouble: Option<Trouble>) {
+        self.round.send_if_modified(|before| {
+            let changes = before.as_ref().is_none_or(Trouble::is_about_certificates) && *before != trouble;
+            if changes {
+                *before = trouble;
+            }
+            changes
+        });
+    }
+
     fn lock(&self) -> MutexGuard<'_, Plan> {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -298,8 +309,8 @@ impl Keeper {
             if let Err(trouble) = judged {
                 self.judges_certificates = Instant::now() + PATIENCE;
                 tracing::warn!(%trouble, "certificates are not judged");
-            } else if let Some(trouble) = self.offer.trouble() {
-                self.desk.round.send_if_modified(|before| before.is_none().then(|| *before = Some(trouble)).is_some());
+            } else {
+                self.desk.tell_of_certificates(self.offer.trouble());
             }
         }
         self.offer.note(&self.place);

@@ -52,6 +52,8 @@ pub enum Trouble {
     Unwritable(PathBuf, String),
     #[error("nginx does not take the certificate for {0}: {1}")]
     Certificate(String, String),
+    #[error("nginx goes without a new certificate: failed to write its copy in `{}`: {}", .0.display(), .1)]
+    Uncopied(PathBuf, String),
     #[error("nginx does not take TLS for flyloft beside what its site has there: {0}")]
     NoTls(String),
 }
@@ -69,7 +71,7 @@ impl Trouble {
     pub fn is_seen_by_doctor(&self) -> bool {
         match self {
             Trouble::NotRunning(_) | Trouble::NotInstalled | Trouble::Refused(_) | Trouble::NotIncluded(_) => true,
-            Trouble::Certificate(..) | Trouble::NoTls(_) => true,
+            Trouble::Certificate(..) | Trouble::NoTls(_) | Trouble::Uncopied(..) => true,
             Trouble::Slow | Trouble::Unreadable(..) | Trouble::Unwritable(..) => false,
         }
     }
@@ -80,8 +82,13 @@ impl Trouble {
             Trouble::Refused(_) | Trouble::Slow | Trouble::Unwritable(..) => true,
             Trouble::NotRunning(_) | Trouble::NotInstalled => false,
             Trouble::NotIncluded(_) | Trouble::Unreadable(..) => false,
-            Trouble::Certificate(..) | Trouble::NoTls(_) => false,
+            Trouble::Certificate(..) | Trouble::NoTls(_) | Trouble::Uncopied(..) => false,
         }
+    }
+
+    /// What nginx shows is all that it is about.
+    pub fn is_about_certificates(&self) -> bool {
+        matches!(self, Trouble::Certificate(..) | Trouble::NoTls(_) | Trouble::Uncopied(..))
     }
 }
 

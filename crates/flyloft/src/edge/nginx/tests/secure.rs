@@ -367,6 +367,50 @@ async fn a_certificate_that_nginx_does_not_take_keeps_it_from_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_cannot_be_copied_is_told_of_and_shown_as_soon_as_it_can() {
+    let (lock, app) = (Lock::new().await, App::start(echo_head).await);
+    lock.stage.route(HOST, &app).await;
+    let first = lock.show(&["*.staging.test"]).await;
+    let (dir, aside) = (lock.stage.site.path("flyloft-tls"), lock.stage.site.path("aside"));
+    // Root may write to whatever is a directory.
+    std::fs::rename(&dir, &aside).unwrap();
+    std::fs::write(&dir, "in the way").unwrap();
+    let second = lock.authority.issue(&["*.staging.test"]);
+    lock.certificates.set([&second.pair()]);
+    let trouble = || lock.stage.edge.troubles().borrow().clone();
+    eventually("it is told of", || matches!(trouble(), Some(Trouble::Uncopied(..)))).await;
+    let said = trouble().unwrap().to_string();
+    assert!(
+        said.ends_with(&format!("failed to write its copy in `{}`: File exists (os error 17)", dir.display())),
+        "{said}"
+    );
+    let noted = std::fs::read_to_string(lock.stage.site.path("flyloft").join(files::REFUSED_TLS)).unwrap();
+    assert_eq!(noted, said);
+    assert_eq!(lock.shown().await, Some(first.pair().certified.cert.clone()), "the one before is shown on");
+    std::fs::remove_file(&dir).unwrap();
+    std::fs::rename(&aside, &dir).unwrap();
+    lock.shows(&second).await;
+    eventually("nothing is wrong any more", || trouble().is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_was_refused_and_is_wanted_no_more_is_told_of_no_more() {
+    let (lock, app) = (Lock::new().await, App::start(echo_head).await);
+    lock.stage.route(HOST, &app).await;
+    lock.show(&["*.staging.test"]).await;
+    let good = lock.certificates.all().to_vec();
+    let texts = Arc::new(Texts::new("-----BEGIN NOTHING-----", "-----BEGIN NOTHING-----"));
+    let Shown { names, validity, config, .. } = &*good[0];
+    let bad = Shown { names: names.clone(), validity: *validity, config: config.clone(), texts };
+    lock.certificates.put(vec![Arc::new(bad)]);
+    let trouble = || lock.stage.edge.troubles().borrow().clone();
+    eventually("it is told of", || matches!(trouble(), Some(Trouble::Certificate(..)))).await;
+    // nginx goes by what is wanted now already, and is told nothing.
+    lock.certificates.put(good);
+    eventually("nothing is wrong any more", || trouble().is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_somebody_has_removed_or_nginx_does_not_take_any_more_keeps_it_from_nothing_for_long() {
     let (lock, old, new) = (Lock::new().await, App::start(echo_head).await, named("new").await);
     lock.stage.route(HOST, &old).await;
