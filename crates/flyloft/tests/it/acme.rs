@@ -3,12 +3,14 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use crate::acme_lab::{Knot, Pebble};
 use crate::harness::{Flyloft, wait_for};
+use crate::nginx_site::NginxSite;
 use crate::own_server::free_port;
 use crate::push::{app, borrowed};
-use crate::tls::{DOMAIN, HOST, curl};
+use crate::tls::{DOMAIN, HOST, curl, curl_at};
 
 /// A program of an administrator's, which publishes with knot's own tool. As long as there is a file `slow` beside it, it
 /// does not come to an end.
@@ -113,4 +115,47 @@ fn a_host_name_is_proven_while_its_environment_sleeps_and_its_certificate_goes_w
     flyloft.ok(&["destroy", "it-tls", "--yes"]);
     wait_for("its certificate to go", || (!key.exists()).then_some(()));
     assert!(flyloft.ok(&["tls", "ls"]).starts_with("there are no certificates"));
+}
+
+/// The certificate of the host that is shown at this port, in PEM.
+fn shown(port: u16) -> Option<String> {
+    let mut client = Command::new("openssl");
+    client.args(["s_client", "-connect", &format!("127.0.0.1:{port}"), "-servername", HOST]).stdin(Stdio::null());
+    let said = String::from_utf8_lossy(&client.output().unwrap().stdout).into_owned();
+    let (_, rest) = said.split_once("-----BEGIN CERTIFICATE-----\n")?;
+    Some(rest.split_once("\n-----END")?.0.to_owned())
+}
+
+#[test]
+fn a_host_name_is_proven_by_way_of_nginx_which_shows_its_certificate_and_the_one_after_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut flyloft, mut site, https) = (stopped(), NginxSite::new("www-data"), free_port());
+    let knot = Knot::start(DOMAIN, "");
+    // Seconds stand for days.
+    let pebble = Pebble::start_issuing(knot.address(), site.port, 40);
+    flyloft.listen = format!("[::]:{}", site.port);
+    flyloft.config = format!("domain = {DOMAIN:?}\n[https]\nlisten = [\"[::]:{https}\"]\n");
+    flyloft.config += &(asking(&pebble, "proof = \"http\"\n") + &site.edge());
+    flyloft.serve();
+    site.configure(&format!("include {}/nginx/flyloft.conf;", flyloft.state.display()));
+    site.start();
+    flyloft.repository("it-tls", &borrowed(&app("hello"))).pushed(&["main"]);
+    let certificate = flyloft.state.join(format!("tls/hosts/{HOST}.pem"));
+    let kept = |shown: &str| fs::read_to_string(&certificate).is_ok_and(|kept| kept.contains(shown));
+    let first = wait_for("nginx to show it", || shown(https).filter(|shown| kept(shown)));
+    let ca = dir.path().join("issuer.pem");
+    fs::write(&ca, pebble.issuer()).unwrap();
+    for http in ["--http1.1", "--http2"] {
+        let answer = curl_at(HOST, https, &ca, &[http]);
+        assert!(answer.to_ascii_lowercase().contains("\nserver: nginx") && answer.ends_with("hello"), "{answer}");
+    }
+    let told = || flyloft.ok(&["tls", "ls"]).contains("nginx does not show");
+    wait_for("flyloft to know what nginx shows", || (!told()).then_some(()));
+
+    let next = wait_for("the next one", || shown(https).filter(|shown| *shown != first && kept(shown)));
+    assert_ne!(next, first);
+    assert!(curl_at(HOST, https, &ca, &["--http2"]).ends_with("hello"));
+    assert!((2..=4).contains(&pebble.orders()), "{}", pebble.log());
+    flyloft.ok(&["destroy", "it-tls", "--yes"]);
+    wait_for("its certificate to go", || (!certificate.exists() && shown(https).is_none()).then_some(()));
 }

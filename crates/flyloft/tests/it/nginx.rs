@@ -64,7 +64,8 @@ impl Behind {
         flyloft.stop();
         let site = NginxSite::new("www-data");
         flyloft.listen = format!("[::]:{}", site.port);
-        flyloft.config = site.edge();
+        std::fs::create_dir(site.path("apps")).unwrap();
+        flyloft.config = site.edge() + &format!("snippets = {:?}\n", site.path("apps"));
         flyloft.serve();
         let mut behind = Self { flyloft, site };
         behind.site.configure(&format!("include {};", behind.file()));
@@ -145,6 +146,16 @@ fn an_environment_behind_nginx_is_deployed_sleeps_wakes_and_goes() {
     );
     let said = flyloft.ok(&["run", env, "--", "python3", "-c", &ask]);
     assert!(said.contains("three "), "{said}");
+
+    // Lines of an administrator's for the app, of which nginx does not know the first.
+    let (snippet, unknown) = (behind.site.path("apps/it-nginx.conf"), format!("it_{}", std::process::id()));
+    std::fs::write(&snippet, format!("{unknown} on;\n")).unwrap();
+    let refused = || flyloft.told("it-nginx", "snippet-refused").into_iter().find(|text| text.contains(&unknown));
+    let refused = wait_for("people to be told", refused);
+    assert!(refused.starts_with("nginx does not follow the snippet of `it-nginx`: unknown directive "), "{refused}");
+    assert_eq!(flyloft.get(env, "/").body, "three 127.0.0.1");
+    std::fs::write(&snippet, "add_header X-Snippet yes;\n").unwrap();
+    wait_for("nginx to follow it", || flyloft.get(env, "/").head.contains("X-Snippet: yes").then_some(()));
 
     flyloft.ok(&["destroy", "it-nginx", "--yes"]);
     behind.straight(env, false);

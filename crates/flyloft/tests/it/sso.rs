@@ -9,7 +9,11 @@ use std::process::Command;
 
 use crate::harness::{Flyloft, text, wait_for};
 use crate::nginx_site::NginxSite;
+use crate::own_server::free_port;
 use crate::push::{app, borrowed};
+use crate::tls;
+
+const HOST: &str = "it-sso-main.sso.test";
 
 /// Whoever says a name is known by it, with any password. Its issuer is where it is asked.
 const PROVIDER: &str = r#"
@@ -17,7 +21,7 @@ import http from "node:http";
 import * as oidc from "oidc-provider";
 
 const configuration = {
-  clients: [{ client_id: "flyloft", client_secret: "s3:cret and more", redirect_uris: ["REDIRECT"] }],
+  clients: [{ client_id: "flyloft", client_secret: "s3:cret and more", redirect_uris: ["PLAIN", "SECURE"] }],
   claims: { openid: ["sub"], email: ["email", "email_verified"], groups: ["groups"] },
   cookies: { keys: ["of a test"] },
   features: { devInteractions: { enabled: true } },
@@ -48,24 +52,37 @@ const PACKAGE: &str = r#"{"name": "it-idp", "private": true, "type": "module", "
 
 /// A browser that follows wherever it is led, and keeps cookies.
 struct Browser {
-    http: u16,
+    base: String,
+    args: Vec<String>,
     jar: PathBuf,
     _dir: tempfile::TempDir,
 }
 
 impl Browser {
+    /// Over plain HTTP.
     fn new(flyloft: &Flyloft) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        Self { http: flyloft.http, jar: dir.path().join("jar"), _dir: dir }
+        Self::at("http", flyloft.http, &[])
+    }
+
+    /// Over TLS, and it trusts the server's own authority.
+    fn over_tls(flyloft: &Flyloft, https: u16) -> Self {
+        let ca = flyloft.state.join("tls/local-ca.pem");
+        Self::at("https", https, &["--cacert", ca.to_str().unwrap()])
+    }
+
+    fn at(scheme: &str, port: u16, args: &[&str]) -> Self {
+        let (dir, resolve) = (tempfile::tempdir().unwrap(), format!("*:{port}:127.0.0.1"));
+        let args = args.iter().chain(&["--resolve", &resolve]).map(|arg| (*arg).to_owned()).collect();
+        Self { base: format!("{scheme}://{HOST}:{port}"), args, jar: dir.path().join("jar"), _dir: dir }
     }
 
     /// What it shows in the end, with the status of that in a last line.
     fn curl(&self, args: &[&str]) -> String {
-        let resolve = format!("*:{}:127.0.0.1", self.http);
         let jar = self.jar.to_str().unwrap();
         let output = Command::new("curl")
             .args(["--silent", "--show-error", "--location", "--max-redirs", "20", "--max-time", "60"])
-            .args(["--header", "Accept: text/html", "--resolve", &resolve, "--noproxy", "*"])
+            .args(["--header", "Accept: text/html", "--noproxy", "*"])
+            .args(&self.args)
             .args(["--cookie", jar, "--cookie-jar", jar, "--write-out", "\n%{http_code}"])
             .args(args)
             .output()
@@ -75,7 +92,7 @@ impl Browser {
     }
 
     fn open(&self, path: &str) -> String {
-        self.curl(&[&format!("http://it-sso-main.sso.test:{}{path}", self.http)])
+        self.curl(&[&format!("{}{path}", self.base)])
     }
 
     /// Says to a page of the provider's what it asks for.
@@ -106,8 +123,9 @@ fn state(flyloft: &Flyloft) -> String {
 #[test]
 fn whoever_may_look_logs_in_with_a_real_provider_and_comes_to_what_they_asked_for() {
     let mut flyloft = Flyloft::start();
-    let http = flyloft.http;
-    let server = PROVIDER.replace("REDIRECT", &format!("http://login.sso.test:{http}/callback"));
+    let (http, https) = (flyloft.http, free_port());
+    let plain = PROVIDER.replace("PLAIN", &format!("http://login.sso.test:{http}/callback"));
+    let server = plain.replace("SECURE", &format!("https://login.sso.test:{https}/callback"));
     flyloft.repository("it-idp", &[("package.json", PACKAGE), ("server.js", &server)]).pushed(&["main"]);
     let added = flyloft.ok(&["ports", "add", "it-idp/main", "4000", "--json"]);
     let added: serde_json::Value = serde_json::from_str(&added).unwrap();
@@ -160,8 +178,31 @@ fn whoever_may_look_logs_in_with_a_real_provider_and_comes_to_what_they_asked_fo
     let shown = Browser::new(&flyloft).logs_in("ann", "/a?b");
     assert!(shown.ends_with("hello\n200"), "{shown}");
     assert_eq!(logins(&flyloft), before + 1);
+
+    // And over TLS, whichever edge speaks it.
+    flyloft.stop();
+    let secure = format!("[https]\nlisten = [\"[::]:{https}\"]\n");
+    flyloft.config += &secure;
+    flyloft.serve();
+    flyloft.ok(&["tls", "local-ca"]);
+    wait_for("nginx to speak TLS", || tls::speaks(HOST, https).then_some(()));
+    let safe = Browser::over_tls(&flyloft, https);
+    let shown = safe.logs_in("ann", "/a?b");
+    assert!(shown.ends_with("hello\n200"), "{shown}");
+    let cookies = fs::read_to_string(&safe.jar).unwrap();
+    assert!(cookies.contains("\t__Host-flyloft\t") && !cookies.contains("\tflyloft-"), "{cookies}");
+    let refused = Browser::over_tls(&flyloft, https).logs_in("bo", "/");
+    assert!(refused.contains("in none of the groups that may") && refused.ends_with("\n403"), "{refused}");
     site.kill();
     flyloft.stop();
+    flyloft.config = embedded.clone() + &secure;
+    flyloft.serve();
+    assert!(safe.open("/a?b").ends_with("hello\n200"), "what was opened stays open");
+    let shown = Browser::over_tls(&flyloft, https).logs_in("ann", "/a?b");
+    assert!(shown.ends_with("hello\n200"), "{shown}");
+    assert_eq!(logins(&flyloft), before + 1);
+    flyloft.stop();
+    fs::remove_dir_all(flyloft.state.join("tls")).unwrap();
     flyloft.config = embedded;
     flyloft.serve();
 

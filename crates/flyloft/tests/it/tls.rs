@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Flyloft, run, wait_for};
+use crate::harness::{Flyloft, run, text, wait_for};
 use crate::push::{app, borrowed};
 
 /// No client takes a `*` right below a top-level domain.
@@ -81,6 +81,17 @@ fn an_environment_is_reached_over_tls_and_plain_http_leads_there_without_waking_
     assert!(curl(&flyloft, &ca, &["--http2"]).ends_with("hello"));
     let woken = flyloft.why("it-tls/main");
     assert!(woken["woken"]["by"].as_str().is_some_and(|by| by.starts_with("GET / from ")), "{woken}");
+
+    // A key that is none changes nothing for clients.
+    let key = dir.path().join("key.pem");
+    let good = std::fs::read(&key).unwrap();
+    std::fs::write(&key, "nothing").unwrap();
+    let (checked, why) = (flyloft.cli(&["tls", "check"]), format!("there is no private key in `{}`", key.display()));
+    assert!(!checked.status.success() && text(&checked).contains(&why), "{}", text(&checked));
+    let told = || flyloft.told("it-tls", "certificate-failed").iter().any(|text| text.contains(&why));
+    wait_for("people to be told", || told().then_some(()));
+    assert!(curl(&flyloft, &ca, &["--http2"]).ends_with("hello"));
+    std::fs::write(&key, good).unwrap();
 
     flyloft.ok(&["upgrade"]);
     assert_eq!(port(&flyloft), https, "another port after an upgrade");

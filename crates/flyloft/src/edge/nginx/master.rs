@@ -181,7 +181,11 @@ impl Master {
 /// What is wrong, out of what `nginx -t` says.
 fn complaint(said: &str) -> Option<String> {
     let line = said.lines().find(|line| line.contains("[emerg]"))?;
-    Some(line.rsplit_once("[emerg] ").map_or(line, |(_, complaint)| complaint).trim().to_owned())
+    let complaint = line.rsplit_once("[emerg] ").map_or(line, |(_, complaint)| complaint).trim();
+    // A line of its log names its process and thread first.
+    let is_numbers = |text: &str| text.chars().all(|c| c.is_ascii_digit() || c == '#');
+    let numbered = complaint.split_once(": ").filter(|(numbers, _)| is_numbers(numbers));
+    Some(numbered.map_or(complaint, |(_, rest)| rest).to_owned())
 }
 
 /// nginx's workers, and whether each takes nobody new any more.
@@ -219,7 +223,8 @@ mod tests {
         let said = "2026/11/24 10:00:00 [warn] 1#1: never mind\n\
                     nginx: [emerg] unknown directive \"lisen\" in /etc/nginx/sites-enabled/other:3\n\
                     nginx: configuration file /etc/nginx/nginx.conf test failed";
-        let complaint = complaint(said).unwrap();
-        assert_eq!(complaint, "unknown directive \"lisen\" in /etc/nginx/sites-enabled/other:3");
+        let told = "unknown directive \"lisen\" in /etc/nginx/sites-enabled/other:3";
+        assert_eq!(complaint(said).unwrap(), told);
+        assert_eq!(complaint(&format!("2026/11/24 10:00:00 [emerg] 7#7: {told}\n")).unwrap(), told);
     }
 }
