@@ -80,8 +80,11 @@ impl Stage {
         let log = files::hear(&home, own, None)?;
         let mut routes = vec![(HOST.to_owned(), to(upstream)?)];
         for other in 0..OTHERS {
-            let [high, low] = (other as u16 + 2).to_be_bytes();
-            routes.push((format!("other-{other}.test"), to(SocketAddr::from(([127, 9, high, low], 5000)))?));
+            let number = other as u16 + 2;
+            let [high, low] = number.to_be_bytes();
+            // nginx looks through their addresses in order: half come before the one that is asked, half after it.
+            let (ip, port) = if other % 2 == 0 { ([127, 0, 0, 1], number) } else { ([127, 9, high, low], 5000) };
+            routes.push((format!("other-{other}.test"), to(SocketAddr::from((ip, port)))?));
         }
         for (host, route) in &routes {
             inner.set(host, route.clone()).await?;

@@ -197,7 +197,7 @@ impl Session<'_> {
         .map_err(|error| fault_of(self.server, error, doing))
     }
 
-    async fn version(&self) -> Result<i32, ServiceError> {
+    pub(super) async fn version(&self) -> Result<i32, ServiceError> {
         let row = self.client.query_typed_one("SELECT current_setting('server_version_num')::int4", &[]).await;
         Ok(row.map_err(|error| fault_of(self.server, error, "say what it is"))?.get(0))
     }

@@ -99,6 +99,27 @@ async fn what_is_made_from_a_template_has_its_data_and_is_all_its_owners() {
 }
 
 #[tokio::test]
+async fn what_is_large_is_copied_file_by_file_and_handed_over_as_well() {
+    let (postgres, server) = bench();
+    let main = provided(&server, "flyloft_main", None).await;
+    sql(&server, &main, "CREATE TABLE notes (text text); INSERT INTO notes VALUES ('hello')").await.unwrap();
+    let small = provided(&server, "flyloft_small", Some(&main)).await;
+    assert!(!postgres.log().contains("STRATEGY file_copy"));
+    // Rows of a kilobyte, which are not compressed.
+    let fill = "CREATE TABLE fill AS SELECT repeat('x', 1000) FROM generate_series(1, 70000)";
+    sql(&server, &main, fill).await.unwrap();
+    let large = provided(&server, "flyloft_large", Some(&main)).await;
+    assert!(postgres.log().contains(
+        "CREATE DATABASE \"flyloft_large\" TEMPLATE \"flyloft_main\" OWNER \"flyloft_large\" STRATEGY file_copy"
+    ));
+    assert_eq!(sql(&server, &large, "DROP TABLE notes; SELECT count(*) FROM fill").await.unwrap(), "70000");
+    for wanted in [main, small, large] {
+        Postgres.remove(&server, &wanted.label).await.unwrap();
+    }
+    assert_eq!(left(&postgres), "0 0");
+}
+
+#[tokio::test]
 async fn a_copy_of_what_is_in_use_cuts_who_is_connected_and_leaves_it_as_it_was() {
     let (postgres, server) = bench();
     let main = provided(&server, "flyloft_main", None).await;
