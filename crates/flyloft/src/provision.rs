@@ -62,7 +62,14 @@ pub struct Given {
 
 /// Where servers were when they were last looked for.
 #[derive(Default)]
-pub struct Places(tokio::sync::Mutex<BTreeMap<String, BTreeSet<SocketAddr>>>);
+pub struct Places(tokio::sync::Mutex<Found>);
+
+#[derive(Default)]
+struct Found {
+    at: BTreeMap<String, BTreeSet<SocketAddr>>,
+    /// Somebody may have a container still whose rules lead to where a server was.
+    behind: bool,
+}
 
 /// What holds for the environment, where its release asks for this.
 pub fn asks(parts: &Parts, env: &EnvRow, asked: &Settings) -> Vec<Ask> {
@@ -80,7 +87,7 @@ pub async fn met(parts: &Parts, env: &EnvRow, asked: &Settings) -> Result<(Vec<A
     let (met, unmet): (Vec<Ask>, Vec<Ask>) =
         asks.into_iter().partition(|ask| servers.iter().any(|row| ask.fits(&row.url)));
     let (_, level) = parts.settings.levels(env, asked).of(Key::Services);
-    data::check_asks(env, &met, level)?;
+    data::check_asks(parts, env, &met, level).await?;
     match unmet.first() {
         Some(ask) if level != Level::AppJson => Err(no_server(env, ask)),
         _ => Ok((met, unmet)),
@@ -196,7 +203,7 @@ pub async fn given(parts: &Parts, env: &EnvRow, asks: &[Ask]) -> Result<Given> {
         given.reach.allow.extend(match addresses(&server).await {
             Ok(found) => found,
             // It is most likely where it was.
-            Err(error) => match parts.places.0.lock().await.get(&server.name) {
+            Err(error) => match parts.places.0.lock().await.at.get(&server.name) {
                 Some(known) => known.iter().copied().collect(),
                 None => return Err(error),
             },
@@ -240,7 +247,10 @@ pub async fn sweep(parts: &Parts) {
             continue;
         }
         match end(parts, &row).await {
-            Ok(()) => tracing::info!(server = row.server, name = row.name, "removed what no environment has"),
+            Ok(None) => tracing::info!(server = row.server, name = row.name, "removed what no environment has"),
+            Ok(Some(error)) => {
+                tracing::warn!(server = row.server, name = row.name, %error, "failed to remove what no environment has");
+            }
             Err(error) => {
                 tracing::warn!(server = row.server, name = row.name, %error, "failed to remove what no environment has");
                 failing.insert(row.server);
@@ -291,11 +301,23 @@ async fn mend(parts: &Parts, server: &Server, rows: &[ServiceRow], patience: Dur
     Ok(())
 }
 
-async fn end(parts: &Parts, row: &ServiceRow) -> Result<()> {
+/// Gives why it is there still, where that says nothing of what else is on its server.
+async fn end(parts: &Parts, row: &ServiceRow) -> Result<Option<ServiceError>> {
     let server = server_of(parts, row).await?;
     crate::fault::point("service.ending");
-    parts.services.of(row.ask.kind).remove(&server, &label(parts, row)).await?;
-    parts.store.forget_service(row.id).await.or_failed(|| format!("failed to forget `{}`", row.name))
+    let removed = parts.services.of(row.ask.kind).remove(&server, &label(parts, row)).await;
+    if let Some(left) = only_this(removed)? {
+        return Ok(Some(left));
+    }
+    parts.store.forget_service(row.id).await.or_failed(|| format!("failed to forget `{}`", row.name))?;
+    Ok(None)
+}
+
+fn only_this(removed: Result<(), ServiceError>) -> Result<Option<ServiceError>, ServiceError> {
+    match removed {
+        Err(error) if error.fault.is_of_one_thing() => Ok(Some(error)),
+        removed => removed.map(|()| None),
+    }
 }
 
 /// Opens the way to servers that have moved.
@@ -305,7 +327,6 @@ async fn follow(parts: &Parts) -> Result<()> {
     let ready: Vec<ServiceRow> = rows.into_iter().filter(|row| row.state == ServiceState::Ready).collect();
     let mut places = parts.places.0.lock().await;
     let used: BTreeSet<String> = ready.iter().map(|row| row.server.clone()).collect();
-    let mut moved = false;
     for row in parts.store.servers().await.or_failed(failed)? {
         if !used.contains(&row.name) {
             continue;
@@ -314,9 +335,10 @@ async fn follow(parts: &Parts) -> Result<()> {
         let Ok(server) = opened(parts, row.clone()).await else { continue };
         let Ok(found) = addresses(&server).await else { continue };
         let found: BTreeSet<SocketAddr> = found.into_iter().collect();
-        moved |= places.insert(row.name, found.clone()).is_none_or(|before| before != found);
+        let before = places.at.insert(row.name, found.clone());
+        places.behind |= before.is_none_or(|before| before != found);
     }
-    if !moved {
+    if !places.behind {
         return Ok(());
     }
     let mut owned = BTreeMap::<_, Vec<ServiceRow>>::new();
@@ -325,25 +347,33 @@ async fn follow(parts: &Parts) -> Result<()> {
             owned.entry(env).or_default().push(row);
         }
     }
+    let mut all = true;
     for (env, rows) in owned {
         let Some(env) = parts.store.environment_of(env).await.or_failed(failed)? else { continue };
         let asks = asks(parts, &env, &env.asked);
         let found =
-            rows.iter().filter(|row| asks.iter().any(|ask| ask.is(&row.ask))).map(|row| places.get(&row.server));
+            rows.iter().filter(|row| asks.iter().any(|ask| ask.is(&row.ask))).map(|row| places.at.get(&row.server));
         // Where one of them was never found, nothing is closed.
         let Some(found) = found.collect::<Option<Vec<_>>>() else { continue };
         let allow: BTreeSet<SocketAddr> = found.into_iter().flatten().copied().collect();
+        // What is being launched has what was found when its deploy began, and is looked at once it serves.
+        all &= !env.is_deploying();
         if let Some(live) = &env.live {
-            allow_only(parts, &live.container, Reach { allow: allow.into_iter().collect() }).await;
+            all &= allow_only(parts, &live.container, Reach { allow: allow.into_iter().collect() }).await;
         }
     }
+    places.behind = !all;
     Ok(())
 }
 
-async fn allow_only(parts: &Parts, container: &ContainerId, reach: Reach) {
+/// Says whether it has come about, as far as there is somebody.
+async fn allow_only(parts: &Parts, container: &ContainerId, reach: Reach) -> bool {
     match parts.engine.allow(container, &reach).await {
-        Ok(()) | Err(EngineError::NoContainer(_)) => {}
-        Err(error) => tracing::warn!(%container, %error, "failed to open the way to a server"),
+        Ok(()) | Err(EngineError::NoContainer(_)) => true,
+        Err(error) => {
+            tracing::warn!(%container, %error, "failed to open the way to a server");
+            false
+        }
     }
 }
 

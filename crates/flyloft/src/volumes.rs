@@ -8,20 +8,21 @@ use std::collections::BTreeSet;
 use flyloft_core::policy::Size;
 use flyloft_core::volume;
 
-use crate::deploy::Job;
+use crate::deploy::{Job, Source, Undo};
 use crate::engine::{EngineError, Filling, Volume, VolumeId};
 use crate::error::{Error, OrFailed, Result};
 use crate::managed;
 use crate::parts::Parts;
 use crate::store::{self, Content, EnvRow, VolumeRow, VolumeTemplateRow};
 
-/// Makes what a release asks for and its environment does not have yet, and fills what is to start with a template.
-pub async fn prepare(job: &Job, content: &Content) -> Result<()> {
+/// Makes what a release asks for and its environment does not have yet, and fills what is to start with a template. What
+/// it makes goes again if the release never serves.
+pub async fn prepare(job: &Job, content: &Content, undo: &mut Undo) -> Result<()> {
     let (parts, env) = (&job.parts, &job.env);
     let failed = || format!("failed to look up the volumes of `{}`", env.name);
     let there = parts.store.volumes_of(env.id).await.or_failed(failed)?;
-    // What somebody has taken away comes back with a release, and not before.
-    let asks = if job.work.waits() { &[][..] } else { &content.volumes[..] };
+    // What somebody has taken away comes back with a new build, and not before.
+    let asks = if matches!(job.work.source, Source::Again { .. }) { &[][..] } else { &content.volumes[..] };
     let paths: BTreeSet<_> = there.iter().map(|row| &row.path).chain(asks.iter().map(|ask| &ask.path)).collect();
     volume::check(paths).map_err(|error| {
         Error::failed(format!("`{}` cannot have the volumes that it is to have: {error}", env.name)).hint(format!(
@@ -33,9 +34,14 @@ pub async fn prepare(job: &Job, content: &Content) -> Result<()> {
     for ask in asks.iter().filter(|ask| there.iter().all(|row| row.path != ask.path)) {
         let size = ask.size.unwrap_or(most).min(most);
         let added = parts.store.add_volume(env.id, ask.path.clone(), size.0, ask.template.clone(), store::now()).await;
-        if !added.or_failed(|| format!("failed to record a volume of `{}`", env.name))? {
-            continue;
-        }
+        let added = added.or_failed(|| format!("failed to record a volume of `{}`", env.name))?;
+        let Some(id) = added else { continue };
+        let parts = parts.clone();
+        undo.push("forget a new volume", async move {
+            parts.store.remove_volume(id).await?;
+            sweep(&parts).await;
+            Ok::<_, store::StoreError>(())
+        });
         job.transcript.step(&format!("Volume at {} of {size}", ask.path));
         if let Some(asked) = ask.size.filter(|asked| *asked > size) {
             job.transcript.detail(&format!("`app.json` asks for {asked}; the environment's disk may take {most}"));
@@ -58,14 +64,14 @@ async fn fill(parts: &Parts, env: &EnvRow, row: &VolumeRow) -> Result<()> {
     let template = template.ok_or_else(|| {
         Error::failed(format!("{}: there is no such template", failed()))
             .hint(format!("make it: flyloft volumes templates add {app} {name} FILE.tar"))
-            .hint(format!("or have the volume start empty: flyloft volumes rm {} {path}", env.name))
+            .hint(format!("or have the volume start empty: flyloft volumes add {} {path}", env.name))
     })?;
     let from = of_template(&template);
     let usage = parts.engine.volume(&from).await.or_failed(failed)?;
     if usage.bytes > row.size {
         let (has, size) = (Size(usage.bytes).about(), Size(row.size));
         return Err(Error::failed(format!("{}: it has {has}, and the volume may take {size}", failed()))
-            .hint(format!("flyloft volumes add {} {path} --size SIZE", env.name)));
+            .hint(format!("give it more: flyloft volumes add {} {path} --template {name} --size SIZE", env.name)));
     }
     parts.engine.fill_volume(&of(row), Filling::CopyOf(from)).await.or_failed(failed)?;
     crate::fault::point("volume.filled");

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::{AskError, Kind};
-use crate::name::{EnvRef, excerpt, shorten};
+use crate::name::{AppName, EnvRef, excerpt, shorten};
 
 /// Data that somebody has put on a server for others to begin with: of lower-case letters, digits, `_` and `-`, 30 at
 /// most.
@@ -36,6 +36,18 @@ impl TemplateName {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whose it is by its name: that of the app's own, or one that begins with it and a `_`. Where several do, it is the
+    /// longest one's.
+    pub fn app<'a>(&self, apps: impl IntoIterator<Item = &'a AppName>) -> Option<&'a AppName> {
+        let alike = |text: &str| text.replace('-', "_");
+        let name = alike(&self.0);
+        let begins = |app: &&AppName| match name.strip_prefix(&alike(app.as_str())) {
+            Some(rest) => rest.is_empty() || rest.starts_with('_'),
+            None => false,
+        };
+        apps.into_iter().filter(begins).max_by_key(|app| app.as_str().len())
     }
 
     /// What its database is called on a server of that kind, of the daemon `instance`; `id` is given once.
@@ -90,5 +102,22 @@ impl fmt::Display for Data {
             Data::Template(name) => name.fmt(f),
             Data::Environment(env) => env.fmt(f),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_is_that_apps_whose_name_begins_its_own_and_the_longest_ones_of_several() {
+        let apps = ["shop", "shop-admin", "cart"].map(|name| AppName::parse(name).unwrap());
+        let of = |name: &str| {
+            let template = TemplateName::parse(name).unwrap();
+            template.app(&apps).map(ToString::to_string).unwrap_or_default()
+        };
+        let names =
+            ["shop", "shop_seed", "shop-seed", "shop_admin", "shop-admin_seed", "shopping_seed", "seed", "cart1"];
+        assert_eq!(names.map(of), ["shop", "shop", "shop", "shop-admin", "shop-admin", "", "", ""]);
     }
 }

@@ -6,7 +6,6 @@ use std::fmt;
 use flyloft_core::name::{AppName, EnvRef};
 use serde::Serialize;
 
-use super::environments::is_deploying;
 use super::reply::{Reply, done};
 use super::stage::Staged;
 use super::{Api, Call, Ending};
@@ -209,7 +208,7 @@ impl Api {
             Whose::App(_) => touches_requests || !is_request(env),
         });
         // One whose first deploy is under way may have read its variables already.
-        touched.retain(|env| env.live.is_some() || is_deploying(env));
+        touched.retain(|env| env.live.is_some() || env.is_deploying());
         Ok(touched)
     }
 

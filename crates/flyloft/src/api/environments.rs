@@ -310,7 +310,7 @@ impl Api {
             self.loft.parts.store.live_release(&row).await.or_failed(|| format!("failed to look up `{name}`"))?;
         let (commit, content) = live.map(|live| (live.commit, live.content)).unwrap_or_default();
         // What is being deployed for the first time will serve when its turn has come.
-        if content.is_none() && !is_deploying(&row) {
+        if content.is_none() && !row.is_deploying() {
             return Err(Error::conflict(format!("`{name}` has no release that serves")).hint("push to it first"));
         }
         let reason = match again {
@@ -434,12 +434,6 @@ pub(super) fn word(runs: &Runs) -> &'static str {
         Runs::Off { .. } => "off",
         Runs::Waking { .. } => "waking",
     }
-}
-
-/// Whether something is being deployed to it.
-pub(super) fn is_deploying(env: &EnvRow) -> bool {
-    let state = serde_json::from_str(&env.state);
-    matches!(state, Ok(State::Live(live)) if live.deploying != Deploying::No)
 }
 
 pub(super) fn lingers(name: &EnvRef) -> Error {

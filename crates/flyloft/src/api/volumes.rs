@@ -1,17 +1,19 @@
 //! `flyloft volumes`: directories of environments that outlive their deploys, and what they start with.
 
+use std::sync::Arc;
+
 use flyloft_core::name::{AppName, EnvRef};
 use flyloft_core::policy::Size;
 use flyloft_core::volume::{self, MountPath, TemplateName};
 use serde::Serialize;
 
-use super::environments::is_deploying;
 use super::reply::{Reply, age, as_time, done, size, table};
 use super::{Api, Call, Ending};
 use crate::command::{Target, VolumeTemplates, Volumes, VolumesAdd, VolumesRm};
 use crate::deploy::Again;
 use crate::engine::Filling;
 use crate::error::{Error, OrFailed, Result};
+use crate::parts::Parts;
 use crate::principal::Role;
 use crate::store::{self, EnvRow, EventKind, VolumeRow};
 use crate::volumes::{of, of_template, sweep};
@@ -72,6 +74,31 @@ impl Reply for TemplateList {
     }
 }
 
+/// A template that is forgotten if it does not come to its end, also where whoever asked for it has gone.
+struct Unfinished {
+    parts: Arc<Parts>,
+    id: Option<i64>,
+}
+
+impl Unfinished {
+    fn keep(mut self) {
+        self.id = None;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let Some(id) = self.id else { return };
+        let parts = self.parts.clone();
+        tokio::spawn(async move {
+            if let Err(error) = parts.store.remove_volume_template(id).await {
+                return tracing::warn!(%error, "failed to forget a template");
+            }
+            sweep(&parts).await;
+        });
+    }
+}
+
 impl Api {
     pub(super) async fn volumes(&self, call: &mut Call<'_>, command: Volumes) -> Result<Ending> {
         match command {
@@ -100,7 +127,8 @@ impl Api {
             self.must_have(&name.app, template).await?;
         }
         let size = size.unwrap_or_else(|| self.most(&env));
-        if !store.add_volume(env.id, path.clone(), size.0, template, store::now()).await.or_failed(failed)? {
+        let added = store.add_volume(env.id, path.clone(), size.0, template, store::now()).await.or_failed(failed)?;
+        if added.is_none() {
             return Err(Error::conflict(format!(
                 "somebody else has just added a volume at `{path}`, or destroyed `{name}`"
             )));
@@ -123,6 +151,12 @@ impl Api {
                 .hint(format!("away with what is in it: flyloft volumes rm {name} {path}")));
         };
         let failed = || format!("failed to change the volume at `{path}` of `{name}`");
+        let used = self.loft.parts.engine.volume(&of(known)).await.or_failed(failed)?.bytes;
+        if used > size.0 {
+            let has = Size(used).about();
+            return Err(Error::conflict(format!("{}: it has {has}, and would be stopped for it", failed()))
+                .hint(format!("make room in it first: flyloft shell {name}")));
+        }
         self.loft.parts.store.resize_volume(known.id, size.0).await.or_failed(failed)?;
         let (env, _) = self.loft.find(name).await?;
         self.changed_volume(call, &env, format!("volume at {path} may take {size}")).await
@@ -150,7 +184,7 @@ impl Api {
         let told =
             self.loft.parts.store.tell(app, Some(name), EventKind::VolumesChanged, call.by(), &text, store::now());
         told.await.or_failed(|| format!("failed to record what `{}` has", env.name))?;
-        if env.live.is_none() && !is_deploying(env) {
+        if env.live.is_none() && !env.is_deploying() {
             return Ok(done(format!("{text}; nothing runs yet that has it")).into());
         }
         call.say(&format!("-----> {}{}\n", text[..1].to_uppercase(), &text[1..])).await?;
@@ -214,12 +248,10 @@ impl Api {
         let tree = self.unpack(&mut call.io.stdin).await?;
         let begun = parts.store.begin_volume_template(app, name.clone(), store::now()).await;
         let row = begun.or_failed(failed)?.ok_or_else(taken)?;
-        let filled = parts.engine.fill_volume(&of_template(&row), Filling::Tree(tree.0.clone())).await;
-        if let Err(error) = filled {
-            parts.store.remove_volume_template(row.id).await.or_failed(failed)?;
-            return Err(Error::because(failed(), error));
-        }
+        let unfinished = Unfinished { parts: parts.clone(), id: Some(row.id) };
+        parts.engine.fill_volume(&of_template(&row), Filling::Tree(tree.0.clone())).await.or_failed(failed)?;
         parts.store.volume_template_is_ready(row.id).await.or_failed(failed)?;
+        unfinished.keep();
         Ok(done(format!("template `{name}` of `{app}` is made")).into())
     }
 

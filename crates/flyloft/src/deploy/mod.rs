@@ -31,7 +31,7 @@ use crate::store::{self, Content, EnvRow, EventKind, LiveRow};
 use crate::transcript::Transcript;
 use probe::Started;
 pub use together::Together;
-use undo::Undo;
+pub use undo::Undo;
 
 /// What is asked for.
 pub struct Work {
@@ -173,7 +173,7 @@ async fn prepare(job: &Job, undo: &mut Undo) -> Result<LiveRow> {
     let tree = job.step("source", image::source(job, undo)).await?;
     let early = services::begin(job, tree.as_deref()).await?;
     let built = job.step("build", image::build(job, tree, &early.asks)).await?;
-    let (content, given) = job.step("services", services::collect(job, built, early)).await?;
+    let (content, given) = job.step("services", services::collect(job, built, early, undo)).await?;
     let _place = room(job).await?;
     let container = job.step("launch", launch(job, &content, &given, undo)).await?;
     // Its log began with it.

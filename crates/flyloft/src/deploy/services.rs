@@ -8,7 +8,7 @@ use flyloft_core::service::Ask;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::image::Made;
-use super::{Job, spec};
+use super::{Job, Undo, spec};
 use crate::error::Result;
 use crate::provision::{self, Given};
 use crate::store::Content;
@@ -42,11 +42,11 @@ pub(super) async fn begin(job: &Job, tree: Option<&Path>) -> Result<Early> {
 }
 
 /// Collects all that the release needs, and makes what is still missing.
-pub(super) async fn collect(job: &Job, built: Made, early: Early) -> Result<(Content, Given)> {
+pub(super) async fn collect(job: &Job, built: Made, early: Early, undo: &mut Undo) -> Result<(Content, Given)> {
     // What did not work is tried again, and told then.
     let mut made = early.making.await.ok().and_then(Result::ok).unwrap_or_default();
     let content = spec::content(job, built).await?;
-    volumes::prepare(job, &content).await?;
+    volumes::prepare(job, &content, undo).await?;
     let (asks, unmet) = provision::met(&job.parts, &job.env, &content.settings).await?;
     made.extend(provision::provide(&job.parts, &job.env, &asks).await?);
     for made in made {

@@ -1,18 +1,16 @@
 //! Undos, pushed before they can be needed, and run backwards when a later one fails.
 
+use std::fmt::Display;
+
 use futures_util::future::BoxFuture;
 
 #[derive(Default)]
-pub struct Undo(Vec<(&'static str, BoxFuture<'static, Result<(), crate::engine::EngineError>>)>);
+pub struct Undo(Vec<(&'static str, BoxFuture<'static, Result<(), String>>)>);
 
 impl Undo {
     /// `what` names it in the log, should it fail.
-    pub fn push(
-        &mut self,
-        what: &'static str,
-        undo: impl Future<Output = Result<(), crate::engine::EngineError>> + Send + 'static,
-    ) {
-        self.0.push((what, Box::pin(undo)));
+    pub fn push<E: Display>(&mut self, what: &'static str, undo: impl Future<Output = Result<(), E>> + Send + 'static) {
+        self.0.push((what, Box::pin(async { undo.await.map_err(|error| error.to_string()) })));
     }
 
     /// Undoes everything, the last first. What fails is left to the reconciliation.

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flyloft_core::follow::{self, Missing, Pace, Record, Sight, Step};
-use flyloft_core::lifecycle::{Deploying, Event, State, Timestamp};
+use flyloft_core::lifecycle::{Event, Timestamp};
 use flyloft_core::name::{AppName, CommitId, Origin};
 use flyloft_core::policy::Span;
 use tokio::sync::{Mutex, Semaphore};
@@ -254,7 +254,8 @@ async fn destroy(loft: &Loft, url: &str, row: &FollowRow) -> Result<()> {
     let store = &loft.parts.store;
     // Somebody may be about to stage it from elsewhere, or have done so since the look.
     let now = store.followed_by(row.id).await.or_failed(failed)?;
-    let Some(now) = now.filter(|now| (&now.url, &now.head) == (&row.url, &row.head) && !is_deploying(&now.state))
+    let Some(now) =
+        now.filter(|now| (&now.url, &now.head) == (&row.url, &row.head) && !store::is_deploying(&now.state))
     else {
         return Ok(());
     };
@@ -273,11 +274,6 @@ async fn destroy(loft: &Loft, url: &str, row: &FollowRow) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn is_deploying(state: &str) -> bool {
-    let state = serde_json::from_str(state);
-    matches!(state, Ok(State::Live(live)) if live.deploying != Deploying::No)
 }
 
 impl From<MissingRow> for Missing {

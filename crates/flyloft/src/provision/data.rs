@@ -7,14 +7,15 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex};
 
-use flyloft_core::policy::{Level, Settings};
+use flyloft_core::name::Origin;
+use flyloft_core::policy::{Key, Level, Settings};
 use flyloft_core::service::{Ask, Data, Isolation, Kind, TemplateName};
 use tokio::io::AsyncRead;
 
-use super::{asks, dumped, opened, purpose, server_of, wanted};
+use super::{asks, dumped, only_this, opened, purpose, server_of, wanted};
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
-use crate::service::{Client as Programs, Copies, Label, Secret, Server, Wanted, no_data};
+use crate::service::{Client as Programs, Copies, Label, Secret, Server, ServiceError, Wanted, no_data};
 use crate::store::{self, EnvRow, NewTemplate, ServiceRow, ServiceState, TemplateRow};
 
 /// What a database begins with, and on which server that is.
@@ -52,17 +53,33 @@ impl Drop for Renewal {
     }
 }
 
-/// Only people may ask for what another environment has: `app.json` comes with a pull request as well.
-pub(super) fn check_asks(env: &EnvRow, asks: &[Ask], level: Level) -> Result<()> {
-    let copies = |ask: &&Ask| matches!(&ask.data, Some(Data::Environment(other)) if *other != env.name);
-    match asks.iter().find(copies) {
-        Some(ask) if level == Level::AppJson => {
-            Err(Error::forbidden(format!("`app.json` asks for `{ask}`, the data of another environment"))
-                .hint(format!("whoever may use the app can: flyloft apps set {} services={ask}", env.name.app))
-                .hint("or name a template"))
-        }
-        _ => Ok(()),
+/// Only people may ask for what another environment has: `app.json` comes with a pull request as well. That of a pull
+/// request, which may be a stranger's, has the templates of its own app alone.
+pub(super) async fn check_asks(parts: &Parts, env: &EnvRow, asks: &[Ask], level: Level) -> Result<()> {
+    if level != Level::AppJson {
+        return Ok(());
     }
+    let app = &env.name.app;
+    for ask in asks {
+        let refused = |what: &str| {
+            Error::forbidden(format!("`app.json` asks for `{ask}`, {what}"))
+                .hint(format!("whoever may use the app can: flyloft apps set {app} services={ask}"))
+        };
+        match &ask.data {
+            Some(Data::Environment(other)) if *other != env.name => {
+                return Err(refused("the data of another environment").hint("or name a template"));
+            }
+            Some(Data::Template(name)) if matches!(env.origin, Origin::PullRequest(_)) => {
+                let apps = parts.store.apps().await.or_failed(|| "failed to list apps")?;
+                if name.app(apps.iter().map(|row| &row.name)) != Some(app) {
+                    let own = format!("or name one whose name begins with that of the app, as `{app}_seed`");
+                    return Err(refused("a template that is not its app's").hint(own));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// What a database that is made for this ask begins with. What an environment would copy from itself is nothing.
@@ -193,7 +210,11 @@ pub async fn renew(parts: &Arc<Parts>, env: &EnvRow, owned: &Owned, asked: &Sett
     let renewal = Renewal::begin(parts, owned)?;
     let ask = asks(parts, env, asked).into_iter().find(|ask| ask.is(&owned.row.ask));
     let seed = match &ask {
-        Some(ask) => seed_of(parts, env, ask).await?,
+        Some(ask) => {
+            let (_, level) = parts.settings.levels(env, asked).of(Key::Services);
+            check_asks(parts, env, std::slice::from_ref(ask), level).await?;
+            seed_of(parts, env, ask).await?
+        }
         None => None,
     };
     let (driver, seed) = (parts.services.of(owned.row.ask.kind), on_server(seed, &owned.row)?);
@@ -424,7 +445,10 @@ pub(super) async fn sweep(parts: &Parts, failing: &mut BTreeSet<String>) {
             continue;
         }
         match end(parts, &row).await {
-            Ok(()) => tracing::info!(server = row.server, name = row.database, "removed a template"),
+            Ok(None) => tracing::info!(server = row.server, name = row.database, "removed a template"),
+            Ok(Some(error)) => {
+                tracing::warn!(server = row.server, name = row.database, %error, "failed to remove a template");
+            }
             Err(error) => {
                 tracing::warn!(server = row.server, name = row.database, %error, "failed to remove a template");
                 failing.insert(row.server);
@@ -433,11 +457,15 @@ pub(super) async fn sweep(parts: &Parts, failing: &mut BTreeSet<String>) {
     }
 }
 
-async fn end(parts: &Parts, row: &TemplateRow) -> Result<()> {
+async fn end(parts: &Parts, row: &TemplateRow) -> Result<Option<ServiceError>> {
     let failed = || format!("failed to look up server `{}`", row.server);
     let server = parts.store.server(&row.server).await.or_failed(failed)?;
     let server = server.ok_or_else(|| Error::not_found(format!("there is no server `{}`", row.server)))?;
     let server = opened(parts, server).await?;
-    parts.services.of(row.kind).remove_template(&server, &template_label(parts, &row.database)).await?;
-    parts.store.forget_template(row.id).await.or_failed(|| format!("failed to forget `{}`", row.database))
+    let label = template_label(parts, &row.database);
+    if let Some(left) = only_this(parts.services.of(row.kind).remove_template(&server, &label).await)? {
+        return Ok(Some(left));
+    }
+    parts.store.forget_template(row.id).await.or_failed(|| format!("failed to forget `{}`", row.database))?;
+    Ok(None)
 }

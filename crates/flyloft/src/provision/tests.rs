@@ -5,6 +5,7 @@ mod mysql;
 mod redis;
 
 use flyloft_core::lifecycle::{Depth, Event};
+use flyloft_core::name::{EnvRef, Origin};
 use flyloft_core::service::{Kind, ServerUrl, TemplateName};
 use tokio_postgres::NoTls;
 
@@ -396,6 +397,74 @@ async fn a_container_may_reach_the_servers_that_it_was_given_and_follows_them() 
     let spec = bench.stage.engine.spec(&env.live.unwrap().container);
     assert!(spec.reach.allow.is_empty() && !spec.env.contains_key("DATABASE_URL"), "{spec:?}");
     assert_eq!(bench.made(), "1 1", "what it had is kept until it is destroyed");
+}
+
+#[tokio::test]
+async fn what_cannot_be_dropped_keeps_nothing_else_from_being_dropped() {
+    let bench = Bench::new().await;
+    for branch in ["first", "second"] {
+        bench.deploy(branch).await.unwrap();
+    }
+    let (first, conductor) = bench.env("first").await;
+    let name = bench.parts().store.services_of(first.id).await.unwrap()[0].name.clone();
+    bench.postgres.sql(&format!("COMMENT ON ROLE \"{name}\" IS NULL; COMMENT ON DATABASE \"{name}\" IS NULL"));
+    let (_, second) = bench.env("second").await;
+    for conductor in [conductor, second] {
+        conductor.tell(Event::Destroy).await.unwrap();
+        conductor.gone().await;
+    }
+    bench.stage.wait_until("the second's is gone", async || bench.made() == "1 1").await;
+    let strays = async || bench.parts().store.stray_services().await.unwrap().len();
+    bench.stage.wait_until("the first's is on record alone", async || strays().await == 1).await;
+}
+
+#[tokio::test]
+async fn where_a_server_is_now_is_told_until_nobody_has_the_way_to_where_it_was() {
+    let bench = Bench::new().await;
+    bench.deploy("main").await.unwrap();
+    let (env, _) = bench.env("main").await;
+    let reach = || bench.stage.engine.spec(&env.live.as_ref().unwrap().container).reach.allow;
+    let at = |address: &str| vec![SocketAddr::new(address.parse().unwrap(), bench.postgres.port)];
+    follow(bench.parts()).await.unwrap();
+    bench.stage.sql("UPDATE servers SET url = replace(url, '127.0.0.1', '[::1]')");
+    bench.stage.engine.fail("allow", 1);
+    follow(bench.parts()).await.unwrap();
+    assert_eq!(reach(), at("127.0.0.1"));
+    follow(bench.parts()).await.unwrap();
+    assert_eq!(reach(), at("::1"));
+    let calls = bench.stage.calls("allow");
+    follow(bench.parts()).await.unwrap();
+    assert_eq!(bench.stage.calls("allow"), calls, "nothing has moved");
+}
+
+#[tokio::test]
+async fn app_json_of_a_pull_request_has_the_templates_of_its_own_app_alone() {
+    let bench = Bench::new().await;
+    let row = bench.parts().store.server("pg").await.unwrap().unwrap();
+    let server = opened(bench.parts(), row).await.unwrap();
+    for name in ["shop_seed", "cart_seed"] {
+        let name = TemplateName::parse(name).unwrap();
+        let template = data::begin_template(bench.parts(), server.clone(), &name).await.unwrap();
+        data::fill_template(template, &mut &b"CREATE TABLE a (b int);"[..]).await.unwrap();
+    }
+    let name = EnvRef::parse("shop/pr-7").unwrap();
+    bench.stage.store().create_app(&name.app, None, 1).await.unwrap();
+    let (_, conductor) = bench.stage.loft.ensure(&name, &Origin::PullRequest(7)).await.unwrap();
+    let launch = async |services: &str| bench.stage.launch_in(&conductor, Again::Rollback, asking(services)).await;
+    insta::assert_snapshot!(launch("postgres@cart_seed").await.unwrap_err().text(), @r"
+    error: `app.json` asks for `postgres@cart_seed`, a template that is not its app's
+      hint: whoever may use the app can: flyloft apps set shop services=postgres@cart_seed
+      hint: or name one whose name begins with that of the app, as `shop_seed`
+    ");
+    launch("postgres@shop_seed").await.unwrap();
+
+    // Nor has it another one's by a reset, where what people had set for it is there no more.
+    let (env, _) = bench.stage.loft.find(&name).await.unwrap();
+    let owned = data::owned(bench.parts(), &env, Among::Everything, None).await.unwrap();
+    for other in ["postgres@cart_seed", "postgres@shop/main"] {
+        let refused = data::renew(bench.parts(), &env, &owned, &asking(other).settings).await.unwrap_err();
+        assert!(refused.what.starts_with(&format!("`app.json` asks for `{other}`, ")), "{refused:?}");
+    }
 }
 
 #[tokio::test]

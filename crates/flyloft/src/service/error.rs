@@ -73,6 +73,11 @@ impl Fault {
     pub fn may_pass(&self) -> bool {
         matches!(self, Fault::Down | Fault::Crowded)
     }
+
+    /// Whether it says something of what was asked for alone, and nothing of all else on the server.
+    pub fn is_of_one_thing(&self) -> bool {
+        matches!(self, Fault::Other(_) | Fault::Forbidden { .. } | Fault::Taken { .. } | Fault::NoSeed(_))
+    }
 }
 
 impl ServiceError {

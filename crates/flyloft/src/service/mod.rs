@@ -144,7 +144,7 @@ pub trait Driver: Send + Sync {
     async fn lost(&self, server: &Server, names: &[String]) -> Result<Vec<String>, ServiceError>;
 
     /// Ends connections of these on which nothing has happened for so long, and on which no statement runs. Gives the names of those that still have some.
-    /// Where connections that nobody uses cost next to nothing, none is ended.
+    /// Where the server ends those of clients that do not answer by itself, as a RabbitMQ does by its heartbeats, none is ended.
     async fn hang_up(&self, server: &Server, labels: &[Label], quiet: Duration) -> Result<Vec<String>, ServiceError> {
         let _ = (server, labels, quiet);
         Ok(Vec::new())

@@ -1,11 +1,13 @@
 //! Redis, from version 7.0 on, and Valkey: an environment gets a user, whom rules confine to keys with a prefix of its
 //! own or to a database number of its own.
 
+mod idle;
 mod made;
 mod rules;
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{Cmd, RedisConnectionInfo, RedisError, Value};
@@ -28,6 +30,7 @@ const NEEDED: &[(&[&str], &str)] = &[
     (&["ACL", "LIST"], "list users"),
     (&["ACL", "SAVE"], "save users"),
     (&["CLIENT", "KILL", "USER", "flyloft"], "end connections"),
+    (&["CLIENT", "LIST"], "list connections"),
     (&["SELECT", "0"], "choose a database"),
     (&["SCAN", "0"], "look for keys"),
     (&["UNLINK", "flyloft_x:y"], "remove keys"),
@@ -70,6 +73,10 @@ impl Driver for Redis {
 
     async fn lost(&self, server: &Server, names: &[String]) -> Result<Vec<String>, ServiceError> {
         in_time(server, async { Session::open(server).await?.lost(names).await }).await
+    }
+
+    async fn hang_up(&self, server: &Server, labels: &[Label], quiet: Duration) -> Result<Vec<String>, ServiceError> {
+        in_time(server, async { Session::open(server).await?.hang_up(labels, quiet).await }).await
     }
 
     async fn renew(&self, server: &Server, wanted: &Wanted) -> Result<(), ServiceError> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use flyloft_core::gate::Hashed;
-use flyloft_core::lifecycle::Timestamp;
+use flyloft_core::lifecycle::{Deploying, State, Timestamp};
 use flyloft_core::name::{AppName, EnvName, EnvRef, Origin, ReleaseNumber};
 use flyloft_core::policy::Settings;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
@@ -37,6 +37,19 @@ pub struct EnvRow {
     pub gate_generation: u32,
     /// What its app has for those of its gates that ask for a password.
     pub gate_password: Option<Hashed>,
+}
+
+impl EnvRow {
+    /// Whether something is being deployed to it.
+    pub fn is_deploying(&self) -> bool {
+        is_deploying(&self.state)
+    }
+}
+
+/// Whether something is being deployed where this is the state.
+pub fn is_deploying(state: &str) -> bool {
+    let state = serde_json::from_str(state);
+    matches!(state, Ok(State::Live(live)) if live.deploying != Deploying::No)
 }
 
 /// What an environment was found to hold, for a look that asks no engine.

@@ -35,7 +35,7 @@ use tokio::sync::oneshot;
 pub use acme::OrderRow;
 pub use apps::{AppRow, CredentialKind, CredentialRow};
 pub use ballast::Ballast;
-pub use environments::{EnvId, EnvRow, LiveRow, MemoryRow};
+pub use environments::{EnvId, EnvRow, LiveRow, MemoryRow, is_deploying};
 pub use events::{EventKind, EventRow};
 pub use follows::{FollowRow, MissingRow};
 pub use keys::KeyRow;

@@ -32,7 +32,7 @@ const VOLUME: &str = "SELECT id, environment, path, size, template, created_at F
 const TEMPLATE: &str = "SELECT id, app, name, ready, created_at FROM volume_templates";
 
 impl Store {
-    /// Puts a volume on record, unless the environment has one there already. Says whether it is new; an environment that
+    /// Puts a volume on record, unless the environment has one there already. Gives the id of a new one; an environment that
     /// is gone gets none.
     pub async fn add_volume(
         &self,
@@ -41,7 +41,7 @@ impl Store {
         size: u64,
         template: Option<TemplateName>,
         now: i64,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<i64>, StoreError> {
         self.call(move |t| {
             let added = t.execute(
                 "INSERT INTO volumes (environment, path, size, template, created_at)
@@ -49,7 +49,7 @@ impl Store {
                  ON CONFLICT (environment, path) DO NOTHING",
                 params![env.0, path.as_str(), size as i64, template.map(String::from), now],
             )?;
-            Ok(added == 1)
+            Ok((added == 1).then(|| t.last_insert_rowid()))
         })
         .await
     }

@@ -4,6 +4,7 @@ use flyloft_core::lifecycle::Event;
 use flyloft_core::volume::{Ask, MountPath, TemplateName};
 
 use super::*;
+use crate::conductor::Conductor;
 use crate::deploy::{Again, Deployed};
 use crate::engine::Engine;
 use crate::engine::lxc::tree::Usage;
@@ -14,7 +15,19 @@ fn ask(path: &str, size: Option<u64>, template: Option<&str>) -> Ask {
     Ask { path: MountPath::parse(path).unwrap(), size: size.map(Size), template }
 }
 
-async fn deploy(stage: &Stage, again: Again, volumes: &[Ask]) -> Result<Deployed> {
+/// Of a commit that asks for these.
+async fn build(stage: &Stage, volumes: &[Ask]) -> Result<Deployed> {
+    build_in(stage, &stage.env().await.1, volumes).await
+}
+
+async fn build_in(stage: &Stage, conductor: &Conductor, volumes: &[Ask]) -> Result<Deployed> {
+    let json = serde_json::json!({"flyloft": {"volumes": volumes}}).to_string();
+    let commit = stage.commit("main", &[("Procfile", "web: serve"), ("app.json", &json)]).await;
+    stage.build(conductor, &commit).await
+}
+
+/// Of what asked for these.
+async fn launch(stage: &Stage, again: Again, volumes: &[Ask]) -> Result<Deployed> {
     stage.launch_content(again, Content { volumes: volumes.to_vec(), ..content(&[("web", "serve")]) }).await
 }
 
@@ -44,14 +57,14 @@ const MIB: u64 = 1 << 20;
 async fn what_a_release_asks_for_is_made_once_and_outlives_it() {
     let stage = Stage::new().await;
     let asks = [ask("/app/uploads", Some(7 * MIB), None), ask("/data", None, None)];
-    deploy(&stage, Again::Rollback, &asks).await.unwrap();
+    build(&stage, &asks).await.unwrap();
     let told = stage.told(1).await;
     assert!(told.contains("-----> Volume at /app/uploads of 7MiB\n"), "{told}");
     let first = has(&stage).await;
     let disk = 5 << 30;
     assert_eq!(first, [("/app/uploads".into(), "volume-1".into(), 7 * MIB), ("/data".into(), "volume-2".into(), disk)]);
     // Nor does it go with a release that does not ask for it, or is another size then.
-    deploy(&stage, Again::Rollback, &[ask("/data", Some(MIB), None)]).await.unwrap();
+    build(&stage, &[ask("/data", Some(MIB), None)]).await.unwrap();
     assert_eq!(has(&stage).await, first);
     assert_eq!(names(&stage).await, ["volume-1", "volume-2"]);
 }
@@ -60,22 +73,24 @@ async fn what_a_release_asks_for_is_made_once_and_outlives_it() {
 async fn what_was_taken_away_comes_back_with_the_next_build_alone_and_is_another_one() {
     let stage = Stage::new().await;
     let asks = [ask("/data", None, None)];
-    deploy(&stage, Again::Rollback, &asks).await.unwrap();
+    build(&stage, &asks).await.unwrap();
     stage.store().remove_volume(1).await.unwrap();
     sweep(&stage.loft.parts).await;
     assert_eq!(names(&stage).await, ["volume-1"], "a container has it still");
-    deploy(&stage, Again::Restart, &asks).await.unwrap();
-    assert_eq!(has(&stage).await, []);
+    for again in [Again::Restart, Again::Config, Again::Rollback] {
+        launch(&stage, again, &asks).await.unwrap();
+        assert_eq!(has(&stage).await, []);
+    }
     sweep(&stage.loft.parts).await;
     assert_eq!(names(&stage).await, Vec::<String>::new());
-    deploy(&stage, Again::Rollback, &asks).await.unwrap();
+    build(&stage, &asks).await.unwrap();
     assert_eq!(has(&stage).await[0].1, "volume-2");
 }
 
 #[tokio::test]
 async fn nobody_is_given_more_than_the_disk_may_take_by_a_file() {
     let stage = Stage::new().await;
-    deploy(&stage, Again::Rollback, &[ask("/data", Some(100 << 40), None)]).await.unwrap();
+    build(&stage, &[ask("/data", Some(100 << 40), None)]).await.unwrap();
     assert_eq!(has(&stage).await[0].2, 5 << 30);
     let told = stage.told(1).await;
     assert!(told.contains("`app.json` asks for 100TiB; the environment's disk may take 5GiB"), "{told}");
@@ -85,10 +100,9 @@ async fn nobody_is_given_more_than_the_disk_may_take_by_a_file() {
 async fn volumes_go_with_their_environment_and_those_of_others_stay() {
     let stage = Stage::new().await;
     let asks = [ask("/data", None, None)];
-    deploy(&stage, Again::Rollback, &asks).await.unwrap();
+    build(&stage, &asks).await.unwrap();
     let (_, other) = stage.branch("other").await;
-    let release = Content { volumes: asks.to_vec(), ..content(&[("web", "serve")]) };
-    stage.launch_in(&other, Again::Rollback, release).await.unwrap();
+    build_in(&stage, &other, &asks).await.unwrap();
     assert_eq!(names(&stage).await, ["volume-1", "volume-2"]);
     let (_, conductor) = stage.env().await;
     conductor.tell(Event::Destroy).await.unwrap();
@@ -103,12 +117,12 @@ async fn a_volume_starts_with_its_template_once() {
     let stage = Stage::new().await;
     template(&stage, "seed", 3 * MIB).await;
     let asks = [ask("/data", Some(4 * MIB), Some("seed"))];
-    deploy(&stage, Again::Rollback, &asks).await.unwrap();
+    build(&stage, &asks).await.unwrap();
     assert!(stage.told(1).await.contains("-----> Volume at /data starts with template seed\n"));
     let volume = VolumeId("volume-1".to_owned());
     assert_eq!(stage.engine.volume(&volume).await.unwrap().bytes, 3 * MIB);
     stage.engine.grow_volume(&volume, Usage { bytes: MIB, inodes: 1 });
-    deploy(&stage, Again::Rollback, &asks).await.unwrap();
+    build(&stage, &asks).await.unwrap();
     assert_eq!(stage.engine.volume(&volume).await.unwrap().bytes, MIB, "it was filled anew");
     assert!(!stage.told(2).await.contains("template"));
 }
@@ -117,15 +131,30 @@ async fn a_volume_starts_with_its_template_once() {
 async fn a_template_that_is_not_there_or_does_not_fit_is_an_error_that_says_what_to_do_and_can_be_mended() {
     let stage = Stage::new().await;
     let asks = [ask("/data", Some(MIB), Some("seed"))];
-    let error = deploy(&stage, Again::Rollback, &asks).await.unwrap_err();
+    let error = build(&stage, &asks).await.unwrap_err();
     assert!(error.what.ends_with("with template `seed`: there is no such template"), "{error:?}");
     assert!(error.hints[0].contains("flyloft volumes templates add shop seed FILE.tar"), "{error:?}");
     template(&stage, "seed", 2 * MIB).await;
-    let error = deploy(&stage, Again::Rollback, &asks).await.unwrap_err();
+    let error = build(&stage, &asks).await.unwrap_err();
     assert!(error.what.ends_with("it has 2.0 MiB, and the volume may take 1MiB"), "{error:?}");
-    stage.store().resize_volume(1, 3 * MIB).await.unwrap();
-    deploy(&stage, Again::Rollback, &asks).await.unwrap();
-    assert_eq!(stage.engine.volume(&VolumeId("volume-1".to_owned())).await.unwrap().bytes, 2 * MIB);
+    // Nothing of either is left, so that another size can be asked for.
+    assert_eq!(stage.store().volumes().await.unwrap(), []);
+    build(&stage, &[ask("/data", Some(3 * MIB), Some("seed"))]).await.unwrap();
+    let [row] = &stage.store().volumes().await.unwrap()[..] else { panic!("more than one volume") };
+    assert_eq!(stage.engine.volume(&of(row)).await.unwrap().bytes, 2 * MIB);
+}
+
+#[tokio::test]
+async fn what_a_deploy_that_fails_has_made_does_not_stand_in_the_way_of_the_next_one() {
+    let stage = Stage::new().await;
+    build(&stage, &[ask("/data", None, None)]).await.unwrap();
+    let first = has(&stage).await;
+    // As where a link leads there.
+    stage.engine.fail("create", 1);
+    assert!(build(&stage, &[ask("/data", None, None), ask("/var/link", None, None)]).await.is_err());
+    assert_eq!(stage.store().volumes().await.unwrap().len(), 1);
+    launch(&stage, Again::Restart, &[]).await.unwrap();
+    assert_eq!(has(&stage).await, first);
 }
 
 #[tokio::test]
@@ -134,16 +163,17 @@ async fn a_volume_that_was_half_filled_is_filled_anew() {
     template(&stage, "seed", MIB).await;
     stage.engine.fail("fill volume", 1);
     let asks = [ask("/data", None, Some("seed"))];
-    assert!(deploy(&stage, Again::Rollback, &asks).await.is_err());
-    deploy(&stage, Again::Rollback, &asks).await.unwrap();
-    assert_eq!(stage.engine.volume(&VolumeId("volume-1".to_owned())).await.unwrap().bytes, MIB);
+    assert!(build(&stage, &asks).await.is_err());
+    build(&stage, &asks).await.unwrap();
+    let [row] = &stage.store().volumes().await.unwrap()[..] else { panic!("more than one volume") };
+    assert_eq!(stage.engine.volume(&of(row)).await.unwrap().bytes, MIB);
 }
 
 #[tokio::test]
 async fn volumes_that_would_lie_within_each_other_keep_a_release_from_serving() {
     let stage = Stage::new().await;
-    deploy(&stage, Again::Rollback, &[ask("/data", None, None)]).await.unwrap();
-    let error = deploy(&stage, Again::Rollback, &[ask("/data/x", None, None)]).await.unwrap_err();
+    build(&stage, &[ask("/data", None, None)]).await.unwrap();
+    let error = build(&stage, &[ask("/data/x", None, None)]).await.unwrap_err();
     assert!(error.what.contains("volumes do not lie within each other"), "{error:?}");
     assert_eq!(has(&stage).await.len(), 1);
 }

@@ -76,6 +76,14 @@ fn what_an_app_writes_to_a_volume_is_there_after_a_deploy_asleep_and_off_and_goe
     repository.commit(&[("app.py", &format!("{APP}{SERVE}\n# Another version\n"))]);
     repository.pushed(&["main"]);
     assert_eq!(get("/add/notes/two"), "one two ");
+    // Where a link leads elsewhere nothing is mounted, which is said, and does not keep the next commit from serving.
+    repository.commit(&[("app.json", &app_json(r#"["/app/uploads", "/var/run/x"]"#))]);
+    let refused = repository.push(&["main"]);
+    assert!(!refused.status.success(), "{}", text(&refused));
+    assert!(text(&refused).contains("nothing can be mounted at `/var/run/x`: there must be"), "{}", text(&refused));
+    repository.commit(&[("app.json", &app_json(r#"["/app/uploads"]"#))]);
+    repository.pushed(&["main"]);
+    assert_eq!(get("/read/notes"), "one two ");
     for rung in [&["sleep"][..], &["sleep", "--deep"], &["off"], &["restart"]] {
         flyloft.ok(&[rung, &[env]].concat());
         assert_eq!(get("/read/notes"), "one two ", "{rung:?}");
@@ -133,6 +141,8 @@ fn volumes_are_added_grown_filled_and_taken_away_by_hand() {
         closed.body
     );
     flyloft.ok(&["volumes", "add", env, "/app/uploads", "--size", "100MiB"]);
+    let refused = flyloft.cli(&["volumes", "add", env, "/app/uploads", "--size", "30MiB"]);
+    assert!(text(&refused).contains("and would be stopped for it"), "{}", text(&refused));
     assert_eq!(get("/read/notes"), "seeded more ");
 
     flyloft.ok(&["volumes", "rm", env, "/app/uploads", "--yes"]);

@@ -117,6 +117,16 @@ fn detach_lower(points: &[PathBuf]) {
 }
 
 fn attach_bind(merged: &Path, bind: &Bind, uid_base: u32) -> io::Result<()> {
+    attach_at(merged, bind, uid_base).map_err(|error| {
+        let why = match error.raw_os_error() {
+            Some(libc::ELOOP | libc::ENOTDIR) => "there must be a directory, and no link on the way".to_owned(),
+            _ => error.to_string(),
+        };
+        io::Error::new(error.kind(), format!("nothing can be mounted at `/{}`: {why}", bind.target.display()))
+    })
+}
+
+fn attach_at(merged: &Path, bind: &Bind, uid_base: u32) -> io::Result<()> {
     let root = File::open(merged)?;
     make_beneath(&root, &bind.target, uid_base)?;
     let point = beneath::open(root.as_fd(), &bind.target, libc::O_PATH | libc::O_DIRECTORY, 0)?;

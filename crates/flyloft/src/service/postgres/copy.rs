@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio_postgres::types::Type;
 
-use super::made::{closing, ending, identifier};
+use super::made::{ending, finishing, identifier, letting_in, opening};
 use super::{Session, fault_of};
 use crate::service::{Fault, Label, ServiceError, Wanted};
 
@@ -47,9 +47,10 @@ impl Session<'_> {
         let (name, owner) = (identifier(&of.name), identifier(&wanted.label.name));
         match &wanted.seed {
             None => {
-                self.run("make a database", &format!("CREATE DATABASE {name} OWNER {owner}")).await?;
+                let make = format!("CREATE DATABASE {name} OWNER {owner} ALLOW_CONNECTIONS false");
+                self.run("make a database", &make).await?;
                 crate::fault::point("service.database");
-                self.run("close a database to others", &closing(of)).await
+                self.run("open a database to its owner", &opening(of)).await
             }
             Some(seed) => self.copy(seed, of, &wanted.label).await,
         }
@@ -151,7 +152,7 @@ impl Session<'_> {
         self.join(seed).await?;
         let [name, from, theirs] = [of, seed, owner].map(|label| identifier(&label.name));
         let by_files = if self.is_large(seed).await? { " STRATEGY file_copy" } else { "" };
-        let copy = format!("CREATE DATABASE {name} TEMPLATE {from} OWNER {theirs}{by_files}");
+        let copy = format!("CREATE DATABASE {name} TEMPLATE {from} OWNER {theirs} ALLOW_CONNECTIONS false{by_files}");
         if is_template {
             self.run("copy a database", &copy).await?;
         } else {
@@ -162,17 +163,20 @@ impl Session<'_> {
         // Databases belong to no database, so that of the seed would change hands with what is in this one.
         let back = if is_template { String::new() } else { format!("ALTER DATABASE {from} OWNER TO {from};") };
         crate::fault::point("service.database");
-        // One transaction, since the server's disk is busy with what it has just copied, and each waits for it.
-        let close = closing(of);
+        // The server's disk is busy with what it has just copied: only the last transaction waits for it.
+        let let_in = format!("SET LOCAL synchronous_commit TO off; {}", letting_in(of));
+        self.run("open a database to its owner", &let_in).await?;
+        let finish = finishing(of);
         let hand_over =
-            format!("BEGIN; REASSIGN OWNED BY {from} TO {theirs}; DROP OWNED BY {from}; {back} {close} COMMIT");
+            format!("BEGIN; REASSIGN OWNED BY {from} TO {theirs}; DROP OWNED BY {from}; {back} {finish} COMMIT");
         let inside = Session::open_in(self.server, &of.name).await?;
         inside.run("hand over what is in a copy", &hand_over).await
     }
 
+    /// What was sealed. An owner can say of its database that it is a template, but not give it to the administrator.
     async fn is_template(&self, label: &Label) -> Result<bool, ServiceError> {
         let name = label.name.as_str();
-        let query = "SELECT datistemplate FROM pg_database WHERE datname = $1";
+        let query = "SELECT datistemplate AND pg_get_userbyid(datdba) <> datname FROM pg_database WHERE datname = $1";
         let row = self.client.query_typed_opt(query, &[(&name, Type::NAME)]).await;
         let row = row.map_err(|error| fault_of(self.server, error, "look for a name"))?;
         Ok(row.is_some_and(|row| row.get(0)))

@@ -11,6 +11,12 @@ use tokio_postgres::types::Type;
 use super::{Session, fault_of};
 use crate::service::{Fault, Label, ServiceError, Wanted};
 
+/// The databases in which a role owns something, or has rights; and where it has some on what belongs to no database, any.
+const ELSEWHERE: &str = "
+    SELECT DISTINCT coalesce(there.datname, current_database()) FROM pg_shdepend
+    LEFT JOIN pg_database there ON there.oid = dbid
+    WHERE refclassid = 'pg_authid'::regclass AND refobjid = (SELECT oid FROM pg_roles WHERE rolname = $1)";
+
 /// What a name stands for on the server.
 pub(super) struct Found {
     comment: Option<String>,
@@ -69,7 +75,7 @@ impl Session<'_> {
         }
         match database {
             None => self.make(label, wanted).await,
-            Some(_) if !closed => self.run("close a database to others", &closing(label)).await,
+            Some(_) if !closed => self.run("open a database to its owner", &opening(label)).await,
             Some(_) => Ok(()),
         }
     }
@@ -112,16 +118,26 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// With what it has made in databases of others, as far as those let everybody connect.
     async fn drop_role(&self, label: &Label) -> Result<(), ServiceError> {
-        self.run("drop a role", &format!("DROP ROLE {}", identifier(&label.name))).await
+        let (name, role) = (label.name.as_str(), identifier(&label.name));
+        let places = self.client.query_typed(ELSEWHERE, &[(&name, Type::NAME)]).await;
+        let places = places.map_err(|error| fault_of(self.server, error, "look for what a role owns"))?;
+        for place in places {
+            let there = Session::open_in(self.server, place.get(0)).await?;
+            there.run("drop what a role owns", &format!("DROP OWNED BY {role}")).await?;
+        }
+        self.run("drop a role", &format!("DROP ROLE {role}")).await
     }
 
     /// One that was found to be ours.
     pub(super) async fn drop_database(&self, label: &Label) -> Result<(), ServiceError> {
         let name = identifier(&label.name);
-        self.run("close a database", &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await?;
+        // Its owner may have made a template of it, which the server does not drop.
+        let close = format!("ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false IS_TEMPLATE false");
+        self.run("close a database", &close).await?;
         self.run("end connections", &ending(&[label])).await?;
-        // The server itself waits some seconds for those, and drops no template.
+        // The server itself waits some seconds for those.
         self.run("drop a database", &format!("DROP DATABASE {name}")).await
     }
 
@@ -203,10 +219,20 @@ impl Session<'_> {
     }
 }
 
-/// The statements after which nobody but its owner may connect to a database, and it is known to be ours.
-pub(super) fn closing(label: &Label) -> String {
-    let (name, comment) = (identifier(&label.name), literal(&label.text));
-    format!("REVOKE ALL ON DATABASE {name} FROM PUBLIC; COMMENT ON DATABASE {name} IS {comment};")
+/// The statements after which its owner may connect to a database, and nobody else: it is made so that nobody can.
+pub(super) fn letting_in(label: &Label) -> String {
+    let name = identifier(&label.name);
+    format!("REVOKE ALL ON DATABASE {name} FROM PUBLIC; ALTER DATABASE {name} ALLOW_CONNECTIONS true;")
+}
+
+/// The statement after which a database is known to be ours, and whole.
+pub(super) fn finishing(label: &Label) -> String {
+    format!("COMMENT ON DATABASE {} IS {};", identifier(&label.name), literal(&label.text))
+}
+
+/// Both, in one transaction.
+pub(super) fn opening(label: &Label) -> String {
+    letting_in(label) + &finishing(label)
 }
 
 /// The statement that ends whoever is connected to one of these databases.

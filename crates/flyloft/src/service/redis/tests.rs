@@ -301,6 +301,27 @@ async fn what_is_removed_takes_its_keys_and_its_connections_along_and_nothing_el
 }
 
 #[tokio::test]
+async fn connections_on_which_nothing_was_asked_for_a_while_are_ended_and_no_others() {
+    let redis = bench::Redis::start();
+    let server = server(&redis.url());
+    let [one, other] = [wanted("one", Isolation::Usual), wanted("other", Isolation::Usual)];
+    let [of_one, of_other] = [made(&server, &one).await, made(&server, &other).await].map(|url| opened(&server, &url));
+    let quiet = Session::open(&of_one).await.unwrap();
+    let busy = Session::open(&of_one).await.unwrap();
+    let others = Session::open(&of_other).await.unwrap();
+    let ping = command(&["PING"]);
+    tokio::time::sleep(Duration::from_millis(3100)).await;
+    busy.ask("ask", &ping).await.unwrap();
+    let hang_up = |quiet| Redis.hang_up(&server, std::slice::from_ref(&one.label), Duration::from_secs(quiet));
+    assert_eq!(hang_up(2).await.unwrap(), ["flyloft_one"]);
+    assert!(quiet.ask("ask", &ping).await.is_err());
+    busy.ask("ask", &ping).await.unwrap();
+    assert_eq!(hang_up(0).await.unwrap(), Vec::<String>::new());
+    assert!(busy.ask("ask", &ping).await.is_err());
+    others.ask("ask", &ping).await.unwrap();
+}
+
+#[tokio::test]
 async fn the_database_of_those_with_a_prefix_is_nobodys_own_after_another_number_is_told() {
     let redis = bench::Redis::start();
     let before = server(&redis.url());

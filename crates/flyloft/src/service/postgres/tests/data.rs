@@ -84,8 +84,6 @@ async fn what_is_made_from_a_template_has_its_data_and_is_all_its_owners() {
         assert!(sql(&server, copy, opening).await.unwrap_err().starts_with("must be owner of database"));
     }
 
-    let refused = Postgres.remove(&server, &seed.label).await.unwrap_err();
-    assert_eq!(refused.said.as_deref(), Some("cannot drop a template database"));
     Postgres.remove_template(&server, &seed.label).await.unwrap();
     Postgres.remove_template(&server, &seed.label).await.unwrap();
     assert_eq!(sql(&server, &copies[0], "SELECT count(*) FROM notes").await.unwrap(), "2");
@@ -109,9 +107,7 @@ async fn what_is_large_is_copied_file_by_file_and_handed_over_as_well() {
     let fill = "CREATE TABLE fill AS SELECT repeat('x', 1000) FROM generate_series(1, 70000)";
     sql(&server, &main, fill).await.unwrap();
     let large = provided(&server, "flyloft_large", Some(&main)).await;
-    assert!(postgres.log().contains(
-        "CREATE DATABASE \"flyloft_large\" TEMPLATE \"flyloft_main\" OWNER \"flyloft_large\" STRATEGY file_copy"
-    ));
+    assert!(postgres.log().contains("OWNER \"flyloft_large\" ALLOW_CONNECTIONS false STRATEGY file_copy"));
     assert_eq!(sql(&server, &large, "DROP TABLE notes; SELECT count(*) FROM fill").await.unwrap(), "70000");
     for wanted in [main, small, large] {
         Postgres.remove(&server, &wanted.label).await.unwrap();
@@ -143,6 +139,68 @@ async fn a_copy_of_what_is_in_use_cuts_who_is_connected_and_leaves_it_as_it_was(
         Postgres.remove(&server, &wanted.label).await.unwrap();
     }
     assert_eq!(left(&postgres), "0 0");
+}
+
+#[tokio::test]
+async fn a_database_of_which_its_owner_says_that_it_is_a_template_is_copied_and_dropped_as_others_are() {
+    let (postgres, server) = bench();
+    let main = provided(&server, "flyloft_main", None).await;
+    sql(&server, &main, "ALTER DATABASE flyloft_main IS_TEMPLATE true").await.unwrap();
+    let copy = provided(&server, "flyloft_pr_7", Some(&main)).await;
+    let owner = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'flyloft_main'";
+    assert_eq!(postgres.sql(owner), "flyloft_main");
+    Postgres.renew(&server, &main).await.unwrap();
+    sql(&server, &main, "ALTER DATABASE flyloft_main IS_TEMPLATE true").await.unwrap();
+    for wanted in [copy, main] {
+        Postgres.remove(&server, &wanted.label).await.unwrap();
+    }
+    assert_eq!(left(&postgres), "0 0");
+}
+
+#[tokio::test]
+async fn what_a_role_has_made_in_databases_that_let_everybody_connect_goes_with_it() {
+    let (postgres, server) = bench();
+    let main = provided(&server, "flyloft_main", None).await;
+    let url = format!("postgres://flyloft_main:5ecret@127.0.0.1:{}/postgres", postgres.port);
+    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    client.simple_query("SELECT lo_create(0)").await.unwrap();
+    client.simple_query("ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC").await.unwrap();
+    drop(client);
+    connection.await.unwrap().unwrap();
+    assert_eq!(postgres.sql("SELECT count(*) FROM pg_largeobject_metadata"), "1");
+    Postgres.remove(&server, &main.label).await.unwrap();
+    assert_eq!(
+        (left(&postgres), postgres.sql("SELECT count(*) FROM pg_largeobject_metadata")),
+        ("0 0".into(), "0".into())
+    );
+}
+
+#[tokio::test]
+async fn nobody_else_gets_into_a_database_while_it_is_made() {
+    let (_postgres, server) = bench();
+    provided(&server, "flyloft_stranger", None).await;
+    let seed = provided(&server, "flyloft_seed", None).await;
+    sql(&server, &seed, "CREATE TABLE notes (text text); INSERT INTO notes VALUES ('hello')").await.unwrap();
+    for (name, seed) in [("flyloft_a", None), ("flyloft_b", Some(&seed))] {
+        let url = format!("postgres://flyloft_stranger:5ecret@127.0.0.1:{}/{name}", server.url.port);
+        let peep = async {
+            loop {
+                let error = match tokio_postgres::connect(&url, NoTls).await {
+                    Ok(_) => return,
+                    Err(error) => told(error),
+                };
+                let refused = ["does not exist", "not currently accepting connections", "permission denied"];
+                assert!(refused.iter().any(|words| error.contains(words)), "{error}");
+            }
+        };
+        let made = wanted(name, seed);
+        tokio::select! {
+            () = peep => panic!("a stranger is in `{name}`"),
+            done = Postgres.provide(&server, &made) => drop(done.unwrap()),
+        }
+        connect(&server, &made).await.unwrap();
+    }
 }
 
 #[tokio::test]
