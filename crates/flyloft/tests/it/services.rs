@@ -1,6 +1,7 @@
 //! Databases on servers of others, with a real PostgreSQL.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::harness::{Flyloft, run, text, wait_for};
@@ -45,6 +46,25 @@ fn contains(haystack: &[u8], needle: &str) -> bool {
     haystack.windows(needle.len()).any(|piece| piece == needle.as_bytes())
 }
 
+/// The files below a directory that have this in them. Of some there is much, and nothing in it that a daemon writes.
+fn files_with(dir: &Path, needle: &str, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        let (path, kind) = (entry.path(), entry.file_type().unwrap());
+        let is_large = ["ballast", "layers", "apt", "caches", "merged"].iter().any(|name| path.ends_with(name));
+        if kind.is_dir() && !is_large {
+            files_with(&path, needle, found);
+        } else if kind.is_file() && !is_large && contains(&fs::read(&path).unwrap_or_default(), needle) {
+            found.push(path);
+        }
+    }
+}
+
+/// The arguments of every process of this machine.
+fn arguments() -> Vec<String> {
+    let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path().join("cmdline"));
+    processes.filter_map(|path| Some(String::from_utf8_lossy(&fs::read(path).ok()?).replace('\0', " "))).collect()
+}
+
 #[test]
 fn a_server_is_told_of_from_standard_input_and_its_password_is_nowhere_to_be_read() {
     let mut flyloft = Flyloft::start_in("services-state");
@@ -75,13 +95,10 @@ fn a_server_is_told_of_from_standard_input_and_its_password_is_nowhere_to_be_rea
     // The next daemon opens it, and no file of this one has it as it is.
     flyloft.stop();
     let log = flyloft.log();
-    for entry in fs::read_dir(&flyloft.state).unwrap() {
-        let path = entry.unwrap().path();
-        // Of which there is much, and nothing in it.
-        if path.is_file() && !path.ends_with("ballast") {
-            let bytes = fs::read(&path).unwrap();
-            assert!(!contains(&bytes, PASSWORD) && !contains(&bytes, ESCAPED), "{}", path.display());
-        }
+    for secret in [PASSWORD, ESCAPED] {
+        let mut found = Vec::new();
+        files_with(&flyloft.state, secret, &mut found);
+        assert!(found.is_empty(), "{found:?}");
     }
     assert!(!log.contains(PASSWORD) && !log.contains(ESCAPED), "{log}");
     flyloft.serve();
@@ -123,6 +140,25 @@ fn an_app_reads_and_writes_a_database_that_nobody_else_gets_at_and_that_goes_wit
     flyloft.ok(&["off", "it-notes/main"]);
     flyloft.ok(&["wake", "it-notes/main"]);
     assert_eq!(flyloft.get("it-notes/main", "/").body, "hello", "kept while it is off");
+
+    // Its password is in what its container is made from, and nowhere else.
+    let password = flyloft.ok(&["run", "it-notes/main", "--", "printenv", "PGPASSWORD"]);
+    let password = password.trim();
+    assert!(password.len() > 20, "{password}");
+    let mut found = Vec::new();
+    files_with(&flyloft.state, password, &mut found);
+    assert!(!found.is_empty() && found.iter().all(|path| path.ends_with("spec.json")), "{found:?}");
+    let told =
+        [&["events", "it-notes", "--json"][..], &["show", "it-notes/main", "--json"], &["services", "ls", "--json"]];
+    let told = told.map(|args| flyloft.ok(args)).concat() + &flyloft.log();
+    assert!(!told.contains(password), "{told}");
+    let mut psql = flyloft.command(&["services", "psql", "it-notes/main"]);
+    let mut psql = psql.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let is_client = |arguments: &String| arguments.split(' ').next().is_some_and(|program| program.ends_with("psql"));
+    let all = wait_for("a client that runs", || Some(arguments()).filter(|all| all.iter().any(is_client)));
+    assert!(all.iter().all(|arguments| !arguments.contains(password)), "{all:?}");
+    drop(psql.stdin.take());
+    assert!(psql.wait().unwrap().success());
 
     assert_eq!(flyloft.get("it-notes/other", "/").body, "");
     let name = flyloft.ok(&["run", "it-notes/main", "--", "printenv", "PGDATABASE"]);
