@@ -11,6 +11,7 @@ use crate::backup;
 use crate::data::with_input;
 use crate::harness::{Flyloft, text, wait_for};
 use crate::kinds::{MYSQL, SERVE};
+use crate::push::{app, borrowed};
 use crate::servers::forget_servers;
 use crate::services::NOTES;
 
@@ -146,6 +147,34 @@ fn a_mariadb_that_flyloft_runs_has_data_to_begin_with_and_outlives_its_container
     let gone = || flyloft.cli(&["services", "rm", "it-maria", "--yes"]).status.success().then_some(());
     wait_for("the server to go", gone);
     assert_eq!((left(&flyloft, "containers"), left(&flyloft, "volumes")), (0, 0));
+}
+
+#[test]
+fn a_redis_that_flyloft_runs_keeps_what_was_written_over_its_death_and_an_upgrade() {
+    const ENV: &str = "it-own-redis/main";
+    let mut flyloft = Flyloft::start();
+    forget_servers(&mut flyloft);
+    let added = flyloft.ok(&["services", "add", "it-cache", "--kind", "redis", "--managed", "--memory", "192MiB"]);
+    assert!(added.contains("server `it-cache` is added: redis ") && added.contains("run by flyloft"), "{added}");
+    let mut files = app("hello");
+    files.push(("app.json", r#"{"addons": ["redis"]}"#.to_owned()));
+    flyloft.repository("it-own-redis", &borrowed(&files)).pushed(&["main"]);
+    let prefix = flyloft.ok(&["run", ENV, "--", "printenv", "REDIS_PREFIX"]);
+    let ask = |words: &str| {
+        let asked = with_input(&flyloft, &["services", "redis-cli", ENV], &format!("{words}\n"));
+        String::from_utf8_lossy(&asked.stdout).trim().to_owned()
+    };
+    let get = format!("GET {}x", prefix.trim());
+    assert_eq!(ask(&format!("SET {}x kept", prefix.trim())), "OK");
+    // What it has said is well is on the disk within a second.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    kill(init_of(&flyloft, "it-cache"), Signal::SIGKILL).unwrap();
+    wait_for("the server to be there again", || (ask(&get) == "kept").then_some(()));
+    flyloft.ok(&["services", "upgrade", "it-cache", "--memory", "256MiB"]);
+    assert_eq!(ask(&get), "kept");
+    flyloft.ok(&["destroy", "it-own-redis", "--yes"]);
+    let gone = || flyloft.cli(&["services", "rm", "it-cache", "--yes"]).status.success().then_some(());
+    wait_for("the server to go", gone);
 }
 
 #[test]
