@@ -38,22 +38,39 @@ fn moved(flyloft: &Flyloft, env: &str) -> u64 {
     ["compressed", "disk"].iter().filter_map(|place| memory[place].as_u64()).sum()
 }
 
+/// What answers has a child, and so it is held back when it wakes.
+fn parent() -> Vec<(&'static str, String)> {
+    let mut files = app("hello");
+    files[2].1 = format!("import subprocess\nsubprocess.Popen(['sleep', 'infinity'])\n{}", files[2].1);
+    files
+}
+
+/// Whether a process that PID 1 of a container has started was stopped.
+fn stopped(init: i32) -> bool {
+    let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children")).unwrap();
+    let stat = |child: &str| fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+    children.split_whitespace().any(|child| stat(child).rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
+}
+
 #[test]
 fn a_daemon_that_dies_at_any_step_of_the_ladder_comes_back_and_ends_what_it_had_begun() {
     const ENV: &str = "it-ladder/main";
     let zswap = || fs::read_to_string("/sys/module/zswap/parameters/enabled").unwrap_or_default();
     let mut flyloft = Flyloft::start();
-    flyloft.repository("it-ladder", &borrowed(&app("hello"))).pushed(&["main"]);
+    flyloft.repository("it-ladder", &borrowed(&parent())).pushed(&["main"]);
     let before = (traces(&flyloft), zswap());
     // Where it dies, from what, of which command (of a visit where there is none), and what has to come of it.
     let deaths: &[(&str, Option<&str>, &[&str], &str)] = &[
         ("freeze.begun", None, &["sleep"], "asleep"),
+        ("freeze.half", None, &["sleep"], "asleep"),
         ("freeze.done", None, &["sleep"], "asleep"),
         ("offload.begun", None, &["sleep"], "asleep"),
         ("offload.half", None, &["sleep"], "asleep"),
         ("offload.half", None, &["sleep", "--deep"], "asleep"),
         ("offload.done", None, &["sleep"], "asleep"),
         ("thaw.begun", Some("sleep"), &[], "awake"),
+        ("thaw.noted", Some("sleep"), &[], "awake"),
+        ("thaw.held", Some("sleep"), &[], "awake"),
         ("thaw.done", Some("sleep"), &[], "awake"),
         ("off.begun", None, &["off"], "off"),
         ("off.half", Some("sleep"), &["off"], "off"),
@@ -69,12 +86,20 @@ fn a_daemon_that_dies_at_any_step_of_the_ladder_comes_back_and_ends_what_it_had_
         if let Some(from) = from {
             flyloft.ok(&[from, ENV]);
         }
+        let thawed = place.starts_with("thaw").then(|| {
+            // After a shorter sleep nobody is held back.
+            std::thread::sleep(Duration::from_millis(1100));
+            flyloft.processes(ENV).1
+        });
         if command.is_empty() {
             let _ = visit(&flyloft, ENV, "");
         } else {
             flyloft.cli(&[command, &[ENV][..]].concat());
         }
         flyloft.died();
+        if let (&"thaw.held", Some(init)) = (place, thawed) {
+            wait_for("what answers to be held back", || stopped(init).then_some(()));
+        }
         flyloft.serve();
         let what = format!("it to be {expected} after {place}");
         wait_for(&what, || (state(&flyloft, ENV) == *expected).then_some(()));
@@ -87,6 +112,8 @@ fn a_daemon_that_dies_at_any_step_of_the_ladder_comes_back_and_ends_what_it_had_
         }
         let answer = visit(&flyloft, ENV, "").unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("hello"), "after {place}: {answer}");
+        let init = flyloft.processes(ENV).1;
+        wait_for("nobody to be held back", || (!stopped(init)).then_some(()));
         wait_for(&what, || (zswap() == before.1).then_some(()));
     }
     assert_eq!(traces(&flyloft), before.0);

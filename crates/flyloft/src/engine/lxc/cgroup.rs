@@ -131,6 +131,7 @@ impl Groups {
         loop {
             // Version 1 can get stuck at FREEZING when processes come and go; writing again moves it on.
             self.set_frozen(true)?;
+            crate::fault::point("freeze.half");
             if self.frozen()? {
                 return Ok(true);
             }

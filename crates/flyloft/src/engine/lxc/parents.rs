@@ -113,7 +113,7 @@ pub fn hold_back(home: &Home, groups: &Groups, init: i32, on_disk: bool) -> io::
         return Ok(HeldBack::default());
     }
     notes::write(&home.held_back(), &held)?;
-    crate::fault::point("thaw.held");
+    crate::fault::point("thaw.noted");
     let patience = if on_disk { PATIENCE_ON_DISK } else { PATIENCE };
     let mut held_back = HeldBack { levels: BTreeMap::new(), patience, record: Some(home.clone()) };
     for known in all.into_iter().filter(|known| known.pid != init) {

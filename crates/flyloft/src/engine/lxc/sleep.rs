@@ -91,6 +91,9 @@ impl LxcEngine {
                     HeldBack::default()
                 });
                 groups.thaw()?;
+                if !held_back.is_empty() {
+                    crate::fault::point("thaw.held");
+                }
                 Ok(Some((groups, held_back)))
             }
         });
