@@ -430,7 +430,12 @@ impl Repositories {
 
 /// Removes what pushes left that a killed daemon, or a power cut, ended half-way. Git does not find it again.
 fn sweep(objects: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(objects)? {
+    let entries = match fs::read_dir(objects) {
+        // It is no repository, but `lost+found` or a file that somebody has left.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with("tmp_objdir-") {
             fs::remove_dir_all(entry.path())?;

@@ -48,6 +48,7 @@ mod servers;
 mod services;
 mod sso;
 mod takeover;
+mod strangers;
 mod terminal;
 mod tls;
 mod upgrade;

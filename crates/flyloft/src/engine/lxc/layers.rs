@@ -84,10 +84,11 @@ impl Layers {
         Ok((layers, unsynced))
     }
 
+    /// What has a name that no layer has, as `lost+found`, is none.
     pub fn list(&self) -> io::Result<Vec<LayerId>> {
         let mut ids = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
-            ids.extend(entry?.file_name().into_string().ok().map(LayerId));
+            ids.extend(entry?.file_name().into_string().ok().map(LayerId).filter(|id| id.check().is_ok()));
         }
         ids.sort();
         Ok(ids)

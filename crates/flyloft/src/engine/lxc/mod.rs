@@ -185,10 +185,11 @@ impl LxcEngine {
         Ok(found.map(|found| self.excess.remembered(found)))
     }
 
-    /// The names of all containers, in their order.
+    /// The names of all containers, in their order. What has another name, as `lost+found`, is none.
     fn ids(&self) -> io::Result<Vec<ContainerId>> {
         let names = fs::read_dir(&self.places.containers)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
         let ids = names.filter_map(|name| name.transpose()).map(|name| name.map(ContainerId));
+        let ids = ids.filter(|id| id.as_ref().map_or(true, |id| id.check().is_ok()));
         let mut ids = ids.collect::<io::Result<Vec<_>>>()?;
         ids.sort();
         Ok(ids)

@@ -42,8 +42,11 @@ impl LxcEngine {
         let places = Places::open(&config.state)?;
         let slots = Slots::open(slots::REGISTRY.as_ref())?;
         fs::write(&places.seccomp, seccomp::profile())?;
-        for point in mounts::mounted_below(&places.engine)? {
-            mounts::unmount(&point)?;
+        // Not these directories themselves, nor the others: an administrator may have given any of them a disk of its own.
+        for dir in [&places.builds, &places.containers, &places.staging, &places.tmp] {
+            for point in mounts::mounted_below(dir)?.iter().filter(|point| *point != dir) {
+                mounts::unmount(point)?;
+            }
         }
         // Whoever put it there has gone down with the last daemon.
         for entry in fs::read_dir(&places.staging)? {
@@ -87,8 +90,8 @@ impl LxcEngine {
     /// Removes builds that were under way and containers that were not made to the end, and renews the others' claims.
     fn drop_half_made(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.places.builds)? {
-            if let Ok(id) = entry?.file_name().into_string() {
-                container::erase(&self.build_home(&LayerId(id)))?;
+            if let Some(id) = entry?.file_name().into_string().ok().map(LayerId).filter(|id| id.check().is_ok()) {
+                container::erase(&self.build_home(&id))?;
             }
         }
         for id in self.ids()? {
