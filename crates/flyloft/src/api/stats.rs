@@ -36,7 +36,7 @@ struct StatsItem {
 struct Numbers {
     /// In the last 24 hours, those in vain included.
     wakes_today: usize,
-    /// Of the last wakes that were not in vain, from the visit to its answer, or where nobody waited until it was ready.
+    /// Of the last two hundred wakes, those in vain aside, from the visit to its answer, or where nobody waited until it was ready.
     wake_p50_ms: Option<f64>,
     wake_p99_ms: Option<f64>,
     /// Seconds of the last 24 hours in which it was asleep or off.
@@ -50,7 +50,8 @@ impl Numbers {
     fn of(wakes: &[WakeRow], resting: Option<Duration>, old: Duration, wall: i64) -> Self {
         let window = old.min(DAY);
         let ago = |at: i64| Duration::from_millis((wall - at).max(0) as u64);
-        let mut times: Vec<_> = wakes.iter().filter(|wake| wake.failure.is_none()).map(|wake| wake.total).collect();
+        let last = wakes.iter().take(store::LAST_WAKES);
+        let mut times: Vec<_> = last.filter(|wake| wake.failure.is_none()).map(|wake| wake.total).collect();
         times.sort_unstable();
         // The nearest rank.
         let rank = |share: f64| {
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_of_the_last_day_and_percentiles_of_all_wakes_on_record() {
+    fn numbers_are_of_the_last_day_and_percentiles_of_the_last_wakes() {
         let wakes = [wake(2, 3, 10), WakeRow { failure: Some("x".to_owned()), ..wake(5, 9, 900) }, wake(20, 10, 20)];
         let older = [wake(30, 20, 500)];
         let all: Vec<_> = wakes.into_iter().chain(older).collect();
@@ -182,6 +183,20 @@ mod tests {
             asleep_share: 0.333,
         };
         assert_eq!(numbers, expected);
+    }
+
+    #[test]
+    fn all_wakes_of_a_day_count_and_the_last_of_them_make_the_percentiles() {
+        // Two hundred that took 10 ms, and before them as many that took 20, every minute one after a minute of sleep.
+        let minutes = |number: usize| NOW - number as i64 * 60_000;
+        let all = (0..400).map(|number| WakeRow {
+            at: minutes(2 * number),
+            slept: Duration::from_secs(60),
+            ..wake(0, 0, if number < 200 { 10 } else { 20 })
+        });
+        let numbers = Numbers::of(&all.collect::<Vec<_>>(), None, 10 * DAY, NOW);
+        assert_eq!((numbers.wakes_today, numbers.asleep_today), (400, 400 * 60));
+        assert_eq!(numbers.wake_p99_ms, Some(10.0));
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub use services::{Forgotten, NewService, ServiceRow, ServiceState};
 pub use templates::{NewTemplate, TemplateRow};
 pub use variables::Scope;
 pub use volumes::{VolumeRow, VolumeTemplateRow};
-pub use wakes::{SeenRow, WakeId, WakeRow};
+pub use wakes::{KEPT as LAST_WAKES, SeenRow, WakeId, WakeRow};
 
 /// What makes each version of the schema out of the one before it, the first out of an empty file. What has been
 /// released is never changed: a change is one more at the end.

@@ -371,6 +371,31 @@ async fn the_oldest_events_go_when_there_are_ten_thousand() {
 }
 
 #[tokio::test]
+async fn all_wakes_of_the_last_day_are_kept_and_of_older_ones_the_last_two_hundred() {
+    const HOUR: i64 = 3_600_000;
+    let f = fixture();
+    let env = f.environment("shop/main", "main", "shop-main").await.unwrap();
+    let wake = async |at: i64| {
+        let [by, was] = ["GET /", "asleep"].map(str::to_owned);
+        let (admitted, queued, started, ready, total, slept) = Default::default();
+        let seen = SeenRow::default();
+        let wake = WakeRow { at, by, was, admitted, queued, started, ready, seen, total, failure: None, slept };
+        f.store.add_wake(env.id, wake).await.unwrap();
+    };
+    let kept = async || f.store.wakes(env.id).await.unwrap().len();
+    for second in 0..250 {
+        wake(second * 1000).await;
+    }
+    assert_eq!(kept().await, 250);
+    wake(25 * HOUR).await;
+    assert_eq!(kept().await, LAST_WAKES);
+    for second in 0..250 {
+        wake(26 * HOUR + second * 1000).await;
+    }
+    assert_eq!(kept().await, 251);
+}
+
+#[tokio::test]
 async fn an_app_has_no_generation_that_an_earlier_one_of_its_name_had() {
     let Fixture { store, .. } = fixture();
     let name = app("shop");

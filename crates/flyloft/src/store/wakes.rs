@@ -7,8 +7,11 @@ use rusqlite::{Row, Transaction, params};
 
 use super::{EnvId, Store, StoreError};
 
-/// So many of the last ones are kept for each environment.
-const KEPT: u32 = 200;
+/// So many of the last ones are kept for each environment, and all of the last day.
+pub const KEPT: usize = 200;
+
+/// Milliseconds.
+const DAY: i64 = 24 * 3_600_000;
 
 /// One that is on record.
 #[derive(Clone, Copy, Debug)]
@@ -69,9 +72,9 @@ impl Store {
             set_seen(t, wake, seen)?;
             t.execute("UPDATE environments SET down_since = NULL WHERE id = ?1 AND ?2", params![id.0, woke])?;
             t.execute(
-                "DELETE FROM wakes WHERE environment = ?1 AND rowid NOT IN
+                "DELETE FROM wakes WHERE environment = ?1 AND at < ?3 AND rowid NOT IN
                  (SELECT rowid FROM wakes WHERE environment = ?1 ORDER BY rowid DESC LIMIT ?2)",
-                params![id.0, KEPT],
+                params![id.0, KEPT as i64, at - DAY],
             )?;
             Ok(wake)
         })
