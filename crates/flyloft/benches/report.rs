@@ -1,5 +1,6 @@
 //! What was measured beside what is promised: as a table, and as JSON.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::json;
@@ -21,7 +22,8 @@ pub fn arguments() -> (bool, Option<String>) {
     (args.iter().any(|arg| arg == "--quick"), file.cloned())
 }
 
-pub fn print(rows: &[Row], file: Option<String>) {
+/// Gives what the benchmark is to end with.
+pub fn print(rows: &[Row], file: Option<String>) -> ExitCode {
     println!("{:<58} {:>16}   {:<18} kept", "what", "measured", "promised");
     for row in rows {
         let kept = if row.kept { "yes" } else { "NO" };
@@ -34,6 +36,17 @@ pub fn print(rows: &[Row], file: Option<String>) {
         let text = serde_json::to_string_pretty(&rows.collect::<Vec<_>>()).unwrap();
         std::fs::write(file, text).unwrap();
     }
+    status(rows.iter().all(|row| row.kept))
+}
+
+/// What a benchmark ends with that has told everything: 1 where a promise was not kept.
+pub fn status(kept: bool) -> ExitCode {
+    if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Whether what was measured, as JSON, kept what is promised of it.
+pub fn all_kept(report: &[serde_json::Value]) -> bool {
+    report.iter().all(|row| row["kept"] != false)
 }
 
 pub fn millis(time: Duration) -> f64 {

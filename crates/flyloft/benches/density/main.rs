@@ -63,10 +63,13 @@ fn main() {
         std::process::exit(2);
     });
     interrupt::listen();
-    let measured = run(&arguments);
-    if let Err(error) = measured {
-        eprintln!("error: {error:#}");
-        std::process::exit(if interrupt::happened() { 130 } else { 1 });
+    match run(&arguments) {
+        Ok(true) => {}
+        Ok(false) => std::process::exit(1),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::exit(if interrupt::happened() { 130 } else { 1 });
+        }
     }
 }
 
@@ -94,7 +97,8 @@ fn environments(text: &str) -> Result<usize> {
     Ok(count)
 }
 
-fn run(arguments: &Arguments) -> Result<()> {
+/// Says whether everything was as promised.
+fn run(arguments: &Arguments) -> Result<bool> {
     // Goes last, when nothing is in its swap any more.
     let claims = Claims::make(Path::new(HOME), arguments.environments)?;
     let mut fleet = Fleet::start(HOME);
@@ -106,7 +110,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     if let Some(file) = &arguments.json {
         report.write(file)?;
     }
-    measured
+    measured.map(|()| report.kept())
 }
 
 fn measure(fleet: &mut Fleet, claims: &Claims, count: usize, report: &mut Report) -> Result<()> {

@@ -120,6 +120,11 @@ impl Report {
         }
     }
 
+    /// Whether all that is promised was so.
+    pub fn kept(&self) -> bool {
+        self.rows.iter().all(|row| row.promise.kept(row.value) != Some(false))
+    }
+
     pub fn write(&self, file: &str) -> Result<()> {
         let rows: Vec<_> = self.rows.iter().map(Row::json).collect();
         std::fs::write(file, serde_json::to_string_pretty(&rows)?).with_context(|| format!("failed to write `{file}`"))

@@ -20,6 +20,9 @@
 
 mod gate;
 mod nginx;
+#[allow(dead_code, reason = "other benchmarks use the rest")]
+#[path = "../report.rs"]
+mod report;
 mod tls;
 mod wake;
 #[allow(dead_code, reason = "another benchmark uses the rest")]
@@ -27,7 +30,7 @@ mod wrk;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -80,35 +83,36 @@ struct Measured {
     cpu: f64,
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     // Cargo adds `--bench` to what the user wrote.
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+    let report = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve", listen, upstream] => {
             let config = EdgeConfig::new([listen.parse::<SocketAddr>()?]);
-            runtime.block_on(serve(config, upstream.parse()?))
+            runtime.block_on(serve(config, upstream.parse()?))?
         }
         ["serve-tls", listen, upstream, dir] => {
             let secure = Some(tls::config(Path::new(dir), listen.parse()?)?);
-            runtime.block_on(serve(EdgeConfig { secure, ..EdgeConfig::new([]) }, upstream.parse()?))
+            runtime.block_on(serve(EdgeConfig { secure, ..EdgeConfig::new([]) }, upstream.parse()?))?
         }
-        [] => runtime.block_on(compare(FULL, None)),
-        ["--gate"] => runtime.block_on(compare_gate(FULL)),
-        ["--tls"] => runtime.block_on(async {
+        [] => runtime.block_on(compare(FULL, None))?,
+        ["--gate"] => runtime.block_on(compare_gate(FULL))?,
+        ["--tls"] => {
             heading();
-            compare_tls(FULL, &mut Vec::new()).await
-        }),
-        ["--wake"] => runtime.block_on(async { wake(&mut Vec::new()).await }),
-        ["--quick"] => runtime.block_on(compare(QUICK, None)),
-        ["--json", file] => runtime.block_on(compare(FULL, Some(file.into()))),
-        ["--quick", "--json", file] => runtime.block_on(compare(QUICK, Some(file.into()))),
+            runtime.block_on(compare_tls(FULL))?
+        }
+        ["--wake"] => vec![runtime.block_on(wake())?],
+        ["--quick"] => runtime.block_on(compare(QUICK, None))?,
+        ["--json", file] => runtime.block_on(compare(FULL, Some(file.into())))?,
+        ["--quick", "--json", file] => runtime.block_on(compare(QUICK, Some(file.into())))?,
         _ => bail!("usage: cargo bench -p flyloft --bench edge -- [--gate | --tls | --wake | --quick] [--json FILE]"),
-    }
+    };
+    Ok(report::status(report::all_kept(&report)))
 }
 
 /// The edge alone, with one route. Runs until it is killed.
-async fn serve(config: EdgeConfig, upstream: SocketAddr) -> Result<()> {
+async fn serve(config: EdgeConfig, upstream: SocketAddr) -> Result<Vec<serde_json::Value>> {
     let edge = Embedded::open(EdgeConfig { threads: WORKERS, ..config })?;
     edge.set(HOST, Route::public(EnvRef::parse("shop/main")?, Target::Upstream(upstream))).await?;
     let route = Route::public(EnvRef::parse("shop/gated")?, Target::Upstream(upstream));
@@ -116,7 +120,7 @@ async fn serve(config: EdgeConfig, upstream: SocketAddr) -> Result<()> {
     std::future::pending().await
 }
 
-async fn compare(effort: Effort, json: Option<PathBuf>) -> Result<()> {
+async fn compare(effort: Effort, json: Option<PathBuf>) -> Result<Vec<serde_json::Value>> {
     let dir = tempfile::tempdir()?;
     let (upstream, proxy, edge) = (free_address()?, free_address()?, free_address()?);
     let _upstream = start(nginx::upstream(dir.path(), upstream)?, upstream).await?;
@@ -130,14 +134,14 @@ async fn compare(effort: Effort, json: Option<PathBuf>) -> Result<()> {
     for case in &CASES {
         report.push(side_by_side(case, effort, (&proxy_process, proxy), (&edge_process, edge)).await?);
     }
-    compare_tls(effort, &mut report).await?;
+    report.extend(compare_tls(effort).await?);
     report.push(gated(&edge_process, edge, effort).await?);
-    wake(&mut report).await?;
+    report.push(wake().await?);
     if let Some(file) = json {
         std::fs::write(&file, serde_json::to_string_pretty(&report)?)
             .with_context(|| format!("failed to write `{}`", file.display()))?;
     }
-    Ok(())
+    Ok(report)
 }
 
 fn heading() {
@@ -148,7 +152,7 @@ fn heading() {
 }
 
 /// Both over TLS, which leads nowhere else.
-async fn compare_tls(effort: Effort, report: &mut Vec<serde_json::Value>) -> Result<()> {
+async fn compare_tls(effort: Effort) -> Result<Vec<serde_json::Value>> {
     let dir = tempfile::tempdir()?;
     tls::certificate(dir.path(), HOST).await?;
     let (upstream, proxy, edge) = (free_address()?, free_address()?, free_address()?);
@@ -157,10 +161,11 @@ async fn compare_tls(effort: Effort, report: &mut Vec<serde_json::Value>) -> Res
     let their_process = start(nginx::proxy_with(dir.path(), proxy, upstream, HOST, WORKERS, secured)?, proxy).await?;
     let serve = Cmd::new(std::env::current_exe()?).arg("serve-tls").arg(edge.to_string()).arg(upstream.to_string());
     let our_process = start(serve.arg(dir.path()), edge).await?;
+    let mut report = Vec::new();
     for case in &SECURE_CASES {
         report.push(side_by_side(case, effort, (&their_process, proxy), (&our_process, edge)).await?);
     }
-    Ok(())
+    Ok(report)
 }
 
 /// nginx and the edge in turns.
@@ -201,14 +206,13 @@ async fn side_by_side(
 }
 
 /// The gate alone.
-async fn compare_gate(effort: Effort) -> Result<()> {
+async fn compare_gate(effort: Effort) -> Result<Vec<serde_json::Value>> {
     let dir = tempfile::tempdir()?;
     let (upstream, edge) = (free_address()?, free_address()?);
     let _upstream = start(nginx::upstream(dir.path(), upstream)?, upstream).await?;
     let serve = Cmd::new(std::env::current_exe()?).arg("serve").arg(edge.to_string()).arg(upstream.to_string());
     let edge_process = start(serve, edge).await?;
-    gated(&edge_process, edge, effort).await?;
-    Ok(())
+    Ok(vec![gated(&edge_process, edge, effort).await?])
 }
 
 /// What the edge does with and without a gate, in turns.
@@ -230,20 +234,19 @@ async fn gated(process: &Process, edge: SocketAddr, effort: Effort) -> Result<se
 }
 
 /// What the edge itself takes of a wake.
-async fn wake(report: &mut Vec<serde_json::Value>) -> Result<()> {
+async fn wake() -> Result<serde_json::Value> {
     let (floor, edge) = (wake::floor(WAKES)?, wake::edge(HOST, WORKERS, WAKES).await?);
     println!(
         "a request that waited is at its app {:.0} µs after the wake (p99 {:.0} µs), floor {:.0} µs (p99 {:.0} µs)",
         edge.p50, edge.p99, floor.p50, floor.p99
     );
-    report.push(json!({
+    Ok(json!({
         "name": format!("edge, a request that waited, with {} other environments", wake::OTHERS),
         "unit": "microseconds from the wake to the first byte at the app",
         "value": edge.p50,
         "p99": edge.p99,
         "floor": { "p50": floor.p50, "p99": floor.p99 },
-    }));
-    Ok(())
+    }))
 }
 
 async fn measure(proxy: &Process, address: SocketAddr, case: &Case, round: Duration) -> Result<Measured> {

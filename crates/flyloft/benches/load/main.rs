@@ -16,6 +16,8 @@ mod harness;
 #[path = "../stage/load.rs"]
 mod load;
 #[path = "../report.rs"]
+#[allow(dead_code, reason = "another benchmark uses the rest")]
+#[allow(dead_code, reason = "another benchmark uses the rest")]
 mod report;
 
 use std::fs;
@@ -23,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use harness::{Flyloft, Repository, Response, wait_for};
 use load::Load;
+use std::process::ExitCode;
 use report::{Row, median, millis, part};
 
 const APP: &str = "bench-load";
@@ -36,7 +39,7 @@ struct Effort {
     room: usize,
 }
 
-fn main() {
+fn main() -> ExitCode {
     let (quick, file) = report::arguments();
     let effort = match quick {
         true => Effort { wakes: 5, rounds: 1, burst: 20, room: 6 },
@@ -53,7 +56,7 @@ fn main() {
     };
     flyloft.ok(&["destroy", APP, "--yes"]);
     println!();
-    report::print(&rows, file);
+    report::print(&rows, file)
 }
 
 fn from_off(flyloft: &Flyloft, effort: &Effort) -> Row {

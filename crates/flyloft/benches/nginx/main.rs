@@ -12,12 +12,16 @@
 
 #[path = "../edge/nginx.rs"]
 mod by_hand;
+#[allow(dead_code, reason = "other benchmarks use the rest")]
+#[path = "../report.rs"]
+mod report;
 mod stage;
 #[allow(dead_code, reason = "another benchmark uses the rest")]
 #[path = "../edge/wrk.rs"]
 mod wrk;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -58,7 +62,7 @@ const GATE: f64 = 1.0;
 const AT_ONCE: usize = 50;
 const RELOADS: usize = 5;
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     // Cargo adds `--bench` to what the user wrote.
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -72,7 +76,7 @@ fn main() -> Result<()> {
     runtime.block_on(measure(effort, json))
 }
 
-async fn measure(effort: Effort, json: Option<PathBuf>) -> Result<()> {
+async fn measure(effort: Effort, json: Option<PathBuf>) -> Result<ExitCode> {
     let stage = Stage::start().await?;
     let mut report = Vec::new();
     for case in &CASES {
@@ -86,7 +90,7 @@ async fn measure(effort: Effort, json: Option<PathBuf>) -> Result<()> {
         let text = serde_json::to_string_pretty(&report)?;
         std::fs::write(&file, text).with_context(|| format!("failed to write `{}`", file.display()))?;
     }
-    Ok(())
+    Ok(report::status(report::all_kept(&report)))
 }
 
 async fn throughput(stage: &Stage, case: &Case, effort: Effort, report: &mut Vec<serde_json::Value>) -> Result<()> {

@@ -18,6 +18,7 @@ mod load;
 #[path = "../report.rs"]
 mod report;
 
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use harness::Flyloft;
@@ -26,10 +27,10 @@ use report::{Row, median, millis};
 
 const APP: &str = "bench-restart";
 
-fn main() {
+fn main() -> ExitCode {
     let (quick, file) = report::arguments();
     let (rounds, environments) = if quick { (3, 10) } else { (10, 50) };
-    report::print(&measure(rounds, environments), file);
+    report::print(&measure(rounds, environments), file)
 }
 
 fn measure(rounds: usize, environments: usize) -> Vec<Row> {

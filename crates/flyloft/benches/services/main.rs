@@ -34,11 +34,12 @@ mod report;
 mod servers;
 
 use std::collections::BTreeSet;
+use std::process::ExitCode;
 
 use flyloft::service::{Label, Secret, Server, Wanted};
 use flyloft_core::service::{Isolation, Kind, ServerUrl};
 
-fn main() {
+fn main() -> ExitCode {
     let (quick, file) = report::arguments();
     let (rounds, environments) = if quick { (5, 20) } else { (20, 200) };
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -49,7 +50,7 @@ fn main() {
         rows
     });
     rows.push(beside::row(&runtime, if quick { 3 } else { 10 }));
-    report::print(&rows, file);
+    report::print(&rows, file)
 }
 
 fn server(kind: Kind, url: &str) -> Server {

@@ -13,9 +13,13 @@
 #[allow(dead_code, reason = "it offers more than this needs")]
 #[path = "../../tests/it/harness.rs"]
 mod harness;
+#[allow(dead_code, reason = "other benchmarks use the rest")]
+#[path = "../report.rs"]
+mod report;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use flyloft::config::Config;
@@ -66,7 +70,7 @@ struct Row {
     promised: (f64, f64),
 }
 
-fn main() {
+fn main() -> ExitCode {
     // Cargo adds `--bench` to what the user wrote.
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let rounds = if args.iter().any(|arg| arg == "--quick") { 20 } else { 100 };
@@ -99,6 +103,7 @@ fn main() {
         });
         std::fs::write(file, serde_json::to_string_pretty(&rows.collect::<Vec<_>>()).unwrap()).unwrap();
     }
+    report::status(rows.iter().all(Row::kept))
 }
 
 async fn by_the_engine(flyloft: &Flyloft, containers: &[ContainerId; 2], rounds: usize) -> Vec<Row> {

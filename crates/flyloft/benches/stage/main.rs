@@ -18,6 +18,7 @@ mod load;
 mod report;
 
 use std::time::{Duration, Instant};
+use std::process::ExitCode;
 
 use harness::{Flyloft, Repository, wait_for};
 use load::Load;
@@ -30,14 +31,14 @@ struct Effort {
     environments: usize,
 }
 
-fn main() {
+fn main() -> ExitCode {
     let (quick, file) = report::arguments();
     let effort = if quick { Effort { rounds: 3, environments: 10 } } else { Effort { rounds: 10, environments: 50 } };
     let mut rows = measure(&effort);
     if !quick {
         rows.push(from_nothing());
     }
-    report::print(&rows, file);
+    report::print(&rows, file)
 }
 
 fn measure(effort: &Effort) -> Vec<Row> {
