@@ -6,6 +6,9 @@
 //!
 //! `floor` is the same web process, from the same files, started without a container: until it answers for the first
 //! time. It and what it is compared with take turns, so that what else the machine does meets both.
+//!
+//! What is asked for every few milliseconds never rests, so its load has pauses in which it does: each step down is tried
+//! until it was seen to have come about, and the load itself wakes it.
 #![allow(clippy::disallowed_methods, reason = "benchmarks start the programs that people use")]
 
 #[path = "../stage/floor.rs"]
@@ -13,23 +16,26 @@ mod floor;
 #[allow(dead_code, reason = "it offers more than this needs")]
 #[path = "../../tests/it/harness.rs"]
 mod harness;
+#[allow(dead_code, reason = "another benchmark uses the rest")]
 #[path = "../stage/load.rs"]
 mod load;
+#[allow(dead_code, reason = "other benchmarks use the rest")]
 #[path = "../report.rs"]
-#[allow(dead_code, reason = "another benchmark uses the rest")]
-#[allow(dead_code, reason = "another benchmark uses the rest")]
 mod report;
 
 use std::fs;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use harness::{Flyloft, Repository, Response, wait_for};
-use load::Load;
-use std::process::ExitCode;
+use load::{Load, Rhythm};
 use report::{Row, median, millis, part};
 
 const APP: &str = "bench-load";
 const MAIN: &str = "bench-load/main";
+
+/// A pause is long enough to fall asleep in, and to be asleep for a while.
+const RHYTHM: Rhythm = Rhythm { burst: Duration::from_millis(400), pause: Duration::from_millis(800) };
 
 struct Effort {
     wakes: usize,
@@ -50,7 +56,7 @@ fn main() -> ExitCode {
     let rows = {
         flyloft.example(APP, "flask-hello").pushed(&["main", "main:neighbour"]);
         let mut rows = vec![from_off(&flyloft, &effort)];
-        rows.push(under_load(&flyloft, &effort));
+        rows.extend(under_load(&flyloft, &effort));
         rows.extend(burst(&mut flyloft, &effort));
         rows
     };
@@ -90,38 +96,70 @@ fn from_off(flyloft: &Flyloft, effort: &Effort) -> Row {
     }
 }
 
-/// Requests one after the other, while it and its neighbour go down the ladder, wake, and are deployed anew.
-fn under_load(flyloft: &Flyloft, effort: &Effort) -> Row {
+/// Requests one after the other, with pauses, while it and its neighbour go down the ladder, wake, and are deployed anew.
+fn under_load(flyloft: &Flyloft, effort: &Effort) -> [Row; 2] {
     const NEIGHBOUR: &str = "bench-load/neighbour";
-    let load = Load::start(flyloft.http, &format!("{APP}-main"));
-    let mut waits = Vec::new();
+    let (wakes_before, asleep_before) = rested(flyloft);
+    let load = Load::in_bursts(flyloft.http, &format!("{APP}-main"), RHYTHM);
     for round in 0..effort.rounds {
         for step in [&["sleep"][..], &["sleep", "--deep"], &["off"]] {
-            for env in [NEIGHBOUR, MAIN] {
-                // Who is asked for all the time need not come to rest.
-                flyloft.cli(&[step, &[env][..]].concat());
-                let started = Instant::now();
-                assert_eq!(flyloft.get(env, "/").status, 200, "{step:?} {env}");
-                waits.push(started.elapsed());
-            }
+            flyloft.ok(&[step, &[NEIGHBOUR]].concat());
+            assert_eq!(flyloft.get(NEIGHBOUR, "/").status, 200, "{step:?}");
+            rest_and_wake(flyloft, step);
         }
         for branch in ["neighbour", "main"] {
             let repository = changed(flyloft, round);
             repository.pushed(&[&format!("main:{branch}")]);
         }
     }
-    let (served, failed) = load.stop();
+    let load = load.stop();
+    let (wakes, asleep) = rested(flyloft);
+    let (wakes, asleep) = (wakes - wakes_before, asleep - asleep_before);
+    let (served, failed) = (load.well, load.failed);
     println!(
-        "under load: {served} answers, {failed} failed; the longest wait after a step was {:.0} ms",
-        millis(part(&waits, 1.0))
+        "under load: {served} answers, {failed} failed, the longest after {:.0} ms; {wakes} wakes, {asleep} s at rest",
+        millis(load.longest)
     );
-    Row {
-        name: "requests that fail while it and a neighbour sleep and change",
-        measured: format!("{failed} of {}", served + failed),
-        promised: "0",
-        kept: failed == 0 && served > 0,
-        value: failed as f64,
-    }
+    [
+        Row {
+            name: "requests that fail while it and a neighbour sleep and change",
+            measured: format!("{failed} of {}", served + failed),
+            promised: "0",
+            kept: failed == 0 && served > 0,
+            value: failed as f64,
+        },
+        Row {
+            name: "wakes of what is under that load",
+            measured: wakes.to_string(),
+            promised: "> 0",
+            kept: wakes > 0 && asleep > 0,
+            value: wakes as f64,
+        },
+    ]
+}
+
+/// What is under load goes a step down, as soon as nobody asks for it just then, and its load wakes it.
+fn rest_and_wake(flyloft: &Flyloft, step: &[&str]) {
+    wait_for("it to rest in a pause of its load", || {
+        // A request that comes meanwhile prevents it.
+        flyloft.cli(&[step, &[MAIN]].concat());
+        let seen = flyloft.why(MAIN);
+        let moved = |place: &&str| seen["memory"][place].as_u64() > Some(0);
+        match seen["state"].as_str() {
+            Some("off") => Some(()),
+            // And not only on the way there.
+            Some("asleep") => ["compressed", "disk"].iter().any(moved).then_some(()),
+            _ => None,
+        }
+    });
+    wait_for("its load to wake it", || (flyloft.why(MAIN)["state"] == "awake").then_some(()));
+}
+
+/// How often it has woken in the last day, and for how many seconds of it it was not awake, as the daemon counts.
+fn rested(flyloft: &Flyloft) -> (u64, u64) {
+    let stats: serde_json::Value = serde_json::from_str(&flyloft.ok(&["stats", MAIN, "--json"])).unwrap();
+    let number = |name: &str| stats["environments"][0][name].as_u64().unwrap();
+    (number("wakes_today"), number("asleep_today"))
 }
 
 fn changed(flyloft: &Flyloft, round: usize) -> Repository<'_> {

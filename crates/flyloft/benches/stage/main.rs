@@ -12,13 +12,14 @@ mod floor;
 #[allow(dead_code, reason = "it offers more than this needs")]
 #[path = "../../tests/it/harness.rs"]
 mod harness;
+#[allow(dead_code, reason = "another benchmark uses the rest")]
 mod load;
 #[allow(dead_code, reason = "another benchmark uses the rest")]
 #[path = "../report.rs"]
 mod report;
 
-use std::time::{Duration, Instant};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use harness::{Flyloft, Repository, wait_for};
 use load::Load;
@@ -55,8 +56,8 @@ fn measure(effort: &Effort) -> Vec<Row> {
         news.push(new_environment(&flyloft, &repository, round));
         let load = Load::start(flyloft.http, &format!("{APP}-main"));
         again.push(redeploy(&flyloft, &repository, round));
-        let (answers, errors) = load.stop();
-        (served, failed) = (served + answers, failed + errors);
+        let load = load.stop();
+        (served, failed) = (served + load.well, failed + load.failed);
     }
     let floor = median(&floors);
     let memory = memory_with(&flyloft, &repository, effort.environments);
