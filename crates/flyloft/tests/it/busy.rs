@@ -182,6 +182,12 @@ fn what_works_and_talks_to_others_without_end_falls_asleep_all_the_same_once_nob
     assert!(datagrams > 40 && lines > 40, "{datagrams} datagrams and {lines} lines");
     assert!(worked > 400, "it worked for {worked} ms");
 
+    // What it had said before that is still on its way.
+    let told = wait_for("it to say nothing more", || {
+        let told = peer.told.look();
+        std::thread::sleep(Duration::from_millis(300));
+        (peer.told.look() == told).then_some(told)
+    });
     // Nor does what the peer goes on to say wake it.
     for _ in 0..50 {
         assert_eq!(flyloft.why(ENV)["state"], "asleep");
