@@ -49,14 +49,16 @@ pub async fn prepare(job: &Job, content: &Content, undo: &mut Undo) -> Result<()
     }
     for row in parts.store.volumes_of(env.id).await.or_failed(failed)? {
         if let Some(name) = &row.template {
-            fill(parts, env, &row).await?;
+            let is_new = there.iter().all(|known| known.id != row.id);
+            fill(parts, env, &row, is_new).await?;
             job.transcript.step(&format!("Volume at {} starts with template {name}", row.path));
         }
     }
     Ok(())
 }
 
-async fn fill(parts: &Parts, env: &EnvRow, row: &VolumeRow) -> Result<()> {
+/// `is_new`: it goes again with the release.
+async fn fill(parts: &Parts, env: &EnvRow, row: &VolumeRow, is_new: bool) -> Result<()> {
     let Some(name) = &row.template else { return Ok(()) };
     let (app, path) = (&env.name.app, &row.path);
     let failed = || format!("failed to fill the volume at `{path}` of `{}` with template `{name}`", env.name);
@@ -64,14 +66,21 @@ async fn fill(parts: &Parts, env: &EnvRow, row: &VolumeRow) -> Result<()> {
     let template = template.ok_or_else(|| {
         Error::failed(format!("{}: there is no such template", failed()))
             .hint(format!("make it: flyloft volumes templates add {app} {name} FILE.tar"))
-            .hint(format!("or have the volume start empty: flyloft volumes add {} {path}", env.name))
+            .hint(match is_new {
+                true => format!("or have the volume start empty: flyloft volumes add {} {path}", env.name),
+                false => format!("or do without the volume: flyloft volumes rm {} {path}", env.name),
+            })
     })?;
     let from = of_template(&template);
     let usage = parts.engine.volume(&from).await.or_failed(failed)?;
     if usage.bytes > row.size {
         let (has, size) = (Size(usage.bytes).about(), Size(row.size));
-        return Err(Error::failed(format!("{}: it has {has}, and the volume may take {size}", failed()))
-            .hint(format!("give it more: flyloft volumes add {} {path} --template {name} --size SIZE", env.name)));
+        return Err(Error::failed(format!("{}: it has {has}, and the volume may take {size}", failed())).hint(
+            match is_new {
+                true => format!("give it more: flyloft volumes add {} {path} --template {name} --size SIZE", env.name),
+                false => format!("give it more: flyloft volumes add {} {path} --size SIZE", env.name),
+            },
+        ));
     }
     parts.engine.fill_volume(&of(row), Filling::CopyOf(from)).await.or_failed(failed)?;
     crate::fault::point("volume.filled");

@@ -6,12 +6,12 @@ use super::{Session, fault_of};
 use crate::service::{Label, ServiceError};
 
 /// What is quiet is told by the server's own clock, so that an app that has just woken, and talks to it, is not cut off. A
-/// statement that runs is never quiet, unless all that it does is to wait for a client that takes nothing.
+/// statement that runs is never quiet.
 /// A role that somebody else has made under the name since is not ours.
 const HANG_UP: &str = "
     SELECT name FROM (
         SELECT ours.name, CASE
-            WHEN (there.state NOT IN ('active', 'fastpath function call') OR there.wait_event = 'ClientWrite')
+            WHEN there.state NOT IN ('active', 'fastpath function call')
             AND clock_timestamp() - greatest(there.backend_start, there.state_change) >= $3::float8 * interval '1 millisecond'
             THEN pg_terminate_backend(there.pid) ELSE false END AS ended
         FROM pg_stat_activity there JOIN unnest($1::text[], $2::text[]) AS ours (name, said)

@@ -135,10 +135,20 @@ impl Session<'_> {
         let name = identifier(&label.name);
         // Its owner may have made a template of it, which the server does not drop.
         let close = format!("ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false IS_TEMPLATE false");
-        self.run("close a database", &close).await?;
+        if !self.is_invalid(label).await? {
+            self.run("close a database", &close).await?;
+        }
         self.run("end connections", &ending(&[label])).await?;
         // The server itself waits some seconds for those.
         self.run("drop a database", &format!("DROP DATABASE {name}")).await
+    }
+
+    /// Whether the server was cut off while it dropped it. From versions of 2023 on it can be nothing but dropped then.
+    async fn is_invalid(&self, label: &Label) -> Result<bool, ServiceError> {
+        let query = "SELECT datconnlimit = -2 FROM pg_database WHERE datname = $1";
+        let row = self.client.query_typed_opt(query, &[(&label.name.as_str(), Type::NAME)]).await;
+        let row = row.map_err(|error| fault_of(self.server, error, "look for a name"))?;
+        Ok(row.is_some_and(|row| row.get(0)))
     }
 
     /// Held until the session ends.

@@ -158,6 +158,17 @@ async fn a_database_of_which_its_owner_says_that_it_is_a_template_is_copied_and_
 }
 
 #[tokio::test]
+async fn a_database_is_dropped_whose_dropping_was_cut_off() {
+    let (postgres, server) = bench();
+    let main = provided(&server, "flyloft_main", None).await;
+    postgres.sql("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'flyloft_main'");
+    let refused = connect(&server, &main).await.map(drop).unwrap_err();
+    assert!(refused.contains("invalid database"), "{refused}");
+    Postgres.remove(&server, &main.label).await.unwrap();
+    assert_eq!(left(&postgres), "0 0");
+}
+
+#[tokio::test]
 async fn what_a_role_has_made_in_databases_that_let_everybody_connect_goes_with_it() {
     let (postgres, server) = bench();
     let main = provided(&server, "flyloft_main", None).await;
