@@ -56,7 +56,8 @@ pub enum Services {
     /// Put data on a server of PostgreSQL or MariaDB that databases of environments can begin with.
     ///
     /// An app asks for them as in services=postgres@shop_seed, or in its app.json by {"plan": "postgres", "options":
-    /// {"template": "shop_seed"}}. Whoever may push to any app can have a copy of them.
+    /// {"template": "shop_seed"}}. Whoever may push to any app can have a copy of them;
+    /// `app.json` of a pull request has those alone whose names begin with its app's.
     #[command(after_help = "Examples:
   flyloft services template pg shop_seed --from-dump shop.dump
   pg_dump -Fc shop | ssh -p 2222 host services template pg shop_seed --from-dump -
