@@ -35,6 +35,11 @@ pub struct ServerUrl {
     pub management: Option<u16>,
 }
 
+/// Where a container that has something on a server of this name finds who vouches for it, if that was named.
+pub fn authority_file(server: &str) -> String {
+    format!("/flyloft/ca/{server}.pem")
+}
+
 /// None of them quotes the URL, which has a password in it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum UrlError {

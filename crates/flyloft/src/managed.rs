@@ -176,6 +176,7 @@ fn spec(recipe: Recipe, image: Image, row: &ServerRow, managed: &ManagedRow) -> 
         limits: share.limits(),
         reach: Reach::default(),
         volumes: vec![Volume { id: volume(managed), path: DATA.to_owned(), size: share.disk, read_only: false }],
+        files: Default::default(),
     }
 }
 

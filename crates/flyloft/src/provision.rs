@@ -28,7 +28,7 @@ use crate::engine::{Addresses, ContainerId, EngineError, Reach, Volume};
 use crate::error::{Error, OrFailed, Result};
 use crate::managed;
 use crate::parts::Parts;
-use crate::service::{Copies, Driver, Label, Secret, Server, ServiceError, Wanted};
+use crate::service::{Copies, Driver, Label, Secret, Server, ServiceError, Wanted, tls};
 use crate::store::{self, EnvRow, NewService, ServerRow, ServiceRow, ServiceState};
 use crate::volumes;
 
@@ -58,6 +58,8 @@ pub struct Given {
     pub reach: Reach,
     /// See [`crate::volumes`].
     pub volumes: Vec<Volume>,
+    /// Who vouches for its servers.
+    pub files: BTreeMap<String, String>,
 }
 
 /// Where servers were when they were last looked for.
@@ -200,6 +202,7 @@ pub async fn given(parts: &Parts, env: &EnvRow, asks: &[Ask]) -> Result<Given> {
         for (name, value) in parts.services.of(ask.kind).variables(&server, &wanted, ask.alias.as_deref()) {
             given.variables.entry(name).or_insert(value);
         }
+        given.files.extend(tls::files(&server)?);
         given.reach.allow.extend(match addresses(&server).await {
             Ok(found) => found,
             // It is most likely where it was.

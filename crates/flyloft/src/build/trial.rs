@@ -103,6 +103,7 @@ impl Trial {
             limits: Limits::default(),
             reach: Reach::default(),
             volumes: Vec::new(),
+            files: Default::default(),
         };
         let addresses = self.engine.create(&spec).await.unwrap();
         self.engine.start(&container.id).await.unwrap();

@@ -206,8 +206,9 @@ pub struct ServicesAdd {
     /// How much its data may take; 10GiB if nothing is said. Beyond that it is stopped.
     #[arg(long, requires = "managed", value_name = "SIZE")]
     pub disk: Option<Size>,
-    /// A file with the certificate of who signed the server's. Connections are encrypted then. `-` is standard input, after
-    /// the URL if that is there as well. Without it `sslmode=require` trusts those that the machine trusts.
+    /// A file with the certificate of who signed the server's. Connections are encrypted then, and apps find it at
+    /// /flyloft/ca/NAME.pem. `-` is standard input, after the URL if that is there as well. Without it `sslmode=require`
+    /// trusts those that the machine trusts.
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
 }

@@ -161,6 +161,7 @@ pub fn container(
         limits: parts.settings.levels(env, &content.settings).limits(),
         reach: given.reach.clone(),
         volumes: given.volumes.clone(),
+        files: given.files.clone(),
     }
 }
 

@@ -52,6 +52,7 @@ fn spec(id: &str, image: &Image) -> ContainerSpec {
         limits: Limits::default(),
         reach: Reach::default(),
         volumes: Vec::new(),
+        files: Default::default(),
     }
 }
 

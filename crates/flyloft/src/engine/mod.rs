@@ -160,6 +160,9 @@ pub struct ContainerSpec {
     pub reach: Reach,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<Volume>,
+    /// What it can read, and not change, in directories below `/flyloft`: path in the container, content.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
 }
 
 /// A process that `flyloft-init` keeps running.

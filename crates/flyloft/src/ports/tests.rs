@@ -42,6 +42,7 @@ impl Bench {
             limits: Limits::default(),
             reach: Reach::default(),
             volumes: Vec::new(),
+            files: Default::default(),
         };
         let address = engine.create(&spec).await.unwrap().ipv4.into();
         fake.say(&container, 0);

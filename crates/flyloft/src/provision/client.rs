@@ -13,7 +13,7 @@ use crate::build::{Hold, Tools};
 use crate::engine::{ContainerId, ContainerSpec, Exec, ExecSpec, Reach, SharedEngine};
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
-use crate::service::{Client as Programs, Server};
+use crate::service::{Client as Programs, Server, tls};
 
 /// As many as run at once for people.
 const MOST: usize = 8;
@@ -104,6 +104,7 @@ impl Client {
             limits,
             reach,
             volumes: Vec::new(),
+            files: tls::files(server)?,
         };
         client.engine.create(&spec).await.or_failed(failed)?;
         client.engine.start(&client.id).await.or_failed(failed)?;

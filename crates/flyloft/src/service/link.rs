@@ -28,7 +28,7 @@ pub async fn open(server: &Server, port: u16) -> Result<Box<dyn Stream>, Service
         .map_err(|error| failed(Fault::Down).said(error))?;
     // What is sent is small, and waited for.
     stream.set_nodelay(true).map_err(|error| failed(Fault::Down).said(error))?;
-    if !server.url.tls && server.ca.is_none() {
+    if !server.is_encrypted() {
         return Ok(Box::new(stream));
     }
     let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(Fault::Certificate).said(error))?;

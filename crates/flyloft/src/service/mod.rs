@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use flyloft_core::service::{Isolation, Kind, ServerUrl};
+use flyloft_core::service::{Isolation, Kind, ServerUrl, authority_file};
 use serde::Serialize;
 
 pub use error::{Fault, ServiceError};
@@ -58,6 +58,23 @@ pub struct Server {
     pub ca: Option<String>,
     /// Where it is as well, where that is known without asking for a name.
     pub beside: Option<IpAddr>,
+}
+
+impl Server {
+    /// With certificates of its own it is meant to be, whatever its URL says.
+    pub fn is_encrypted(&self) -> bool {
+        self.url.tls || self.ca.is_some()
+    }
+
+    /// Where what talks to it in a container finds who vouches for it, if that was named: [`tls::files`].
+    pub fn authority_file(&self) -> Option<String> {
+        self.ca.as_ref().map(|_| authority_file(&self.name))
+    }
+
+    /// The same for an app whose URL cannot say so: each client has other words for it there.
+    fn authority_variable(&self, name: &str) -> Option<(String, String)> {
+        Some((format!("{name}_SSL_CA"), self.authority_file()?))
+    }
 }
 
 /// What a server that is well says of itself.
@@ -306,5 +323,40 @@ mod tests {
                 assert_eq!(given, Ask::new(kind, alias).unwrap().variables());
             }
         }
+    }
+
+    #[test]
+    fn an_app_is_told_who_vouches_for_an_encrypted_server_where_that_was_named() {
+        let drivers = drivers();
+        let mut told = String::new();
+        for (kind, plain, wanted) in servers() {
+            let ca = Some("PEM".to_owned());
+            let named = Server { url: ServerUrl { tls: true, ..plain.url.clone() }, ca, ..plain.clone() };
+            for alias in [None, Some("REPORTS")] {
+                let [plain, named] = [&plain, &named].map(|server| drivers.of(kind).variables(server, &wanted, alias));
+                for (name, value) in named.into_iter().filter(|variable| !plain.contains(variable)) {
+                    told += &format!("{name}={value}\n");
+                }
+            }
+        }
+        insta::assert_snapshot!(told, @r"
+        DATABASE_URL=postgres://flyloft_x:s@b:5432/flyloft_x?sslmode=verify-full&sslrootcert=/flyloft/ca/it.pem
+        PGSSLMODE=verify-full
+        PGSSLROOTCERT=/flyloft/ca/it.pem
+        REPORTS_URL=postgres://flyloft_x:s@b:5432/flyloft_x?sslmode=verify-full&sslrootcert=/flyloft/ca/it.pem
+        MYSQL_SSL_MODE=VERIFY_IDENTITY
+        MYSQL_SSL_CA=/flyloft/ca/it.pem
+        REPORTS_SSL_CA=/flyloft/ca/it.pem
+        REDIS_URL=rediss://flyloft_x:s@b:6379/0
+        REDISCLOUD_URL=rediss://flyloft_x:s@b:6379/0
+        REDIS_SSL_CA=/flyloft/ca/it.pem
+        REPORTS_URL=rediss://flyloft_x:s@b:6379/0
+        REPORTS_SSL_CA=/flyloft/ca/it.pem
+        RABBITMQ_URL=amqps://flyloft_x:s@b:5672/flyloft_x
+        CLOUDAMQP_URL=amqps://flyloft_x:s@b:5672/flyloft_x
+        RABBITMQ_SSL_CA=/flyloft/ca/it.pem
+        REPORTS_URL=amqps://flyloft_x:s@b:5672/flyloft_x
+        REPORTS_SSL_CA=/flyloft/ca/it.pem
+        ");
     }
 }

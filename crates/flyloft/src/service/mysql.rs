@@ -97,11 +97,13 @@ impl Driver for Mysql {
                 ("MYSQL_PASSWORD", password.clone()),
                 ("MYSQL_DATABASE", name.clone()),
             ];
-            let tls = server.url.tls.then(|| ("MYSQL_SSL_MODE", "REQUIRED".to_owned()));
+            let mode = if server.ca.is_some() { "VERIFY_IDENTITY" } else { "REQUIRED" };
+            let tls = server.is_encrypted().then(|| ("MYSQL_SSL_MODE", mode.to_owned()));
             let all = urls.map(|name| (name, url.clone())).into_iter().chain(parts).chain(tls);
-            return all.map(|(name, value)| (name.to_owned(), value)).collect();
+            let all = all.map(|(name, value)| (name.to_owned(), value));
+            return all.chain(server.authority_variable("MYSQL")).collect();
         };
-        vec![(format!("{alias}_URL"), url)]
+        [(format!("{alias}_URL"), url)].into_iter().chain(server.authority_variable(alias)).collect()
     }
 }
 
@@ -119,15 +121,18 @@ IFS= read -r -N 1 begin
 /// What works with a database of that name. Those of MariaDB are for MySQL as well. They would check a certificate without
 /// being told of who signed it, and encrypt or not as the server has it, unless they are told otherwise.
 fn programs(server: &Server, wanted: &Wanted, database: &str) -> Programs {
+    let mut tls = match server.authority_file() {
+        Some(file) => vec![format!("--ssl-ca={file}"), "--ssl-verify-server-cert".to_owned()],
+        None => vec!["--skip-ssl-verify-server-cert".to_owned()],
+    };
+    tls.extend(server.is_encrypted().then(|| "--ssl".to_owned()));
     let at = [
         "--no-defaults".to_owned(),
         format!("--host={}", server.url.host),
         format!("--port={}", server.url.port),
         "--protocol=tcp".to_owned(),
         format!("--user={}", wanted.label.name),
-        "--skip-ssl-verify-server-cert".to_owned(),
     ];
-    let tls = server.url.tls.then(|| "--ssl".to_owned());
     let program = |program: &str, options: &[&str]| {
         let options = options.iter().map(|&option| option.to_owned());
         let words = [program.to_owned()].into_iter().chain(at.clone()).chain(tls.clone());
@@ -161,7 +166,7 @@ impl<'a> Session<'a> {
             .db_name(Some(url.database.clone()).filter(|name| !name.is_empty()))
             // Nobody else's machine is this one.
             .prefer_socket(false)
-            .ssl_opts(if url.tls || server.ca.is_some() { Some(encryption(server)?) } else { None });
+            .ssl_opts(if server.is_encrypted() { Some(encryption(server)?) } else { None });
         let conn = Conn::new(options).await.map_err(|error| fault_of(server, error, "connect"))?;
         Ok(Self { server, conn })
     }
@@ -261,10 +266,7 @@ impl<'a> Session<'a> {
 }
 
 fn encryption(server: &Server) -> Result<SslOpts, ServiceError> {
-    let roots = match &server.ca {
-        Some(pem) => tls::certificates(pem).map_err(|said| ServiceError::new(server, Fault::UnknownCa).said(said))?,
-        None => rustls_native_certs::load_native_certs().certs,
-    };
+    let roots = tls::named(server)?.unwrap_or_else(|| rustls_native_certs::load_native_certs().certs);
     let roots = roots.into_iter().map(|certificate| certificate.to_vec().into()).collect();
     Ok(SslOpts::default().with_root_certs(roots).with_disable_built_in_roots(true))
 }

@@ -94,9 +94,11 @@ impl Driver for Postgres {
 
     fn variables(&self, server: &Server, wanted: &Wanted, alias: Option<&str>) -> Vec<(String, String)> {
         let (name, password) = (&wanted.label.name, &wanted.password.0);
-        let tls = server.url.tls;
-        let url = ServerUrl { user: name.clone(), database: name.clone(), ..server.url.clone() };
-        let url = url.with_password(password);
+        let tls = encryption(server);
+        let url = ServerUrl { user: name.clone(), database: name.clone(), tls: false, ..server.url.clone() };
+        let asked: Vec<String> = tls.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let mark = if asked.is_empty() { "" } else { "?" };
+        let url = url.with_password(password) + mark + &asked.join("&");
         let Some(alias) = alias else {
             let parts = [
                 ("DATABASE_URL", url),
@@ -106,11 +108,26 @@ impl Driver for Postgres {
                 ("PGPASSWORD", password.clone()),
                 ("PGDATABASE", name.clone()),
             ];
-            let tls = tls.then(|| ("PGSSLMODE", "require".to_owned()));
-            return parts.into_iter().chain(tls).map(|(name, value)| (name.to_owned(), value)).collect();
+            let parts = parts.into_iter().map(|(name, value)| (name.to_owned(), value));
+            return parts.chain(tls.into_iter().map(in_environment)).collect();
         };
         vec![(format!("{alias}_URL"), url)]
     }
+}
+
+/// As libpq has it in URLs ("Database Connection Control Functions" of its documentation): with whoever was named the
+/// server is checked, as the daemon does it. Without, apps may not know whom they could believe.
+fn encryption(server: &Server) -> Vec<(&'static str, String)> {
+    match server.authority_file() {
+        Some(file) => vec![("sslmode", "verify-full".to_owned()), ("sslrootcert", file)],
+        None if server.url.tls => vec![("sslmode", "require".to_owned())],
+        None => Vec::new(),
+    }
+}
+
+/// The same as a variable.
+fn in_environment((name, value): (&str, String)) -> (String, String) {
+    (format!("PG{}", name.to_uppercase()), value)
 }
 
 /// Reads a dump from standard input, of either kind: `pg_restore` writes its own as SQL. That of newer versions begins
@@ -139,14 +156,17 @@ fn programs(server: &Server, wanted: &Wanted, database: &str) -> Programs {
         ("PGUSER", wanted.label.name.clone()),
         ("PGPASSWORD", wanted.password.0.clone()),
         ("PGDATABASE", database.to_owned()),
-        ("PGSSLMODE", if server.url.tls { "require" } else { "prefer" }.to_owned()),
+        // Before what else is said of that.
+        ("PGSSLMODE", "prefer".to_owned()),
         ("PGCONNECT_TIMEOUT", CONNECT.as_secs().to_string()),
         ("PSQL_HISTORY", "/dev/null".to_owned()),
     ];
+    let env = env.into_iter().map(|(name, value)| (name.to_owned(), value));
+    let env = env.chain(encryption(server).into_iter().map(in_environment)).collect();
     Programs {
         packages: &["postgresql-client"],
         user: wanted.label.name.clone(),
-        env: env.map(|(name, value)| (name.to_owned(), value)).into(),
+        env,
         shell: words(&["psql"]),
         dumps: Some(Dumps {
             dump: words(&["pg_dump", "--format=custom", "--no-owner", "--no-privileges"]),
@@ -169,9 +189,7 @@ impl<'a> Session<'a> {
             config.password(&server.password.0);
         }
         let failed = |error| fault_of(server, error, "connect");
-        // With certificates of its own it is meant to be encrypted.
-        let encrypted = url.tls || server.ca.is_some();
-        let (client, connection) = match encrypted {
+        let (client, connection) = match server.is_encrypted() {
             true => {
                 config.ssl_mode(SslMode::Require);
                 let tls = MakeRustlsConnect::new(tls::config(server)?);

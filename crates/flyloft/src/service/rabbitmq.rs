@@ -80,9 +80,10 @@ impl Driver for Rabbitmq {
                 ("RABBITMQ_PASSWORD", password.clone()),
                 ("RABBITMQ_VHOST", name.clone()),
             ];
-            return parts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            let parts = parts.into_iter().map(|(name, value)| (name.to_owned(), value));
+            return parts.chain(server.authority_variable("RABBITMQ")).collect();
         };
-        vec![(format!("{alias}_URL"), url)]
+        [(format!("{alias}_URL"), url)].into_iter().chain(server.authority_variable(alias)).collect()
     }
 }
 

@@ -89,8 +89,11 @@ impl Driver for Redis {
         let mut shell = vec!["redis-cli", "-h", &url.host];
         let port = url.port.to_string();
         shell.extend(["-p", &port, "--user", &wanted.label.name, "-n", &number]);
-        if url.tls {
-            shell.extend(["--tls", "--insecure"]);
+        let authority = server.authority_file();
+        match &authority {
+            Some(file) => shell.extend(["--tls", "--cacert", file]),
+            None if url.tls => shell.extend(["--tls", "--insecure"]),
+            None => {}
         }
         Ok(Programs {
             packages: &["redis-tools"],
@@ -121,9 +124,11 @@ impl Driver for Redis {
                 ("REDIS_DB", number),
                 ("REDIS_PREFIX", prefix),
             ];
-            return parts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            let parts = parts.into_iter().map(|(name, value)| (name.to_owned(), value));
+            return parts.chain(server.authority_variable("REDIS")).collect();
         };
-        vec![(format!("{alias}_URL"), url), (format!("{alias}_PREFIX"), prefix)]
+        let parts = [(format!("{alias}_URL"), url), (format!("{alias}_PREFIX"), prefix)];
+        parts.into_iter().chain(server.authority_variable(alias)).collect()
     }
 }
 

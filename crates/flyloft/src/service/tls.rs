@@ -1,8 +1,10 @@
 //! Encrypted connections to servers: whom they are believed, and what is told of those that are not.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::io;
 
+use pem::{EncodeConfig, LineEnding, Pem};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{CertificateError, ClientConfig, RootCertStore};
@@ -11,12 +13,27 @@ use super::{Fault, Server, ServiceError};
 use crate::tls::trust;
 
 pub fn config(server: &Server) -> Result<ClientConfig, ServiceError> {
-    let Some(pem) = &server.ca else { return Ok(trust::client(trust::machine())) };
+    let Some(named) = named(server)? else { return Ok(trust::client(trust::machine())) };
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(pem).map_err(|said| ServiceError::new(server, Fault::UnknownCa).said(said))? {
+    for certificate in named {
         roots.add(certificate).map_err(|error| ServiceError::new(server, Fault::UnknownCa).said(error))?;
     }
     Ok(trust::client(roots))
+}
+
+/// Those who vouch for the server, where they were named.
+pub fn named(server: &Server) -> Result<Option<Vec<CertificateDer<'static>>>, ServiceError> {
+    let read = server.ca.as_deref().map(certificates).transpose();
+    read.map_err(|said| ServiceError::new(server, Fault::UnknownCa).said(said))
+}
+
+/// The file by which what talks to the server in a container believes it. It has nothing but certificates, whatever else was
+/// in the one that was named: that may have been beside a key.
+pub fn files(server: &Server) -> Result<BTreeMap<String, String>, ServiceError> {
+    let config = EncodeConfig::new().set_line_ending(LineEnding::LF);
+    let written = |der: CertificateDer| pem::encode_config(&Pem::new("CERTIFICATE", der.to_vec()), config);
+    let text = named(server)?.map(|named| named.into_iter().map(written).collect());
+    Ok(server.authority_file().zip(text).into_iter().collect())
 }
 
 /// The certificates in a text of PEM, of which there is at least one.

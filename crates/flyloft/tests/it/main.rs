@@ -55,3 +55,4 @@ mod tls;
 mod upgrade;
 mod visits;
 mod volumes;
+mod vouched;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, User};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
 /// All that a password can have in it that means something in a URL, in SQL or to a shell.
 pub const PASSWORD: &str = " !\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ü";
@@ -114,6 +115,34 @@ impl Drop for OwnServer {
         if self.child.is_some() {
             self.stop();
         }
+    }
+}
+
+/// An authority as a team has one of its own: who was not told of it does not believe what it has signed.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// Its own certificate.
+    pub pem: String,
+}
+
+impl Authority {
+    pub fn new(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Python's clients want this to be said, from version 3.13 on.
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// For a server at this address: the key, and the certificate.
+    pub fn vouch(&self, host: &str) -> [String; 2] {
+        let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+        params.use_authority_key_identifier_extension = true;
+        let key = KeyPair::generate().unwrap();
+        [key.serialize_pem(), params.signed_by(&key, &self.issuer).unwrap().pem()]
     }
 }
 

@@ -72,6 +72,14 @@ impl Postgres {
         self.write("data/pg_hba.conf", lines);
     }
 
+    /// From its next start on it shows this certificate, and lets nobody in who does not encrypt.
+    pub fn encrypt(&self, [key, certificate]: &[String; 2]) {
+        self.write("data/server.key", key);
+        self.write("data/server.crt", certificate);
+        self.write("data/postgresql.auto.conf", "ssl = on\n");
+        self.admit("hostssl all all all scram-sha-256\n");
+    }
+
     /// Writes a file that the server can read.
     pub fn write(&self, name: &str, text: &str) {
         let mut file = File::create(self.path(name)).unwrap();

@@ -3,11 +3,12 @@
 //! Everything here blocks, for milliseconds as a rule; the engine calls it off its runtime's threads. The truth is on
 //! disk and in `/proc`, so that a daemon that starts again finds every container as it is.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -21,9 +22,9 @@ use super::advice::Process;
 use super::cgroup::{self, Groups, Layout};
 use super::mounts;
 use super::notes;
-use super::places::{Home, RUN};
+use super::places::{self, Home, RUN};
 use super::slots::{Slot, Slots};
-use super::tree;
+use super::{step, tree};
 use crate::engine::{Addresses, ContainerSpec, ContainerState, Observed};
 
 /// `spec.json` of a home: what was made.
@@ -42,7 +43,7 @@ pub struct InitSpec<'a> {
     pub gid: u32,
     pub dir: &'a str,
     pub grace_seconds: u64,
-    pub env: &'a std::collections::BTreeMap<String, String>,
+    pub env: &'a BTreeMap<String, String>,
     pub processes: &'a [crate::engine::Process],
     pub addresses: [std::net::IpAddr; 2],
 }
@@ -98,6 +99,20 @@ pub fn furnish(home: &Home, init: &Path, slot: Slot, spec: &InitSpec<'_>) -> io:
     let mut out = fs::OpenOptions::new().create_new(true).write(true).mode(0o400).open(&file)?;
     out.write_all(&serde_json::to_vec(spec)?)?;
     chown(&file, Some(slot.uid_base()), Some(slot.uid_base()))
+}
+
+/// Lays out what the container is to read below `/flyloft`. PID 1 lies there itself, and keeps its place.
+pub fn lay_out(home: &Home, files: &BTreeMap<String, String>) -> io::Result<()> {
+    for (path, content) in files {
+        let inside = step::inside(path)?;
+        let below = inside.strip_prefix("flyloft").ok().filter(|below| below.components().count() > 1);
+        let outside = || io::Error::new(io::ErrorKind::InvalidInput, format!("`{path}` is no file for `/flyloft`"));
+        let file = home.init().join(below.ok_or_else(outside)?);
+        file.parent().map_or(Ok(()), |dir| places::make_dir(dir, 0o755))?;
+        fs::write(&file, content)?;
+        fs::set_permissions(file, PermissionsExt::from_mode(0o444))?;
+    }
+    Ok(())
 }
 
 /// Puts this daemon's program where an earlier one's was. PID 1 goes on as what it was started from; commands that are
@@ -322,6 +337,26 @@ mod tests {
             }
             assert_eq!(Running::find(&home).is_some(), is_taken);
         }
+    }
+
+    #[test]
+    fn files_of_a_container_lie_beside_what_pid_1_needs_and_nowhere_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home { dir: dir.path().to_owned(), name: "fl-1f3a9c-web.c".to_owned() };
+        let lay_out = |path: &str| lay_out(&home, &BTreeMap::from([(path.to_owned(), "PEM".to_owned())]));
+        for _ in 0..2 {
+            lay_out("/flyloft/ca/pg.pem").unwrap();
+        }
+        let file = home.init().join("ca/pg.pem");
+        assert_eq!(
+            (fs::read_to_string(&file).unwrap().as_str(), file.metadata().unwrap().mode() & 0o777),
+            ("PEM", 0o444)
+        );
+        assert_eq!(home.init().join("ca").metadata().unwrap().mode() & 0o777, 0o755);
+        for path in ["/flyloft/init", "/flyloft", "/etc/passwd", "/flyloft/../x/y", "flyloft/ca/pg.pem"] {
+            assert_eq!(lay_out(path).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{path}");
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

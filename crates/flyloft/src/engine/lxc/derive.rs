@@ -147,6 +147,7 @@ impl LxcEngine {
             limits: run.limits.clone(),
             reach: run.reach.clone(),
             volumes: Vec::new(),
+            files: Default::default(),
         };
         let record = self.make_home(home, spec, doing("make a container")).await?;
         let taken = self.caches.take(&run.caches);

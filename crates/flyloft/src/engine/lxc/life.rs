@@ -81,6 +81,7 @@ impl LxcEngine {
             addresses: addresses.both(),
         };
         container::furnish(home, &self.init, slot, &init)?;
+        container::lay_out(home, &spec.files)?;
         let config = Config {
             home,
             hostname: &spec.id.0,

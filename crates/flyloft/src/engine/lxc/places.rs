@@ -62,7 +62,7 @@ impl Places {
 }
 
 /// The directory, its parents where they are missing, and its mode whatever it was.
-fn make_dir(dir: &Path, mode: u32) -> io::Result<()> {
+pub fn make_dir(dir: &Path, mode: u32) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(mode).create(dir)?;
     fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(mode))
 }

@@ -18,6 +18,7 @@ pub fn spec(bench: &Bench, id: &str, command: &str) -> ContainerSpec {
         limits: Limits::default(),
         reach: Reach::default(),
         volumes: Vec::new(),
+        files: Default::default(),
     }
 }
 

@@ -184,7 +184,8 @@ async fn a_server_that_shows_another_certificate_than_it_should_is_given_nothing
     bench.postgres.stop();
     bench.postgres.admit("hostssl all all all scram-sha-256\n");
     bench.postgres.write("data/postgresql.auto.conf", "ssl = on\n");
-    bench.stage.sql(&format!("UPDATE servers SET ca = '{}', url = url || '?sslmode=require'", one[1]));
+    // Whoever named it had a key in the same file.
+    bench.stage.sql(&format!("UPDATE servers SET ca = '{}', url = url || '?sslmode=require'", one.concat()));
     let show = |bench: &mut Bench, [key, certificate]: &[String; 2]| {
         bench.postgres.write("data/server.key", key);
         bench.postgres.write("data/server.crt", certificate);
@@ -198,8 +199,13 @@ async fn a_server_that_shows_another_certificate_than_it_should_is_given_nothing
     bench.postgres.stop();
     show(&mut bench, &one);
     bench.deploy("main").await.unwrap();
-    let variables = bench.variables("main").await;
-    assert!(variables["DATABASE_URL"].ends_with("?sslmode=require"), "{variables:?}");
+    deploy(&bench, "other", "none").await.unwrap();
+    let files = async |branch| bench.stage.engine.spec(&bench.env(branch).await.0.live.unwrap().container).files;
+    let (variables, file) = (bench.variables("main").await, "/flyloft/ca/pg.pem");
+    assert_eq!(variables["PGSSLROOTCERT"], file);
+    assert!(variables["DATABASE_URL"].ends_with(&format!("&sslrootcert={file}")), "{variables:?}");
+    assert_eq!(files("main").await, BTreeMap::from([(file.to_owned(), one[1].clone())]));
+    assert_eq!(files("other").await, BTreeMap::new(), "it has nothing there");
 }
 
 #[tokio::test]

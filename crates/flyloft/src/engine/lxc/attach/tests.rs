@@ -19,6 +19,7 @@ async fn bench() -> (Bench, ContainerId) {
         limits: Limits::default(),
         reach: Reach::default(),
         volumes: Vec::new(),
+        files: Default::default(),
     };
     bench.engine.create(&spec).await.unwrap();
     bench.engine.start(&id).await.unwrap();

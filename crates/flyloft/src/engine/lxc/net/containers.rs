@@ -28,6 +28,7 @@ async fn started(bench: &Bench, id: &str) -> (ContainerId, Addresses) {
         limits: Limits::default(),
         reach: Reach::default(),
         volumes: Vec::new(),
+        files: Default::default(),
     };
     let addresses = bench.engine.create(&spec).await.unwrap();
     bench.engine.start(&id).await.unwrap();
@@ -129,8 +130,8 @@ async fn ipv6_works_in_a_containers_first_moment_both_ways() {
         vec![Process { name: "web.1".to_owned(), command: format!("exec 2>&1; {command}"), env: Default::default() }];
     let reach = Reach { allow: vec![SocketAddr::new(address.parse().unwrap(), port)] };
     let (image, limits) = (vec![bench.base.clone()], Limits::default());
-    let spec =
-        ContainerSpec { id: id.clone(), image, processes, env: Default::default(), limits, reach, volumes: Vec::new() };
+    let (env, volumes, files) = Default::default();
+    let spec = ContainerSpec { id: id.clone(), image, processes, env, limits, reach, volumes, files };
     let addresses = bench.engine.create(&spec).await.unwrap();
     bench.engine.start(&id).await.unwrap();
     let started = Instant::now();
