@@ -72,6 +72,9 @@ const BEGINNING: Duration = Duration::from_secs(60);
 /// See [`Settings::use_forgotten`]. Each time takes a note in the store for every environment that is awake and used.
 const USE_FORGOTTEN: Duration = Duration::from_secs(5 * 60);
 
+/// See [`Settings::farewell`].
+const LAST_SCRIPT: Duration = Duration::from_secs(60);
+
 /// How it is started.
 #[derive(Debug)]
 pub struct Start {
@@ -272,6 +275,7 @@ async fn begin(
         services: config.services.clone(),
         ports: config.ports.range,
         use_forgotten: USE_FORGOTTEN,
+        farewell: LAST_SCRIPT,
         transcripts: state.subdirectory("transcripts")?,
         state_dir: state.dir.clone(),
         configuration: file,

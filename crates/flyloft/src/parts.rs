@@ -73,6 +73,8 @@ pub struct Settings {
     pub ports: Pool,
     /// How much of the use of what is awake a daemon that is killed may forget. What sleeps is not looked at for that.
     pub use_forgotten: Duration,
+    /// How long all of a pull request's last script may take. Whoever destroys its environment waits for so long.
+    pub farewell: Duration,
     /// What deploys say is kept here.
     pub transcripts: PathBuf,
     /// All that is kept.

@@ -1,8 +1,6 @@
 //! The last thing that the environment of a pull request does: `scripts.pr-predestroy` of its `app.json`, as long as what
 //! it cleans up after is there. Whatever becomes of it, the environment goes.
 
-use std::time::Duration;
-
 use flyloft_core::name::Origin;
 
 use super::Task;
@@ -14,9 +12,6 @@ use crate::parts::Parts;
 use crate::store::{EventKind, LiveRow};
 use crate::transcript::Transcript;
 
-/// For all of it. Whoever destroys it waits for so long.
-const LIMIT: Duration = Duration::from_secs(60);
-
 impl Task {
     pub(super) async fn farewell(&self) {
         let (Origin::PullRequest(_), Some(live)) = (&self.env.origin, &self.env.live) else { return };
@@ -27,9 +22,10 @@ impl Task {
         let Some(script) = script else { return };
         // What is about to rest stays awake for it.
         self.disturb.cancel();
-        let ended = match tokio::time::timeout(LIMIT, run(&self.parts, live, &script)).await {
+        let limit = self.parts.settings.farewell;
+        let ended = match tokio::time::timeout(limit, run(&self.parts, live, &script)).await {
             Ok(ended) => ended,
-            Err(_) => Err(Error::failed(format!("it did not end within {} s", LIMIT.as_secs()))),
+            Err(_) => Err(Error::failed(format!("it did not end within {} s", limit.as_secs()))),
         };
         if let Err(error) = ended {
             let text =

@@ -219,6 +219,7 @@ impl Stage {
             services: config::Services::default(),
             ports: Pool::DEFAULT,
             use_forgotten: Duration::from_secs(300),
+            farewell: Duration::from_secs(60),
             transcripts: dir.path().join("transcripts"),
             state_dir: dir.path().to_owned(),
             configuration: dir.path().join("flyloft.toml"),

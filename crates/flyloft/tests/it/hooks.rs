@@ -54,7 +54,12 @@ fn release_and_postdeploy_find_the_database_and_so_does_the_last_script_of_a_pul
 
     flyloft.ok(&["sleep", "it-hooks/pr-42"]);
     flyloft.ok(&["destroy", "it-hooks/pr-42", "--yes"]);
-    assert!(postgres.log().contains("SELECT 'farewell'"), "{}", flyloft.ok(&["events", "it-hooks"]));
+    let farewells = || postgres.log().matches("SELECT 'farewell'").count();
+    assert_eq!(farewells(), 1, "{}", flyloft.ok(&["events", "it-hooks"]));
+    flyloft.ok(&["up", "it-hooks", "--pr", "42"]);
+    flyloft.ok(&["off", "it-hooks/pr-42"]);
+    flyloft.ok(&["destroy", "it-hooks/pr-42", "--yes"]);
+    assert_eq!(farewells(), 2, "{}", flyloft.ok(&["events", "it-hooks"]));
     flyloft.ok(&["destroy", "it-hooks", "--yes"]);
     wait_for("the server to go", || flyloft.cli(&["services", "rm", "it-pg"]).status.success().then_some(()));
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use flyloft_core::disk::{Space, Unit};
 use flyloft_core::lifecycle::Depth;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::{CACHE, Container, FILES, Fake, LAYER, MEMORY};
 use crate::engine::{
@@ -283,6 +283,9 @@ impl Engine for Fake {
         if spec.argv == ["yes"] {
             return Ok(endless());
         }
+        if spec.argv == ["sh", "-c", "sleep infinity"] {
+            return Ok(hanging());
+        }
         let (out, code) = match memory.ill.get(spec.argv[0].as_str()) {
             Some(code) => (String::new(), *code),
             None => pretend(&spec.argv),
@@ -367,6 +370,26 @@ fn endless() -> Exec {
     });
     let (stdin, control) = (Box::new(tokio::io::sink()), Box::new(Ended(128 + libc::SIGPIPE)));
     Exec { stdin, stdout: Box::new(read), stderr: Box::new(said), control }
+}
+
+/// Goes on without a word until nobody waits for it any more.
+fn hanging() -> Exec {
+    let (stdout, held) = tokio::io::duplex(1);
+    let control = Box::new(Hanging { _stdout: held });
+    Exec { stdin: Box::new(tokio::io::sink()), stdout: Box::new(stdout), stderr: Box::new(tokio::io::empty()), control }
+}
+
+struct Hanging {
+    _stdout: DuplexStream,
+}
+
+#[async_trait]
+impl ExecControl for Hanging {
+    fn resize(&mut self, _columns: u16, _rows: u16) {}
+
+    async fn wait(&mut self) -> Result<i32, EngineError> {
+        std::future::pending().await
+    }
 }
 
 struct Ended(i32);
