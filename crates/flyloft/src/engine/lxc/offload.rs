@@ -89,8 +89,13 @@ pub struct Past {
     pub slept: Option<Held>,
 }
 
-pub fn offload(groups: &Groups, depth: Depth, past: Past, wanted: &Wanted) -> io::Result<Held> {
+/// Moves what the processes in `groups` hold, and LXC's `monitor` of them.
+pub fn offload(groups: &Groups, monitor: i32, depth: Depth, past: Past, wanted: &Wanted) -> io::Result<Held> {
     let Past { before, slept } = past;
+    // Before zswap is passed by, in both depths: of what goes to the disk much would stay in memory.
+    if let Err(error) = page_out_monitor(monitor) {
+        tracing::debug!(%error, "what LXC's own process holds stays in memory");
+    }
     let (_steady, bypass) = match depth {
         Depth::Shallow => (Some(Steady::hold(wanted)?), None),
         Depth::Deep => (None, Bypass::begin(wanted)?),
@@ -209,6 +214,14 @@ fn page_out(groups: &Groups, renew: bool, wanted: &Wanted) -> io::Result<u64> {
         }
     }
     Ok(groups.charged()?.anonymous)
+}
+
+/// It is not frozen, and does nothing until the container ends.
+fn page_out_monitor(pid: i32) -> io::Result<()> {
+    // Whoever has its number after it was killed is slower for a moment.
+    let Some(process) = Process::open(pid)? else { return Ok(()) };
+    let runs = pagemap::runs(pid, &pages::mappings(pid)?, &Sight::default())?;
+    process.advise(Advice::PageOut, &pagemap::addresses(&runs, |place| place == Place::Own))
 }
 
 /// For each process: where its pages are, and its shared memory.

@@ -140,7 +140,7 @@ impl LxcEngine {
                 return Ok(None);
             }
             let past = Past { before: notes::read(&home.asleep())?, slept: notes::read(&home.slept())? };
-            let held = offload(&groups, depth, past, &wanted)?;
+            let held = offload(&groups, running.monitor, depth, past, &wanted)?;
             // It is out of the way all the same.
             if let Err(error) = notes::write(&home.asleep(), &held) {
                 tracing::warn!(container = home.name, %error, "failed to note where its memory is");

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::bench::Bench;
 use super::super::cgroup::Groups;
 use super::super::tests::{build_layer, sh, spec};
-use super::super::{container, pagemap};
+use super::super::{container, pagemap, pages};
 use crate::engine::conformance::eventually;
 use crate::engine::*;
 use crate::machine::Memory;
@@ -60,9 +60,14 @@ async fn what_processes_have_in_common_goes_too_and_comes_back_whole() {
     let awake = bench.engine.stats(&id).await.unwrap();
     assert!(awake.memory > 8 * MIB, "{awake:?}");
     bench.engine.freeze(&id).await.unwrap();
+    let pid_file = bench.dir.path().join("engine/containers/web/monitor.pid");
+    let monitor = std::fs::read_to_string(pid_file).unwrap().trim().parse().unwrap();
+    let of_lxc = || pages::mappings(monitor).unwrap().iter().map(|mapping| mapping.present).sum::<u64>();
+    let before = of_lxc();
     for depth in [Depth::Shallow, Depth::Deep, Depth::Deep] {
         let held = bench.engine.offload(&id, depth).await.unwrap();
         assert!(held.resident < 3 * MIB && held.moved() > 16 * MIB, "{depth:?}: {held:?}");
+        assert!(of_lxc() < before / 4, "LXC's own process holds {} of {before} bytes", of_lxc());
         let deep = depth == Depth::Deep && bench.engine.abilities().write_out;
         match held.kept {
             None => assert!(!deep || held.compressed < MIB && held.disk > 16 * MIB, "{held:?}"),
