@@ -83,8 +83,8 @@ impl Stage {
             let number = other as u16 + 2;
             let [high, low] = number.to_be_bytes();
             // nginx looks through their addresses in order: half come before the one that is asked, half after it.
-            let (ip, port) = if other % 2 == 0 { ([127, 0, 0, 1], number) } else { ([127, 9, high, low], 5000) };
-            routes.push((format!("other-{other}.test"), to(SocketAddr::from((ip, port)))?));
+            let net = if other % 2 == 0 { 126 } else { 127 };
+            routes.push((format!("other-{other}.test"), to(SocketAddr::from(([net, 9, high, low], 5000)))?));
         }
         for (host, route) in &routes {
             inner.set(host, route.clone()).await?;

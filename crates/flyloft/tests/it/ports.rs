@@ -291,10 +291,10 @@ fn published_ports_outlive_the_daemon_and_connections_that_go_straight_do_not_no
     assert_eq!(Caller::connect("127.0.0.1", port).unwrap().says("to a newer one").unwrap(), "to a newer one");
     assert_eq!(caller.says("with a newer one").unwrap(), "with a newer one");
 
-    // A firewall whose table somebody has removed.
+    // A firewall whose table somebody has removed. Until it is back nobody translates, unless another table of the machine
+    // does: the kernel resets who says something in these milliseconds.
     let instance = std::fs::read_to_string(flyloft.state.join("instance")).unwrap();
     run(Command::new("nft").args(["delete", "table", "inet", &format!("flyloft_{}", instance.trim())]));
-    assert_eq!(caller.says("no rules").unwrap(), "no rules");
     outside.straight((HOST[1], CLIENT[1]), port);
     assert_eq!(caller.says("rules again").unwrap(), "rules again");
 

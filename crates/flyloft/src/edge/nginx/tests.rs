@@ -45,13 +45,18 @@ impl Stage {
     /// nginx runs.
     async fn new() -> Self {
         let mut stage = Self::without_nginx().await;
-        stage.site.start();
-        stage.told().await;
+        stage.start().await;
         stage
     }
 
-    /// It may have read our file before there was anything in it. That somebody listens tells nothing: nginx does so for a
+    /// Has nginx run, and waits until it is there for good: that somebody listens tells nothing, since nginx does so for a
     /// moment when it is asked what it would say to a configuration.
+    async fn start(&mut self) {
+        self.site.start();
+        self.told().await;
+    }
+
+    /// It may have read our file before there was anything in it.
     async fn told(&self) {
         let (begun, address) = (Instant::now(), SocketAddr::from(([127, 0, 0, 1], self.site.port)));
         loop {
@@ -410,7 +415,7 @@ async fn nginx_may_come_and_go() {
     stage.route("shop-main.test", &old).await;
     let not_running = Some(Trouble::NotRunning(stage.site.pid()));
     assert_eq!(stage.trouble().await, not_running);
-    stage.site.start();
+    stage.start().await;
     stage.straight("shop-main.test").await;
     eventually("nothing is wrong", || stage.edge.troubles().borrow().is_none()).await;
     stage.site.kill();
@@ -419,7 +424,7 @@ async fn nginx_may_come_and_go() {
     stage.route("shop-main.test", &new).await;
     assert!(stage.edge.drained(old.address, DEADLINE).await);
     drop(old);
-    stage.site.start();
+    stage.start().await;
     stage.straight("shop-main.test").await;
     eventually("nothing is wrong", || stage.edge.troubles().borrow().is_none()).await;
 }
@@ -460,6 +465,7 @@ async fn a_site_that_does_not_include_us_is_told_until_it_does() {
     eventually("it is told", || *stage.edge.troubles().borrow() == not_included).await;
     stage.site.configure(&format!("include {};", file.display()));
     eventually("nothing is wrong", || stage.edge.troubles().borrow().is_none()).await;
+    stage.told().await;
     let app = App::start(echo_head).await;
     stage.route("shop-main.test", &app).await;
     stage.straight("shop-main.test").await;

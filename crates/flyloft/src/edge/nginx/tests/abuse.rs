@@ -104,8 +104,7 @@ async fn a_host_that_is_none_and_a_head_that_is_too_large_are_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_is_larger_than_it_may_be_is_refused_and_wakes_nobody() {
     let mut stage = Stage::at(NginxSite::new("root"), "test", "", |place| place.bounds.body = Some(BODY_MAX as u64));
-    stage.site.start();
-    stage.told().await;
+    stage.start().await;
     let app = App::start(takes_a_body).await;
     stage.route("shop-main.test", &app).await;
     stage.straight("shop-main.test").await;

@@ -20,8 +20,7 @@ async fn few(change: impl FnOnce(&mut Place)) -> Stage {
         place.bounds.requests = 3;
         change(place);
     });
-    stage.site.start();
-    stage.told().await;
+    stage.start().await;
     stage
 }
 

@@ -61,8 +61,7 @@ async fn what_comes_with_a_gate_never_goes_straight() {
 async fn a_gate_that_is_shut_holds_while_nginx_refuses_its_configuration() {
     let instance = format!("t{}", std::process::id());
     let mut stage = Stage::at(NginxSite::new("www-data"), "test", "", |place| place.instance = instance.clone());
-    stage.site.start();
-    stage.told().await;
+    stage.start().await;
     let (app, other) = (App::start(echo_head).await, named("other").await);
     stage.route("shop-main.test", &app).await;
     stage.route("shop-other.test", &other).await;

@@ -16,8 +16,7 @@ async fn behind(external: Option<u16>) -> Stage {
         place.trusted = ["127.0.0.1", "127.0.0.9"].map(|range| Prefix::parse(range).unwrap()).into();
         place.external = external;
     });
-    stage.site.start();
-    stage.told().await;
+    stage.start().await;
     stage
 }
 
@@ -156,8 +155,7 @@ async fn where_a_server_of_the_site_s_own_speaks_tls_plain_http_is_led_to_it() {
         );
         let lines = if speaks { server.as_str() } else { "" };
         let mut stage = Stage::at(site, "test", lines, |place| place.external = Some(port));
-        stage.site.start();
-        stage.told().await;
+        stage.start().await;
         stage.route(HOST, &app).await;
         let plain = stage.ask(&asks("/a?b", "")).await;
         if !speaks {

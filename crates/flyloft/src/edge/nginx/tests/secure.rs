@@ -43,8 +43,7 @@ impl Lock {
         let taken = secure.shown.clone();
         let lines = lines.replace("PORT", &port.to_string());
         let mut stage = Stage::at(site, DOMAIN, &lines, |place| place.secure = Some(secure));
-        stage.site.start();
-        stage.told().await;
+        stage.start().await;
         Self { stage, certificates, taken, authority: Authority::root("Root"), port }
     }
 
@@ -235,8 +234,7 @@ async fn keys_that_nginx_had_go_once_it_is_to_speak_tls_no_more() {
     let mut stage = Stage::at(site, DOMAIN, "", |_| {});
     eventually("nginx is missed", || stage.edge.troubles().borrow().is_some()).await;
     assert!(keys.exists(), "an nginx that is started may go by what was there before");
-    stage.site.start();
-    stage.told().await;
+    stage.start().await;
     eventually("they go", || !keys.exists()).await;
 }
 

@@ -13,8 +13,7 @@ async fn strict() -> Stage {
     let mut stage = Stage::at(NginxSite::new("root"), "test", "", |place| {
         place.bounds = Bounds { head: BRIEF, send: BRIEF, take: BRIEF, ..bounds() };
     });
-    stage.site.start();
-    stage.told().await;
+    stage.start().await;
     stage
 }
 

@@ -128,8 +128,7 @@ async fn addresses_of_both_families_are_those_that_clients_have_and_not_what_the
         let port = place.listen[0].port();
         place.listen.push((Ipv6Addr::LOCALHOST, port).into());
     });
-    stage.site.start();
-    stage.told().await;
+    stage.start().await;
     let app = App::start(echo_head).await;
     let (four, six) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
     let route = route(Target::Upstream(app.address));
