@@ -47,6 +47,11 @@ pub enum VolumeError {
     Small(Size),
     #[error("there are {0} volumes, and {MOST} are allowed")]
     TooMany(usize),
+    #[error(
+        "`app.json` asks for volumes of at least {asked}{}, and may have {most} in all, as much as the environment's disk",
+        beside(*.given)
+    )]
+    TooLarge { asked: Size, given: Size, most: Size },
 }
 
 /// Of an environment.
@@ -129,6 +134,25 @@ pub fn check<'a>(paths: impl IntoIterator<Item = &'a MountPath>) -> Result<(), V
     paths.iter().enumerate().find_map(clash).map_or(Ok(()), Err)
 }
 
+/// How large these are to be, which an `app.json` asks for: with those of `given` bytes that it has been given before no
+/// more than `most` in all, and none by itself. Those that name no size share what is left.
+pub fn grant(asks: &[&Ask], given: u64, most: Size) -> Result<Vec<Size>, VolumeError> {
+    let open = asks.iter().filter(|ask| ask.size.is_none()).count() as u64;
+    let named = asks.iter().filter_map(|ask| ask.size).map(|size| size.min(most).0);
+    let asked = named.fold(open * SMALLEST.0, u64::saturating_add);
+    let Some(spare) = most.0.saturating_sub(given).checked_sub(asked) else {
+        return Err(VolumeError::TooLarge { asked: Size(asked), given: Size(given), most });
+    };
+    // Where it is shared, by what people read at a glance.
+    let each = if open > 1 { spare / open / SMALLEST.0 * SMALLEST.0 } else { spare };
+    let share = Size(SMALLEST.0 + each);
+    Ok(asks.iter().map(|ask| ask.size.map_or(share, |size| size.min(most))).collect())
+}
+
+fn beside(given: Size) -> String {
+    if given.0 == 0 { String::new() } else { format!(" beside those of {given} that it has been given") }
+}
+
 /// Whether a volume can be of that size.
 pub fn check_size(size: Size) -> Result<Size, VolumeError> {
     if size < SMALLEST { Err(VolumeError::Small(size)) } else { Ok(size) }
@@ -198,6 +222,31 @@ mod tests {
         assert_eq!(check([&inner, &path("/data-2"), &outer]), Err(VolumeError::Within(outer, inner)));
         let many: Vec<_> = (0..=MOST).map(|n| path(&format!("/data-{n}"))).collect();
         assert_eq!(check(&many), Err(VolumeError::TooMany(MOST + 1)));
+    }
+
+    #[test]
+    fn what_a_file_asks_for_is_no_more_than_a_disk_in_all() {
+        const MIB: u64 = 1 << 20;
+        let asks: Vec<_> =
+            (0..MOST).map(|n| Ask { path: path(&format!("/{n}")), size: None, template: None }).collect();
+        let granted = |sizes: &[Option<u64>], given: u64, most: u64| {
+            let asks =
+                asks.iter().zip(sizes).map(|(ask, size)| Ask { size: size.map(|n| Size(n * MIB)), ..ask.clone() });
+            let asks: Vec<_> = asks.collect();
+            let granted = grant(&asks.iter().collect::<Vec<_>>(), given * MIB, Size(most * MIB));
+            granted.map(|sizes| sizes.into_iter().map(|size| size.0 / MIB).collect::<Vec<_>>())
+        };
+        let refused = |sizes: &[Option<u64>], given, most| granted(sizes, given, most).unwrap_err().to_string();
+        assert_eq!(granted(&[None], 0, 100).unwrap(), [100]);
+        assert_eq!(granted(&[None, Some(30), None], 8, 100).unwrap(), [31, 30, 31]);
+        assert_eq!(granted(&[None; 3], 0, 100).unwrap(), [33; 3]);
+        assert_eq!(granted(&[Some(60), Some(40)], 0, 100).unwrap(), [60, 40]);
+        assert_eq!(granted(&[Some(1 << 40)], 0, 100).unwrap(), [100], "one by itself has all that there is");
+        assert!(granted(&[], 200, 100).unwrap().is_empty(), "the disk may have become smaller");
+        insta::assert_snapshot!(refused(&[Some(60), Some(41)], 0, 100), @"`app.json` asks for volumes of at least 101MiB, and may have 100MiB in all, as much as the environment's disk");
+        insta::assert_snapshot!(refused(&[None, None], 99, 100), @"`app.json` asks for volumes of at least 2MiB beside those of 99MiB that it has been given, and may have 100MiB in all, as much as the environment's disk");
+        assert!(granted(&[Some(1 << 43), Some(1)], 0, 1 << 43).is_err() && granted(&[None], 1 << 43, 100).is_err());
+        assert_eq!(granted(&[None; MOST], 0, MOST as u64).unwrap(), [1; MOST]);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use flyloft_core::name::ReleaseNumber;
 use flyloft_core::policy::{Key, Level, Settings};
 use flyloft_core::service::managed::Recipe;
 use flyloft_core::service::{Ask, Isolation, Kind};
@@ -187,9 +188,9 @@ where
     }
 }
 
-/// What a container that is launched now gets. All of it has been made.
-pub async fn given(parts: &Parts, env: &EnvRow, asks: &[Ask]) -> Result<Given> {
-    let mut given = Given { volumes: volumes::mounted(parts, env).await?, ..Given::default() };
+/// What a container that is launched now as that release gets. All of it has been made.
+pub async fn given(parts: &Parts, env: &EnvRow, release: ReleaseNumber, asks: &[Ask]) -> Result<Given> {
+    let mut given = Given { volumes: volumes::mounted(parts, env, release).await?, ..Given::default() };
     for ask in asks {
         let Some(row) = of(parts, env, ask).await?.filter(|row| row.state == ServiceState::Ready) else { continue };
         let server = server_of(parts, &row).await?;

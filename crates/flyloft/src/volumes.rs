@@ -2,18 +2,20 @@
 //! the first container has it, and gone after the environment.
 //!
 //! What must hold: the engine removes what no record names, and nothing else. So a record is made first, and goes first.
+//! What an `app.json` asks for, which may be a stranger's, takes no more in all than its environment's own disk may.
 
 use std::collections::BTreeSet;
 
+use flyloft_core::name::ReleaseNumber;
 use flyloft_core::policy::Size;
-use flyloft_core::volume;
+use flyloft_core::volume::{self, Ask, VolumeError};
 
 use crate::deploy::{Job, Source, Undo};
 use crate::engine::{EngineError, Filling, Volume, VolumeId};
 use crate::error::{Error, OrFailed, Result};
 use crate::managed;
 use crate::parts::Parts;
-use crate::store::{self, Content, EnvRow, VolumeRow, VolumeTemplateRow};
+use crate::store::{self, Content, EnvRow, NewVolume, VolumeRow, VolumeTemplateRow};
 
 /// Makes what a release asks for and its environment does not have yet, and fills what is to start with a template. What
 /// it makes goes again if the release never serves.
@@ -24,34 +26,58 @@ pub async fn prepare(job: &Job, content: &Content, undo: &mut Undo) -> Result<()
     // What somebody has taken away comes back with a new build, and not before.
     let asks = if matches!(job.work.source, Source::Again { .. }) { &[][..] } else { &content.volumes[..] };
     let paths: BTreeSet<_> = there.iter().map(|row| &row.path).chain(asks.iter().map(|ask| &ask.path)).collect();
-    volume::check(paths).map_err(|error| {
-        Error::failed(format!("`{}` cannot have the volumes that it is to have: {error}", env.name)).hint(format!(
-            "`flyloft volumes ls {}` lists those that are there; `flyloft volumes rm` takes one away",
-            env.name
-        ))
-    })?;
+    volume::check(paths).map_err(|error| refused(env, error))?;
+    let new: Vec<&Ask> = asks.iter().filter(|ask| there.iter().all(|row| row.path != ask.path)).collect();
+    let given = there.iter().filter(|row| row.asked.is_some()).fold(0, |sum: u64, row| sum.saturating_add(row.size));
     let most = Size(parts.settings.levels(env, &content.settings).limits().disk);
-    for ask in asks.iter().filter(|ask| there.iter().all(|row| row.path != ask.path)) {
-        let size = ask.size.unwrap_or(most).min(most);
-        let added = parts.store.add_volume(env.id, ask.path.clone(), size.0, ask.template.clone(), store::now()).await;
-        let added = added.or_failed(|| format!("failed to record a volume of `{}`", env.name))?;
-        let Some(id) = added else { continue };
-        let parts = parts.clone();
-        undo.push("forget a new volume", async move {
-            parts.store.remove_volume(id).await?;
-            sweep(&parts).await;
-            Ok::<_, store::StoreError>(())
-        });
-        job.transcript.step(&format!("Volume at {} of {size}", ask.path));
-        if let Some(asked) = ask.size.filter(|asked| *asked > size) {
-            job.transcript.detail(&format!("`app.json` asks for {asked}; the environment's disk may take {most}"));
-        }
+    let sizes = volume::grant(&new, given, most).map_err(|error| refused(env, error))?;
+    for (ask, size) in new.into_iter().zip(sizes) {
+        add(job, ask, size, undo).await?;
     }
     for row in parts.store.volumes_of(env.id).await.or_failed(failed)? {
         if let Some(name) = &row.template {
             let is_new = there.iter().all(|known| known.id != row.id);
             fill(parts, env, &row, is_new).await?;
             job.transcript.step(&format!("Volume at {} starts with template {name}", row.path));
+        }
+    }
+    Ok(())
+}
+
+/// Why a release does not get what it asks for.
+fn refused(env: &EnvRow, why: VolumeError) -> Error {
+    let is_size = matches!(why, VolumeError::TooLarge { .. });
+    let name = &env.name;
+    let error = Error::failed(format!("`{name}` cannot have the volumes that it is to have: {why}"));
+    let error = if is_size { error.hint("ask for a smaller `size` of each in `app.json`") } else { error };
+    let list = format!("`flyloft volumes ls {name}` lists those that are there; `flyloft volumes rm` takes one away");
+    let error = error.hint(list);
+    if !is_size {
+        return error;
+    }
+    error
+        .hint(format!(
+            "what people add, or give another size, does not count: flyloft volumes add {name} PATH --size SIZE"
+        ))
+        .hint(format!("or let its disk take more: flyloft set {name} disk=SIZE"))
+}
+
+/// Puts on record what goes again with a release that never serves, unless people have made it theirs by then.
+async fn add(job: &Job, ask: &Ask, size: Size, undo: &mut Undo) -> Result<()> {
+    let (parts, env, path, release) = (job.parts.clone(), job.env.id, ask.path.clone(), job.release);
+    // Before that: a deploy that is called off meanwhile does not hear whether it has come about.
+    undo.push("forget a new volume", async move {
+        parts.store.forget_asked_volume(env, path, release).await?;
+        sweep(&parts).await;
+        Ok::<_, store::StoreError>(())
+    });
+    let (path, template) = (ask.path.clone(), ask.template.clone());
+    let new = NewVolume { env, path, size: size.0, template, asked: Some(release) };
+    let added = job.parts.store.add_volume(new, store::now()).await;
+    if added.or_failed(|| format!("failed to record a volume of `{}`", job.env.name))? {
+        job.transcript.step(&format!("Volume at {} of {size}", ask.path));
+        if let Some(asked) = ask.size.filter(|asked| *asked > size) {
+            job.transcript.detail(&format!("`app.json` asks for {asked}; the environment's disk may take {size}"));
         }
     }
     Ok(())
@@ -87,10 +113,12 @@ async fn fill(parts: &Parts, env: &EnvRow, row: &VolumeRow, is_new: bool) -> Res
     parts.store.volume_is_filled(row.id).await.or_failed(failed)
 }
 
-/// What a container of the environment has.
-pub async fn mounted(parts: &Parts, env: &EnvRow) -> Result<Vec<Volume>> {
+/// What a container of the environment has, which is launched or started as that release.
+pub async fn mounted(parts: &Parts, env: &EnvRow, release: ReleaseNumber) -> Result<Vec<Volume>> {
     let rows = parts.store.volumes_of(env.id).await;
-    let rows = rows.or_failed(|| format!("failed to look up the volumes of `{}`", env.name))?;
+    let mut rows = rows.or_failed(|| format!("failed to look up the volumes of `{}`", env.name))?;
+    // What a newer one asks for goes again if that never serves.
+    rows.retain(|row| row.asked.is_none_or(|asked| asked <= release));
     let volume = |row: VolumeRow| Volume { id: of(&row), path: row.path.to_string(), size: row.size, read_only: false };
     Ok(rows.into_iter().map(volume).collect())
 }

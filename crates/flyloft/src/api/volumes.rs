@@ -15,7 +15,7 @@ use crate::engine::Filling;
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
 use crate::principal::Role;
-use crate::store::{self, EnvRow, EventKind, VolumeRow};
+use crate::store::{self, EnvRow, EventKind, NewVolume, VolumeRow};
 use crate::volumes::{of, of_template, sweep};
 
 #[derive(Serialize)]
@@ -127,8 +127,8 @@ impl Api {
             self.must_have(&name.app, template).await?;
         }
         let size = size.unwrap_or_else(|| self.most(&env));
-        let added = store.add_volume(env.id, path.clone(), size.0, template, store::now()).await.or_failed(failed)?;
-        if added.is_none() {
+        let new = NewVolume { env: env.id, path: path.clone(), size: size.0, template, asked: None };
+        if !store.add_volume(new, store::now()).await.or_failed(failed)? {
             return Err(Error::conflict(format!(
                 "somebody else has just added a volume at `{path}`, or destroyed `{name}`"
             )));

@@ -320,7 +320,7 @@ async fn start(parts: &Parts, env: &EnvRow, live: LiveRow, whole: Whole, watch: 
     doing(START);
     let version = spec::Version { release: live.release, commit: release.commit.as_ref() };
     let asks = provision::asks(parts, env, &content.settings);
-    let given = provision::given(parts, env, &asks).await?;
+    let given = provision::given(parts, env, live.release, &asks).await?;
     let container = spec::container(parts, env, version, (content, &given), &live.container);
     let found = parts.engine.find(&live.container).await.or_failed(failed)?;
     // It came out otherwise than it was, and what was written over that would not fit.

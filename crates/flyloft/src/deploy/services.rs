@@ -58,5 +58,5 @@ pub(super) async fn collect(job: &Job, built: Made, early: Early, undo: &mut Und
             format!("there is no server for it; an admin tells of one: flyloft services add NAME --kind {kind}");
         job.transcript.detail(&words);
     }
-    Ok((content, provision::given(&job.parts, &job.env, &asks).await?))
+    Ok((content, provision::given(&job.parts, &job.env, job.release, &asks).await?))
 }

@@ -45,7 +45,7 @@ pub use servers::{ManagedRow, ServerRow, servers_in};
 pub use services::{Forgotten, NewService, ServiceRow, ServiceState};
 pub use templates::{NewTemplate, TemplateRow};
 pub use variables::Scope;
-pub use volumes::{VolumeRow, VolumeTemplateRow};
+pub use volumes::{NewVolume, VolumeRow, VolumeTemplateRow};
 pub use wakes::{KEPT as LAST_WAKES, SeenRow, WakeId, WakeRow};
 
 /// What makes each version of the schema out of the one before it, the first out of an empty file. What has been
@@ -67,6 +67,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/14.sql"),
     include_str!("migrations/15.sql"),
     include_str!("migrations/16.sql"),
+    include_str!("migrations/17.sql"),
 ];
 
 /// Its file in the state directory.

@@ -1,7 +1,7 @@
 //! Volumes of environments, and the templates that they start with. On record before the engine has them, so that what the
 //! engine has and is not on record here has lost its environment.
 
-use flyloft_core::name::AppName;
+use flyloft_core::name::{AppName, ReleaseNumber};
 use flyloft_core::volume::{MountPath, TemplateName};
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
@@ -17,6 +17,18 @@ pub struct VolumeRow {
     /// What is still to be copied into it.
     pub template: Option<TemplateName>,
     pub created_at: i64,
+    /// The release whose `app.json` asked for it; none where people added it, or have changed it since.
+    pub asked: Option<ReleaseNumber>,
+}
+
+/// See [`VolumeRow`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewVolume {
+    pub env: EnvId,
+    pub path: MountPath,
+    pub size: u64,
+    pub template: Option<TemplateName>,
+    pub asked: Option<ReleaseNumber>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,34 +40,43 @@ pub struct VolumeTemplateRow {
     pub created_at: i64,
 }
 
-const VOLUME: &str = "SELECT id, environment, path, size, template, created_at FROM volumes";
+const VOLUME: &str = "SELECT id, environment, path, size, template, created_at, asked FROM volumes";
 const TEMPLATE: &str = "SELECT id, app, name, ready, created_at FROM volume_templates";
 
 impl Store {
-    /// Puts a volume on record, unless the environment has one there already. Gives the id of a new one; an environment that
-    /// is gone gets none.
-    pub async fn add_volume(
-        &self,
-        env: EnvId,
-        path: MountPath,
-        size: u64,
-        template: Option<TemplateName>,
-        now: i64,
-    ) -> Result<Option<i64>, StoreError> {
+    /// Puts a volume on record, unless the environment has one there already, or is gone. Says whether it has.
+    pub async fn add_volume(&self, volume: NewVolume, now: i64) -> Result<bool, StoreError> {
         self.call(move |t| {
+            let NewVolume { env, path, size, template, asked } = volume;
+            let (template, asked) = (template.map(String::from), asked.map(|release| release.0));
             let added = t.execute(
-                "INSERT INTO volumes (environment, path, size, template, created_at)
-                 SELECT ?1, ?2, ?3, ?4, ?5 WHERE EXISTS (SELECT 1 FROM environments WHERE id = ?1)
+                "INSERT INTO volumes (environment, path, size, template, created_at, asked)
+                 SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE EXISTS (SELECT 1 FROM environments WHERE id = ?1)
                  ON CONFLICT (environment, path) DO NOTHING",
-                params![env.0, path.as_str(), size as i64, template.map(String::from), now],
+                params![env.0, path.as_str(), size as i64, template, now, asked],
             )?;
-            Ok((added == 1).then(|| t.last_insert_rowid()))
+            Ok(added == 1)
         })
         .await
     }
 
+    /// It is people's from now on.
     pub async fn resize_volume(&self, id: i64, size: u64) -> Result<(), StoreError> {
-        self.change_volume("UPDATE volumes SET size = ?2 WHERE id = ?1", id, Some(size as i64)).await
+        self.change_volume("UPDATE volumes SET size = ?2, asked = NULL WHERE id = ?1", id, Some(size as i64)).await
+    }
+
+    /// Forgets what a release asked for, unless people have made it theirs.
+    pub async fn forget_asked_volume(
+        &self,
+        env: EnvId,
+        path: MountPath,
+        asked: ReleaseNumber,
+    ) -> Result<(), StoreError> {
+        self.call(move |t| {
+            let sql = "DELETE FROM volumes WHERE environment = ?1 AND path = ?2 AND asked = ?3";
+            Ok(t.execute(sql, params![env.0, path.as_str(), asked.0]).map(drop)?)
+        })
+        .await
     }
 
     /// It has all that it was to start with.
@@ -169,6 +190,7 @@ impl VolumeRow {
             size: row.get::<_, i64>(3)? as u64,
             template: row.get::<_, Option<String>>(4)?.as_deref().map(checked).transpose()?,
             created_at: row.get(5)?,
+            asked: row.get::<_, Option<u32>>(6)?.map(ReleaseNumber),
         })
     }
 }

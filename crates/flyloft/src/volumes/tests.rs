@@ -8,7 +8,7 @@ use crate::conductor::Conductor;
 use crate::deploy::{Again, Deployed};
 use crate::engine::Engine;
 use crate::engine::lxc::tree::Usage;
-use crate::loft::stage::{Stage, content};
+use crate::loft::stage::{Stage, content, web_server};
 
 fn ask(path: &str, size: Option<u64>, template: Option<&str>) -> Ask {
     let template = template.map(|name| TemplateName::parse(name).unwrap());
@@ -42,6 +42,17 @@ async fn names(stage: &Stage) -> Vec<String> {
     stage.engine.volumes().await.unwrap().into_iter().map(|id| id.0).collect()
 }
 
+/// It is off, and neither its container nor its layers are kept.
+async fn clear(stage: &Stage, conductor: &Conductor) {
+    conductor.tell(Event::Off).await.unwrap();
+    conductor.tell(Event::Clear).await.unwrap();
+    conductor.at_rest().await.unwrap();
+    assert_eq!(stage.containers().await, []);
+    for layer in stage.engine.layers().await.unwrap() {
+        stage.engine.forget(&layer).await.unwrap();
+    }
+}
+
 async fn template(stage: &Stage, name: &str, bytes: u64) {
     let (env, _) = stage.env().await;
     let name = TemplateName::parse(name).unwrap();
@@ -61,7 +72,7 @@ async fn what_a_release_asks_for_is_made_once_and_outlives_it() {
     let told = stage.told(1).await;
     assert!(told.contains("-----> Volume at /app/uploads of 7MiB\n"), "{told}");
     let first = has(&stage).await;
-    let disk = 5 << 30;
+    let disk = (5 << 30) - 7 * MIB;
     assert_eq!(first, [("/app/uploads".into(), "volume-1".into(), 7 * MIB), ("/data".into(), "volume-2".into(), disk)]);
     // Nor does it go with a release that does not ask for it, or is another size then.
     build(&stage, &[ask("/data", Some(MIB), None)]).await.unwrap();
@@ -94,6 +105,77 @@ async fn nobody_is_given_more_than_the_disk_may_take_by_a_file() {
     assert_eq!(has(&stage).await[0].2, 5 << 30);
     let told = stage.told(1).await;
     assert!(told.contains("`app.json` asks for 100TiB; the environment's disk may take 5GiB"), "{told}");
+}
+
+#[tokio::test]
+async fn what_a_file_asks_for_fits_into_the_disk_with_what_it_was_given_before_and_people_give_more() {
+    let stage = Stage::new().await;
+    let sized = |path, size: u64| ask(path, Some(size << 30), None);
+    let sizes = async || has(&stage).await.into_iter().map(|(path, _, size)| (path, size >> 30)).collect::<Vec<_>>();
+    build(&stage, &[sized("/a", 3), ask("/b", None, None), ask("/c", None, None)]).await.unwrap();
+    let first = [("/a".to_owned(), 3), ("/b".to_owned(), 1), ("/c".to_owned(), 1)];
+    assert_eq!(sizes().await, first);
+    let error = build(&stage, &[sized("/d", 1)]).await.unwrap_err();
+    insta::assert_snapshot!(error.text(), @r"
+    error: `shop/main` cannot have the volumes that it is to have: `app.json` asks for volumes of at least 1GiB beside those of 5GiB that it has been given, and may have 5GiB in all, as much as the environment's disk
+      hint: ask for a smaller `size` of each in `app.json`
+      hint: `flyloft volumes ls shop/main` lists those that are there; `flyloft volumes rm` takes one away
+      hint: what people add, or give another size, does not count: flyloft volumes add shop/main PATH --size SIZE
+      hint: or let its disk take more: flyloft set shop/main disk=SIZE
+    ");
+    assert_eq!(stage.store().volumes().await.unwrap().len(), 3);
+    // Nor do those of people, who may give as much as they like.
+    let (env, _) = stage.env().await;
+    let by_hand =
+        NewVolume { env: env.id, path: ask("/e", None, None).path, size: 9 << 30, template: None, asked: None };
+    assert!(stage.store().add_volume(by_hand, 1).await.unwrap());
+    build(&stage, &[]).await.unwrap();
+    stage.store().resize_volume(1, 8 << 30).await.unwrap();
+    build(&stage, &[sized("/d", 2), sized("/e", 1)]).await.unwrap();
+    let rest = [("/d".to_owned(), 2), ("/e".to_owned(), 9)];
+    assert_eq!(sizes().await, [&[("/a".to_owned(), 8)][..], &first[1..], &rest].concat());
+    assert!(build(&stage, &[sized("/f", 2)]).await.is_err());
+}
+
+#[tokio::test]
+async fn what_a_deploy_that_is_called_off_has_made_goes_but_for_what_people_have_made_theirs() {
+    let stage = Stage::new().await;
+    let (env, conductor) = stage.env().await;
+    let asks = [ask("/a", Some(MIB), None), ask("/b", Some(MIB), None)];
+    // It waits then until something listens.
+    stage.engine.listen(vec![]);
+    let called_off = async {
+        let error = build_in(&stage, &conductor, &asks).await.unwrap_err();
+        assert!(error.what.contains("superseded by v2"), "{error:?}");
+        stage.engine.listen(vec![web_server().await]);
+    };
+    let meanwhile = async {
+        stage.wait_until("both are there", async || stage.store().volumes().await.unwrap().len() == 2).await;
+        stage.store().resize_volume(1, 2 * MIB).await.unwrap();
+        build_in(&stage, &conductor, &[]).await.unwrap();
+    };
+    tokio::join!(called_off, meanwhile);
+    assert_eq!(has(&stage).await, [("/a".to_owned(), "volume-1".to_owned(), 2 * MIB)]);
+    let left: Vec<_> = stage.store().volumes_of(env.id).await.unwrap().iter().map(|row| row.id).collect();
+    assert_eq!(left, [1]);
+}
+
+#[tokio::test]
+async fn an_older_release_that_wakes_has_nothing_that_a_newer_one_asks_for() {
+    let stage = Stage::new().await;
+    let (env, conductor) = stage.env().await;
+    build(&stage, &[ask("/data", Some(MIB), None)]).await.unwrap();
+    let before = has(&stage).await;
+    // As while the newer one is on its way.
+    let asked = Some(ReleaseNumber(2));
+    let newer = NewVolume { env: env.id, path: ask("/newer", None, None).path, size: MIB, template: None, asked };
+    stage.store().add_volume(newer, 1).await.unwrap();
+    clear(&stage, &conductor).await;
+    conductor.visit("GET /".to_owned()).await;
+    stage.wait_for_state("awake v1").await;
+    assert_eq!(has(&stage).await, before);
+    launch(&stage, Again::Restart, &[]).await.unwrap();
+    assert_eq!(has(&stage).await.len(), 2);
 }
 
 #[tokio::test]
@@ -147,11 +229,13 @@ async fn a_template_that_is_not_there_or_does_not_fit_is_an_error_that_says_what
 #[tokio::test]
 async fn what_a_deploy_that_fails_has_made_does_not_stand_in_the_way_of_the_next_one() {
     let stage = Stage::new().await;
-    build(&stage, &[ask("/data", None, None)]).await.unwrap();
+    let asks = [ask("/data", Some(MIB), None), ask("/var/link", Some(MIB), None)];
+    build(&stage, &asks[..1]).await.unwrap();
     let first = has(&stage).await;
     // As where a link leads there.
     stage.engine.fail("create", 1);
-    assert!(build(&stage, &[ask("/data", None, None), ask("/var/link", None, None)]).await.is_err());
+    assert!(build(&stage, &asks).await.is_err());
+    assert_eq!(stage.calls("create"), 2);
     assert_eq!(stage.store().volumes().await.unwrap().len(), 1);
     launch(&stage, Again::Restart, &[]).await.unwrap();
     assert_eq!(has(&stage).await, first);

@@ -64,11 +64,11 @@ fn directories(flyloft: &Flyloft) -> Vec<String> {
 fn what_an_app_writes_to_a_volume_is_there_after_a_deploy_asleep_and_off_and_goes_with_its_environment() {
     let flyloft = Flyloft::start();
     let before = directories(&flyloft);
-    let asked = files(&app_json(r#"["/app/uploads"]"#));
+    let asked = files(&app_json(r#"[{"path": "/app/uploads", "size": "1GiB"}]"#));
     let asked: Vec<_> = asked.iter().map(|(name, content)| (*name, content.as_str())).collect();
     let repository = flyloft.repository("it-volumes", &asked);
     let told = repository.pushed(&["main"]);
-    assert!(told.contains("Volume at /app/uploads of 5GiB"), "{told}");
+    assert!(told.contains("Volume at /app/uploads of 1GiB"), "{told}");
     let env = "it-volumes/main";
     let get = |path: &str| flyloft.get("it-volumes-main", path).body;
     assert_eq!(get("/owner"), "1000 1000 0o40755");
@@ -81,6 +81,12 @@ fn what_an_app_writes_to_a_volume_is_there_after_a_deploy_asleep_and_off_and_goe
     let refused = repository.push(&["main"]);
     assert!(!refused.status.success(), "{}", text(&refused));
     assert!(text(&refused).contains("nothing can be mounted at `/var/run/x`: there must be"), "{}", text(&refused));
+    // Nor does what would take more than the disk may.
+    repository.commit(&[("app.json", &app_json(r#"["/app/uploads", {"path": "/app/media", "size": "4097MiB"}]"#))]);
+    let refused = text(&repository.push(&["main"]));
+    let why =
+        "asks for volumes of at least 4097MiB beside those of 1GiB that it has been given, and may have 5GiB in all";
+    assert!(refused.contains(why) && refused.contains("remote rejected"), "{refused}");
     repository.commit(&[("app.json", &app_json(r#"["/app/uploads"]"#))]);
     repository.pushed(&["main"]);
     assert_eq!(get("/read/notes"), "one two ");
