@@ -1,6 +1,7 @@
 //! Volumes of environments on an engine in memory.
 
 use flyloft_core::lifecycle::Event;
+use flyloft_core::name::{EnvRef, Origin};
 use flyloft_core::volume::{Ask, MountPath, TemplateName};
 
 use super::*;
@@ -176,6 +177,26 @@ async fn an_older_release_that_wakes_has_nothing_that_a_newer_one_asks_for() {
     assert_eq!(has(&stage).await, before);
     launch(&stage, Again::Restart, &[]).await.unwrap();
     assert_eq!(has(&stage).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_pull_request_has_what_environments_review_asks_for_path_by_path() {
+    let stage = Stage::new().await;
+    let (_, branch) = stage.env().await;
+    let name = EnvRef::parse("shop/pr-7").unwrap();
+    let (_, request) = stage.loft.ensure(&name, &Origin::PullRequest(7)).await.unwrap();
+    let json = r#"{"flyloft": {"volumes": [{"path": "/a", "size": "1GiB"}, "/b"]}, "environments": {"review": {"flyloft":
+        {"volumes": [{"path": "/a", "size": "2GiB"}, {"path": "/c", "size": "1GiB"}]}}}}"#;
+    let commit = stage.commit("main", &[("Procfile", "web: serve"), ("app.json", json)]).await;
+    for conductor in [&branch, &request] {
+        stage.build(conductor, &commit).await.unwrap();
+    }
+    let (env, _) = stage.loft.find(&name).await.unwrap();
+    let volumes = stage.engine.spec(&env.live.unwrap().container).volumes;
+    let sizes: Vec<_> = volumes.into_iter().map(|volume| (volume.path, volume.size >> 30)).collect();
+    assert_eq!(sizes, [("/a".to_owned(), 2), ("/b".to_owned(), 2), ("/c".to_owned(), 1)]);
+    let of_branch: Vec<_> = has(&stage).await.into_iter().map(|(path, _, size)| (path, size >> 30)).collect();
+    assert_eq!(of_branch, [("/a".to_owned(), 1), ("/b".to_owned(), 4)]);
 }
 
 #[tokio::test]
