@@ -14,6 +14,9 @@ use crate::deploy::Again;
 use crate::error::{Error, OrFailed, Result};
 use crate::store::{self, EnvRow, EventKind, Scope};
 
+/// Where what runs could not be deployed with them.
+const CHANGED: &str = "the variables are changed all the same, for the next release; what serves has those that it had";
+
 /// The largest value of a variable.
 const LARGEST: usize = 64 << 10;
 
@@ -227,11 +230,11 @@ impl Api {
                     call.say(&error.push_text()).await?;
                     failed.get_or_insert(error);
                 }
-                Err(error) => return Err(error.hint("the variables are set all the same")),
+                Err(error) => return Err(error.hint(CHANGED)),
             }
         }
         match failed {
-            Some(error) => Err(error.hint("the variables are set all the same")),
+            Some(error) => Err(error.hint(CHANGED)),
             None => Ok(staged),
         }
     }

@@ -187,6 +187,62 @@ async fn what_is_set_for_all_pull_requests_goes_before_what_is_shared_and_nobody
 }
 
 #[tokio::test]
+async fn what_app_json_requires_is_taken_from_nothing_that_runs() {
+    let desk = Desk::new().await;
+    let json = r#"{"env": {"KEY": {"description": "from the provider's console"}, "TOKEN": {"generator": "secret"},
+        "HEROKU_APP_NAME": {"required": true}}}"#;
+    let commit = desk.stage.commit("main", &[("Procfile", "web: serve"), ("app.json", json)]).await;
+    let (env, conductor) = desk.stage.env().await;
+    assert!(desk.stage.build(&conductor, &commit).await.is_err(), "nobody has set it");
+    let found = async || {
+        let (env, _) = desk.stage.env().await;
+        let mut env = desk.stage.engine.spec(&env.live.unwrap().container).env;
+        ["KEY", "TOKEN"].map(|name| env.remove(name).unwrap_or_default())
+    };
+    let config = async |words: &[&str]| desk.command(&[&["config"][..], words].concat()).await;
+    assert_eq!(config(&["set", "shop", "KEY=1"]).await.0, 0);
+    desk.stage.build(&conductor, &commit).await.unwrap();
+    let first = found().await;
+    assert_eq!((first[0].as_str(), first[1].len()), ("1", 64));
+
+    let (code, said) = config(&["unset", "shop", "KEY"]).await;
+    let refused = "error: `app.json` requires the variable `KEY`, and nobody set it
+  hint: KEY: from the provider's console
+  hint: flyloft config set shop/main KEY=VALUE
+  hint: the variables are changed all the same, for the next release; what serves has those that it had
+";
+    assert!(code == 1 && said.ends_with(refused), "{said}");
+    assert_eq!(found().await, first);
+    assert!(desk.command(&["restart", "shop/main"]).await.1.contains("`app.json` requires the variable `KEY`"));
+    // What it was launched with it has again, and what is set on another level does as well.
+    conductor.tell(flyloft_core::lifecycle::Event::Off).await.unwrap();
+    conductor.at_rest().await.unwrap();
+    conductor.wake("ada").await.unwrap();
+    assert_eq!((conductor.settled().await.to_string(), found().await), ("awake v2".to_owned(), first.clone()));
+    assert_eq!(config(&["set", "shop/main", "KEY=2"]).await.0, 0);
+    assert_eq!(found().await, ["2".to_owned(), first[1].clone()]);
+    assert_eq!(config(&["unset", "shop/main", "KEY"]).await.0, 1);
+    assert_eq!(desk.command(&["rollback", "shop/main", "v2"]).await.0, 0);
+    assert_eq!(found().await, first);
+
+    // What is made at random is made anew.
+    assert_eq!(config(&["set", "shop/main", "KEY=3"]).await.0, 0);
+    assert_eq!(config(&["unset", "shop/main", "TOKEN"]).await.0, 0);
+    let token = found().await[1].clone();
+    assert!(token.len() == 64 && token != first[1]);
+    assert_eq!(config(&["get", "shop/main", "TOKEN"]).await.1.trim_end(), token);
+
+    // A release that was recorded before that was noted has nothing of it.
+    let mut content =
+        desk.stage.store().live_release(&desk.stage.env().await.0).await.unwrap().unwrap().content.unwrap();
+    (content.required, content.secrets) = Default::default();
+    let number = desk.stage.env().await.0.live.unwrap().release;
+    desk.stage.store().set_content(env.id, number, &content).await.unwrap();
+    assert_eq!(config(&["unset", "shop/main", "KEY", "TOKEN"]).await.0, 0);
+    assert_eq!(found().await, [String::new(), String::new()]);
+}
+
+#[tokio::test]
 async fn config_says_what_is_wrong_with_its_words() {
     let desk = Desk::new().await;
     let mut text = String::new();

@@ -19,9 +19,8 @@ pub enum BuildError {
     AppJson(#[from] AppJsonError),
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
-    /// Variables with what `app.json` says they are for. There is at least one.
-    #[error("`app.json` requires {}", unset(.0))]
-    Unset(Vec<(String, Option<String>)>),
+    #[error(transparent)]
+    Unset(#[from] Unset),
     #[error("the server's configuration chooses the stack `{0}`, which does not exist")]
     NoSuchStack(String),
     #[error("failed to install {title}")]
@@ -36,6 +35,27 @@ pub enum BuildError {
     Engine { doing: &'static str, source: Box<EngineError> },
     #[error("failed to {doing}")]
     Io { doing: String, source: std::io::Error },
+}
+
+/// Variables that `app.json` requires and nobody has set, with what it says they are for. There is at least one.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("`app.json` requires {}", listed(.0))]
+pub struct Unset(pub Vec<(String, Option<String>)>);
+
+impl Unset {
+    /// Refuses where not all of these are set.
+    pub fn check(
+        required: impl IntoIterator<Item = (String, Option<String>)>,
+        is_set: impl Fn(&str) -> bool,
+    ) -> Result<(), Self> {
+        let unset: Vec<_> = required.into_iter().filter(|(name, _)| !is_set(name)).collect();
+        if unset.is_empty() { Ok(()) } else { Err(Self(unset)) }
+    }
+
+    /// What each is for, as far as that is said.
+    pub fn hints(&self) -> Vec<String> {
+        self.0.iter().filter_map(|(name, text)| Some(format!("{name}: {}", text.as_ref()?))).collect()
+    }
 }
 
 impl BuildError {
@@ -58,10 +78,7 @@ impl BuildError {
         match self {
             BuildError::Plan(error) => error.hints(),
             BuildError::Unreadable(_) => hint("make it a regular file of a usual size"),
-            BuildError::Unset(variables) => {
-                let described = variables.iter().filter_map(|(name, text)| Some(format!("{name}: {}", text.as_ref()?)));
-                described.collect()
-            }
+            BuildError::Unset(unset) => unset.hints(),
             BuildError::NoSuchStack(_) => hint("there are debian-13 and debian-12"),
             BuildError::Dependencies { source, .. } | BuildError::Steps { source, .. } => match &**source {
                 EngineError::StepFailed { .. } => hint("the lines above say why"),
@@ -100,7 +117,7 @@ impl From<BuildError> for Error {
     }
 }
 
-fn unset(variables: &[(String, Option<String>)]) -> String {
+fn listed(variables: &[(String, Option<String>)]) -> String {
     let names: Vec<String> = variables.iter().map(|(name, _)| format!("`{name}`")).collect();
     match names.as_slice() {
         [name] => format!("the variable {name}, and nobody set it"),

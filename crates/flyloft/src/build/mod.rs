@@ -34,7 +34,7 @@ use flyloft_core::plan::{APP, CACHE, HOME, Manifest, Plan, Stack, Stacks, plan};
 use flyloft_core::procfile::Procfile;
 use tokio::sync::RwLock;
 
-pub use self::error::BuildError;
+pub use self::error::{BuildError, Unset};
 pub use self::hold::Hold;
 pub use self::kept::{Stored, timestamp};
 pub use self::layering::{Trust, owner as cache_owner};
@@ -363,9 +363,8 @@ fn check_required(app_json: Option<&AppJson>, request: &Request) -> Result<(), B
         Trust::Fork(_) => app_json.for_review(),
     };
     let is_set = |name: &str| request.variables.contains_key(name) || request.given.iter().any(|given| given == name);
-    let unset = manifest.required().filter(|(name, _)| !is_set(name.as_str()));
-    let unset: Vec<_> = unset.map(|(name, text)| (name.to_string(), text.map(str::to_owned))).collect();
-    if unset.is_empty() { Ok(()) } else { Err(BuildError::Unset(unset)) }
+    let required = manifest.required().map(|(name, text)| (name.to_string(), text.map(str::to_owned)));
+    Unset::check(required, is_set).map_err(BuildError::Unset)
 }
 
 fn with_default(procfile: Procfile, web: Option<String>) -> Procfile {

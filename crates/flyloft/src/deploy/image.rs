@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use flyloft_core::name::{CommitId, Origin};
+use flyloft_core::name::{CommitId, Origin, ReleaseNumber};
 use flyloft_core::service::Ask;
 
 use super::undo::Undo;
 use super::{Again, FETCHES_WAIT, Job, Leftover, Source, spec};
-use crate::build::{BuildError, Built, Hold, Request, Trust};
+use crate::build::{BuildError, Built, Hold, Request, Trust, Unset};
 use crate::engine::EngineError;
 use crate::error::{Error, OrFailed, Result};
 use crate::parts::Parts;
@@ -108,12 +108,18 @@ pub(super) async fn build(job: &Job, tree: Option<PathBuf>, asks: &[Ask]) -> Res
         variables: spec::config(&job.parts, &job.env).await?,
         generation: generation.or_failed(|| format!("failed to build {} of `{}`", job.release, job.env.name))?,
     };
-    let request = request(&job.env, tree, job.work.commit(), inputs.clone(), asks);
+    let request = request(&job.parts, &job.env, (tree, job.work.commit()), inputs.clone(), asks);
     let built = run(&job.parts, &job.env, request, &job.transcript).await?;
     Ok(Made::Now { built: Box::new(built), inputs })
 }
 
-fn request(env: &EnvRow, tree: PathBuf, commit: Option<&CommitId>, inputs: BuildInputs, asks: &[Ask]) -> Request {
+fn request(
+    parts: &Parts,
+    env: &EnvRow,
+    (tree, commit): (PathBuf, Option<&CommitId>),
+    inputs: BuildInputs,
+    asks: &[Ask],
+) -> Request {
     Request {
         app: env.name.app.clone(),
         tree,
@@ -123,27 +129,50 @@ fn request(env: &EnvRow, tree: PathBuf, commit: Option<&CommitId>, inputs: Build
             Origin::Branch(_) | Origin::Commit(_) | Origin::Directory => Trust::Own,
         },
         variables: inputs.variables,
-        given: asks.iter().flat_map(Ask::variables).collect(),
+        given: given(parts, env, commit, asks),
         generation: inputs.generation,
     }
 }
 
 async fn run(parts: &Parts, env: &EnvRow, request: Request, transcript: &Transcript) -> Result<Built> {
     let built = parts.builder.build(request, transcript).await;
-    built.map_err(|error| match &error {
-        BuildError::Unset(variables) => {
-            let values: Vec<String> = variables.iter().map(|(name, _)| format!("{name}=VALUE")).collect();
-            let (values, app) = (values.join(" "), &env.name.app);
-            let error = Error::from(error).hint(format!("flyloft config set {} {values}", env.name));
-            match env.origin {
-                Origin::PullRequest(_) => {
-                    error.hint(format!("or for all pull requests: flyloft config set {app} {values} --pull-requests"))
-                }
-                _ => error,
-            }
-        }
-        _ => error.into(),
+    built.map_err(|error| match error {
+        BuildError::Unset(unset) => unset_in(env, &unset, Error::from(BuildError::Unset(unset.clone()))),
+        error => error.into(),
     })
+}
+
+/// Says how to set what is not.
+fn unset_in(env: &EnvRow, Unset(variables): &Unset, error: Error) -> Error {
+    let values: Vec<String> = variables.iter().map(|(name, _)| format!("{name}=VALUE")).collect();
+    let (values, app) = (values.join(" "), &env.name.app);
+    let error = error.hint(format!("flyloft config set {} {values}", env.name));
+    match env.origin {
+        Origin::PullRequest(_) => {
+            error.hint(format!("or for all pull requests: flyloft config set {app} {values} --pull-requests"))
+        }
+        _ => error,
+    }
+}
+
+/// Whether a release has all that its `app.json` requires, whatever it is launched for: variables may have gone since it
+/// was built. `asks` is what it has on servers.
+pub(super) fn check_required(job: &Job, content: &Content, asks: &[Ask]) -> Result<()> {
+    let env = &job.env;
+    let found = given(&job.parts, env, job.work.commit(), asks);
+    let is_set = |name: &str| content.config.contains_key(name) || found.iter().any(|found| found == name);
+    Unset::check(content.required.clone(), is_set).map_err(|unset| {
+        let error = unset.hints().into_iter().fold(Error::failed(&unset), Error::hint);
+        unset_in(env, &unset, error)
+    })
+}
+
+/// The names of variables that an app finds though nobody sets them.
+fn given(parts: &Parts, env: &EnvRow, commit: Option<&CommitId>, asks: &[Ask]) -> Vec<String> {
+    // Which release it is makes no difference to these.
+    let version = spec::Version { release: ReleaseNumber(1), commit };
+    let own = spec::own_variables(parts, env, version).into_keys();
+    asks.iter().flat_map(Ask::variables).chain(own).collect()
 }
 
 /// What was built before, anew if something of it is gone.
@@ -183,7 +212,7 @@ pub async fn anew(parts: &Parts, before: Before<'_>, transcript: &Transcript) ->
     let leftover = Leftover(dir.clone());
     checkout(parts, env, (commit, None), &dir, transcript).await?;
     let asks = provision::asks(parts, env, &content.settings);
-    let request = request(env, dir, Some(commit), inputs.clone(), &asks);
+    let request = request(parts, env, (dir, Some(commit)), inputs.clone(), &asks);
     let Built { image, env: vars, hold, .. } = run(parts, env, request, transcript).await?;
     drop(leftover);
     Ok((Content { image, env: vars, inputs: Some(inputs), ..content.clone() }, hold))

@@ -7,7 +7,7 @@ use flyloft_core::name::Origin;
 use flyloft_core::service::Ask;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::image::Made;
+use super::image::{self, Made};
 use super::{Job, Undo, spec};
 use crate::error::Result;
 use crate::provision::{self, Given};
@@ -46,8 +46,9 @@ pub(super) async fn collect(job: &Job, built: Made, early: Early, undo: &mut Und
     // What did not work is tried again, and told then.
     let mut made = early.making.await.ok().and_then(Result::ok).unwrap_or_default();
     let content = spec::content(job, built).await?;
-    volumes::prepare(job, &content, undo).await?;
     let (asks, unmet) = provision::met(&job.parts, &job.env, &content.settings).await?;
+    image::check_required(job, &content, &asks)?;
+    volumes::prepare(job, &content, undo).await?;
     made.extend(provision::provide(&job.parts, &job.env, &asks).await?);
     for made in made {
         job.transcript.step(&made);

@@ -26,8 +26,9 @@ pub(super) async fn content(job: &Job, made: Made) -> Result<Content> {
             Content::clone(content)
         }
         Made::Before { ref content, .. } => {
-            let config = with_defaults(config(&job.parts, &job.env).await?, &content.defaults);
-            Content { config, ..Content::clone(content) }
+            let mut config = config(&job.parts, &job.env).await?;
+            config.extend(secrets(job, &content.secrets, &config).await?);
+            Content { config: with_defaults(config, &content.defaults), ..Content::clone(content) }
         }
         Made::Now { ref built, ref inputs } => from_build(job, built, inputs).await?,
     };
@@ -44,8 +45,8 @@ async fn from_build(job: &Job, built: &Built, inputs: &BuildInputs) -> Result<Co
         (_, Some(app_json)) => app_json.manifest.clone(),
     };
     let mut config = config(&job.parts, &job.env).await?;
-    let wanted = manifest.secrets().map(ToString::to_string).chain(built.secrets.iter().cloned());
-    config.extend(secrets(job, wanted.collect(), &config).await?);
+    let made = manifest.secrets().map(ToString::to_string).chain(built.secrets.iter().cloned()).collect();
+    config.extend(secrets(job, &made, &config).await?);
     let defaults = manifest.defaults().map(|(name, value)| (name.to_string(), value.to_owned())).collect();
     let config = with_defaults(config, &defaults);
     Ok(Content {
@@ -60,6 +61,8 @@ async fn from_build(job: &Job, built: &Built, inputs: &BuildInputs) -> Result<Co
         postdeploy: manifest.scripts.postdeploy.clone(),
         predestroy: manifest.scripts.pr_predestroy.clone(),
         volumes: manifest.volumes.values().cloned().collect(),
+        required: manifest.required().map(|(name, text)| (name.to_string(), text.map(str::to_owned))).collect(),
+        secrets: made,
         inputs: Some(inputs.clone()),
     })
 }
@@ -86,11 +89,11 @@ fn health_path(manifest: &Manifest) -> Option<String> {
 /// Makes the secrets that `app.json` or the app's framework wants made, once for each environment.
 async fn secrets(
     job: &Job,
-    wanted: BTreeSet<String>,
+    wanted: &BTreeSet<String>,
     config: &BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, String>> {
-    let missing = wanted.into_iter().filter(|name| !config.contains_key(name));
-    let made: BTreeMap<_, _> = missing.map(|name| (name, crate::random::hex(64))).collect();
+    let missing = wanted.iter().filter(|name| !config.contains_key(*name));
+    let made: BTreeMap<_, _> = missing.map(|name| (name.clone(), crate::random::hex(64))).collect();
     if !made.is_empty() {
         let changes = made.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect();
         let set = job.parts.store.set_variables(&job.env.name.app, Scope::Environment(job.env.id), changes).await;
@@ -166,7 +169,7 @@ pub fn container(
 }
 
 /// What every app is told about itself, under the names that Heroku's and Dokku's users know.
-fn own_variables(parts: &Parts, env: &EnvRow, version: Version) -> BTreeMap<String, String> {
+pub(super) fn own_variables(parts: &Parts, env: &EnvRow, version: Version) -> BTreeMap<String, String> {
     let EnvRef { app, env: name } = &env.name;
     let mut vars = BTreeMap::from([
         ("PORT".to_owned(), PORT.to_string()),

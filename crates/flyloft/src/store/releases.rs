@@ -1,6 +1,6 @@
 //! Releases, and the steps by which each was deployed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flyloft_core::name::{AppName, CommitId, ReleaseNumber};
 use flyloft_core::policy::Settings;
@@ -69,6 +69,12 @@ pub struct Content {
     /// Directories that `app.json` asks for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<volume::Ask>,
+    /// Variables that `app.json` requires, and what it says they are for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub required: BTreeMap<String, Option<String>>,
+    /// Variables that are made at random where nobody has set them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub secrets: BTreeSet<String>,
     /// What the image was built with beside its commit; none where it was built before that was noted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inputs: Option<BuildInputs>,
