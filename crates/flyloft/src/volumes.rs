@@ -117,8 +117,9 @@ async fn fill(parts: &Parts, env: &EnvRow, row: &VolumeRow, is_new: bool) -> Res
 pub async fn mounted(parts: &Parts, env: &EnvRow, release: ReleaseNumber) -> Result<Vec<Volume>> {
     let rows = parts.store.volumes_of(env.id).await;
     let mut rows = rows.or_failed(|| format!("failed to look up the volumes of `{}`", env.name))?;
-    // What a newer one asks for goes again if that never serves.
-    rows.retain(|row| row.asked.is_none_or(|asked| asked <= release));
+    // What a newer one asks for goes again if that never serves. What is to be filled is filled by the next deploy, which
+    // it could not be once a container has it; until then nothing that runs has ever had it.
+    rows.retain(|row| row.template.is_none() && row.asked.is_none_or(|asked| asked <= release));
     let volume = |row: VolumeRow| Volume { id: of(&row), path: row.path.to_string(), size: row.size, read_only: false };
     Ok(rows.into_iter().map(volume).collect())
 }

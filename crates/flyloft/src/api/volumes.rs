@@ -189,7 +189,7 @@ impl Api {
         }
         call.say(&format!("-----> {}{}\n", text[..1].to_uppercase(), &text[1..])).await?;
         let deployed = self.redeploy(call, &env.name, Again::Restart).await;
-        Ok(deployed.map_err(|error| error.hint("it is on record all the same, for the next launch"))?.into())
+        Ok(deployed.map_err(|error| error.hint("it is on record all the same, for the next deploy"))?.into())
     }
 
     async fn list_volumes(&self, call: &mut Call<'_>, target: Target) -> Result<Ending> {

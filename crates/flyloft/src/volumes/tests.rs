@@ -275,6 +275,26 @@ async fn a_volume_that_was_half_filled_is_filled_anew() {
 }
 
 #[tokio::test]
+async fn what_is_yet_to_be_filled_no_container_has_also_where_a_visit_makes_one_anew() {
+    let stage = Stage::new().await;
+    let (env, conductor) = stage.env().await;
+    build(&stage, &[]).await.unwrap();
+    // As where the deploy fails that was to have it.
+    let Ask { path, template: seed, .. } = ask("/data", None, Some("seed"));
+    let new = NewVolume { env: env.id, path, size: 4 * MIB, template: seed, asked: None };
+    assert!(stage.store().add_volume(new, 1).await.unwrap());
+    assert!(launch(&stage, Again::Restart, &[]).await.is_err(), "there is no such template");
+    clear(&stage, &conductor).await;
+    conductor.visit("GET /".to_owned()).await;
+    stage.wait_for_state("awake v1").await;
+    assert_eq!(has(&stage).await, [], "it goes on as it was");
+    template(&stage, "seed", MIB).await;
+    launch(&stage, Again::Restart, &[]).await.unwrap();
+    assert_eq!(has(&stage).await, [("/data".to_owned(), "volume-1".to_owned(), 4 * MIB)]);
+    assert_eq!(stage.engine.volume(&VolumeId("volume-1".to_owned())).await.unwrap().bytes, MIB);
+}
+
+#[tokio::test]
 async fn volumes_that_would_lie_within_each_other_keep_a_release_from_serving() {
     let stage = Stage::new().await;
     build(&stage, &[ask("/data", None, None)]).await.unwrap();
