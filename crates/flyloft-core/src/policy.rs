@@ -33,7 +33,7 @@ pub struct Limits {
     pub cpu_weight: u32,
     /// Bytes in the writable layer.
     pub disk: u64,
-    /// Files and directories in the writable layer.
+    /// Files and directories in the writable layer, and in the volumes of an environment.
     pub inodes: u64,
 }
 

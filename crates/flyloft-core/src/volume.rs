@@ -61,6 +61,9 @@ const LONGEST: usize = 200;
 
 const SMALLEST: Size = Size(1 << 20);
 
+/// What a file takes of a disk at least, if there is anything in it.
+const BLOCK: u64 = 4096;
+
 /// Where nothing may be mounted, nor below it, and why.
 const KEPT: [(&str, &str); 12] = [
     ("/flyloft", "flyloft keeps there"),
@@ -151,6 +154,12 @@ pub fn grant(asks: &[&Ask], given: u64, most: Size) -> Result<Vec<Size>, VolumeE
 
 fn beside(given: Size) -> String {
     if given.0 == 0 { String::new() } else { format!(" beside those of {given} that it has been given") }
+}
+
+/// Files and directories that there may be in a volume of so many bytes, where it is bounded by itself: as many as it would
+/// take to fill it if none were empty.
+pub fn files(size: u64) -> u64 {
+    size / BLOCK
 }
 
 /// Whether a volume can be of that size.

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use flyloft_core::disk::Unit;
 use flyloft_core::policy::{Excess, Size};
 use flyloft_core::service::managed::{DATA, Outfit, PASSWORD, Recipe};
+use flyloft_core::volume::files;
 use tokio::io::AsyncReadExt;
 
 use self::attempt::Attempts;
@@ -175,9 +176,15 @@ fn spec(recipe: Recipe, image: Image, row: &ServerRow, managed: &ManagedRow) -> 
         env: Default::default(),
         limits: share.limits(),
         reach: Reach::default(),
-        volumes: vec![Volume { id: volume(managed), path: DATA.to_owned(), size: share.disk, read_only: false }],
+        volumes: vec![data(managed)],
         files: Default::default(),
     }
+}
+
+/// An empty database is made of hundreds of files: how many there may be follows from the size.
+fn data(managed: &ManagedRow) -> Volume {
+    let size = managed.outfit.share.disk;
+    Volume { id: volume(managed), path: DATA.to_owned(), size, read_only: false, counts: false }
 }
 
 /// Has a new server find its password. It goes from there once the server has it.
@@ -214,11 +221,12 @@ async fn has_room(parts: &Parts, row: &ServerRow, managed: &ManagedRow, excess: 
     let stopped = Error::failed(format!("server `{}` was stopped: {excess}", row.name));
     if excess == Excess::Volume {
         let (most, has) = (managed.outfit.share.disk, parts.engine.volume(&volume(managed)).await.or_failed(failed)?);
-        if has.bytes <= most {
+        if has.bytes <= most && has.inodes <= files(most) {
             return Ok(());
         }
+        let (about, bound) = (Size(has.bytes).about(), Size(most));
         return Err(stopped
-            .hint(format!("its data take {}, and may take {}", Size(has.bytes).about(), Size(most)))
+            .hint(format!("its data take {about} in {} files, and may take {bound} in {}", has.inodes, files(most)))
             .hint(format!("give it more: flyloft services upgrade {} --disk SIZE", row.name)));
     }
     for unit in Unit::ALL {

@@ -120,7 +120,10 @@ pub async fn mounted(parts: &Parts, env: &EnvRow, release: ReleaseNumber) -> Res
     // What a newer one asks for goes again if that never serves. What is to be filled is filled by the next deploy, which
     // it could not be once a container has it; until then nothing that runs has ever had it.
     rows.retain(|row| row.template.is_none() && row.asked.is_none_or(|asked| asked <= release));
-    let volume = |row: VolumeRow| Volume { id: of(&row), path: row.path.to_string(), size: row.size, read_only: false };
+    let volume = |row: VolumeRow| {
+        let path = row.path.to_string();
+        Volume { id: of(&row), path, size: row.size, read_only: false, counts: true }
+    };
     Ok(rows.into_iter().map(volume).collect())
 }
 

@@ -350,7 +350,10 @@ pub fn remedy(env: &EnvRow, excess: Excess, settings: &Settings) -> String {
     let (limits, env) = (settings.levels(env, &env.asked).limits(), &env.name);
     let raise = match excess {
         Excess::Disk => format!("its limit is {}, `flyloft set {env} disk=SIZE` sets another", Size(limits.disk)),
-        Excess::Inodes => format!("its limit is {}, `flyloft set {env} inodes=COUNT` sets another", limits.inodes),
+        Excess::Inodes => format!(
+            "its limit is {} with those in its volumes, which stay; `flyloft set {env} inodes=COUNT` sets another",
+            limits.inodes
+        ),
         Excess::Volume => {
             return format!(
                 "`flyloft volumes ls {env}` shows which; `flyloft volumes add {env} PATH --size SIZE` gives it more and starts it"

@@ -274,7 +274,7 @@ async fn a_cache_is_there_from_its_first_use_until_it_is_forgotten(engine: &dyn 
 
 async fn a_volume_outlives_the_containers_that_have_it(engine: &dyn Engine, base: &Image) {
     let id = VolumeId("volume-1".to_owned());
-    let volume = Volume { id: id.clone(), path: "/data".to_owned(), size: 1 << 20, read_only: false };
+    let volume = Volume { id: id.clone(), path: "/data".to_owned(), size: 1 << 20, read_only: false, counts: true };
     for name in ["first", "second"] {
         let spec = ContainerSpec { volumes: vec![volume.clone()], ..spec(name, base) };
         engine.create(&spec).await.unwrap();
@@ -297,7 +297,7 @@ async fn a_volume_outlives_the_containers_that_have_it(engine: &dyn Engine, base
 
 async fn a_container_that_is_made_anew_is_where_it_was_with_what_is_in_its_volumes(engine: &dyn Engine, base: &Image) {
     let id = VolumeId("volume-2".to_owned());
-    let volume = Volume { id: id.clone(), path: "/data".to_owned(), size: 1 << 20, read_only: false };
+    let volume = Volume { id: id.clone(), path: "/data".to_owned(), size: 1 << 20, read_only: false, counts: true };
     let before = ContainerSpec { volumes: vec![volume], ..spec("again", base) };
     let after = ContainerSpec { env: BTreeMap::from([("NEW".to_owned(), "1".to_owned())]), ..before.clone() };
     assert!(matches!(engine.remake(&after).await, Err(EngineError::NoContainer(_))));

@@ -115,6 +115,10 @@ pub struct Volume {
     /// Bytes that it may take.
     pub size: u64,
     pub read_only: bool,
+    /// Its files are bounded with those of the writable layer, by [`Limits::inodes`]; by its size alone if not. Written down
+    /// only where it is so, since a server is made anew where its specification is another one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub counts: bool,
 }
 
 /// What a volume is filled with.

@@ -49,6 +49,10 @@ async fn a_server_runs_from_its_record_on_and_again_whenever_it_has_ended() {
     assert!(spec.processes[0].env["SETTINGS"].contains("shared_buffers=32MB"), "{spec:?}");
     assert!(!format!("{spec:?}").contains("secret"), "no specification has the password");
     assert_eq!((spec.limits.memory, spec.volumes[0].size), (256 * MIB, 100 * MIB));
+    // As older daemons have written it: where it differs, a server is started anew.
+    let data = serde_json::to_string(&spec.volumes[0]).unwrap();
+    assert_eq!(data, r#"{"id":"server-1","path":"/data","size":104857600,"read_only":false}"#);
+    assert_eq!(serde_json::from_str::<Volume>(&data).unwrap(), spec.volumes[0]);
     assert_eq!(kept(&stage, "pg").await.unwrap(), first);
     assert_eq!((stage.calls("start"), stage.calls("fill volume")), (1, 1), "it runs, and is left alone");
 
@@ -103,6 +107,14 @@ async fn a_server_that_was_stopped_for_its_disk_stays_stopped_until_it_may_have_
     stage.store().set_outfit(managed.id, Outfit { share, ..managed.outfit }).await.unwrap();
     kept(&stage, "pg").await.unwrap();
     assert_eq!(stage.containers().await[0].1, ContainerState::Running);
+
+    // The same where its data are more files than that has blocks.
+    stage.engine.grow_volume(&volume(&managed), Usage { bytes: MIB, inodes: 51_201 });
+    stage.engine.stop_for(&id, Excess::Volume);
+    let error = kept(&stage, "pg").await.unwrap_err();
+    assert_eq!(error.hints[0], "its data take 1.0 MiB in 51201 files, and may take 200MiB in 51200");
+    stage.engine.grow_volume(&volume(&managed), Usage { bytes: MIB, inodes: 51_200 });
+    kept(&stage, "pg").await.unwrap();
 
     // What it has written elsewhere is of no use to anybody.
     stage.engine.stop_for(&id, Excess::Disk);

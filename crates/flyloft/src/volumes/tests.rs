@@ -75,6 +75,8 @@ async fn what_a_release_asks_for_is_made_once_and_outlives_it() {
     let first = has(&stage).await;
     let disk = (5 << 30) - 7 * MIB;
     assert_eq!(first, [("/app/uploads".into(), "volume-1".into(), 7 * MIB), ("/data".into(), "volume-2".into(), disk)]);
+    let live = stage.env().await.0.live.unwrap();
+    assert!(stage.engine.spec(&live.container).volumes.iter().all(|volume| volume.counts), "its files are its own");
     // Nor does it go with a release that does not ask for it, or is another size then.
     build(&stage, &[ask("/data", Some(MIB), None)]).await.unwrap();
     assert_eq!(has(&stage).await, first);

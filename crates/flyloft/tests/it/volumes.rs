@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use crate::harness::{Flyloft, text, wait_for};
 use crate::kinds::SERVE;
 
-/// Writes, reads and says what went wrong: `/add/FILE/WORD`, `/read/FILE`, `/grow/FILE/MIB`.
+/// Writes, reads and says what went wrong: `/add/FILE/WORD`, `/read/FILE`, `/grow/FILE/MIB`, `/make/FILES`.
 const APP: &str = r#"
 import os
 
@@ -17,6 +17,9 @@ def answer(words):
         case ["grow", file, mib]:
             with open(f"uploads/{file}", "wb") as f: f.write(os.urandom(1 << 20) * int(mib))
             return "grown"
+        case ["make", count]:
+            for n in range(int(count)): open(f"uploads/{n}", "w").close()
+            return "made"
         case ["owner"]:
             meta = os.stat("uploads")
             return f"{meta.st_uid} {meta.st_gid} {oct(meta.st_mode)}"
@@ -149,6 +152,17 @@ fn volumes_are_added_grown_filled_and_taken_away_by_hand() {
     flyloft.ok(&["volumes", "add", env, "/app/uploads", "--size", "100MiB"]);
     let refused = flyloft.cli(&["volumes", "add", env, "/app/uploads", "--size", "30MiB"]);
     assert!(text(&refused).contains("and would be stopped for it"), "{}", text(&refused));
+    assert_eq!(get("/read/notes"), "seeded more ");
+
+    // Files without anything in them count with those of its disk.
+    flyloft.ok(&["set", env, "inodes=11000"]);
+    flyloft.ok(&["restart", env]);
+    assert_eq!(get("/make/12000"), "made");
+    wait_for("it is stopped", || flyloft.ok(&["show", env]).contains("over its limit of files").then_some(()));
+    let events = flyloft.ok(&["events", env]);
+    assert!(events.contains("its limit is 11000 with those in its volumes, which stay"), "{events}");
+    flyloft.ok(&["set", env, "inodes="]);
+    flyloft.ok(&["restart", env]);
     assert_eq!(get("/read/notes"), "seeded more ");
 
     flyloft.ok(&["volumes", "rm", env, "/app/uploads", "--yes"]);

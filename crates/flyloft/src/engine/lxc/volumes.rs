@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::PathBuf;
 
+use flyloft_core::volume::files;
+
 use super::container::APP;
 use super::idmap::Access;
 use super::mounts::Bind;
@@ -28,6 +30,8 @@ pub struct Volumes {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Filled {
     pub usage: Usage,
+    /// Files that are bounded with those of the writable layer.
+    pub counted: u64,
     /// One of them takes more than it may.
     pub too_full: bool,
 }
@@ -87,6 +91,11 @@ impl Volumes {
             let usage = self.measure(&volume.id)?;
             filled.usage = filled.usage.plus(usage);
             filled.too_full |= usage.bytes > volume.size;
+            if volume.counts {
+                filled.counted = filled.counted.saturating_add(usage.inodes);
+            } else {
+                filled.too_full |= usage.inodes > files(volume.size);
+            }
         }
         Ok(filled)
     }
@@ -137,7 +146,7 @@ mod tests {
     }
 
     fn volume(id: &str, size: u64) -> Volume {
-        Volume { id: VolumeId(id.to_owned()), path: "/data".to_owned(), size, read_only: false }
+        Volume { id: VolumeId(id.to_owned()), path: "/data".to_owned(), size, read_only: false, counts: false }
     }
 
     #[test]
@@ -153,6 +162,21 @@ mod tests {
         assert!(filled.too_full && filled.usage.bytes >= 300_000, "{filled:?}");
         // Nobody fills what cannot be written to.
         assert_eq!(volumes.filled(&[Volume { read_only: true, ..small }]).unwrap(), Filled::default());
+    }
+
+    #[test]
+    fn files_count_with_those_of_the_container_or_are_as_many_as_the_volume_has_blocks() {
+        let (_dir, volumes) = volumes();
+        let alone = volume("a", 4 * 4096);
+        let dir = volumes.take(std::slice::from_ref(&alone)).unwrap().remove(0).source;
+        let filled = |volume: &Volume| volumes.filled(std::slice::from_ref(volume)).unwrap();
+        (0..4).for_each(|n| fs::write(dir.join(n.to_string()), "").unwrap());
+        assert!(!filled(&alone).too_full);
+        fs::write(dir.join("one-more"), "").unwrap();
+        assert!(filled(&alone).too_full);
+        assert_eq!(filled(&alone).counted, 0);
+        let filled = filled(&Volume { counts: true, ..alone });
+        assert_eq!((filled.counted, filled.too_full), (5, false));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The disk's limits: no environment fills it, for itself or for others.
 //!
 //! Where the file system keeps no quota for a directory, this does: it looks how much is free, and when that has
-//! changed by much, how much each container's writable layer takes, and what its processes hold of files that they have
-//! deleted. One that has outgrown its limit is stopped; below the floor, so is one that goes on writing. A stopped
+//! changed by much, how much each container's writable layer and volumes take, and what its processes hold of files that
+//! they have deleted. One that has outgrown its limit is stopped; below the floor, so is one that goes on writing. A stopped
 //! container's files stay, with a note of what it was stopped for.
 
 use std::collections::BTreeMap;
@@ -145,11 +145,11 @@ pub fn verdict(before: Option<Taken>, now: Taken, limits: &Limits, below: &[Unit
     if now.all().bytes > limits.disk {
         return Some(Excess::Disk);
     }
-    if now.all().inodes > limits.inodes {
-        return Some(Excess::Inodes);
-    }
     if now.volumes.too_full {
         return Some(Excess::Volume);
+    }
+    if now.all().inodes.saturating_add(now.volumes.counted) > limits.inodes {
+        return Some(Excess::Inodes);
     }
     let goes_on = |before: Taken, unit: Unit| now.growth(before, unit) > i128::from(unit.of(NOISE.bytes, NOISE.inodes));
     let before = before?;
@@ -162,7 +162,7 @@ fn last_words(at: OffsetDateTime, excess: Excess, limits: &Limits) -> String {
     let at = at.replace_nanosecond(millisecond).unwrap_or(at).format(&Rfc3339).unwrap_or_default();
     let bound = match excess {
         Excess::Disk => format!(" of {}; what it has deleted and still has open counts too", Size(limits.disk)),
-        Excess::Inodes => format!(": {}", limits.inodes),
+        Excess::Inodes => format!(": {}; those in its volumes count too", limits.inodes),
         Excess::Volume | Excess::Floor => String::new(),
     };
     format!("{at} flyloft | it was stopped: {excess}{bound}\n")
@@ -314,6 +314,9 @@ mod tests {
         assert_eq!(verdict(None, named(100, 1000), &LIMITS, &[]), None);
         let holding = Taken { held: Some(usage(60, 1)), ..named(50, 1) };
         assert_eq!(verdict(None, holding, &LIMITS, &[]), Some(Excess::Disk), "deleted files count");
+        let beside = |counted| Taken { volumes: Filled { counted, ..Filled::default() }, ..named(1, 600) };
+        assert_eq!(verdict(None, beside(401), &LIMITS, &[]), Some(Excess::Inodes), "so do those in volumes");
+        assert_eq!(verdict(None, beside(400), &LIMITS, &[]), None);
     }
 
     #[test]
