@@ -57,7 +57,8 @@ pub enum Config {
     },
     /// Remove variables, and redeploy what they touched.
     ///
-    /// The Procfile's `release` command runs before what is redeployed serves.
+    /// The Procfile's `release` command runs before what is redeployed serves. Where `app.json` requires one of them,
+    /// and nobody else sets it, that fails, and what serves goes on as it is. One that is made at random is made anew.
     Unset {
         #[command(flatten)]
         of: ConfigOf,
