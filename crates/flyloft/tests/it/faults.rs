@@ -2,6 +2,7 @@
 
 mod notes;
 mod stuck;
+mod swaps;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -219,52 +220,6 @@ fn what_the_kernel_cannot_freeze_stays_awake_says_so_and_sleeps_once_it_can() {
     flyloft.ok(&["sleep", ENV]);
     assert_eq!(flyloft.get(ENV, "/").body, "hello");
     flyloft.ok(&["destroy", "it-stuck", "--yes"]);
-}
-
-/// Swap of the test's own, before all other.
-struct Swap(PathBuf);
-
-impl Swap {
-    fn on() -> Self {
-        let path = PathBuf::from("/var/lib/flyloft-test/swap-of-a-test");
-        let _ = fs::remove_file(&path);
-        run(Command::new("fallocate").args(["--length", "256MiB"]).arg(&path));
-        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-        run(Command::new("mkswap").arg(&path));
-        run(Command::new("swapon").args(["--priority", "32767"]).arg(&path));
-        Self(path)
-    }
-
-    fn used(&self) -> u64 {
-        let table = fs::read_to_string("/proc/swaps").unwrap();
-        let line = table.lines().find(|line| line.starts_with(self.0.to_str().unwrap())).unwrap();
-        line.split_whitespace().nth(3).unwrap().parse::<u64>().unwrap() << 10
-    }
-}
-
-impl Drop for Swap {
-    fn drop(&mut self) {
-        run(Command::new("swapoff").arg(&self.0));
-        fs::remove_file(&self.0).unwrap();
-    }
-}
-
-#[test]
-fn what_comes_back_into_memory_when_swap_is_turned_off_goes_to_what_swap_there_is() {
-    const ENV: &str = "it-swap/main";
-    let others = fs::read_to_string("/proc/swaps").unwrap().lines().count() > 1;
-    assert!(others, "this test needs swap beside its own: run `script/setup --test`");
-    let flyloft = Flyloft::start();
-    flyloft.repository("it-swap", &borrowed(&app("hello"))).pushed(&["main"]);
-    let swap = Swap::on();
-    flyloft.ok(&["sleep", "--deep", ENV]);
-    let before = moved(&flyloft, ENV);
-    assert!(before > 1 << 20 && swap.used() > 1 << 20, "{before} bytes are moved");
-    drop(swap);
-    // Each time it is asked, the kernel is.
-    wait_for("it to be moved again", || (moved(&flyloft, ENV) > before / 2).then_some(()));
-    assert_eq!(flyloft.get(ENV, "/").body, "hello");
-    flyloft.ok(&["destroy", "it-swap", "--yes"]);
 }
 
 /// A server that starts well, unless a file says how not to.
