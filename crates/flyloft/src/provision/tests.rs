@@ -2,7 +2,9 @@
 
 mod faults;
 mod mysql;
+mod rabbitmq;
 mod redis;
+mod way;
 
 use flyloft_core::lifecycle::{Depth, Event};
 use flyloft_core::name::{EnvRef, Origin};

@@ -237,6 +237,19 @@ impl<'a> Session<'a> {
         self.conn.query_drop(sql).await.map_err(|error| fault_of(self.server, error, doing))
     }
 
+    /// The same of what must be done whole: what went wrong on the way may be no more than a warning.
+    async fn run_whole(&mut self, doing: &'static str, sql: &str) -> Result<(), ServiceError> {
+        self.run(doing, sql).await?;
+        let warnings = self.conn.query("SHOW WARNINGS").await;
+        let warnings: Vec<(String, u16, String)> = warnings.map_err(|error| fault_of(self.server, error, doing))?;
+        match warnings.into_iter().find(|(level, ..)| level == "Error") {
+            Some((_, code, message)) => {
+                Err(ServiceError::new(self.server, fault_said(self.server, code, &message, doing)).said(message))
+            }
+            None => Ok(()),
+        }
+    }
+
     async fn all<T, P>(&mut self, doing: &'static str, sql: &str, values: P) -> Result<Vec<T>, ServiceError>
     where
         T: mysql_async::prelude::FromRow + Send + 'static,
@@ -271,22 +284,10 @@ fn encryption(server: &Server) -> Result<SslOpts, ServiceError> {
     Ok(SslOpts::default().with_root_certs(roots).with_disable_built_in_roots(true))
 }
 
-/// What an error means. The numbers are from MariaDB's and MySQL's lists of errors, which have them in common.
+/// What an error means.
 fn fault_of(server: &Server, error: Error, doing: &'static str) -> ServiceError {
-    let user = || server.url.user.clone();
     let fault = match &error {
-        Error::Server(said) => match said.code {
-            1045 | 1698 => Fault::Password { user: user() },
-            1129 | 1130 => Fault::Barred,
-            1049 => Fault::NoDatabase(server.url.database.clone()),
-            1040 | 1203 | 1226 => Fault::Crowded,
-            1021 | 1114 => Fault::Full,
-            1290 | 1792 | 1836 => Fault::Replica,
-            3159 => Fault::TlsWanted,
-            1053 => Fault::Down,
-            1044 | 1095 | 1142 | 1143 | 1227 | 1370 | 1410 => Fault::Forbidden { user: user(), what: doing },
-            _ => Fault::Other(doing),
-        },
+        Error::Server(said) => fault_said(server, said.code, &said.message, doing),
         Error::Driver(DriverError::NoClientSslFlagFromServer) => Fault::NoTls,
         Error::Driver(DriverError::ConnectionClosed) => Fault::Down,
         error => match tls::fault_of(error) {
@@ -307,6 +308,28 @@ fn fault_of(server: &Server, error: Error, doing: &'static str) -> ServiceError 
     };
     ServiceError::new(server, fault).said(said)
 }
+
+/// The numbers are from MariaDB's and MySQL's lists of errors, which have them in common.
+fn fault_said(server: &Server, code: u16, message: &str, doing: &'static str) -> Fault {
+    let user = || server.url.user.clone();
+    match code {
+        1045 | 1698 => Fault::Password { user: user() },
+        1129 | 1130 => Fault::Barred,
+        1049 => Fault::NoDatabase(server.url.database.clone()),
+        1040 | 1203 | 1226 => Fault::Crowded,
+        1021 | 1114 => Fault::Full,
+        1290 | 1792 | 1836 => Fault::Replica,
+        3159 => Fault::TlsWanted,
+        1053 => Fault::Down,
+        1044 | 1095 | 1142 | 1143 | 1227 | 1370 | 1410 => Fault::Forbidden { user: user(), what: doing },
+        // The number is that of what was not made or written, and why is the system's (errno(3)).
+        _ if FULL.iter().any(|why| message.contains(why)) => Fault::Full,
+        _ => Fault::Other(doing),
+    }
+}
+
+/// How they say that the system said ENOSPC, which is 28 with Linux.
+const FULL: [&str; 4] = ["Errcode: 28 ", "errno: 28 ", "errno 28 ", "error 28 "];
 
 #[cfg(test)]
 mod tests;

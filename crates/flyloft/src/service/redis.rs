@@ -225,6 +225,8 @@ async fn greet(server: &Server, stream: &mut dyn Stream) -> Result<(), ServiceEr
         match stream.read_u8().await {
             Ok(byte) => line.push(byte),
             Err(_) if line.is_empty() && !server.url.tls => {
+                // One that goes down just now does so as well, and takes nobody any more then.
+                link::open(server, server.url.port).await?;
                 return Err(ServiceError::new(server, Fault::TlsWanted).said("it ended the connection without a word"));
             }
             Err(error) if line.is_empty() => return Err(down(error)),

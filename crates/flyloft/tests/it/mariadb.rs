@@ -3,12 +3,14 @@
 
 use std::process::Command;
 
+use super::own_server::{Disk, OwnServer, free_port};
 pub use super::own_server::{ESCAPED, PASSWORD};
-use super::own_server::{OwnServer, free_port};
 
 pub const ADMIN: &str = "admin";
 
 pub struct Mariadb {
+    /// Goes before the directory that it is mounted in.
+    disk: Option<Disk>,
     own: OwnServer,
     pub port: u16,
     options: Vec<String>,
@@ -26,9 +28,21 @@ impl Mariadb {
         mariadb
     }
 
-    /// The same, and not started yet.
+    /// With its data on a disk of their own of so many MiB.
+    pub fn start_on_disk_of(mib: u64) -> Self {
+        let mut mariadb = Self::prepared_on(Some(mib), &[]);
+        mariadb.run();
+        mariadb
+    }
+
+    /// With these options, and not started yet.
     pub fn prepared(options: &[&str]) -> Self {
+        Self::prepared_on(None, options)
+    }
+
+    fn prepared_on(mib: Option<u64>, options: &[&str]) -> Self {
         let own = OwnServer::new("mysql");
+        let disk = mib.map(|mib| own.disk("data", mib));
         let mut install = own.command("/usr/bin/mariadb-install-db");
         install.arg("--no-defaults").arg(format!("--datadir={}", own.path("data").display()));
         install.args(["--auth-root-authentication-method=normal", "--skip-test-db"]);
@@ -44,7 +58,12 @@ impl Mariadb {
                  GRANT ALL PRIVILEGES ON *.* TO '{ADMIN}'@'%' WITH GRANT OPTION;\n"
             ),
         );
-        Self { own, port: 0, options: options.iter().map(|option| (*option).to_owned()).collect() }
+        Self { disk, own, port: 0, options: options.iter().map(|option| (*option).to_owned()).collect() }
+    }
+
+    /// Leaves so many MiB of its disk, and takes the rest, or gives it back.
+    pub fn leave_of_disk(&self, mib: Option<u64>) {
+        self.disk.as_ref().expect("it has one of its own").leave(mib);
     }
 
     /// A file that it can read.
@@ -122,5 +141,14 @@ impl Mariadb {
         let output = client.output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+}
+
+impl Drop for Mariadb {
+    fn drop(&mut self) {
+        // What it still wants to write is about to lose its disk.
+        if self.disk.is_some() {
+            self.own.kill();
+        }
     }
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests start the programs that people use")]
 
 use std::fs::{self, File};
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -30,6 +30,13 @@ pub struct OwnServer {
     child: Option<Child>,
 }
 
+/// The host's own address on its way to the internet, found without sending anything: containers reach that.
+pub fn host_address() -> String {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.connect("203.0.113.1:9").unwrap();
+    socket.local_addr().unwrap().ip().to_string()
+}
+
 /// A port that nobody has. It is none of those that the kernel gives to whoever asks for any, to a client for example,
 /// which would be somebody else's by the time that the server takes it.
 pub fn free_port() -> u16 {
@@ -51,6 +58,11 @@ impl OwnServer {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// A disk of so many MiB in its directory, which has to go before that.
+    pub fn disk(&self, name: &str, mib: u64) -> Disk {
+        Disk::mount(&self.path(name), mib, &self.user)
     }
 
     /// Writes a file that the server can read, and nobody else.
@@ -115,6 +127,37 @@ impl Drop for OwnServer {
         if self.child.is_some() {
             self.stop();
         }
+    }
+}
+
+/// A disk of a server's own, for it to be full: some memory that is mounted.
+pub struct Disk(PathBuf);
+
+impl Disk {
+    pub fn mount(path: &Path, mib: u64, owner: &User) -> Self {
+        fs::create_dir(path).unwrap();
+        let options = format!("size={mib}m,mode=0700,uid={},gid={}", owner.uid, owner.gid);
+        let none = None::<&str>;
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(none, path, Some("tmpfs"), flags, Some(options.as_str())).unwrap();
+        Self(path.to_owned())
+    }
+
+    /// Leaves so many MiB of it, and takes the rest, or gives it back.
+    pub fn leave(&self, mib: Option<u64>) {
+        let ballast = self.0.join("ballast");
+        let _ = fs::remove_file(&ballast);
+        let Some(mib) = mib else { return };
+        let found = nix::sys::statvfs::statvfs(&self.0).unwrap();
+        let free = found.blocks_available() * found.fragment_size();
+        fs::write(&ballast, vec![0; usize::try_from(free - (mib << 20)).unwrap()]).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Whoever has been killed may still be about to let go of it.
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
     }
 }
 

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User};
 
+use super::own_server::Disk;
+
 pub const ADMIN: &str = "admin";
 /// All that a password can have in it that means something in a URL, in SQL or to a shell.
 pub const PASSWORD: &str = " !\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ü";
@@ -184,36 +186,6 @@ impl Drop for Postgres {
         if self.child.is_some() {
             self.stop();
         }
-    }
-}
-
-/// Some memory that is mounted.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(path: &Path, mib: u64, owner: &User) -> Self {
-        fs::create_dir(path).unwrap();
-        let options = format!("size={mib}m,mode=0700,uid={},gid={}", owner.uid, owner.gid);
-        let none = None::<&str>;
-        let flags = nix::mount::MsFlags::empty();
-        nix::mount::mount(none, path, Some("tmpfs"), flags, Some(options.as_str())).unwrap();
-        Self(path.to_owned())
-    }
-
-    fn leave(&self, mib: Option<u64>) {
-        let ballast = self.0.join("ballast");
-        let _ = fs::remove_file(&ballast);
-        let Some(mib) = mib else { return };
-        let found = nix::sys::statvfs::statvfs(&self.0).unwrap();
-        let free = found.blocks_available() * found.fragment_size();
-        fs::write(&ballast, vec![0; usize::try_from(free - (mib << 20)).unwrap()]).unwrap();
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Whoever has been killed may still be about to let go of it.
-        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
     }
 }
 

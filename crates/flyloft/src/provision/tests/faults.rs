@@ -3,10 +3,12 @@
 
 use flyloft_core::name::{BranchName, EnvRef, Origin};
 
+use super::rabbitmq::who_is;
 use super::redis::{add, deploy};
 use super::*;
 use crate::service::mariadb_bench::Mariadb;
 use crate::service::own_server::certificate;
+use crate::service::rabbitmq_bench::Rabbitmq;
 use crate::service::redis_bench::Redis;
 
 /// What people read of a deploy that fails, whatever the port.
@@ -223,15 +225,17 @@ async fn two_deploys_of_an_environment_race_for_one_database() {
 #[tokio::test]
 async fn the_longest_names_are_names_on_every_server() {
     let bench = Bench::new().await;
-    let (mariadb, redis) = (Mariadb::start(), Redis::start());
+    let (mariadb, redis, rabbitmq) = (Mariadb::start(), Redis::start(), Rabbitmq::start());
     add(&bench, "maria", Kind::Mysql, &mariadb.url()).await;
     add(&bench, "cache", Kind::Redis, &redis.url()).await;
+    add(&bench, "mq", Kind::Rabbitmq, &rabbitmq.url()).await;
     let name = EnvRef::parse(&format!("{}/{}", "a".repeat(30), "b".repeat(40))).unwrap();
     bench.stage.store().create_app(&name.app, None, 1).await.unwrap();
     let branch = Origin::Branch(BranchName::parse("main").unwrap());
     let (_, conductor) = bench.stage.loft.ensure(&name, &branch).await.unwrap();
     let alias = "Z".repeat(30);
-    let asked = format!("postgres,postgres:{alias},mysql,redis,redis/database:JOBS");
+    let queues = "Y".repeat(30);
+    let asked = format!("postgres,postgres:{alias},mysql,redis,redis/database:JOBS,rabbitmq,rabbitmq:{queues}");
     bench.stage.launch_in(&conductor, Again::Rollback, asking(&asked)).await.unwrap();
     let (env, _) = bench.stage.loft.find(&name).await.unwrap();
     let variables = bench.stage.engine.spec(&env.live.clone().unwrap().container).env;
@@ -242,10 +246,11 @@ async fn the_longest_names_are_names_on_every_server() {
     assert_eq!(gone, "relation \"a\" does not exist");
     let (user, database) = (&variables["MYSQL_USER"], &variables["MYSQL_DATABASE"]);
     assert_eq!(mariadb.sql_as(user, &variables["MYSQL_PASSWORD"], database, "SELECT 1").unwrap(), "1");
+    assert_eq!((rabbitmq.left(), who_is(&rabbitmq, &variables).as_str()), (4, "Not management user"));
     conductor.tell(Event::Destroy).await.unwrap();
     conductor.gone().await;
     bench.stage.wait_until("nothing is left", async || bench.strays().await == 0).await;
-    assert_eq!(bench.made(), "0 0");
+    assert_eq!((bench.made().as_str(), rabbitmq.left()), ("0 0", 0));
     assert_eq!(mariadb.sql("SELECT COUNT(*) FROM mysql.user WHERE User LIKE 'flyloft%'"), "0");
     assert!(!redis.ask("ACL USERS").contains("flyloft_"));
 }

@@ -59,6 +59,63 @@ async fn what_a_mariadb_that_was_down_still_has_goes_when_it_is_up_again() {
 }
 
 #[tokio::test]
+async fn a_mariadb_without_a_connection_left_is_asked_again_and_told_of_when_that_is_in_vain() {
+    let bench = Bench::new().await;
+    let mariadb = Mariadb::start_with(&["--max-connections=10"]);
+    mariadb.sql("CREATE USER apt IDENTIFIED BY 'x'; GRANT CREATE USER, PROCESS, CONNECTION ADMIN ON *.* TO apt");
+    mariadb.sql("GRANT SELECT ON mysql.user TO apt; GRANT ALL ON `flyloft\\_%`.* TO apt WITH GRANT OPTION");
+    let url = format!("mysql://apt:x@127.0.0.1:{}/", mariadb.port);
+    add(&bench, "maria", Kind::Mysql, &url).await;
+    let (url, mut held) = (format!("{url}?prefer_socket=false"), Vec::new());
+    while let Ok(conn) = Conn::new(Opts::from_url(&url).unwrap()).await {
+        held.push(conn);
+    }
+    assert!(held.len() >= 10, "{}", held.len());
+    let told = deploy(&bench, "main", "mysql").await.unwrap_err().text();
+    insta::assert_snapshot!(told.replace(&mariadb.port.to_string(), "PORT"), @r"
+    error: server `maria` at 127.0.0.1:PORT has no connection left
+      because: Too many connections
+      hint: raise its `max_connections`, or end what holds them; then: flyloft services check maria
+    ");
+    let release = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        drop(held);
+    };
+    let (deployed, ()) = tokio::join!(deploy(&bench, "main", "mysql"), release);
+    deployed.unwrap();
+    assert_eq!(users(&mariadb), "1");
+}
+
+#[tokio::test]
+async fn on_the_full_disk_of_a_mariadb_nothing_is_left_of_what_did_not_fit() {
+    let bench = Bench::new().await;
+    let mut mariadb = Mariadb::start_on_disk_of(192);
+    add(&bench, "maria", Kind::Mysql, &mariadb.url()).await;
+    deploy(&bench, "main", "mysql").await.unwrap();
+    mariadb.leave_of_disk(Some(0));
+    let told = deploy(&bench, "other", "mysql").await.unwrap_err().text();
+    let told = told.replace(&mariadb.port.to_string(), "PORT");
+    let (what, rest) = told.split_once("  because: ").unwrap();
+    assert_eq!(what, "error: server `maria` at 127.0.0.1:PORT has no room left on its disk\n");
+    assert!(rest.contains("No space left on device"), "{told}");
+    assert!(rest.ends_with("  hint: make room there; then: flyloft services check maria\n"), "{told}");
+    let made = || {
+        let databases = mariadb.sql("SHOW DATABASES LIKE 'flyloft\\_shop%'").lines().count();
+        (users(&mariadb), databases, mariadb.sql("SELECT COUNT(*) FROM flyloft_labels.labels"))
+    };
+    assert_eq!(made(), ("1".to_owned(), 1, "1".to_owned()));
+    mariadb.leave_of_disk(None);
+    deploy(&bench, "other", "mysql").await.unwrap();
+    assert_eq!(made(), ("2".to_owned(), 2, "2".to_owned()));
+    // One that was made on a full disk would be of the server's own character set from now on.
+    mariadb.stop();
+    mariadb.run();
+    let sets = "SELECT DISTINCT DEFAULT_CHARACTER_SET_NAME FROM information_schema.SCHEMATA
+        WHERE SCHEMA_NAME LIKE 'flyloft\\_shop%'";
+    assert_eq!(mariadb.sql(sets), "utf8mb4");
+}
+
+#[tokio::test]
 async fn a_copy_that_does_not_come_to_its_end_leaves_nothing_behind() {
     let bench = Bench::new().await;
     let mariadb = Mariadb::start();

@@ -1,7 +1,10 @@
 //! The same with a real Redis beside PostgreSQL.
 
 use flyloft_core::service::{Kind, ServerUrl, TemplateName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
+use super::way::Way;
 use super::*;
 use crate::service::redis_bench::{Redis, ask};
 use crate::store::NewTemplate;
@@ -106,6 +109,74 @@ async fn what_a_redis_that_was_down_still_has_goes_when_it_is_up_again() {
     sweep(bench.parts()).await;
     assert_eq!((bench.strays().await, users(&redis)), (0, 0));
     deploy(&bench, "other", "redis").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_redis_that_goes_down_in_the_middle_is_asked_again_and_forgets_what_it_had_not_written_down() {
+    let bench = Bench::new().await;
+    let mut redis = Redis::start();
+    let mut way = Way::to(redis.port).await;
+    add(&bench, "cache", Kind::Redis, &redis.url().replace(&redis.port.to_string(), &way.port.to_string())).await;
+    for (branch, words, made, is_up_soon) in [("main", "SETUSER", 0, true), ("other", "SAVE", 2, false)] {
+        let (_, conductor) = bench.env(branch).await;
+        let mut work = std::pin::pin!(bench.stage.launch_in(&conductor, Again::Rollback, asking("redis")));
+        tokio::select! {
+            ended = &mut work => panic!("it has ended: {ended:?}"),
+            () = way.held_up_by(words) => {}
+        }
+        assert_eq!(users(&redis), made);
+        way.shut().await;
+        redis.stop();
+        if is_up_soon {
+            redis.run();
+            way.open().await;
+            work.await.unwrap();
+        } else {
+            let error = work.await.unwrap_err().text();
+            assert!(error.contains("server `cache` at 127.0.0.1:") && error.contains("cannot be reached"), "{error}");
+            redis.run();
+            way.open().await;
+        }
+        assert_eq!(users(&redis), 1);
+    }
+    deploy(&bench, "other", "redis").await.unwrap();
+    for branch in ["main", "other"] {
+        // Who waits for an answer here keeps the way from being gone.
+        let url = bench.variables(branch).await["REDIS_URL"].replace(&way.port.to_string(), &redis.port.to_string());
+        ask(&url, "PING").unwrap();
+    }
+    assert_eq!(users(&redis), 2);
+}
+
+#[tokio::test]
+async fn a_redis_without_a_connection_left_is_asked_again_and_told_of_when_that_is_in_vain() {
+    const MOST: usize = 4;
+    let bench = Bench::new().await;
+    let redis = Redis::start_with(&["aclfile users.acl", &format!("maxclients {MOST}")]);
+    add(&bench, "cache", Kind::Redis, &redis.url()).await;
+    let mut held = Vec::new();
+    while held.len() < MOST {
+        let (mut stream, mut answer) = (TcpStream::connect(("127.0.0.1", redis.port)).await.unwrap(), [0; 64]);
+        stream.write_all(b"PING\r\n").await.unwrap();
+        let length = stream.read(&mut answer).await.unwrap_or_default();
+        // Nobody is let in who has not said who it is, but this one has a connection.
+        if answer[..length].starts_with(b"-NOAUTH") {
+            held.push(stream);
+        }
+    }
+    let told = deploy(&bench, "main", "redis").await.unwrap_err().text();
+    insta::assert_snapshot!(told.replace(&redis.port.to_string(), "PORT"), @r"
+    error: server `cache` at 127.0.0.1:PORT has no connection left
+      because: ERR max number of clients reached
+      hint: raise its `maxclients`, or end what holds them; then: flyloft services check cache
+    ");
+    let release = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        drop(held);
+    };
+    let (deployed, ()) = tokio::join!(deploy(&bench, "main", "redis"), release);
+    deployed.unwrap();
+    assert_eq!(users(&redis), 1);
 }
 
 #[tokio::test]

@@ -54,9 +54,9 @@ impl Session<'_> {
     }
 
     pub(super) async fn make_database(&mut self, name: &str) -> Result<(), ServiceError> {
-        // Some servers have Latin 1 otherwise.
+        // Some servers have Latin 1 otherwise. On a full disk MariaDB makes one whose character set it forgets later.
         let create = format!("CREATE DATABASE IF NOT EXISTS {} CHARACTER SET utf8mb4", identifier(name));
-        self.run("make a database", &create).await
+        self.run_whole("make a database", &create).await
     }
 
     async fn give(&mut self, database: &str, user: &str) -> Result<(), ServiceError> {

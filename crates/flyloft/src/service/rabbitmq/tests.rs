@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::error::Error;
 use crate::service::Secret;
-use crate::service::own_server::{certificate, free_port};
+use crate::service::own_server::{certificate, free_port, host_address};
 use crate::service::rabbitmq_bench::{self as bench, PASSWORD};
 
 fn server(url: &str) -> Server {
@@ -87,10 +87,12 @@ async fn a_server_says_what_it_is_and_what_is_wrong_is_told_with_what_to_do() {
     assert!(overview.contains(&format!("\"{}\"", health.version)), "{health:?} {overview}");
     assert_eq!((health.connections, health.max_connections), (0, None));
 
-    for (name, tags) in [("weak", ""), ("weaker", "monitoring")] {
+    for (name, tags) in [("weak", ""), ("weaker", "monitoring"), ("guest", "administrator")] {
         let body = format!(r#"{{"password": "x", "tags": "{tags}"}}"#);
         assert_eq!(rabbitmq.api("PUT", &format!("users/{name}"), &body).0, 201);
     }
+    // Whom it knows by itself it lets in from its own machine alone, and here that comes from elsewhere.
+    let host = host_address();
     let (port, management) = (rabbitmq.port, rabbitmq.management);
     let at = |who: &str, port: u16, management: u16| {
         server(&format!("amqp://{who}@127.0.0.1:{port}?management={management}"))
@@ -107,6 +109,8 @@ async fn a_server_says_what_it_is_and_what_is_wrong_is_told_with_what_to_do() {
     ] {
         told += &refusal(&at(who, port, management)).await.replace("Connection refused (os error 111)", "REFUSED");
     }
+    let afar = server(&format!("amqp://guest:x@{host}:{port}?management={management}"));
+    told += &refusal(&afar).await.replace(&host, "HOST");
     let closed = Server { url: ServerUrl { port: free_port(), ..well.url.clone() }, ..well.clone() };
     told += &refusal(&closed).await.replace("Connection refused (os error 111)", "REFUSED");
     let encrypted = Server { url: ServerUrl { tls: true, ..well.url.clone() }, ..well.clone() };
