@@ -21,5 +21,5 @@ pub use bounds::Bounds;
 pub use pace::{Haste, Pace};
 pub use plan::{Apart, Plan, Straight, Told};
 pub use report::{Seen, is_leaving, is_worker};
-pub use secure::{Secure, Shown, Tls, others_listen, others_speak};
+pub use secure::{Http2, Secure, Shown, Tls, others_listen, others_speak};
 pub use site::{KEPT, Site};

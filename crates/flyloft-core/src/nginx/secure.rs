@@ -23,12 +23,42 @@ pub struct Secure<'a> {
 pub struct Tls {
     /// Of several that are for a host name it is the first, as with [`certificate::choose`].
     pub shown: Vec<Shown>,
-    /// Nobody else of the site's listens there, who would speak HTTP/2 because of us.
-    pub alone: bool,
+    pub http2: Http2,
     /// nginx takes none of our servers for it beside those of the site.
     pub off: bool,
     /// A server of the site's own speaks it for our host names.
     pub elsewhere: bool,
+}
+
+/// Whose HTTP/2 is, which nginx has had as something of each server's from 1.25.1 on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Http2 {
+    /// The site's: it is the address's, and others listen there, who would speak it because of us.
+    #[default]
+    Site,
+    /// The address's, where nobody else listens.
+    Address,
+    /// Each server's.
+    Server,
+}
+
+impl Http2 {
+    /// `knows` is whether nginx has it as something of a server's, and `alone` whether nobody else of the site's listens there.
+    pub fn of(knows: bool, alone: bool) -> Self {
+        match (knows, alone) {
+            (true, _) => Self::Server,
+            (false, true) => Self::Address,
+            (false, false) => Self::Site,
+        }
+    }
+
+    /// Whether an nginx has it as something of a server's that says this of its version: `nginx version: nginx/1.22.1`.
+    pub fn is_known_to(said: &str) -> bool {
+        let numbers = said.split_once('/').map_or("", |(_, version)| version);
+        let numbers = numbers.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap_or_default();
+        let numbers: Vec<u32> = numbers.split('.').map_while(|number| number.parse().ok()).collect();
+        numbers.len() >= 3 && numbers.as_slice() >= &[1, 25, 1][..]
+    }
 }
 
 /// A certificate that nginx shows.
@@ -89,12 +119,16 @@ impl Secure<'_> {
     }
 
     fn speak(&self, ours: &str, tls: &Tls) -> String {
-        let entry = listen(self.listen, if tls.alone { " ssl http2" } else { " ssl" });
-        // An old process of nginx's lets who comes over HTTP/2 go on for as long as this, past a gate that is shut
-        // meanwhile. It is less than an address is left alone for that had an app.
-        let soon = if tls.alone { "    keepalive_time 60s;\n    keepalive_timeout 15s;\n" } else { "" };
+        let (options, http2) = match tls.http2 {
+            Http2::Site => (" ssl", ""),
+            Http2::Address => (" ssl http2", ""),
+            Http2::Server => (" ssl", "    http2 on;\n"),
+        };
+        let entry = listen(self.listen, options);
+        // An old process of nginx's lets who comes over HTTP/2, which may be the site's doing, go on for as long as this,
+        // past a gate that is shut meanwhile. It is less than an address is left alone for that had an app.
         format!(
-            "{entry}{soon}    ssl_protocols TLSv1.2 TLSv1.3;\n    ssl_ciphers {CIPHERS};\n    \
+            "{entry}{http2}    keepalive_time 60s;\n    keepalive_timeout 15s;\n    ssl_protocols TLSv1.2 TLSv1.3;\n    ssl_ciphers {CIPHERS};\n    \
              ssl_prefer_server_ciphers off;\n    ssl_session_cache shared:{ours}_tls:1m;\n    \
              ssl_session_timeout 12h;\n"
         )
@@ -202,6 +236,19 @@ mod tests {
         for text in ["[::1]", "192.0.2.1", "localhost", "example-host.org"] {
             assert!(others_listen(&format!("# configuration file /a:\nlisten {text};"), ours, &[80]), "{text}");
         }
+    }
+
+    #[test]
+    fn http_2_is_asked_for_in_the_words_that_an_nginx_has() {
+        for said in ["nginx/1.25.1", "nginx/1.26.3\n", "nginx/1.26.3 (Ubuntu)", "nginx/1.30.0", "nginx/2.0.0"] {
+            assert!(Http2::is_known_to(&format!("nginx version: {said}")), "{said}");
+        }
+        assert!(Http2::is_known_to("nginx version: openresty/1.27.1.1\n"));
+        for said in ["nginx/1.22.1", "nginx/1.25.0", "nginx/0.8.55", "nginx/", "nginx/1.26", "", "a/b"] {
+            assert!(!Http2::is_known_to(&format!("nginx version: {said}")), "{said}");
+        }
+        let of = |knows| [true, false].map(|alone| Http2::of(knows, alone));
+        assert_eq!([of(true), of(false)], [[Http2::Server, Http2::Server], [Http2::Address, Http2::Site]]);
     }
 
     #[test]

@@ -347,7 +347,7 @@ fn group(instance: &str, address: SocketAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::bounds::USUAL;
-    use super::super::{Apart, Shown, Tls};
+    use super::super::{Apart, Http2, Shown, Tls};
     use super::*;
     use crate::certificate::Names;
 
@@ -373,8 +373,13 @@ mod tests {
             let names = Names::new([name.to_owned()]);
             Shown::new(file.to_owned(), &names, &domain).unwrap()
         };
-        told.tls = Tls { shown: vec![shown("star.pem", "*.staging.example.org")], alone: true, ..Tls::default() };
+        let star = || vec![shown("star.pem", "*.staging.example.org")];
+        told.tls = Tls { shown: star(), http2: Http2::Address, ..Tls::default() };
         insta::assert_snapshot!("a_certificate_for_all_host_names", servers(secure, &told));
+        told.tls = Tls { shown: star(), http2: Http2::Server, ..Tls::default() };
+        let newer = servers(secure, &told);
+        let its = newer.matches("listen [::]:443 ssl;\n    http2 on;\n").count();
+        assert!(its == 2 && !newer.contains(" ssl http2"), "{newer}");
         told.tls = Tls { shown: vec![shown("one.pem", "shop-main.staging.example.org")], ..Tls::default() };
         let hosts = ["shop-main.staging.example.org", "shop-pr-42.staging.example.org"].map(host_name);
         told.apart.insert(AppName::parse("shop").unwrap(), Apart { snippet: 1, hosts: hosts.into() });

@@ -1,5 +1,6 @@
 //! The programs that the daemon runs, and the Debian packages that they come from.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use semver::Version;
@@ -71,11 +72,15 @@ async fn find(program: &str, ask: Option<&str>, oldest: &str) -> Found {
 }
 
 pub fn in_path(program: &str) -> bool {
+    path(program).is_some()
+}
+
+/// Where the program is that is started by this name.
+pub fn path(program: &str) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
-    let executable =
-        |path: std::path::PathBuf| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    let executable = |path: &PathBuf| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| executable(dir.join(program)))
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(executable)
 }
 
 /// The first thing in a text that looks like a version, such as `git version 2.39.5` or `nftables v1.0.6 (…)`.

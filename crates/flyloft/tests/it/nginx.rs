@@ -4,6 +4,8 @@ use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
 
 use crate::harness::{Flyloft, text, wait_for};
 use crate::nginx_site::{NginxSite, OTHER};
@@ -352,6 +354,56 @@ fn an_environment_is_reached_over_tls_whichever_edge_speaks_it() {
         assert_eq!(keys.exists(), is_nginx, "what nginx had of keys goes with it");
     }
     flyloft.ok(&["destroy", "it-nginx-tls", "--yes"]);
+}
+
+/// The HTTP that is spoken over TLS for a host of an environment, if any.
+fn spoken(host: &str, port: u16) -> Option<String> {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--insecure", "--http2", "--max-time", "30", "--write-out", "%{http_version}"]);
+    curl.args(["--output", "/dev/null", "--resolve", &format!("{host}:{port}:127.0.0.1")]);
+    let output = curl.arg(format!("https://{host}:{port}/")).output().unwrap();
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn an_nginx_that_is_replaced_by_another_version_is_told_in_words_that_it_knows() {
+    let newer = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/nginx-13/bin/nginx");
+    assert!(newer.exists(), "script/setup --test fetches Debian 13's nginx");
+    let (dir, programs, own) = (tempfile::tempdir().unwrap(), all_but("nginx"), Path::new("/usr/sbin/nginx"));
+    let mut flyloft = Flyloft::start();
+    flyloft.stop();
+    let (mut site, https, host) = (NginxSite::new("www-data"), free_port(), "nobody-main.staging.localhost");
+    flyloft.domain = tls::DOMAIN;
+    flyloft.listen = format!("[::]:{}", site.port);
+    let secure = format!("[https]\nlisten = [\"127.0.0.1:{https}\"]\n{}", tls::certificate(dir.path()));
+    flyloft.config = format!("domain = {:?}\n{secure}{}", tls::DOMAIN, site.edge());
+    let install = |nginx: &Path| {
+        symlink(nginx, programs.path().join("new")).unwrap();
+        std::fs::rename(programs.path().join("new"), programs.path().join("nginx")).unwrap();
+    };
+    let [certificate, key] = ["cert.pem", "key.pem"].map(|file| dir.path().join(file).display().to_string());
+    // Where the site speaks TLS as well, HTTP/2 is for the site alone to say, until nginx has it as something of a server's.
+    let includes = format!("include {}/nginx/flyloft.conf;", flyloft.state.display());
+    site.configure(&format!(
+        "{includes} server {{ listen 127.0.0.1:{https} ssl; server_name other.test; ssl_certificate {certificate}; \
+         ssl_certificate_key {key}; }}"
+    ));
+    install(own);
+    flyloft.serve_with(|command| {
+        command.env("PATH", programs.path());
+    });
+    let said = || std::fs::read_to_string(flyloft.state.join("nginx/flyloft.conf")).unwrap();
+    for (nginx, is_newer) in [(own, false), (newer.as_path(), true), (own, false)] {
+        site.kill();
+        install(nginx);
+        // One that would not know what stands there could not be started.
+        wait_for("flyloft to see it", || (is_newer || !said().contains("http2 on;")).then_some(()));
+        site.start_as(nginx);
+        let wanted = if is_newer { "2" } else { "1.1" };
+        wait_for("it to be told", || (spoken(host, https)? == wanted).then_some(()));
+        assert_eq!(spoken("other.test", https).as_deref(), Some("1.1"));
+        assert!(!site.log().contains("[warn]"), "{}", site.log());
+    }
 }
 
 #[test]

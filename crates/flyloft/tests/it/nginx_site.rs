@@ -4,7 +4,7 @@
 use std::fs;
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::own_server::{OwnServer, free_port};
 
@@ -67,8 +67,15 @@ impl NginxSite {
     }
 
     pub fn start(&mut self) {
+        self.start_as("nginx");
+    }
+
+    /// Starts this program, which is an nginx.
+    pub fn start_as(&mut self, program: impl AsRef<Path>) {
         let other = self.other;
-        let mut command = self.own.command("nginx");
+        let mut command = self.own.command(program);
+        // It is the one that flyloft finds.
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.arg("-e").arg(self.path("error.log")).arg("-c").arg(self.conf());
         let is_up = || TcpStream::connect((Ipv4Addr::LOCALHOST, other)).is_ok();
         assert!(self.own.run(command, is_up), "nginx does not start:\n{}", self.own.log());

@@ -16,12 +16,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flyloft_core::host::Domain;
-use flyloft_core::nginx::{self, Secure, Told, others_listen, others_speak};
+use flyloft_core::nginx::{self, Http2, Secure, Told, others_listen, others_speak};
 
 use super::files;
 use super::keeper::Place;
 use super::master::Trouble;
 use super::snippets::Snippets;
+use super::tongue::Tongue;
 use crate::config::CertificateFiles;
 use crate::tls::pair::Pair;
 use crate::tls::{self, Certificates, Shown};
@@ -61,6 +62,7 @@ pub struct Offer {
     off: bool,
     /// Nobody else of the site's speaks TLS there.
     alone: bool,
+    tongue: Tongue,
     /// Somebody else of the site's speaks it for our host names.
     elsewhere: bool,
 }
@@ -153,6 +155,13 @@ impl Offer {
         let Some(secure) = &place.secure else { return };
         let ports: Vec<u16> = secure.listen.iter().map(SocketAddr::port).collect();
         self.alone = !others_listen(dump, &file(files::HTTP), &ports);
+    }
+
+    /// Looks which words nginx knows, which is another one after an upgrade.
+    pub async fn listen(&mut self, place: &Place) {
+        if place.secure.is_some() {
+            self.tongue.listen(&place.master).await;
+        }
     }
 
     /// Whether nothing has changed since the last look.
@@ -305,7 +314,8 @@ impl Offer {
     /// What nginx would be told if it were to show these.
     fn with(&self, all: &All, off: bool, place: &Place) -> nginx::Tls {
         let shown = all.iter().filter_map(|shown| offered(shown, &place.domain)).collect();
-        nginx::Tls { shown, alone: self.alone, off, elsewhere: self.elsewhere }
+        let http2 = Http2::of(self.tongue.knows_http2(), self.alone);
+        nginx::Tls { shown, http2, off, elsewhere: self.elsewhere }
     }
 }
 

@@ -302,6 +302,7 @@ impl Keeper {
 
     /// Looks whether something else is to be shown to clients that speak TLS.
     async fn look_for_certificates(&mut self) {
+        self.offer.listen(&self.place).await;
         if Instant::now() >= self.judges_certificates && !self.offer.is_judged(&self.place) {
             let wanted = self.desk.lock().wanted().clone();
             let judged = self.offer.look(&self.place, &wanted, &self.snippets).await;

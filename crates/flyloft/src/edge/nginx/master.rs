@@ -100,6 +100,19 @@ pub struct Running {
     since: u64,
 }
 
+impl Running {
+    /// Whether its program is not there any more, since another one was installed in its place.
+    pub fn is_outdated(self) -> bool {
+        let program = std::fs::read_link(format!("/proc/{}/exe", self.pid));
+        program.is_ok_and(|program| program.to_string_lossy().ends_with(" (deleted)"))
+    }
+
+    #[cfg(test)]
+    pub fn trial(pid: i32) -> Self {
+        Self { pid, since: 0 }
+    }
+}
+
 impl Master {
     pub fn of(config: &config::Nginx) -> Self {
         Self { pid_file: config.pid.clone(), conf: config.conf.clone() }

@@ -23,6 +23,7 @@ mod snippets;
 mod sockets;
 #[cfg(test)]
 mod tests;
+mod tongue;
 mod trial;
 mod uses;
 
