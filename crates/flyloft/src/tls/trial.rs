@@ -10,6 +10,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::Pair;
 use crate::config::CertificateFiles;
+use crate::exec::Cmd;
 
 pub const DAY: i64 = 24 * 60 * 60;
 
@@ -59,6 +60,14 @@ impl Authority {
         self.issue_for(names, -1, 365)
     }
 
+    /// The same for a key of RSA.
+    pub async fn issue_rsa(&self, names: &[&str]) -> Issued {
+        let made = Cmd::new("openssl").args(["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]);
+        let key = String::from_utf8(made.run().await.unwrap().stdout).unwrap();
+        let chain = self.vouch(names, (-1, 365), &KeyPair::from_pem(&key).unwrap());
+        Issued { chain, key }
+    }
+
     /// From and until so many days from now.
     pub fn issue_for(&self, names: &[&str], from: i64, until: i64) -> Issued {
         let key = KeyPair::generate().unwrap();
@@ -73,6 +82,35 @@ impl Authority {
         let now = OffsetDateTime::now_utc();
         (params.not_before, params.not_after) = (now + Duration::days(from), now + Duration::days(until));
         params.signed_by(key, &self.issuer).unwrap().pem() + &self.chain
+    }
+}
+
+/// Ciphers of TLS 1.2 as OpenSSL calls them, for a key of ECDSA and for one of RSA: those that are good, and some of those
+/// that are not, since they sign what was said too late, keep nothing secret, or not for ever.
+pub const CIPHERS: [(&[&str], &[&str]); 2] = [
+    (
+        &["ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-ECDSA-CHACHA20-POLY1305"],
+        &["ECDHE-ECDSA-AES128-SHA", "ECDHE-ECDSA-AES256-SHA384", "ECDHE-ECDSA-NULL-SHA"],
+    ),
+    (
+        &["ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-RSA-AES256-GCM-SHA384", "ECDHE-RSA-CHACHA20-POLY1305"],
+        &["AES128-GCM-SHA256", "AES256-SHA", "ECDHE-RSA-AES128-SHA256", "ECDHE-RSA-NULL-SHA", "DHE-RSA-AES128-SHA"],
+    ),
+];
+
+/// Asserts that whoever speaks TLS at this port of the machine speaks it with good ciphers alone.
+pub async fn must_speak_well(port: u16, name: &str, (good, weak): (&[&str], &[&str])) {
+    for cipher in good.iter().chain(weak) {
+        let asked = Cmd::new("openssl")
+            .args(["s_client", "-connect", &format!("127.0.0.1:{port}"), "-servername", name, "-tls1_2", "-cipher"])
+            .arg(format!("{cipher}:@SECLEVEL=0"))
+            .run()
+            .await;
+        match asked {
+            Ok(_) => assert!(good.contains(cipher), "{cipher} is spoken"),
+            // The server has said so, and not a client that does not know the cipher.
+            Err(error) => assert!(weak.contains(cipher) && error.tail().contains("alert handshake failure"), "{error}"),
+        }
     }
 }
 

@@ -2,9 +2,11 @@
 
 mod abuse;
 mod crowds;
+mod reloads;
 mod slowness;
 mod snippets;
 mod strangers;
+mod wire;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

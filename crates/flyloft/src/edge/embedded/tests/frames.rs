@@ -3,10 +3,10 @@
 use super::doors::{Stream, doors};
 use super::*;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(in crate::edge) const DATA: u8 = 0;
+pub(in crate::edge) const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
+pub(in crate::edge) const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PUSH_PROMISE: u8 = 5;
 const PING: u8 = 6;
@@ -15,8 +15,8 @@ const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(in crate::edge) const END_STREAM: u8 = 1;
+pub(in crate::edge) const END_HEADERS: u8 = 4;
 
 const PROTOCOL_ERROR: u32 = 1;
 const FLOW_CONTROL_ERROR: u32 = 3;
@@ -29,9 +29,15 @@ const ENHANCE_YOUR_CALM: u32 = 11;
 const GET: &[u8] = b"\x82\x86\x84\x01\x09shop.test";
 
 /// A frame as it goes over the wire.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(in crate::edge) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A header that no table has, whose name and value have less than 127 octets (RFC 7541 section 6.2.2).
+pub(in crate::edge) fn literal(name: &str, value: &str) -> Vec<u8> {
+    let [name, value] = [name, value].map(|text| [&[text.len() as u8][..], text.as_bytes()].concat());
+    [&[0][..], &name, &value].concat()
 }
 
 fn get(stream: u32) -> Vec<u8> {
@@ -40,7 +46,7 @@ fn get(stream: u32) -> Vec<u8> {
 
 /// What a server says to a wrong frame.
 #[derive(Debug, PartialEq)]
-enum Said {
+pub(in crate::edge) enum Said {
     /// That the connection ends, for this reason.
     GoAway(u32),
     /// That a stream ends, for this reason.
@@ -53,26 +59,26 @@ enum Said {
 }
 
 /// A client that has introduced itself.
-struct Speaker(Box<dyn Stream>);
+pub(in crate::edge) struct Speaker(Box<dyn Stream>);
 
 impl Speaker {
     async fn new(stage: &Stage) -> Self {
         Self::over(Box::new(stage.connect().await.stream)).await
     }
 
-    async fn over(mut stream: Box<dyn Stream>) -> Self {
+    pub(in crate::edge) async fn over(mut stream: Box<dyn Stream>) -> Self {
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
         Self(stream)
     }
 
-    async fn say(&mut self, frames: &[u8]) {
+    pub(in crate::edge) async fn say(&mut self, frames: &[u8]) {
         // Whoever is hung up on while it speaks is told why all the same.
         let _ = self.0.write_all(frames).await;
         let _ = self.0.flush().await;
     }
 
-    async fn hear(&mut self) -> Said {
+    pub(in crate::edge) async fn hear(&mut self) -> Said {
         loop {
             let mut head = [0; 9];
             if in_time(self.0.read_exact(&mut head)).await.is_err() {
@@ -167,13 +173,6 @@ async fn a_connection_that_breaks_the_rules_of_http_2_is_told_which_and_ends() {
 #[tokio::test]
 async fn a_request_of_http_2_that_is_none_is_refused() {
     let stage = Stage::new().app(echo_head).await;
-    let literal = |name: &str, value: &str| {
-        let mut bytes = vec![0, name.len() as u8];
-        bytes.extend_from_slice(name.as_bytes());
-        bytes.push(value.len() as u8);
-        bytes.extend_from_slice(value.as_bytes());
-        bytes
-    };
     let with = |name: &str, value: &str| [GET, &literal(name, value)].concat();
     let cases: Vec<(&str, Vec<u8>)> = vec![
         ("a name in capitals", with("X-Shop", "1")),

@@ -5,7 +5,7 @@ mod bodies;
 mod clients;
 mod crowds;
 mod doors;
-mod frames;
+pub(in crate::edge) mod frames;
 mod gates;
 mod holding;
 mod http2;
@@ -185,6 +185,10 @@ impl Peer {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
+    pub(in crate::edge) fn over(stream: S) -> Self {
+        Self { stream, unread: Vec::new() }
+    }
+
     pub(in crate::edge) async fn say(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).await.unwrap();
         self.stream.flush().await.unwrap();
@@ -217,7 +221,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         self.read_until("\r\n\r\n").await
     }
 
-    async fn read_exact(&mut self, count: usize) -> String {
+    pub(in crate::edge) async fn read_exact(&mut self, count: usize) -> String {
         while self.unread.len() < count {
             assert!(self.read_some().await > 0, "the peer closed early");
         }

@@ -11,7 +11,7 @@ use tokio_rustls::client::TlsStream;
 use super::*;
 use crate::edge::embedded::SecureConfig;
 use crate::exec::Cmd;
-use crate::tls::trial::Authority;
+use crate::tls::trial::{self, Authority};
 use crate::tls::{Certificates, Pair, pair, trust};
 
 /// An edge with TLS, and who has issued what it shows.
@@ -117,6 +117,14 @@ async fn a_request_over_tls_reaches_the_app_by_each_version_of_tls_and_http() {
     }
     let answer = asked(lock.connect("shop.test").await.unwrap(), "shop.test").await;
     assert!(answer.contains("\nx-forwarded-port: 443\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn no_weak_cipher_is_spoken() {
+    let lock = Lock::new(&["shop.test"]);
+    trial::must_speak_well(lock.port(), "shop.test", trial::CIPHERS[0]).await;
+    lock.certificates.set([&lock.authority.issue_rsa(&["shop.test"]).await.pair()]);
+    trial::must_speak_well(lock.port(), "shop.test", trial::CIPHERS[1]).await;
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use crate::edge::embedded::tests::{chunks, length, takes_a_body};
 const BODY_MAX: usize = 1000;
 
 /// Requests that proxies have read differently from those behind them. Each has another one hidden in it.
-const SMUGGLED: [&str; 13] = [
+pub(super) const SMUGGLED: [&str; 13] = [
     "Content-Length: 45\nTransfer-Encoding: chunked\n\n0\n\n",
     "Content-Length: 5\nContent-Length: 6\n\nhello",
     "Content-Length: +5\n\nhello",
