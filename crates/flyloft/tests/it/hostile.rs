@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use crate::harness::{Flyloft, run, text};
+use crate::inside::HostAddress;
 use crate::push::{app, borrowed};
 
 #[test]
@@ -104,23 +105,6 @@ fn branches_with_strange_names_are_staged_under_a_name_of_their_own_or_refused()
     assert!(output.contains("stages branch `feature/x` already"), "{output}");
     assert!(!mark.exists(), "a shell saw the branch's name");
     flyloft.ok(&["destroy", "it-names", "--yes"]);
-}
-
-/// An IPv6 address that the host has beside its own, for as long as this is held.
-struct HostAddress(String);
-
-impl HostAddress {
-    fn add() -> Self {
-        let address = format!("fd66:6c79:1e58::{:x}", std::process::id() & 0xffff);
-        run(Command::new("ip").args(["-6", "address", "replace", &address, "dev", "lo", "nodad"]));
-        Self(address)
-    }
-}
-
-impl Drop for HostAddress {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["-6", "address", "delete", &self.0, "dev", "lo"]).status();
-    }
 }
 
 /// Tries all connections that it is given at once. Prints a line for each: `open`, or `closed` and why.

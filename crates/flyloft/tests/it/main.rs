@@ -23,6 +23,7 @@ mod githost;
 mod harness;
 mod hooks;
 mod hostile;
+mod inside;
 mod kinds;
 mod limits;
 #[allow(dead_code, reason = "a benchmark uses the rest")]
