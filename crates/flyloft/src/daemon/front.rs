@@ -181,9 +181,9 @@ pub fn check_nginx(config: &Config) -> Result<Uid> {
     proxies(config)?;
     if config.http.proxy_protocol {
         // `proxy_protocol` of a `listen` is for all servers of the site at that address, and for all clients.
-        return Err(Error::usage("with nginx as the edge nobody introduces clients by the PROXY protocol").hint(
-            "take `proxy_protocol` out of `[http]` of the configuration; proxies in `trusted_proxies` are believed in `X-Forwarded-For`",
-        ));
+        return Err(Error::usage("with nginx as the edge it is the site that says who introduces clients by the PROXY protocol")
+            .hint("take `proxy_protocol` out of `[http]` of the configuration")
+            .hint("the README, at \"Behind a load balancer\", has the lines that nginx's configuration needs: `set_real_ip_from`, `real_ip_header proxy_protocol`"));
     }
     if let Some(address) =
         config.http_addresses().iter().chain(&config.https.listen).find(|address| address.port() == 0)

@@ -2,6 +2,7 @@
 
 mod abuse;
 mod crowds;
+mod introduced;
 mod reloads;
 mod slowness;
 mod snippets;
