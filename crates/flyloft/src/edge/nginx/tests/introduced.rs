@@ -3,6 +3,7 @@
 use flyloft_core::gate::{Gate, Guard, Key};
 use tokio::net::TcpSocket;
 
+use super::secure::Lock;
 use super::*;
 use crate::own_server::free_port;
 
@@ -91,4 +92,25 @@ async fn clients_are_introduced_wherever_flyloft_has_nginx_listen() {
     let mut stage = Stage::at(site, "test", &lines, |_| {});
     stage.site.start();
     are_known(&stage, &app, port).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_are_introduced_before_they_speak_tls() {
+    let mut lock = Lock::beside(
+        "set_real_ip_from 127.0.0.1; real_ip_header proxy_protocol; server { listen 127.0.0.1:PORT ssl proxy_protocol; \
+         server_name introduced.invalid; ssl_reject_handshake on; }",
+    )
+    .await;
+    let app = App::start(echo_head).await;
+    lock.stage.route(secure::HOST, &app).await;
+    lock.introduction = proxy(4, "203.0.113.7", "203.0.113.1").replace('\n', "\r\n");
+    lock.show(&["*.staging.test"]).await;
+    let mut client = Peer::over(lock.connect(secure::HOST).await.unwrap());
+    client.say(&get(secure::HOST).replace('\n', "\r\n")).await;
+    let seen = client.read_answer().await.to_ascii_lowercase();
+    for line in ["x-forwarded-for: 203.0.113.7", "x-forwarded-proto: https"] {
+        assert!(seen.contains(&format!("\n{line}\n")), "{line}: {seen}");
+    }
+    lock.introduction.clear();
+    assert!(lock.connect(secure::HOST).await.is_err(), "it has not been introduced");
 }

@@ -29,6 +29,8 @@ pub(super) struct Lock {
     taken: Arc<Certificates>,
     pub(super) authority: Authority,
     pub(super) port: u16,
+    /// What comes before TLS.
+    pub(super) introduction: String,
 }
 
 impl Lock {
@@ -37,14 +39,14 @@ impl Lock {
     }
 
     /// Its site has these lines, too, where `PORT` stands for that of TLS.
-    async fn beside(lines: &str) -> Self {
+    pub(super) async fn beside(lines: &str) -> Self {
         let (site, port, certificates) = (NginxSite::new("root"), free_port(), Certificates::new().unwrap());
         let secure = secure(&site, port, &certificates);
         let taken = secure.shown.clone();
         let lines = lines.replace("PORT", &port.to_string());
         let mut stage = Stage::at(site, DOMAIN, &lines, |place| place.secure = Some(secure));
         stage.start().await;
-        Self { stage, certificates, taken, authority: Authority::root("Root"), port }
+        Self { stage, certificates, taken, authority: Authority::root("Root"), port, introduction: String::new() }
     }
 
     /// Has it show one for these names, and waits until it does.
@@ -89,7 +91,8 @@ impl Lock {
         let builder = ClientConfig::builder_with_provider(pair::provider()).with_safe_default_protocol_versions();
         let mut client = builder.unwrap().with_root_certificates(roots).with_no_client_auth();
         client.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        stream.write_all(self.introduction.as_bytes()).await?;
         TlsConnector::from(Arc::new(client)).connect(ServerName::try_from(name).unwrap(), stream).await
     }
 
