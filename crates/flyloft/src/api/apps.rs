@@ -12,6 +12,7 @@ use super::{Api, Call, Ending};
 use crate::command::{Apps, AppsCreate, AppsRm};
 use crate::error::{Error, OrFailed, Result};
 use crate::store::{self, CredentialKind, CredentialRow, EventKind};
+use crate::volumes;
 
 /// A token or a private key is not larger than this.
 const SECRET: u64 = 64 << 10;
@@ -145,6 +146,8 @@ impl Api {
         if !parts.store.remove_app(&app).await.or_failed(failed)? {
             return Err(Error::conflict(failed()).hint("a push that was under way has made an environment: try again"));
         }
+        // Its templates have their place on the disk until then.
+        volumes::sweep(parts).await;
         parts.store.tell(&app, None, EventKind::AppRemoved, call.by(), "", store::now()).await.or_failed(failed)?;
         Ok(done(format!("app `{app}` is removed")).into())
     }
