@@ -18,6 +18,9 @@ const HASHED_MAX: usize = 46;
 /// So many of the longest host names fit into a word of nginx's, which has 4,096 characters at most.
 const NAMES_MAX: usize = 14;
 
+/// How many lengths names of groups have.
+const LENGTHS: u8 = 64;
+
 /// How long nginx keeps an idle connection to an app.
 pub const KEPT: Duration = Duration::from_secs(10);
 
@@ -334,14 +337,16 @@ fn pattern(label: &str, domain: &str) -> String {
     format!("\"~^{label}\\.{}$\"", domain.replace('.', "\\."))
 }
 
-/// What an app's address is called as a group of nginx's. nginx looks for a group by comparing name after name, so they
-/// differ as early as addresses do: at the end.
+/// What an app's address is called as a group of nginx's. nginx looks for a group in all of them, one after the other, and
+/// compares letters only where lengths are the same. So addresses that follow each other have names of different lengths,
+/// which differ as early as addresses do: at the end.
 fn group(instance: &str, address: SocketAddr) -> String {
-    let hex: String = match address.ip() {
-        IpAddr::V4(ip) => format!("{:08x}", ip.to_bits()),
-        IpAddr::V6(ip) => format!("{:032x}", ip.to_bits()),
+    let (hex, last) = match address.ip() {
+        IpAddr::V4(ip) => (format!("{:08x}", ip.to_bits()), ip.octets()[3]),
+        IpAddr::V6(ip) => (format!("{:032x}", ip.to_bits()), ip.octets()[15]),
     };
-    format!("{}_{}_flyloft_{instance}", hex.chars().rev().collect::<String>(), address.port())
+    let hex: String = hex.chars().rev().collect();
+    format!("{hex}_{}_flyloft_{instance}{}", address.port(), "_".repeat(usize::from(last % LENGTHS)))
 }
 
 #[cfg(test)]
@@ -438,10 +443,12 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_called_differently_from_the_first_letter_on_where_their_addresses_differ_at_the_end() {
+    fn groups_differ_in_length_or_in_the_first_letters_where_their_addresses_differ_at_the_end() {
         let name = |address: &str| group("ab12cd", address.parse().unwrap());
-        assert_eq!(name("10.1.0.5:5000"), "500010a0_5000_flyloft_ab12cd");
-        assert_ne!(name("10.1.0.5:5000")[..1], name("10.1.0.6:5000")[..1]);
+        assert_eq!(name("10.1.0.5:5000"), "500010a0_5000_flyloft_ab12cd_____");
+        let of_one_length = (0..=255).filter(|last| name(&format!("10.1.0.{last}:5000")).len() == 33);
+        assert_eq!(of_one_length.collect::<Vec<_>>(), [5, 69, 133, 197]);
+        assert_ne!(name("10.1.0.5:5000")[..2], name("10.1.0.69:5000")[..2]);
         assert_ne!(name("10.1.0.5:5000"), name("10.1.0.5:5001"));
         assert!(name("[fd00::9]:3000").starts_with('9'));
     }
