@@ -22,6 +22,11 @@ use crate::store::{self, Content, EnvRow, NewVolume, VolumeRow, VolumeTemplateRo
 pub async fn prepare(job: &Job, content: &Content, undo: &mut Undo) -> Result<()> {
     let (parts, env) = (&job.parts, &job.env);
     let failed = || format!("failed to look up the volumes of `{}`", env.name);
+    // Of a deploy that could not take back what it had made: its daemon was killed.
+    let wanted = content.volumes.iter().map(|ask| ask.path.clone()).collect();
+    if parts.store.inherit_volumes(env.id, job.release, wanted).await.or_failed(failed)? {
+        sweep(parts).await;
+    }
     let there = parts.store.volumes_of(env.id).await.or_failed(failed)?;
     // What somebody has taken away comes back with a new build, and not before.
     let asks = if matches!(job.work.source, Source::Again { .. }) { &[][..] } else { &content.volumes[..] };

@@ -232,11 +232,18 @@ async fn what_app_json_requires_is_taken_from_nothing_that_runs() {
     assert!(token.len() == 64 && token != first[1]);
     assert_eq!(config(&["get", "shop/main", "TOKEN"]).await.1.trim_end(), token);
 
-    // A release that was recorded before that was noted has nothing of it.
+    // What is built anew has what it is launched with, though something else gave it then.
     let mut content =
         desk.stage.store().live_release(&desk.stage.env().await.0).await.unwrap().unwrap().content.unwrap();
-    (content.required, content.secrets) = Default::default();
     let number = desk.stage.env().await.0.live.unwrap().release;
+    assert!(content.inputs.as_mut().unwrap().variables.remove("KEY").is_some());
+    desk.stage.store().set_content(env.id, number, &content).await.unwrap();
+    desk.stage.clear(&conductor).await;
+    conductor.wake("ada").await.unwrap();
+    assert_eq!((conductor.settled().await.to_string(), found().await[0].as_str()), (format!("awake {number}"), "3"));
+
+    // A release that was recorded before that was noted has nothing of it.
+    (content.required, content.secrets) = Default::default();
     desk.stage.store().set_content(env.id, number, &content).await.unwrap();
     assert_eq!(config(&["unset", "shop/main", "KEY", "TOKEN"]).await.0, 0);
     assert_eq!(found().await, [String::new(), String::new()]);

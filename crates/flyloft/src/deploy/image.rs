@@ -212,7 +212,9 @@ pub async fn anew(parts: &Parts, before: Before<'_>, transcript: &Transcript) ->
     let leftover = Leftover(dir.clone());
     checkout(parts, env, (commit, None), &dir, transcript).await?;
     let asks = provision::asks(parts, env, &content.settings);
-    let request = request(parts, env, (dir, Some(commit)), inputs.clone(), &asks);
+    let mut request = request(parts, env, (dir, Some(commit)), inputs.clone(), &asks);
+    // Where each launch looks whether all is set that must be. It may have been something else that gave it then.
+    request.given.extend(content.config.keys().cloned());
     let Built { image, env: vars, hold, .. } = run(parts, env, request, transcript).await?;
     drop(leftover);
     Ok((Content { image, env: vars, inputs: Some(inputs), ..content.clone() }, hold))

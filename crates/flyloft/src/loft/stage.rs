@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use flyloft_core::gate::{Gate, Guard};
 use flyloft_core::host::Domain;
-use flyloft_core::lifecycle::State;
+use flyloft_core::lifecycle::{Event, State};
 use flyloft_core::name::{AppName, BranchName, CommitId, EnvRef, Origin, ReleaseNumber};
 use flyloft_core::policy::{self, Policy, Span};
 use flyloft_core::port::Pool;
@@ -412,6 +412,18 @@ impl Stage {
             }
         };
         in_time(what, waiting).await;
+    }
+
+    /// It is off then, and neither its container nor its layers are kept.
+    pub async fn clear(&self, conductor: &Conductor) {
+        for event in [Event::Off, Event::Clear] {
+            conductor.tell(event).await.unwrap();
+        }
+        conductor.at_rest().await.unwrap();
+        assert_eq!(self.containers().await, []);
+        for layer in self.engine.layers().await.unwrap() {
+            self.engine.forget(&layer).await.unwrap();
+        }
     }
 
     pub async fn containers(&self) -> Vec<(String, ContainerState)> {

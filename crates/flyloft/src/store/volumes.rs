@@ -72,9 +72,30 @@ impl Store {
         path: MountPath,
         asked: ReleaseNumber,
     ) -> Result<(), StoreError> {
+        self.call(move |t| forget_asked(t, env, &path, asked)).await
+    }
+
+    /// Forgets what releases asked for that never served, for which this one does not ask; the rest is this one's from now
+    /// on. Says whether there was any of that.
+    pub async fn inherit_volumes(
+        &self,
+        env: EnvId,
+        release: ReleaseNumber,
+        asks: Vec<MountPath>,
+    ) -> Result<bool, StoreError> {
         self.call(move |t| {
-            let sql = "DELETE FROM volumes WHERE environment = ?1 AND path = ?2 AND asked = ?3";
-            Ok(t.execute(sql, params![env.0, path.as_str(), asked.0]).map(drop)?)
+            let sql = format!(
+                "{VOLUME} WHERE environment = ?1 AND asked IN
+                 (SELECT number FROM releases WHERE environment = ?1 AND status = 'failed')"
+            );
+            let rows = all(t, &sql, [env.0], VolumeRow::from_row)?;
+            for VolumeRow { id, path, asked, .. } in &rows {
+                match asked {
+                    Some(asked) if !asks.contains(path) => forget_asked(t, env, path, *asked)?,
+                    _ => drop(t.execute("UPDATE volumes SET asked = ?2 WHERE id = ?1", params![id, release.0])?),
+                }
+            }
+            Ok(!rows.is_empty())
         })
         .await
     }
@@ -179,6 +200,19 @@ fn all<T>(
 /// What was checked when it was written.
 fn checked<T: std::str::FromStr<Err = flyloft_core::volume::VolumeError>>(text: &str) -> Result<T, StoreError> {
     text.parse().map_err(|error| StoreError::Corrupt(format!("{error}")))
+}
+
+/// What `scripts.postdeploy` has put there for that release is gone with it, so it runs once more.
+fn forget_asked(t: &Transaction, env: EnvId, path: &MountPath, asked: ReleaseNumber) -> Result<(), StoreError> {
+    let sql = "DELETE FROM volumes WHERE environment = ?1 AND path = ?2 AND asked = ?3";
+    if t.execute(sql, params![env.0, path.as_str(), asked.0])? > 0 {
+        t.execute(
+            "UPDATE environments SET postdeployed_at = NULL WHERE id = ?1 AND postdeployed_at >=
+             (SELECT created_at FROM releases WHERE environment = ?1 AND number = ?2)",
+            params![env.0, asked.0],
+        )?;
+    }
+    Ok(())
 }
 
 impl VolumeRow {

@@ -43,17 +43,6 @@ async fn names(stage: &Stage) -> Vec<String> {
     stage.engine.volumes().await.unwrap().into_iter().map(|id| id.0).collect()
 }
 
-/// It is off, and neither its container nor its layers are kept.
-async fn clear(stage: &Stage, conductor: &Conductor) {
-    conductor.tell(Event::Off).await.unwrap();
-    conductor.tell(Event::Clear).await.unwrap();
-    conductor.at_rest().await.unwrap();
-    assert_eq!(stage.containers().await, []);
-    for layer in stage.engine.layers().await.unwrap() {
-        stage.engine.forget(&layer).await.unwrap();
-    }
-}
-
 async fn template(stage: &Stage, name: &str, bytes: u64) {
     let (env, _) = stage.env().await;
     let name = TemplateName::parse(name).unwrap();
@@ -173,7 +162,7 @@ async fn an_older_release_that_wakes_has_nothing_that_a_newer_one_asks_for() {
     let asked = Some(ReleaseNumber(2));
     let newer = NewVolume { env: env.id, path: ask("/newer", None, None).path, size: MIB, template: None, asked };
     stage.store().add_volume(newer, 1).await.unwrap();
-    clear(&stage, &conductor).await;
+    stage.clear(&conductor).await;
     conductor.visit("GET /".to_owned()).await;
     stage.wait_for_state("awake v1").await;
     assert_eq!(has(&stage).await, before);
@@ -265,6 +254,53 @@ async fn what_a_deploy_that_fails_has_made_does_not_stand_in_the_way_of_the_next
 }
 
 #[tokio::test]
+async fn what_a_deploy_could_not_take_back_goes_with_the_next_one_unless_that_asks_for_it() {
+    let stage = Stage::new().await;
+    let ask = |path| ask(path, Some(MIB), None);
+    build(&stage, &[ask("/kept")]).await.unwrap();
+    stage.engine.fail("create", 1);
+    build(&stage, &[ask("/left")]).await.unwrap_err();
+    // As where its daemon was killed.
+    let (env, _) = stage.env().await;
+    let left = |path| {
+        let asked = Some(ReleaseNumber(2));
+        NewVolume { env: env.id, path: ask(path).path, size: MIB, template: None, asked }
+    };
+    for path in ["/left", "/again"] {
+        assert!(stage.store().add_volume(left(path), 1).await.unwrap());
+    }
+    let paths = async || has(&stage).await.into_iter().map(|(path, ..)| path).collect::<Vec<_>>();
+    build(&stage, &[ask("/again")]).await.unwrap();
+    assert_eq!(paths().await, ["/again", "/kept"]);
+    assert_eq!(names(&stage).await.len(), 2);
+    build(&stage, &[]).await.unwrap();
+    assert_eq!(paths().await, ["/again", "/kept"], "a release has served with it");
+    // So it does where nothing is built.
+    assert!(stage.store().add_volume(left("/left"), 1).await.unwrap());
+    launch(&stage, Again::Restart, &[]).await.unwrap();
+    assert_eq!(paths().await, ["/again", "/kept"]);
+}
+
+#[tokio::test]
+async fn what_a_script_has_put_into_a_volume_that_is_taken_back_it_puts_there_again() {
+    let stage = Stage::new().await;
+    stage.engine.fail("create", 1);
+    build(&stage, &[]).await.unwrap_err();
+    let ((env, _), store) = (stage.env().await, stage.store());
+    for (at, is_done) in [(store::now(), false), (1, true)] {
+        let path = ask("/data", None, None).path;
+        let asked = ReleaseNumber(1);
+        let new = NewVolume { env: env.id, path: path.clone(), size: MIB, template: None, asked: Some(asked) };
+        assert!(store.add_volume(new, 1).await.unwrap());
+        store.set_postdeployed(env.id, Some(at)).await.unwrap();
+        store.forget_asked_volume(env.id, path, ReleaseNumber(2)).await.unwrap();
+        assert!(store.is_postdeployed(env.id).await.unwrap(), "that is another one's");
+        store.forget_asked_volume(env.id, ask("/data", None, None).path, asked).await.unwrap();
+        assert_eq!(store.is_postdeployed(env.id).await.unwrap(), is_done, "it had run at {at}");
+    }
+}
+
+#[tokio::test]
 async fn a_volume_that_was_half_filled_is_filled_anew() {
     let stage = Stage::new().await;
     template(&stage, "seed", MIB).await;
@@ -286,7 +322,7 @@ async fn what_is_yet_to_be_filled_no_container_has_also_where_a_visit_makes_one_
     let new = NewVolume { env: env.id, path, size: 4 * MIB, template: seed, asked: None };
     assert!(stage.store().add_volume(new, 1).await.unwrap());
     assert!(launch(&stage, Again::Restart, &[]).await.is_err(), "there is no such template");
-    clear(&stage, &conductor).await;
+    stage.clear(&conductor).await;
     conductor.visit("GET /".to_owned()).await;
     stage.wait_for_state("awake v1").await;
     assert_eq!(has(&stage).await, [], "it goes on as it was");
