@@ -29,7 +29,7 @@ use crate::engine::{Addresses, ContainerId, EngineError, Reach, Volume};
 use crate::error::{Error, OrFailed, Result};
 use crate::managed;
 use crate::parts::Parts;
-use crate::service::{Copies, Driver, Label, Secret, Server, ServiceError, Wanted, tls};
+use crate::service::{Copies, Driver, Label, Secret, Server, ServiceError, Wanted, postgres, tls};
 use crate::store::{self, EnvRow, NewService, ServerRow, ServiceRow, ServiceState};
 use crate::volumes;
 
@@ -191,6 +191,7 @@ where
 /// What a container that is launched now as that release gets. All of it has been made.
 pub async fn given(parts: &Parts, env: &EnvRow, release: ReleaseNumber, asks: &[Ask]) -> Result<Given> {
     let mut given = Given { volumes: volumes::mounted(parts, env, release).await?, ..Given::default() };
+    let mut servers = BTreeSet::new();
     for ask in asks {
         let Some(row) = of(parts, env, ask).await?.filter(|row| row.state == ServiceState::Ready) else { continue };
         let server = server_of(parts, &row).await?;
@@ -204,6 +205,9 @@ pub async fn given(parts: &Parts, env: &EnvRow, release: ReleaseNumber, asks: &[
             given.variables.entry(name).or_insert(value);
         }
         given.files.extend(tls::files(&server)?);
+        if ask.kind == Kind::Postgres {
+            servers.insert(row.server);
+        }
         given.reach.allow.extend(match addresses(&server).await {
             Ok(found) => found,
             // It is most likely where it was.
@@ -212,6 +216,10 @@ pub async fn given(parts: &Parts, env: &EnvRow, release: ReleaseNumber, asks: &[
                 None => return Err(error),
             },
         });
+    }
+    // They would hold for connections to each of these, and only one is meant; all URLs say it of their own.
+    if servers.len() > 1 {
+        postgres::OF_ALL_CONNECTIONS.iter().for_each(|name| drop(given.variables.remove(*name)));
     }
     given.reach.allow.sort();
     given.reach.allow.dedup();

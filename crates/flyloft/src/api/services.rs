@@ -15,7 +15,7 @@ use crate::error::{Error, OrFailed, Result};
 use crate::managed;
 use crate::parts::Parts;
 use crate::provision::{opened, reached, server_purpose};
-use crate::service::tls::certificates;
+use crate::service::tls::{certificates, written};
 use crate::service::{Health, Secret, Server, ServiceError};
 use crate::store::{self, Forgotten, ServerRow, ServiceRow, ServiceState, TemplateRow};
 
@@ -365,14 +365,12 @@ async fn told(call: &mut Call<'_>, (name, kind): (&str, Kind), url: &str, named_
         false => (url, input.as_str()),
     };
     let (url, password) = ServerUrl::parse(kind, url.trim()).map_err(Error::usage)?;
-    let ca = named_ca.then(|| rest.trim().to_owned());
-    if let Some(ca) = &ca {
-        certificates(ca).map_err(|why| {
-            let mut error = Error::usage("failed to read the certificate of who vouches for the server");
-            error.causes.push(why);
-            error.hint("give a file of PEM, which has lines such as `-----BEGIN CERTIFICATE-----`")
-        })?;
-    }
+    // There may be a key beside them, which is nothing to keep.
+    let ca = named_ca.then(|| certificates(rest.trim()).map(written)).transpose().map_err(|why| {
+        let mut error = Error::usage("failed to read the certificate of who vouches for the server");
+        error.causes.push(why);
+        error.hint("give a file of PEM, which has lines such as `-----BEGIN CERTIFICATE-----`")
+    })?;
     Ok(Server {
         name: name.to_owned(),
         url: ServerUrl { tls: url.tls || ca.is_some(), ..url },

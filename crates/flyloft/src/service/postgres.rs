@@ -125,6 +125,9 @@ fn encryption(server: &Server) -> Vec<(&'static str, String)> {
     }
 }
 
+/// The variables of these, by which libpq goes for whatever a URL does not say, wherever that leads.
+pub const OF_ALL_CONNECTIONS: [&str; 2] = ["PGSSLMODE", "PGSSLROOTCERT"];
+
 /// The same as a variable.
 fn in_environment((name, value): (&str, String)) -> (String, String) {
     (format!("PG{}", name.to_uppercase()), value)

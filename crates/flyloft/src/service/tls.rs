@@ -27,13 +27,17 @@ pub fn named(server: &Server) -> Result<Option<Vec<CertificateDer<'static>>>, Se
     read.map_err(|said| ServiceError::new(server, Fault::UnknownCa).said(said))
 }
 
-/// The file by which what talks to the server in a container believes it. It has nothing but certificates, whatever else was
-/// in the one that was named: that may have been beside a key.
+/// The file by which what talks to the server in a container believes it. It has nothing but certificates, whatever else is
+/// on record: an earlier version kept a key as well that was in the file that was named.
 pub fn files(server: &Server) -> Result<BTreeMap<String, String>, ServiceError> {
+    Ok(server.authority_file().zip(named(server)?.map(written)).into_iter().collect())
+}
+
+/// Certificates as a text of PEM, in which there is nothing else.
+pub fn written(certificates: Vec<CertificateDer>) -> String {
     let config = EncodeConfig::new().set_line_ending(LineEnding::LF);
     let written = |der: CertificateDer| pem::encode_config(&Pem::new("CERTIFICATE", der.to_vec()), config);
-    let text = named(server)?.map(|named| named.into_iter().map(written).collect());
-    Ok(server.authority_file().zip(text).into_iter().collect())
+    certificates.into_iter().map(written).collect()
 }
 
 /// The certificates in a text of PEM, of which there is at least one.

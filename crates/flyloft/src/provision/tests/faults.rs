@@ -208,6 +208,18 @@ async fn a_server_that_shows_another_certificate_than_it_should_is_given_nothing
     assert!(variables["DATABASE_URL"].ends_with(&format!("&sslrootcert={file}")), "{variables:?}");
     assert_eq!(files("main").await, BTreeMap::from([(file.to_owned(), one[1].clone())]));
     assert_eq!(files("other").await, BTreeMap::new(), "it has nothing there");
+
+    // What libpq goes by for all connections would be wrong for those to another server.
+    super::redis::add(&bench, "pg2", Kind::Postgres, &(bench.postgres.url() + "?sslmode=require")).await;
+    bench
+        .stage
+        .sql("UPDATE servers SET created_at = 0, ca = (SELECT ca FROM servers WHERE name = 'pg') WHERE name = 'pg2'");
+    deploy(&bench, "main", "postgres,postgres:REPORTS").await.unwrap();
+    let variables = bench.variables("main").await;
+    assert!(variables["DATABASE_URL"].ends_with("sslmode=verify-full&sslrootcert=/flyloft/ca/pg.pem"), "{variables:?}");
+    assert!(variables["REPORTS_URL"].ends_with("sslmode=verify-full&sslrootcert=/flyloft/ca/pg2.pem"), "{variables:?}");
+    assert!(variables.keys().all(|name| !name.starts_with("PGSSL")), "{variables:?}");
+    assert_eq!(files("main").await.len(), 2);
 }
 
 #[tokio::test]
