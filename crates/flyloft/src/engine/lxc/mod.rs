@@ -228,11 +228,16 @@ impl LxcEngine {
     ) -> Result<(), EngineError> {
         id.check()?;
         let (engine, volume) = (self.clone(), id.clone());
-        let _turn = self.turns.take(&id.0).await;
-        let done = blocking(doing, move || {
-            let specs = engine.specs()?;
-            let is_used = specs.iter().flat_map(|spec| &spec.volumes).any(|used| used.id == volume);
-            if is_used { Ok(false) } else { act(&engine.volumes, &volume).map(|()| true) }
+        // A copy goes on that nobody waits for any more, and so does its turn.
+        let done = to_the_end(async move {
+            let _turn = engine.turns.take(&volume.0).await;
+            let engine = engine.clone();
+            let act = move || {
+                let specs = engine.specs()?;
+                let is_used = specs.iter().flat_map(|spec| &spec.volumes).any(|used| used.id == volume);
+                if is_used { Ok(false) } else { act(&engine.volumes, &volume).map(|()| true) }
+            };
+            blocking(doing, act).await
         });
         if done.await? { Ok(()) } else { Err(EngineError::VolumeInUse(id.clone())) }
     }
