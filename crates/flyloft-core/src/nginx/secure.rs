@@ -125,8 +125,7 @@ impl Secure<'_> {
             Http2::Server => (" ssl", "    http2 on;\n"),
         };
         let entry = listen(self.listen, options);
-        // An old process of nginx's lets who comes over HTTP/2, which may be the site's doing, go on for as long as this,
-        // past a gate that is shut meanwhile. It is less than an address is left alone for that had an app.
+        // An old process of nginx's lets who comes over HTTP/2, which may be the site's doing, go on for as long as this.
         format!(
             "{entry}{http2}    keepalive_time 60s;\n    keepalive_timeout 15s;\n    ssl_protocols TLSv1.2 TLSv1.3;\n    ssl_ciphers {CIPHERS};\n    \
              ssl_prefer_server_ciphers off;\n    ssl_session_cache shared:{ours}_tls:1m;\n    \

@@ -187,9 +187,14 @@ impl Site<'_> {
 
     /// What does not depend on any environment.
     fn rest(&self, ours: &str) -> String {
-        // What is open for long is flyloft's: it hears who says something on it, and nobody waits for its end.
+        // What is open for long is flyloft's: it hears who says something on it, and nobody waits for its end. So is a
+        // connection of HTTP/2 after a minute, which an old process of nginx's would let go on, past a gate that is shut
+        // meanwhile: how long is up to the server that it was opened to, and that may be the site's.
         format!(
-            "map $http_accept ${ours}_asked {{ default ${ours}_awake; \"~*^text/event-stream\" {ours}; }}\n\
+            "map $connection_time ${ours}_young {{ default {ours}; \"~^[1-5]?[0-9]\\.\" ${ours}_awake; }}\n\
+             map $server_protocol ${ours}_heard_by {{ default ${ours}_awake; HTTP/2.0 ${ours}_young; \
+             HTTP/3.0 ${ours}_young; }}\n\
+             map $http_accept ${ours}_asked {{ default ${ours}_heard_by; \"~*^text/event-stream\" {ours}; }}\n\
              map $http_upgrade ${ours}_to {{ default {ours}; \"\" ${ours}_asked; }}\n\
              map $http_upgrade ${ours}_connection {{ default upgrade; \"\" \"\"; }}\n\
              map $http_host ${ours}_port {{ default \"\"; \"~:([0-9]{{1,5}})$\" :$1; }}\n\
