@@ -96,9 +96,11 @@ pub struct Nginx {
 /// Who is behind an address.
 #[derive(Default)]
 struct Apps {
-    known: HashMap<SocketAddr, EnvRef>,
+    known: HashMap<SocketAddr, (EnvRef, HostName)>,
     /// Those that nobody is to be connected to any more.
-    resting: HashMap<SocketAddr, EnvRef>,
+    resting: HashMap<SocketAddr, (EnvRef, HostName)>,
+    /// Those that have a gate, at rest or not.
+    guarded: BTreeSet<HostName>,
     /// Those that go straight no more because something else will soon, and where they went.
     expected: HashMap<HostName, SocketAddr>,
     /// Those that would go straight if they had no gate, at which flyloft asks, and where to.
@@ -106,15 +108,22 @@ struct Apps {
 }
 
 impl Apps {
-    fn is_at(&mut self, env: EnvRef, address: SocketAddr) {
-        self.resting.retain(|_, resting| *resting != env);
-        self.known.retain(|_, known| *known != env);
-        self.known.insert(address, env);
+    fn is_at(&mut self, env: EnvRef, host: HostName, address: SocketAddr) {
+        self.resting.retain(|_, (resting, _)| *resting != env);
+        self.known.retain(|_, (known, _)| *known != env);
+        self.known.insert(address, (env, host));
+    }
+
+    fn has_gate(&mut self, host: &HostName, has_gate: bool) {
+        match has_gate {
+            true => drop(self.guarded.insert(host.clone())),
+            false => drop(self.guarded.remove(host)),
+        }
     }
 
     fn rests(&mut self, address: SocketAddr) {
-        if let Some(env) = self.known.remove(&address) {
-            self.resting.insert(address, env);
+        if let Some(known) = self.known.remove(&address) {
+            self.resting.insert(address, known);
         }
     }
 }
@@ -128,8 +137,9 @@ impl Nginx {
         for (host, Route { env, target, guard }) in routes {
             let Ok(host) = HostName::parse(&host) else { continue };
             hosts.push((host.clone(), env.app.clone()));
+            apps.has_gate(&host, guard.is_some());
             if let Target::Upstream(address) = target {
-                apps.known.insert(address, env);
+                apps.known.insert(address, (env, host.clone()));
                 let goes = if guard.is_none() { &mut straight } else { &mut gated };
                 goes.insert(host, address);
             }
@@ -212,6 +222,7 @@ impl Edge for Nginx {
             let mut apps = self.apps();
             apps.expected.remove(&name);
             apps.gated.remove(&name);
+            apps.has_gate(&name, has_gate);
         }
         let Target::Upstream(address) = target else {
             self.desk.with(|plan| {
@@ -221,7 +232,7 @@ impl Edge for Nginx {
             return Ok(self.desk.until(|plan| !plan.may_miss_snippet(&name)).await?);
         };
         let app = env.app.clone();
-        self.apps().is_at(env, address);
+        self.apps().is_at(env, name.clone(), address);
         self.desk.with(|plan| plan.belongs(&name, &app));
         if has_gate {
             self.apps().gated.insert(name.clone(), address);
@@ -236,7 +247,11 @@ impl Edge for Nginx {
         self.inner.remove(host).await?;
         let Ok(name) = HostName::parse(host) else { return Ok(()) };
         self.uses.forget(host);
-        self.apps().gated.remove(&name);
+        {
+            let mut apps = self.apps();
+            apps.gated.remove(&name);
+            apps.has_gate(&name, false);
+        }
         self.desk.with(|plan| plan.forget(&name));
         self.ask_here(&name).await
     }
@@ -247,6 +262,7 @@ impl Edge for Nginx {
         let Ok(name) = HostName::parse(host) else { return Ok(()) };
         {
             let mut apps = self.apps();
+            apps.has_gate(&name, has_gate);
             if has_gate {
                 let expected = apps.expected.remove(&name);
                 if let Some(address) = self.desk.with(|plan| plan.straight(&name)).or(expected) {
@@ -381,8 +397,11 @@ async fn watch_those_at_rest(apps: Arc<Mutex<Apps>>, place: Arc<Place>, visits: 
         let mut apps = lock();
         for address in at_rest {
             // Who has no process left that knew of it needs no eye any more.
+            // Whoever was let in past a gate that is shut since wakes nobody.
+            let is_let_in = apps.resting.get(&address).is_some_and(|(_, host)| !apps.guarded.contains(host));
             if open.contains(&address)
-                && let Some(env) = apps.resting.remove(&address)
+                && is_let_in
+                && let Some((env, _)) = apps.resting.remove(&address)
             {
                 let by = "a connection that nginx had open".to_owned();
                 let _ = visits.send(Visit { env, by, at: Instant::now(), passage: None });

@@ -12,6 +12,7 @@ mod wire;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use flyloft_core::gate::{Gate, Key};
 use flyloft_core::host::{Domain, HostName};
 use flyloft_core::name::EnvRef;
 use flyloft_core::nginx::Bounds;
@@ -341,7 +342,13 @@ async fn a_request_that_goes_straight_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_from_before_that_reaches_somebody_asleep_wakes_it() {
+async fn a_connection_from_before_that_reaches_somebody_asleep_wakes_it_unless_a_gate_was_shut() {
+    for guard in [None, Guard::new(Gate::Link, Key::new(&[7; 32], 1, "shop-main.test", 0), None).map(Arc::new)] {
+        from_before(guard).await;
+    }
+}
+
+async fn from_before(guard: Option<Arc<Guard>>) {
     let mut stage = Stage::new().await;
     let app = App::start(|mut peer: Peer| async move {
         let head = peer.read_head().await;
@@ -357,9 +364,17 @@ async fn a_connection_from_before_that_reaches_somebody_asleep_wakes_it() {
     // A worker lets it in that will know only of what was so before, as soon as the machine lets it.
     let mut early = stage.connect().await;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    stage.edge.set("shop-main.test", held()).await.unwrap();
+    let has_gate = guard.is_some();
+    stage.edge.guard("shop-main.test", guard.clone()).await.unwrap();
+    stage.edge.set("shop-main.test", Route { guard, ..held() }).await.unwrap();
     assert!(stage.edge.drained(app.address, DEADLINE).await);
     early.say("GET /late HTTP/1.1\r\nHost: shop-main.test\r\n\r\n").await;
+    if has_gate {
+        eventually("it has come there", || sockets::open().contains(&app.address)).await;
+        tokio::time::sleep(4 * WATCH).await;
+        assert!(stage.visits.try_recv().is_err(), "somebody wakes it who may not look");
+        return;
+    }
     let visit = tokio::time::timeout(DEADLINE, stage.visits.recv()).await.unwrap().unwrap();
     assert_eq!(visit.by, "a connection that nginx had open");
 }

@@ -68,9 +68,10 @@ impl Tongue {
             self.running = None;
             return;
         };
+        // What cannot be said now may be said the next time.
+        let Some((_, knows)) = self.installed else { return };
         if self.running.is_none_or(|(known, _)| known != running) {
-            let knows = is_installed && self.installed.as_ref().is_some_and(|(_, knows)| *knows);
-            self.running = Some((running, knows));
+            self.running = Some((running, is_installed && knows));
         }
     }
 }
@@ -105,7 +106,12 @@ mod tests {
         let one = Running::trial;
         let mut tongue = Tongue::default();
         tongue.ask(Some(&program)).await;
+        tongue.meet(Some((one(4), true)));
         assert!(!tongue.knows_http2(), "there is none");
+        install(&program, "1.26.3");
+        tongue.ask(Some(&program)).await;
+        tongue.meet(Some((one(4), true)));
+        assert!(tongue.knows_http2(), "it could not be asked before");
         install(&program, "1.22.1");
         tongue.ask(Some(&program)).await;
         tongue.meet(Some((one(1), true)));
