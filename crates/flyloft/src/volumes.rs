@@ -34,15 +34,15 @@ pub async fn prepare(job: &Job, content: &Content, undo: &mut Undo) -> Result<()
     volume::check(paths).map_err(|error| refused(env, error))?;
     let new: Vec<&Ask> = asks.iter().filter(|ask| there.iter().all(|row| row.path != ask.path)).collect();
     let given = there.iter().filter(|row| row.asked.is_some()).fold(0, |sum: u64, row| sum.saturating_add(row.size));
-    let most = Size(parts.settings.levels(env, &content.settings).limits().disk);
-    let sizes = volume::grant(&new, given, most).map_err(|error| refused(env, error))?;
+    let limits = parts.settings.levels(env, &content.settings).limits();
+    let sizes = volume::grant(&new, given, Size(limits.disk)).map_err(|error| refused(env, error))?;
     for (ask, size) in new.into_iter().zip(sizes) {
         add(job, ask, size, undo).await?;
     }
     for row in parts.store.volumes_of(env.id).await.or_failed(failed)? {
         if let Some(name) = &row.template {
             let is_new = there.iter().all(|known| known.id != row.id);
-            fill(parts, env, &row, is_new).await?;
+            fill(parts, env, &row, (is_new, limits.inodes)).await?;
             job.transcript.step(&format!("Volume at {} starts with template {name}", row.path));
         }
     }
@@ -88,8 +88,8 @@ async fn add(job: &Job, ask: &Ask, size: Size, undo: &mut Undo) -> Result<()> {
     Ok(())
 }
 
-/// `is_new`: it goes again with the release.
-async fn fill(parts: &Parts, env: &EnvRow, row: &VolumeRow, is_new: bool) -> Result<()> {
+/// `is_new`: it goes again with the release. The environment may have `most` files.
+async fn fill(parts: &Parts, env: &EnvRow, row: &VolumeRow, (is_new, most): (bool, u64)) -> Result<()> {
     let Some(name) = &row.template else { return Ok(()) };
     let (app, path) = (&env.name.app, &row.path);
     let failed = || format!("failed to fill the volume at `{path}` of `{}` with template `{name}`", env.name);
@@ -112,6 +112,15 @@ async fn fill(parts: &Parts, env: &EnvRow, row: &VolumeRow, is_new: bool) -> Res
                 false => format!("give it more: flyloft volumes add {} {path} --size SIZE", env.name),
             },
         ));
+    }
+    if usage.inodes > most {
+        return Err(Error::failed(format!(
+            "{}: it has {} files, and `{}` may have {most}",
+            failed(),
+            usage.inodes,
+            env.name
+        ))
+        .hint(format!("let it have more: flyloft set {} inodes=COUNT", env.name)));
     }
     parts.engine.fill_volume(&of(row), Filling::CopyOf(from)).await.or_failed(failed)?;
     crate::fault::point("volume.filled");

@@ -146,9 +146,9 @@ impl Api {
         if !parts.store.remove_app(&app).await.or_failed(failed)? {
             return Err(Error::conflict(failed()).hint("a push that was under way has made an environment: try again"));
         }
+        parts.store.tell(&app, None, EventKind::AppRemoved, call.by(), "", store::now()).await.or_failed(failed)?;
         // Its templates have their place on the disk until then.
         volumes::sweep(parts).await;
-        parts.store.tell(&app, None, EventKind::AppRemoved, call.by(), "", store::now()).await.or_failed(failed)?;
         Ok(done(format!("app `{app}` is removed")).into())
     }
 

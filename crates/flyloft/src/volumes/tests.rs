@@ -231,6 +231,13 @@ async fn a_template_that_is_not_there_or_does_not_fit_is_an_error_that_says_what
     template(&stage, "seed", 2 * MIB).await;
     let error = build(&stage, &asks).await.unwrap_err();
     assert!(error.what.ends_with("it has 2.0 MiB, and the volume may take 1MiB"), "{error:?}");
+    let of_seed = |inodes| {
+        stage.engine.grow_volume(&VolumeId("template-1".to_owned()), Usage { bytes: 2 * MIB, inodes });
+    };
+    of_seed(500_001);
+    let error = build(&stage, &[ask("/data", Some(3 * MIB), Some("seed"))]).await.unwrap_err();
+    assert!(error.what.ends_with("it has 500001 files, and `shop/main` may have 500000"), "{error:?}");
+    of_seed(500_000);
     // Nothing of either is left, so that another size can be asked for.
     assert_eq!(stage.store().volumes().await.unwrap(), []);
     build(&stage, &[ask("/data", Some(3 * MIB), Some("seed"))]).await.unwrap();
